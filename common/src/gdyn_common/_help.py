@@ -1,0 +1,114 @@
+"""What the command line says about itself: overview, list, show, keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from gdyn_common.registry import Figure, Paper, resolve
+
+if TYPE_CHECKING:
+    from gdyn_common.cli import Command
+
+HOUSE = {
+    "list": "Figures, tables and claims, with their cost.",
+    "show": "One figure in full: what it shows, its claims with their bands, its presets and keys.",
+    "cite": "BibTeX of the paper.",
+    "run": "One figure end to end, or all: compute, save, plot, judge its claims.",
+    "report": "Rewrite the README's table from results/; --check compares only; --add takes run folders.",
+}
+
+
+def overview(paper: Paper, commands: Sequence[Command]) -> str:
+    """Return what a bare call prints."""
+    program = f"gdyn-{paper.package.replace('_', '-')}"
+    house = "\n".join(f"  {name:<18}{text}" for name, text in HOUSE.items())
+    own = "\n".join(f"  {command.name:<18}{command.help}" for command in commands)
+    return (
+        f"{program}: {paper.title} ({paper.venue})\n\n"
+        f"Usage: {program} COMMAND [key=value ...]\n\nCommands\n{house}\n{own}\n\n"
+        f"Try: {program} list\n     {program} run {paper.figures[0].id}\n     {program} COMMAND --help"
+    )
+
+
+def listing(paper: Paper) -> str:
+    """Return the figures with source, meaning and cost."""
+    width = max(len(figure.id) for figure in paper.figures) + 2
+    lines = [f"{paper.title}\n{paper.authors}. {paper.venue}. arXiv {paper.arxiv}\n"]
+    for figure in paper.figures:
+        cost = ", ".join(f"{name}: {p.cost}" for name, p in figure.presets.items() if p.scale != "smoke")
+        long = "" if figure.in_default else "  [not in `run all`; include=long]"
+        lines.append(f"{figure.id:<{width}}{figure.source}{long}\n{'':<{width}}{figure.shows}")
+        lines.append(f"{'':<{width}}{cost}; {len(paper.claims_of(figure.id))} claims")
+    lines += [f"{name:<{width}}out of scope: {reason}" for name, reason in paper.out_of_scope.items()]
+    return "\n".join(lines)
+
+
+def show(paper: Paper, figure: Figure) -> str:
+    """Return one figure in full."""
+    lines = [f"{figure.id}: {figure.source}", figure.shows, "", "Claims"]
+    for claim in paper.claims_of(figure.id):
+        lines += [
+            f"  {claim.id}: {claim.statement} ({claim.source})",
+            f"    accepted: {claim.metric} {claim.accept.band(claim.paper)} {claim.unit}; {claim.because}",
+            f"    paper: {'no number' if claim.paper is None else claim.paper}; expected outcome: "
+            f"{claim.expected} {claim.expected_because}".rstrip(),
+        ]
+    lines += ["", "Presets"]
+    for name, preset in figure.presets.items():
+        lines.append(f"  preset={name}: {preset.cost}; {preset.scale}")
+    if figure.not_run:
+        lines.append(f"  The paper preset has not been run: {figure.not_run}")
+    lines += ["", "Keys", keys(resolve(figure.config)), "", f"Code: {figure.module}"]
+    lines.append(f"Cost on this machine: run {figure.id} preset=paper dry_run=true")
+    return "\n".join(lines)
+
+
+def keys(config_class: type) -> str:
+    """Document the keys of a configuration from its class docstrings."""
+    docs: dict[str, str] = {}
+    for base in reversed(config_class.__mro__):
+        docs |= _attribute_docs(base.__doc__ or "")
+    lines = []
+    for item in dataclasses.fields(config_class):
+        default = item.default
+        if item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        if dataclasses.is_dataclass(default):
+            lines.append(f"  {item.name}.* ({docs.get(item.name, '')})")
+            lines.append(keys(type(default)).replace("  ", f"  {item.name}.", 1))
+            continue
+        lines.append(f"  {item.name}={_spell(default)}  {docs.get(item.name, '')}".rstrip())
+    return "\n".join(lines)
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value).lower().replace("none", "null")
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_spell, value)) + "]"
+    return str(getattr(value, "name", value))
+
+
+def _attribute_docs(docstring: str) -> dict[str, str]:
+    r"""Read the ``Attributes:`` section of a Google-style docstring.
+
+    >>> _attribute_docs("X.\n\n    Attributes:\n        a: One\n            thing.\n        b: Two.")
+    {'a': 'One thing.', 'b': 'Two.'}
+    """
+    docs: dict[str, str] = {}
+    _, _, section = docstring.partition("Attributes:\n")
+    lines = section.split("\n")
+    indent = len(lines[0]) - len(lines[0].lstrip()) if lines[0].strip() else 0
+    name = ""
+    for line in lines:
+        depth = len(line) - len(line.lstrip())
+        if not line.strip() or depth < indent:
+            break
+        if depth == indent and ":" in line:
+            name, _, text = line.strip().partition(":")
+            docs[name] = text.strip()
+        elif name:
+            docs[name] = f"{docs[name]} {line.strip()}".strip()
+    return docs

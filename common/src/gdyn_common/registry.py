@@ -1,0 +1,188 @@
+"""What a paper shows and claims, as data.
+
+One `Paper` per package holds its figures, claims and deviations. Everything that runs is named by
+a string, so that listing a paper imports no framework.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gdyn_common.claims import Criterion, Outcome
+
+Scale = Literal["paper", "scaled down", "smoke"]
+
+
+class UnknownNameError(ValueError):
+    """A name that is not registered; the message lists what is and the nearest match."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One size at which a figure can be run.
+
+    Attributes:
+        cost: Time, hardware and memory a user should expect, for example ``"40 s, 2 cores"``.
+        scale: ``"paper"`` only when sizes and data are the paper's own. A ``"smoke"`` run shows that
+            the code works; its claims are never judged.
+        overrides: Configuration values that differ from the defaults of the figure's dataclass.
+    """
+
+    cost: str
+    scale: Scale
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure or table of the paper, or a study that belongs to it.
+
+    Attributes:
+        id: Name on the command line, for example ``"fig4-left"``.
+        source: Where it stands, for example ``"Figure 4, left (NeurIPS version)"``.
+        shows: One sentence on what a reader should see.
+        module: Import path of the experiment, with ``compute`` and ``plot``.
+        config: ``"module:DataclassName"`` of its configuration.
+        presets: By name; ``quick``, ``paper`` and ``smoke`` are the usual ones.
+        in_default: Whether ``run all`` includes it.
+        not_run: Why the paper preset has no record, if that is known in advance.
+    """
+
+    id: str
+    source: str
+    shows: str
+    module: str
+    config: str
+    presets: Mapping[str, Preset]
+    in_default: bool = True
+    not_run: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One checkable statement of a figure, registered before the figure is run.
+
+    Attributes:
+        id: Unique within the paper, for example ``"fig3.below-alpha-min"``.
+        figure: Id of the figure that measures it.
+        statement: The claim in words.
+        source: Section, equation or figure that states it.
+        metric: Name of the measurement that decides it.
+        accept: The criterion, two-sided where it is a number.
+        because: Why the criterion is as wide as it is.
+        paper: The paper's own value, if it prints one.
+        unit: Unit of the measurement.
+        expected: The outcome we expect. A run whose outcome differs, in either direction, exits with 1.
+        expected_because: Required when the expected outcome is not ``holds``.
+        presets: The presets at which the claim is judged; empty means all but smoke.
+    """
+
+    id: str
+    figure: str
+    statement: str
+    source: str
+    metric: str
+    accept: Criterion
+    because: str
+    paper: float | str | None = None
+    unit: str = ""
+    expected: Outcome = "holds"
+    expected_because: str = ""
+    presets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.expected != "holds" and not self.expected_because:
+            raise ValueError(f"claim {self.id!r} expects {self.expected!r}; say why in expected_because")
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Something done differently from the paper or its published code.
+
+    Attributes:
+        id: Short label such as ``"D1"``.
+        what: The quantity or procedure concerned.
+        original: What the paper or its code does.
+        ours: What is done here.
+        effect: What difference it makes to the results.
+    """
+
+    id: str
+    what: str
+    original: str
+    ours: str
+    effect: str
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Everything a package knows about its paper.
+
+    Attributes:
+        package: Import name of the package.
+        title: Title of the paper.
+        authors: Authors, in the paper's order.
+        venue: Venue and year.
+        arxiv: arXiv identifier.
+        bibtex: BibTeX entries, the paper's first.
+        figures: Every figure and table that can be run.
+        claims: Every claim that is judged.
+        deviations: Numbered differences from the paper and its code.
+        out_of_scope: Figures and tables that cannot be run here, each with the reason.
+    """
+
+    package: str
+    title: str
+    authors: str
+    venue: str
+    arxiv: str
+    bibtex: str
+    figures: tuple[Figure, ...]
+    claims: tuple[Claim, ...]
+    deviations: tuple[Deviation, ...] = ()
+    out_of_scope: Mapping[str, str] = field(default_factory=dict)
+
+    def figure(self, figure_id: str) -> Figure:
+        """Return the figure of that id.
+
+        Raises:
+            UnknownNameError: If there is none; the message lists the ids and the nearest match.
+        """
+        for figure in self.figures:
+            if figure.id == figure_id:
+                return figure
+        reason = self.out_of_scope.get(figure_id)
+        if reason:
+            raise UnknownNameError(f"Figure {figure_id!r} is out of scope here: {reason}")
+        raise UnknownNameError(unknown("figure", figure_id, [f.id for f in self.figures]))
+
+    def claims_of(self, figure_id: str) -> tuple[Claim, ...]:
+        """Return the claims that this figure decides."""
+        return tuple(claim for claim in self.claims if claim.figure == figure_id)
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
+    """Say in one line that a name is unknown, what is allowed, and which one was probably meant.
+
+    >>> unknown("figure", "fig3", ["fig1", "fig3a"])
+    "Unknown figure 'fig3'. Allowed: fig1, fig3a. Did you mean 'fig3a'?"
+    """
+    names = list(allowed)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"Unknown {kind} {given!r}. Allowed: {', '.join(names)}.{hint}"
+
+
+def resolve(path: str) -> Any:
+    """Import ``"module:attribute"`` and return the attribute, or ``"module"`` and return the module.
+
+    >>> resolve("math:pi")
+    3.141592653589793
+    """
+    module, _, attribute = path.partition(":")
+    loaded = importlib.import_module(module)
+    return getattr(loaded, attribute) if attribute else loaded
