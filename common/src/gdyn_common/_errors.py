@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from gdyn_common.registry import program
+
 DONE, UNEXPECTED, BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 70, 130
 _SEVERITY = (DONE, UNEXPECTED, BAD_INPUT, INTERNAL_ERROR, INTERRUPTED)
 
@@ -38,13 +40,15 @@ def guard(package: str, task: Callable[[], int]) -> int:
         sys.stderr.close()
         return DONE
     except Exception as error:
-        program = f"gdyn-{package.replace('_', '-')}"
         message = _told_to_user(error, package)
         if message is None:
             traceback.print_exc()
-            print(f"This is a bug in {program}. Please report it with the lines above.", file=sys.stderr)
+            print(
+                f"This is a bug in {program(package)}. Please report it with the lines above.",
+                file=sys.stderr,
+            )
             return INTERNAL_ERROR
-        print(f"{program}: {message}", file=sys.stderr)
+        print(f"{program(package)}: {message}", file=sys.stderr)
         return BAD_INPUT
 
 

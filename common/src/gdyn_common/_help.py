@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gdyn_common.registry import Figure, Paper, resolve
+from gdyn_common.registry import Figure, Paper, program, resolve
 
 if TYPE_CHECKING:
     from gdyn_common.cli import Command
@@ -22,13 +22,13 @@ HOUSE = {
 
 def overview(paper: Paper, commands: Sequence[Command]) -> str:
     """Return what a bare call prints."""
-    program = f"gdyn-{paper.package.replace('_', '-')}"
-    house = "\n".join(f"  {name:<18}{text}" for name, text in HOUSE.items())
+    name = program(paper.package)
+    house = "\n".join(f"  {command:<18}{text}" for command, text in HOUSE.items())
     own = "\n".join(f"  {command.name:<18}{command.help}" for command in commands)
     return (
-        f"{program}: {paper.title} ({paper.venue})\n\n"
-        f"Usage: {program} COMMAND [key=value ...]\n\nCommands\n{house}\n{own}\n\n"
-        f"Try: {program} list\n     {program} run {paper.figures[0].id}\n     {program} COMMAND --help"
+        f"{name}: {paper.title} ({paper.venue})\n\n"
+        f"Usage: {name} COMMAND [key=value ...]\n\nCommands\n{house}\n{own}\n\n"
+        f"Try: {name} list\n     {name} run {paper.figures[0].id}\n     {name} COMMAND --help"
     )
 
 

@@ -25,7 +25,7 @@ def run_hydra(
     package: str,
     name: str,
     config_class: type,
-    task: Callable[[Any, str], int],
+    task: Callable[[Any, str, list[str]], int],
     overrides: list[str],
     groups: Mapping[str, Mapping[str, Mapping[str, Any]]],
     default_groups: Mapping[str, str],
@@ -34,8 +34,10 @@ def run_hydra(
     _register(config_class, groups, default_groups)
 
     def job(composed: DictConfig) -> None:
-        preset = HydraConfig.get().runtime.choices.get("preset", "")
-        code = guard(package, lambda: task(OmegaConf.to_object(composed), preset))
+        hydra_config = HydraConfig.get()
+        preset = hydra_config.runtime.choices.get("preset", "")
+        given = [str(override) for override in hydra_config.overrides.task]
+        code = guard(package, lambda: task(OmegaConf.to_object(composed), preset, given))
         with Path(os.environ[_CODES]).open("a") as codes:
             codes.write(f"{code}\n")
 

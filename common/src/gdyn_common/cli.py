@@ -139,8 +139,8 @@ def _run_all(paper: Paper, overrides: list[str]) -> int:
 
 
 def _run_figure(paper: Paper, figure: Figure, overrides: list[str]) -> int:
-    def task(config: Any, preset: str) -> int:
-        return _compute(paper, figure, config, preset)
+    def task(config: Any, preset: str, given: list[str]) -> int:
+        return _compute(paper, figure, config, preset, given)
 
     return hydra_main(
         paper.package,
@@ -153,7 +153,7 @@ def _run_figure(paper: Paper, figure: Figure, overrides: list[str]) -> int:
     )
 
 
-def _compute(paper: Paper, figure: Figure, config: Any, preset: str) -> int:
+def _compute(paper: Paper, figure: Figure, config: Any, preset: str, given: list[str]) -> int:
     from gdyn_common import runs
 
     folder = runs.folder_of(paper, figure, config, preset)
@@ -162,9 +162,15 @@ def _compute(paper: Paper, figure: Figure, config: Any, preset: str) -> int:
         print(_cost(figure, figure.presets[preset], config))
         return DONE
     print(f"{figure.id} preset={preset} -> {folder}", flush=True)
-    record = runs.execute(paper, figure, config, preset)
+    record = runs.execute(paper, figure, config, preset, _changes(given))
     print(_summary(paper, record))
     return DONE if record.as_expected else UNEXPECTED
+
+
+def _changes(given: Sequence[str]) -> list[str]:
+    """Return the overrides that change what is computed."""
+    ignored = {"preset", *(option.name for option in dataclasses.fields(_run_options()))}
+    return [override for override in given if override.partition("=")[0] not in ignored]
 
 
 def _cost(figure: Figure, preset: Preset, config: Any) -> str:
@@ -213,7 +219,7 @@ def _own(paper: Paper, command: Command, arguments: list[str]) -> int:
         print(f"{usage}\n\n{command.help}\n\nKeys\n{groups}\n{_help.keys(resolve(command.config))}")
         return DONE
 
-    def task(config: Any, preset: str) -> int:
+    def task(config: Any, preset: str, given: list[str]) -> int:
         return int(resolve(command.run)(config) or DONE)
 
     overrides = _name_positionals(command, arguments)
@@ -249,7 +255,7 @@ def hydra_main(
     package: str,
     name: str,
     config: str,
-    task: Callable[[Any, str], int],
+    task: Callable[[Any, str, list[str]], int],
     overrides: list[str],
     groups: Mapping[str, Mapping[str, Mapping[str, Any]]],
     default_groups: Mapping[str, str],
@@ -260,7 +266,7 @@ def hydra_main(
         package: Import name of the package, for messages.
         name: Name of the command, for messages.
         config: ``"module:DataclassName"``; its ``__post_init__`` validates.
-        task: Takes the configuration object and the chosen option of the group ``preset``.
+        task: Takes the configuration object, the chosen option of the group ``preset``, and the overrides.
         overrides: Hydra's command-line grammar.
         groups: Config groups; each option is a mapping of overrides at the top level.
         default_groups: Options that apply when none is chosen.

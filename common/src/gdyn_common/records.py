@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdyn_common.claims import Measurement, Verdict
+from gdyn_common.registry import program
 
 FORMAT = 1
 """Version of the files in a run folder; records of another version are refused."""
@@ -47,6 +49,7 @@ class Header:
         module: Import path of the experiment.
         preset: Name of the preset.
         scale: Scale of the preset.
+        overrides: Configuration values given on top of the preset, as ``key=value``.
     """
 
     package: str
@@ -58,12 +61,13 @@ class Header:
     module: str
     preset: str
     scale: str
+    overrides: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
         """The command that makes this record, as typed in a shell."""
-        program = f"gdyn-{self.package.replace('_', '-')}"
-        return f"{program} run {self.figure} preset={self.preset}"
+        words = [program(self.package), "run", self.figure, f"preset={self.preset}", *self.overrides]
+        return shlex.join(words)
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,11 @@ def parse_record(body: Mapping[str, Any], provenance: Mapping[str, Any], folder:
         Verdict(**(item | {"values": tuple(_unplain(item["values"]))})) for item in body["verdicts"]
     )
     measurements = {name: _unplain(value) for name, value in body["measurements"].items()}
-    return Record(Header(**body["header"]), body["config"], measurements, verdicts, folder, provenance)
+    return Record(_header(body["header"]), body["config"], measurements, verdicts, folder, provenance)
+
+
+def _header(values: Mapping[str, Any]) -> Header:
+    return Header(**(dict(values) | {"overrides": tuple(values["overrides"])}))
 
 
 def load_records(root: Path) -> list[Record]:

@@ -165,6 +165,15 @@ class Paper:
         return tuple(claim for claim in self.claims if claim.figure == figure_id)
 
 
+def program(package: str) -> str:
+    """Return the name of a package's console script.
+
+    >>> program("dd_two_player")
+    'gdyn-dd-two-player'
+    """
+    return f"gdyn-{package.replace('_', '-')}"
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
     """Say in one line that a name is unknown, what is allowed, and which one was probably meant.
 

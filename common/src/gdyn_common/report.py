@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gdyn_common.claims import Outcome
 from gdyn_common.records import Record, load_records
 from gdyn_common.storage import atomic_write
 
-OUTCOMES = ("holds", "partly", "fails", "not run")
+OUTCOMES: tuple[Outcome, ...] = ("holds", "partly", "fails", "not run")
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     build = commands.add_parser("build", help="write index.html and report.md from run folders")
     build.add_argument("runs", nargs="+", type=Path, help="folders that hold runs, of any package or machine")
     build.add_argument("--out", type=Path, default=Path("runs/report"), help="where to write")
+    build.add_argument("--unmodified", action="store_true", help="leave out runs with changed settings")
     side_by_side = commands.add_parser("compare", help="two folders of runs, claim by claim")
     side_by_side.add_argument("first", type=Path)
     side_by_side.add_argument("second", type=Path)
@@ -217,6 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(compare(load_records(arguments.first), load_records(arguments.second)))
             return 0
         records = [record for folder in arguments.runs for record in load_records(folder)]
+        if arguments.unmodified:
+            records = [record for record in records if not record.header.overrides]
         if not records:
             raise FileNotFoundError(f"No finished run below {', '.join(map(str, arguments.runs))}.")
         print(write_report(records, arguments.out))

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gdyn_common.claims import judge
+from gdyn_common.claims import Verdict, judge
 from gdyn_common.records import Record, dump_json, parse_record, read_record
-from gdyn_common.registry import Paper, resolve
-from gdyn_common.report import Row, rows
+from gdyn_common.registry import Paper, program, resolve
+from gdyn_common.report import OUTCOMES, Row, rows
 from gdyn_common.runs import rejudge
 from gdyn_common.storage import atomic_write
 
@@ -165,29 +167,84 @@ def report_command(paper: Paper, arguments: Sequence[str], start: Path) -> int:
     return 0
 
 
-def overview(root: Path) -> str:
-    """Return ``RESULTS.md`` for all packages of a checkout.
+def generated(root: Path) -> dict[Path, str]:
+    """Return every generated file of a checkout with the content it should have.
 
     Args:
         root: Top folder of the checkout.
     """
+    papers = {
+        folder: resolve(f"{folder.name}.paper:PAPER")
+        for folder in sorted((root / "packages").iterdir())
+        if (folder / "pyproject.toml").exists()
+    }
+    files = {root / "RESULTS.md": _all_results(papers)}
+    for folder, paper in papers.items():
+        readme = folder / "README.md"
+        table = claims_table(paper, committed(folder / "results", paper))
+        files[readme] = fill(readme.read_text(), table, readme)
+    readme = root / "README.md"
+    files[readme] = fill(readme.read_text(), _papers_table(papers), readme)
+    return files
+
+
+def _all_results(papers: Mapping[Path, Paper]) -> str:
     parts = [
         "# Results",
         "",
         "Generated from `packages/*/results/*.json` by `make results`; not edited by hand.",
     ]
-    for folder in sorted((root / "packages").iterdir()):
-        if (folder / "pyproject.toml").exists():
-            paper: Paper = resolve(f"{folder.name}.paper:PAPER")
-            records = committed(folder / "results", paper)
-            parts += ["", f"## {paper.title}", "", f"`{folder.name}`, {paper.venue}.", ""]
-            for record in records:
-                picture = f"packages/{folder.name}/results/{record.header.figure}-{record.header.preset}.png"
-                parts += [
-                    f"![{record.header.figure}, {record.header.preset}: {record.header.shows}]({picture})"
-                ]
-            parts += ["", claims_table(paper, records)]
-            if paper.out_of_scope:
-                parts += ["", "Out of scope:", ""]
-                parts += [f"- {name}: {reason}" for name, reason in paper.out_of_scope.items()]
+    for folder, paper in papers.items():
+        records = committed(folder / "results", paper)
+        parts += ["", f"## {paper.title}", "", f"`{folder.name}`, {paper.venue}.", ""]
+        for record in records:
+            header = record.header
+            picture = f"packages/{folder.name}/results/{header.figure}-{header.preset}.png"
+            parts += [f"![{header.figure}, {header.preset}: {header.shows}]({picture})", ""]
+        parts.append(claims_table(paper, records))
+        if paper.out_of_scope:
+            parts += ["", "Out of scope:", ""]
+            parts += [f"- {name}: {reason}" for name, reason in paper.out_of_scope.items()]
     return "\n".join(parts) + "\n"
+
+
+def _papers_table(papers: Mapping[Path, Paper]) -> str:
+    lines = [
+        "| paper | package | first command | claims, paper scale | claims, scaled down |",
+        "|---|---|---|---|---|",
+    ]
+    for folder, paper in papers.items():
+        verdicts = [verdict for record in committed(folder / "results", paper) for verdict in record.verdicts]
+        tallies = [_tally([v for v in verdicts if v.scale == scale]) for scale in ("paper", "scaled down")]
+        first = next(figure for figure in paper.figures if figure.in_default)
+        lines.append(
+            f"| {paper.title} ([{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})) "
+            f"| [`{folder.name}`](packages/{folder.name}/README.md) "
+            f"| `{program(paper.package)} run {first.id}` ({first.presets['quick'].cost}) "
+            f"| {tallies[0]} | {tallies[1]} |"
+        )
+    return "\n".join(lines)
+
+
+def _tally(verdicts: Sequence[Verdict]) -> str:
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome]) or "no record"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check, or with ``--write`` rewrite, every generated table of the checkout around the working folder."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    root = Path.cwd()
+    stale = []
+    for path, expected in generated(root).items():
+        if "--write" in arguments:
+            atomic_write(path, expected)
+        elif not path.exists() or path.read_text() != expected:
+            stale.append(str(path.relative_to(root)))
+    if stale:
+        print(f"{', '.join(stale)} disagree with the committed records; run `make results` and commit.")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

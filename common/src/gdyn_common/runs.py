@@ -158,7 +158,9 @@ class Run:
         return read_record(self.folder)
 
 
-def execute(paper: Paper, figure: Figure, config: RunOptions, preset_name: str) -> Record:
+def execute(
+    paper: Paper, figure: Figure, config: RunOptions, preset_name: str, overrides: Iterable[str] = ()
+) -> Record:
     """Run one figure end to end: compute, save, judge its claims, plot.
 
     A finished run of the same configuration is not computed again; its claims are judged anew from
@@ -169,6 +171,7 @@ def execute(paper: Paper, figure: Figure, config: RunOptions, preset_name: str) 
         figure: The registered figure.
         config: An instance of the figure's configuration dataclass.
         preset_name: Name of the preset the configuration started from.
+        overrides: What was changed on top of the preset, as ``key=value``, for the record.
 
     Returns:
         The record of the finished run.
@@ -190,6 +193,7 @@ def execute(paper: Paper, figure: Figure, config: RunOptions, preset_name: str) 
         module=figure.module,
         preset=preset_name,
         scale=preset.scale,
+        overrides=tuple(overrides),
     )
     if (folder / "result.json").exists():
         record = rejudge(paper, read_record(folder))

@@ -1,0 +1,249 @@
+"""The one driver: every check and every reproduction, each in an environment of its own.
+
+`nox -l` lists the sessions. `make help` lists the short ways to call them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+CONSTRAINTS = ROOT / "constraints" / "ci.txt"
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "test-common", *(f"test-{name}" for name in PACKAGES)]
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+QUIET = {"MPLBACKEND": "Agg", "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def wheel_folder() -> str:
+    """Return the folder of local wheels that pip is configured to use; uv does not look there by itself."""
+    for name in ("UV_FIND_LINKS", "PIP_FIND_LINKS"):
+        if os.environ.get(name):
+            return os.environ[name]
+    command = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def install_environment() -> dict[str, str]:
+    """Return the variables every install needs: editable common, tested versions, which torch."""
+    environment = {
+        "GDYN_COMMON_SPEC": "",
+        "UV_CONSTRAINT": str(CONSTRAINTS),
+        "PIP_CONSTRAINT": str(CONSTRAINTS),
+    }
+    backend = os.environ.get("TORCH_BACKEND") or os.environ.get("UV_TORCH_BACKEND")
+    if backend:
+        environment["UV_TORCH_BACKEND"] = backend
+    elif folder := wheel_folder():
+        environment["UV_FIND_LINKS"] = folder
+    else:
+        environment["UV_TORCH_BACKEND"] = "auto"  # uv takes a CPU build where it sees no GPU driver
+    return environment
+
+
+def install(session: nox.Session, *arguments: str) -> None:
+    """Install into the session's environment."""
+    if session.venv_backend != "uv" and not shutil.which("nvidia-smi"):
+        session.log(
+            "pip may fetch a CUDA build of torch (several GB); with uv on PATH, or with "
+            "PIP_FIND_LINKS naming a folder that holds a CPU wheel, it does not."
+        )
+    session.install(*arguments, env=install_environment())
+
+
+def editable(name: str, extras: str = "") -> list[str]:
+    """Return the arguments that install a package and common from the clone."""
+    return ["-e", "common", "-e", f"packages/{name}{extras}"]
+
+
+def everything() -> list[str]:
+    """Return the arguments that install common and all packages from the clone."""
+    return ["-e", "common", *(part for name in PACKAGES for part in ("-e", f"packages/{name}"))]
+
+
+def say_torch(session: nox.Session) -> None:
+    """Say which build of torch was chosen, if the environment has one."""
+    code = (
+        "import importlib.util as u\n"
+        "if u.find_spec('torch'):\n"
+        "    import torch\n"
+        "    print('torch', torch.__version__, 'with a GPU' if torch.cuda.is_available() else 'on the CPU')"
+    )
+    session.run("python", "-c", code)
+
+
+def pytest(session: nox.Session, *arguments: str) -> None:
+    """Run pytest on two workers of one thread each."""
+    session.run("python", "-m", "pytest", "-n", "2", *arguments, *session.posargs, env=ONE_THREAD | QUIET)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, formatting, and the workflow files."""
+    install(session, "ruff", "check-jsonschema", "zizmor")
+    if "--fix" in session.posargs:
+        session.run("ruff", "check", "--fix", ".")
+        session.run("ruff", "format", ".")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    workflows = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(".github/workflows/*.yml"))
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    session.run("zizmor", "--offline", "--quiet", "--config", ".github/zizmor.yml", ".github/workflows")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict types of every source folder."""
+    install(session, "mypy", *everything())
+    session.run("mypy", "common/src", *(f"packages/{name}/src" for name in PACKAGES))
+
+
+@nox.session(name="test-common", tags=["test"])
+def test_common(session: nox.Session) -> None:
+    """Tests of the common core."""
+    install(session, "-e", "common[test]")
+    pytest(session, "common/tests", "--doctest-modules", "common/src")
+
+
+def _package_sessions(name: str) -> None:
+    """Make the sessions of one package."""
+
+    @nox.session(name=f"test-{name}", tags=["test"])
+    def test(session: nox.Session) -> None:
+        install(session, *editable(name, "[test]"))
+        pytest(session, f"packages/{name}/tests", "--doctest-modules", f"packages/{name}/src")
+
+    @nox.session(name=f"reproduce-{name}")
+    def reproduce(session: nox.Session) -> None:
+        install(session, *editable(name))
+        say_torch(session)
+        program = f"gdyn-{name.replace('_', '-')}"
+        size = ["preset=paper", "include=long"] if os.environ.get("FULL") else []
+        session.run(program, "run", "all", *size, *session.posargs, env=ONE_THREAD | QUIET)
+
+    @nox.session(name=f"bench-{name}")
+    def bench(session: nox.Session) -> None:
+        install(session, *editable(name, "[bench]"))
+        session.run("python", f"packages/{name}/benchmarks", *session.posargs, env=ONE_THREAD | QUIET)
+
+    @nox.session(name=f"lowest-{name}", venv_backend="uv", python=["3.11"])
+    def lowest(session: nox.Session) -> None:
+        environment = install_environment() | {"UV_CONSTRAINT": "", "PIP_CONSTRAINT": ""}
+        session.install("--resolution", "lowest-direct", *editable(name, "[test]"), env=environment)
+        pytest(session, f"packages/{name}/tests")
+
+    test.__doc__ = f"Tests of packages/{name}."
+    reproduce.__doc__ = f"Run every default figure of packages/{name}."
+    bench.__doc__ = f"Benchmarks of packages/{name}, written to its results/bench.json."
+    lowest.__doc__ = f"Tests of packages/{name} with the lowest versions its pyproject allows."
+
+
+for _name in PACKAGES:
+    _package_sessions(_name)
+
+
+@nox.session(venv_backend="none")
+def reproduce(session: nox.Session) -> None:
+    """Reproduce the packages named as arguments, or all, two at a time, and write the report."""
+    names = [argument for argument in session.posargs if argument] or PACKAGES
+    for name in names:
+        if name not in PACKAGES:
+            session.error(f"Unknown package {name!r}. Allowed: {', '.join(PACKAGES)}.")
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        codes = list(pool.map(lambda name: _nox(f"reproduce-{name}", prefix=f"{name:>13} | "), names))
+    codes.append(_nox("report", *names))
+    if any(codes):
+        session.error("A claim's outcome is not the registered one, or a run failed; see the lines above.")
+
+
+def _nox(name: str, *posargs: str, prefix: str = "") -> int:
+    """Run a session in a process of its own, with its output line by line."""
+    command = [sys.executable, "-m", "nox", "--no-error-on-missing-interpreters", "-s", name, "--", *posargs]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            print(prefix + line, end="", flush=True)
+    return child.returncode
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Write runs/report/index.html from the default runs of the packages named, or of all."""
+    install(session, "-e", "common")
+    folders = [f"runs/{name}" for name in session.posargs or PACKAGES if (ROOT / "runs" / name).is_dir()]
+    session.run("gdyn-report", "build", "--unmodified", *folders)
+
+
+@nox.session(name="report-check")
+def report_check(session: nox.Session) -> None:
+    """Check that README tables and RESULTS.md agree with the committed records."""
+    install(session, "-e", "common")
+    session.run("python", "-m", "gdyn_common.results", *session.posargs, env=_source_path())
+
+
+def _source_path() -> dict[str, str]:
+    """Put all packages on the path without their frameworks; `paper.py` needs none."""
+    return {"PYTHONPATH": os.pathsep.join(str(ROOT / "packages" / name / "src") for name in PACKAGES)}
+
+
+@nox.session(name="test-report")
+def test_report(session: nox.Session) -> None:
+    """Open the report in a headless browser: filters, pictures, console, network."""
+    install(session, "-e", "common[test]", "playwright")
+    session.run("python", "-m", "pytest", "common/tests/browser", *session.posargs, env=QUIET)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, execute its code blocks, check its internal links."""
+    install(session, *everything(), "-r", "docs/requirements.txt")
+    session.run("python", "-m", "pytest", "docs", *session.posargs, env=ONE_THREAD | QUIET)
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session(default=False)
+def dev(session: nox.Session) -> None:
+    """Make .venv with common and all packages, editable, and their test extras."""
+    if not (ROOT / ".venv").exists():
+        session.run("python", "-m", "venv", ".venv")
+    packages = [part for name in PACKAGES for part in ("-e", f"packages/{name}[test]")]
+    python = ROOT / ".venv" / "bin" / "python"
+    command = ["uv", "pip", "install", "--python", str(python)]
+    if not shutil.which("uv"):
+        command = [str(python), "-m", "pip", "install"]
+    session.run(*command, "-e", "common[test]", *packages, env=install_environment(), external=True)
+    session.log(f"Activate it with: source {ROOT / '.venv' / 'bin' / 'activate'}")
+
+
+@nox.session
+def dist(session: nox.Session) -> None:
+    """Build release wheels and check that none carries a path."""
+    install(session, "build", "hatchling", "pytest")
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    environment = {"GDYN_COMMON_SPEC": ">=0.1,<0.2"}
+    for folder in ("common", *(f"packages/{name}" for name in PACKAGES)):
+        session.run(
+            "python", "-m", "build", "--wheel", "--outdir", "dist", folder, env=environment, silent=True
+        )
+    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", ".ci/test_wheels.py")
+
+
+@nox.session(name="interop-torchvision", default=False)
+def interop_torchvision(session: nox.Session) -> None:
+    """Compare our data readers with torchvision's; needs a torchvision that fits the installed torch."""
+    install(session, "-e", "common[test]", "torch", "torchvision")
+    session.run("python", "-m", "pytest", "common/tests/interop", *session.posargs)
