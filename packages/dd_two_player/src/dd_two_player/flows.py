@@ -1,0 +1,190 @@
+"""Flows of a game: the plain field, modified fields of backward error analysis, discrete paths.
+
+Everything here is deterministic and low-dimensional by intention: toy games and checks of the theory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from scipy.integrate import solve_ivp
+
+from dd_two_player.drift import Coefficients, drift_coefficients
+from dd_two_player.game import Game
+from dd_two_player.regularization import active_terms
+
+__all__ = ["discrete_path", "integrate", "jacobian", "modified_field", "step_map"]
+
+Pair = tuple[Any, Any]
+
+
+def modified_field(
+    game: Game,
+    coefficients: Coefficients | None = None,
+    *,
+    rates: tuple[float, float] = (1.0, 1.0),
+    batch: Any = None,
+) -> Callable[[Pair], Pair]:
+    """Return the vector field of a game with its drift terms.
+
+    Args:
+        game: The two losses.
+        coefficients: Drift coefficients; the plain flow without.
+        rates: Factors of the two players' fields: ``(1, 1)`` for the paper's own-clock convention, the total
+            rates ``(T_D, T_G)`` for the joint clock in which one step is one unit of time.
+        batch: Passed to the losses.
+
+    Returns:
+        ``(phi, theta) -> (phi', theta')``.
+
+    Example:
+        >>> game = Game(lambda p, t, _: -p * t, lambda p, t, _: p * t)
+        >>> field = modified_field(game, drift_coefficients((0.2, 0.2)))
+        >>> [round(float(v), 6) for v in field((1.0, 0.0))]
+        [0.1, -1.0]
+    """
+    chosen = coefficients or Coefficients()
+    mask = active_terms(chosen)
+
+    def field(params: Pair) -> Pair:
+        velocity: Pair = _field(game, mask, params, chosen, rates, batch)
+        return velocity
+
+    return field
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _field(
+    game: Game,
+    mask: Coefficients,
+    params: Pair,
+    coefficients: Coefficients,
+    rates: tuple[Any, Any],
+    batch: Any,
+) -> Pair:
+    disc, gen = game.gradients(params, batch, coefficients, mask=mask)
+    return jax.tree.map(lambda a: -rates[0] * a, disc), jax.tree.map(lambda a: -rates[1] * a, gen)
+
+
+def integrate(
+    field: Callable[[Pair], Pair], start: Pair, times: Any, *, rtol: float = 1e-10, atol: float = 1e-12
+) -> np.ndarray:
+    """Integrate a field with an adaptive Runge-Kutta method of order 8.
+
+    Returns:
+        Flattened parameters at ``times``, shape ``(len(times), dim)``; rows after a blow-up are NaN.
+
+    Raises:
+        ValueError: If times do not increase from 0.
+    """
+    grid = np.asarray(times, dtype=float)
+    if grid.ndim != 1 or grid.size == 0 or grid[0] < 0 or np.any(np.diff(grid) <= 0):
+        raise ValueError(f"times must be increasing and not negative, got {grid!r}.")
+    flat, unravel = _flatten(start), _unflattener(start)
+
+    def derivative(_: float, x: np.ndarray) -> np.ndarray:
+        return _flatten(field(unravel(x)))
+
+    path = np.full((grid.size, flat.size), np.nan)
+    if grid[-1] == 0:
+        path[0] = flat
+        return path
+    solution = solve_ivp(derivative, (0.0, grid[-1]), flat, "DOP853", grid, rtol=rtol, atol=atol)
+    path[: solution.y.shape[1]] = solution.y.T
+    return path
+
+
+def step_map(
+    game: Game,
+    learning_rates: tuple[float, float],
+    *,
+    num_updates: tuple[int, int] = (1, 1),
+    scheme: str = "simultaneous",
+    first: str = "disc",
+    coefficients: Coefficients | None = None,
+    batch: Any = None,
+) -> Callable[[Pair], Pair]:
+    """Return one gradient-descent step of a game as a map of the parameters, regularisers included."""
+    drift_coefficients(learning_rates, num_updates, scheme, first)  # validates the setting
+    chosen = coefficients or Coefficients()
+    turns = Turns(scheme, first, num_updates, active_terms(chosen))
+
+    def step(params: Pair) -> Pair:
+        moved: Pair = _step(game, turns, params, learning_rates, chosen, batch)
+        return moved
+
+    return step
+
+
+class Turns(NamedTuple):
+    """The static part of a step: compiled once, whatever the rates and coefficients."""
+
+    scheme: str
+    first: str
+    num_updates: tuple[int, int]
+    mask: Coefficients
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _step(
+    game: Game, turns: Turns, params: Pair, rates: tuple[Any, Any], coefficients: Coefficients, batch: Any
+) -> Pair:
+    def update(params: Pair, gradients: Pair, player: int) -> Pair:
+        moved = jax.tree.map(lambda x, g: x - rates[player] * g, params[player], gradients[player])
+        return (moved, params[1]) if player == 0 else (params[0], moved)
+
+    if turns.scheme == "simultaneous":
+        gradients = game.gradients(params, batch, coefficients, mask=turns.mask)
+        return update(update(params, gradients, 0), gradients, 1)
+    for player in (0, 1) if turns.first == "disc" else (1, 0):
+        for _ in range(turns.num_updates[player]):
+            params = update(params, game.gradients(params, batch, coefficients, mask=turns.mask), player)
+    return params
+
+
+def discrete_path(step: Callable[[Pair], Pair], start: Pair, num_steps: int) -> np.ndarray:
+    """Return the flattened parameters after each step, shape ``(num_steps + 1, dim)``, the start included."""
+    path = [_flatten(start)]
+    params = start
+    for _ in range(num_steps):
+        params = step(params)
+        path.append(_flatten(params))
+    return np.stack(path)
+
+
+def jacobian(field: Callable[[Pair], Pair], at: Pair) -> np.ndarray:
+    """Return the dense Jacobian of a field (or of a step map) at a point, shape ``(dim, dim)``.
+
+    Example:
+        >>> field = modified_field(Game(lambda p, t, _: -p * t, lambda p, t, _: p * t))
+        >>> (jacobian(field, (0.0, 0.0)) + 0.0).tolist()
+        [[0.0, 1.0], [-1.0, 0.0]]
+    """
+    flat, unravel = ravel_pytree(jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(float)), at))
+    return np.asarray(jax.jacobian(lambda x: ravel_pytree(field(unravel(x)))[0])(flat))
+
+
+def _flatten(params: Pair) -> np.ndarray:
+    """Flatten in NumPy: eager JAX operations would cost more than the fields themselves."""
+    return np.concatenate([np.asarray(leaf, dtype=float).ravel() for leaf in jax.tree.leaves(params)])
+
+
+def _unflattener(params: Pair) -> Callable[[np.ndarray], Pair]:
+    leaves, structure = jax.tree.flatten(params)
+    shapes = [np.shape(leaf) for leaf in leaves]
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    dtype = jnp.result_type(float)
+
+    def unflatten(x: np.ndarray) -> Pair:
+        parts = np.split(x.astype(dtype), ends[:-1])
+        shaped = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        pair: Pair = jax.tree.unflatten(structure, shaped)
+        return pair
+
+    return unflatten

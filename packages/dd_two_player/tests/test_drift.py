@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from dd_two_player.drift import CONVENTIONS, drift_coefficients
+
+TABLES = {"original": "reference", "paper": "per_player_time", "joint": "joint_time"}
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_golden_tables(golden, convention):
+    for row, setting in enumerate(golden["drift/settings"]):
+        n_disc, n_gen = int(setting[2]), int(setting[3])
+        measured = drift_coefficients(
+            (setting[0], setting[1]),
+            (n_disc, n_gen),
+            "simultaneous" if setting[4] else "alternating",
+            ("disc", "gen")[int(setting[5])],
+            convention,
+        )
+        expected = golden[f"drift/{TABLES[convention]}"][row]
+        np.testing.assert_allclose(np.array(measured), expected, rtol=1e-13, atol=1e-17)
+
+
+@pytest.mark.parametrize("scheme", ["simultaneous", "alternating"])
+def test_conventions_agree_for_equal_rates_and_single_updates(scheme):
+    tables = {drift_coefficients((0.3, 0.3), (1, 1), scheme, "gen", c) for c in CONVENTIONS}
+    assert len(tables) == 1
+
+
+def test_original_equals_paper_for_single_updates():
+    setting = ((0.3, 0.1), (1, 1), "alternating", "gen")
+    assert drift_coefficients(*setting, "original") == drift_coefficients(*setting, "paper")
+
+
+@pytest.mark.parametrize(("ratio", "sign"), [(0.4, 1), (0.6, -1)])
+def test_second_players_interaction_changes_sign_at_half_the_rate(ratio, sign):
+    second = drift_coefficients((ratio, 1.0), scheme="alternating").gen.other_dot_prod
+    assert np.sign(second) == sign
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"lrs": (0.0, 0.1)}, "learning rate of disc is 0.0; it must be positive and finite."),
+        ({"lrs": (0.1, float("nan"))}, "learning rate of gen is nan; it must be positive and finite."),
+        ({"num_updates": (2, 1)}, "simultaneous updates take one update per player and step"),
+        ({"num_updates": (1, 0), "scheme": "alternating"}, "num_updates of gen is 0; it must be an integer"),
+        (
+            {"num_updates": (1.0, 1), "scheme": "alternating"},
+            "num_updates of disc is 1.0; it must be an integer",
+        ),
+        ({"scheme": "rk4"}, "scheme is 'rk4'; allowed: simultaneous, alternating."),
+        ({"first": "generator"}, "first is 'generator'; allowed: disc, gen."),
+        ({"convention": "papers"}, "convention is 'papers'; allowed: paper, joint, original."),
+    ],
+)
+def test_bad_input(kwargs, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        drift_coefficients(**{"lrs": (0.1, 0.1)} | kwargs)

@@ -1,0 +1,184 @@
+"""Backward error analysis as tests: orders of convergence, conventions, cancellation."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dd_two_player.drift import drift_coefficients
+from dd_two_player.flows import discrete_path, integrate, jacobian, modified_field, step_map
+from dd_two_player.regularization import Regularization
+from dd_two_player.toy_games import dirac_gan, linear_game, linear_game_thresholds, random_smooth_game
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+RATIOS = (1.0, 0.4)
+START = (np.array([0.3, -0.2]), np.array([0.4, 0.1]))
+GAME = random_smooth_game(0)
+LEAVE = Regularization.leave()
+SETTINGS = [
+    ("simultaneous", "disc", (1, 1)),
+    ("alternating", "disc", (1, 1)),
+    ("alternating", "gen", (1, 1)),
+    ("alternating", "disc", (2, 1)),
+    ("alternating", "gen", (3, 2)),
+]
+ORDER_TOLERANCE = 0.1  # the measured slopes differ from the orders by at most 0.04 at these step sizes
+
+
+def slope(errors, sizes):
+    return np.polyfit(np.log(sizes), np.log(errors), 1)[0]
+
+
+def local_error(convention, scheme, first, num_updates, h):
+    """Error of one step against the flow, in the convention's own clocks."""
+    game, lrs = GAME, tuple(h * r for r in RATIOS)
+    total = tuple(n * r for n, r in zip(num_updates, lrs, strict=True))
+    step = step_map(game, lrs, num_updates=num_updates, scheme=scheme, first=first)
+    reached = np.concatenate(step(START))
+    drift = None if convention is None else drift_coefficients(lrs, num_updates, scheme, first, convention)
+    if convention in ("paper", "original"):
+        field = modified_field(game, drift)
+        disc = integrate(field, START, [total[0]])[0, :2]
+        gen = integrate(field, START, [total[1]])[0, 2:]
+        return np.linalg.norm(reached - np.concatenate([disc, gen]))
+    flow = integrate(modified_field(game, drift, rates=total), START, [1.0])[0]
+    return np.linalg.norm(reached - flow)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+@pytest.mark.parametrize(("convention", "order"), [(None, 2), ("paper", 3), ("joint", 3)])
+def test_local_order(setting, convention, order):
+    sizes = [0.01, 0.005, 0.0025]
+    errors = [local_error(convention, *setting, h) for h in sizes]
+    assert slope(errors, sizes) == pytest.approx(order, abs=ORDER_TOLERANCE)
+
+
+def test_original_convention_loses_the_third_order_with_several_updates():
+    sizes = [0.01, 0.005, 0.0025]
+    errors = [local_error("original", "alternating", "disc", (2, 1), h) for h in sizes]
+    assert slope(errors, sizes) == pytest.approx(2, abs=ORDER_TOLERANCE)
+
+
+def tracking_error(convention, h, recipe=None):
+    """Largest distance of the discrete path from the flow up to joint time 1 (rates h and 0.4 h)."""
+    game, lrs, horizon = GAME, tuple(h * r for r in RATIOS), 1.0
+    steps = round(horizon / h)
+    if recipe is None:
+        drift = None if convention is None else drift_coefficients(lrs, convention=convention)
+        flow_drift, added = drift, None
+    else:
+        flow_drift, added = (
+            None,
+            None
+            if convention is None
+            else recipe.coefficients(drift_coefficients(lrs, convention=convention)),
+        )
+    path = discrete_path(step_map(game, lrs, coefficients=added), START, steps)
+    flow = integrate(modified_field(game, flow_drift, rates=lrs), START, np.arange(steps + 1.0))
+    return np.abs(path - flow).max()
+
+
+@pytest.mark.parametrize(("convention", "order"), [(None, 1), ("joint", 2), ("paper", 1)])
+def test_tracking_order_for_unequal_rates(convention, order):
+    sizes = [0.05, 0.025, 0.0125]
+    errors = [tracking_error(convention, h) for h in sizes]
+    assert slope(errors, sizes) == pytest.approx(order, abs=ORDER_TOLERANCE)
+
+
+@pytest.mark.parametrize(("convention", "order"), [(None, 1), ("joint", 2), ("paper", 1)])
+def test_cancelling_everything_tracks_the_plain_flow_only_in_joint_time(convention, order):
+    recipe = Regularization.from_mapping(
+        {"dd_coeffs_multiplier": {p: {"self_norm": -1.0, "other_dot_prod": -1.0} for p in ("disc", "gen")}}
+    )
+    sizes = [0.05, 0.025, 0.0125]
+    errors = [tracking_error(convention, h, recipe) for h in sizes]
+    assert slope(errors, sizes) == pytest.approx(order, abs=ORDER_TOLERANCE)
+
+
+def test_linear_game_numbers():
+    game, h = linear_game((0.09, 0.09)), 0.2
+    at = (0.3, 0.4)
+    trace = lambda coefficients: np.trace(jacobian(modified_field(game, coefficients), at))  # noqa: E731
+    assert trace(None) == pytest.approx(-0.18, abs=1e-12)
+    assert trace(drift_coefficients((h, h))) == pytest.approx(0.01838, abs=1e-12)
+    assert trace(drift_coefficients((h, h), scheme="alternating")) == pytest.approx(-0.18162, abs=1e-12)
+    radius = {
+        scheme: np.abs(np.linalg.eigvals(jacobian(step_map(game, (h, h), scheme=scheme), at))).max()
+        for scheme in ("simultaneous", "alternating")
+    }
+    assert radius["simultaneous"] == pytest.approx(1.00216, abs=5e-6)
+    assert radius["alternating"] == pytest.approx(0.98200, abs=5e-6)
+
+
+def test_linear_game_thresholds_are_where_the_signs_change():
+    game = linear_game((0.09, 0.09))
+    modified, discrete = linear_game_thresholds(0.09)
+    for h, stable in ((0.999, True), (1.001, False)):
+        drift = drift_coefficients((h * modified, h * modified))
+        assert (np.trace(jacobian(modified_field(game, drift), (0.0, 0.0))) < 0) == stable
+        moved = jacobian(step_map(game, (h * discrete, h * discrete)), (0.0, 0.0))
+        assert (np.abs(np.linalg.eigvals(moved)).max() < 1) == stable
+    gentle = linear_game((0.2, 0.2))
+    for scheme in ("simultaneous", "alternating"):
+        assert (
+            np.trace(
+                jacobian(modified_field(gentle, drift_coefficients((0.2, 0.2), scheme=scheme)), (0.0, 0.0))
+            )
+            < 0
+        )
+
+
+def test_modified_jacobian_of_the_linear_game():
+    e1, e2, h = 0.1, 0.3, 0.2
+    matrix = jacobian(modified_field(linear_game((e1, e2)), drift_coefficients((h, h))), (0.0, 0.0))
+    off_diagonal = 1 + h / 2 * (e1 + e2)
+    assert matrix[0, 1] == pytest.approx(off_diagonal, abs=1e-14)
+    assert matrix[1, 0] == pytest.approx(-off_diagonal, abs=1e-14)
+
+
+def test_dirac_gan_numbers():
+    game, h, start = dirac_gan(), 0.1, (jnp.asarray(1.0), jnp.asarray(1.0))
+    norm = lambda x: np.linalg.norm(x[-1])  # noqa: E731
+    assert norm(integrate(modified_field(game), start, [10.0])) == pytest.approx(1.41421, abs=1e-5)
+    assert norm(integrate(modified_field(game, drift_coefficients((h, h))), start, [10.0])) == pytest.approx(
+        1.58529, abs=1e-5
+    )
+    assert norm(discrete_path(step_map(game, (h, h)), start, 100)) == pytest.approx(1.58697, abs=1e-5)
+
+    def after_1000(recipe=LEAVE, scheme="simultaneous", first="disc"):
+        coefficients = recipe.coefficients(drift_coefficients((h, h), (1, 1), scheme, first))
+        return norm(
+            discrete_path(
+                step_map(game, (h, h), scheme=scheme, first=first, coefficients=coefficients), start, 1000
+            )
+        )
+
+    assert after_1000() == pytest.approx(2.756, abs=5e-4)
+    assert after_1000(scheme="alternating", first="gen") == pytest.approx(1.432, abs=5e-4)
+    assert after_1000(scheme="alternating") == pytest.approx(1.382, abs=5e-4)
+    assert after_1000(Regularization.cancel_interaction()) == pytest.approx(1.412, abs=5e-4)
+    assert after_1000(Regularization.consensus(0.3)) < 0.01
+    assert after_1000(Regularization.sga(0.3)) < 0.01
+
+
+def test_dirac_gan_tracking_numbers():
+    game, start, horizon = dirac_gan(), (jnp.asarray(1.0), jnp.asarray(1.0)), 4.0
+    expected = {0.2: (0.130, 0.00970), 0.1: (0.0630, 0.00240), 0.05: (0.0310, 0.000595)}
+    for h, (plain, corrected) in expected.items():
+        steps = round(horizon / h)
+        end = discrete_path(step_map(game, (h, h)), start, steps)[-1]
+        for coefficients, error in ((None, plain), (drift_coefficients((h, h)), corrected)):
+            flow = integrate(modified_field(game, coefficients), start, [horizon])[-1]
+            assert np.linalg.norm(end - flow) == pytest.approx(error, rel=1e-2)
+
+
+def test_integrate_reports_a_blow_up_as_nan():
+    field = lambda x: (x[0] ** 2, x[1] * 0)  # noqa: E731
+    path = integrate(field, (jnp.asarray(1.0), jnp.asarray(0.0)), [0.5, 2.0])
+    assert path[0, 0] == pytest.approx(2.0, rel=1e-8)
+    assert np.isnan(path[1]).all()
+
+
+def test_times_must_increase():
+    with pytest.raises(ValueError, match="times must be increasing"):
+        integrate(lambda x: x, (1.0, 1.0), [1.0, 0.5])
