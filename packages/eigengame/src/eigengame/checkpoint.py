@@ -1,0 +1,118 @@
+"""Checkpoints: arrays and JSON in one npz file, replaced atomically, no pickle.
+
+The JSON sits inside the archive because two files cannot be replaced in one atomic rename.
+"""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from eigengame.solver import State
+
+__all__ = ["from_arrays", "load", "read", "save", "to_arrays"]
+
+FORMAT_VERSION = 1
+_META = "__meta__"
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def to_arrays(state: State) -> dict[str, NDArray]:
+    """Return the leaves of a state by path, as host arrays (sharded leaves are gathered)."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {
+        jax.tree_util.keystr(path): np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        for path, leaf in leaves
+    }
+
+
+def from_arrays(arrays: dict[str, NDArray], like: State) -> State:
+    """Return a state with the structure and placement of `like` and the given leaves.
+
+    Raises:
+        ValueError: If a leaf is missing or has another shape; names the leaf.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+
+    def restore(path: Any, template: Any) -> Any:
+        name = jax.tree_util.keystr(path)
+        if name not in arrays:
+            raise ValueError(f"Checkpoint has no entry {name}; it was written by another configuration.")
+        value = arrays[name]
+        if _is_key(template):
+            return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(template))
+        if value.shape != template.shape:
+            raise ValueError(
+                f"Checkpoint entry {name} has shape {value.shape}, expected {template.shape}; "
+                "k, d and the optimiser must be those of the run that wrote it."
+            )
+        placed = jnp.asarray(value, template.dtype)
+        return jax.device_put(placed, template.sharding)
+
+    return jax.tree.unflatten(structure, [restore(path, leaf) for path, leaf in leaves])
+
+
+def save(path: str | os.PathLike[str], state: State, meta: dict[str, Any] | None = None) -> None:
+    """Write a checkpoint; a reader sees the old file or the new one, never a part.
+
+    Args:
+        path: File name, by convention ending in `.npz`.
+        state: Any state.
+        meta: JSON values to keep with it, such as the position in the data.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    record = json.dumps({"format": FORMAT_VERSION, "meta": meta or {}})
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    with partial.open("wb") as file:
+        np.savez(file, **to_arrays(state), **{_META: np.array(record)})
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(target)
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """Return the arrays of a checkpoint by leaf path, and its metadata.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not a checkpoint of a known format version.
+    """
+    target = Path(path)
+    if not target.is_file():
+        raise FileNotFoundError(f"No checkpoint at {target}.")
+    try:
+        with np.load(target, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        record = json.loads(str(arrays.pop(_META)))
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+        raise ValueError(f"{target} is not an eigengame checkpoint ({error}).") from error
+    if record.get("format") != FORMAT_VERSION:
+        raise ValueError(
+            f"{target} has checkpoint format {record.get('format')}; this version reads {FORMAT_VERSION}."
+        )
+    return arrays, record["meta"]
+
+
+def load(path: str | os.PathLike[str], like: State) -> tuple[State, dict[str, Any]]:
+    """Return the state and the metadata of a checkpoint.
+
+    Args:
+        path: Written by `save`.
+        like: A state of the same configuration (from `init`); gives structure, types and placement.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no checkpoint or does not fit `like`.
+    """
+    arrays, meta = read(path)
+    return from_arrays(arrays, like), meta

@@ -1,0 +1,91 @@
+"""Exact solvers to compare with: covariance and eigh, generalised eigh. In float64 on the host.
+
+They need a (d, d) matrix and d**3 operations. Where that fits in memory they are usually faster than
+any streaming method; see "Which solver when" in the README.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Eigenpairs", "covariance", "pca", "pencil"]
+
+
+class Eigenpairs(NamedTuple):
+    """Eigenvalues in descending order and their vectors on rows.
+
+    Attributes:
+        values: Shape (k,).
+        vectors: Shape (k, d).
+    """
+
+    values: NDArray
+    vectors: NDArray
+
+
+def orient(V: NDArray) -> NDArray:
+    """Return the rows with the sign that makes the largest-magnitude entry of each positive.
+
+    Example:
+        >>> orient(np.array([[1.0, -2.0]]))
+        array([[-1.,  2.]])
+    """
+    flat = V.reshape(V.shape[0], -1)
+    peak = flat[np.arange(flat.shape[0]), np.argmax(np.abs(flat), axis=1)]
+    signs = np.where(peak < 0, -1, 1).astype(V.dtype)
+    return V * signs.reshape(-1, *[1] * (V.ndim - 1))
+
+
+def covariance(
+    X: ArrayLike, *, center: bool = True, ddof: int = 0, chunk: int = 8192
+) -> tuple[Float[np.ndarray, "d d"], Float[np.ndarray, " d"]]:
+    """Return the covariance of the rows and their mean, reading `chunk` rows at a time.
+
+    Example:
+        >>> covariance([[1.0], [3.0]])[0]
+        array([[1.]])
+    """
+    rows = X if hasattr(X, "shape") else np.asarray(X)
+    n, d = rows.shape
+    total, second = np.zeros(d), np.zeros((d, d))
+    shift = np.asarray(rows[: min(n, chunk)], np.float64).mean(axis=0) if center else np.zeros(d)
+    for start in range(0, n, chunk):
+        part = np.asarray(rows[start : start + chunk], np.float64) - shift
+        total += part.sum(axis=0)
+        second += part.T @ part
+    if not center:
+        return second / (n - ddof), np.zeros(d)
+    mean = total / n
+    return (second - n * np.outer(mean, mean)) / (n - ddof), mean + shift
+
+
+def pca(X: ArrayLike, k: int, *, center: bool = True, ddof: int = 0) -> Eigenpairs:
+    """Return the top-k eigenpairs of the covariance of the rows.
+
+    Example:
+        >>> pca([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]], 2).values
+        array([2. , 0.5])
+    """
+    return pencil(covariance(X, center=center, ddof=ddof)[0], k=k)
+
+
+def pencil(A: ArrayLike, B: ArrayLike | None = None, *, k: int | None = None) -> Eigenpairs:
+    """Return the top-k solutions of A v = lambda B v, with v'Bv = 1 (unit vectors without B).
+
+    Example:
+        >>> pencil(np.diag([2.0, 3.0]), np.diag([1.0, 3.0])).values
+        array([2., 1.])
+    """
+    from scipy.linalg import eigh
+
+    matrix = np.asarray(A, np.float64)
+    size = matrix.shape[0]
+    k = size if k is None else k
+    if not 1 <= k <= size:
+        raise ValueError(f"k={k} is outside 1..{size}, the size of the matrix.")
+    values, vectors = eigh(
+        matrix, None if B is None else np.asarray(B, np.float64), subset_by_index=(size - k, size - 1)
+    )
+    return Eigenpairs(values[::-1], orient(vectors[:, ::-1].T))

@@ -1,0 +1,423 @@
+"""State and update of the streaming solvers: init, step, step_operator, scan_steps.
+
+One step is direction -> optax update -> retraction (v / ||v|| for mu and alpha, clipping into the unit
+ball for GHA, QR for Oja). No tangent projection by default: both papers drop it, and normalisation
+alone makes the full-batch step a shifted power iteration.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from eigengame.directions import (
+    Algorithm,
+    Reduction,
+    check_reduction,
+    direction_and_gram,
+    direction_from_products,
+    penalty_weights,
+    project_to_tangent,
+)
+from eigengame.optax_transforms import normalize_rows
+from eigengame.sharding import padded_players, sharded_direction, vector_sharding
+from eigengame.trees import batch_size, combine, gram, num_players, row_norms, scale_rows
+from eigengame.utilities import utilities_from_products
+
+__all__ = [
+    "Config",
+    "Moments",
+    "State",
+    "init",
+    "initial_vectors",
+    "retract",
+    "sample_steps",
+    "scan_steps",
+    "step",
+    "step_operator",
+]
+
+_MAX_COUNT = 2**31 - 2**24  # the running mean becomes an exponential average beyond; int32 never wraps
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a step does. Hashable: equal configs share one compiled step.
+
+    Attributes:
+        optimizer: optax transformation; receives the negated direction.
+        algorithm: `"mu"`, `"alpha"`, `"gha"` or `"oja"`.
+        reduction: `"mean"` divides by the number of samples, `"sum"` does not.
+        project: Remove the radial component of the direction first.
+        center: Subtract the mean of all samples seen so far, this batch included.
+        moments: Track total variance and running Rayleigh quotients in `State.aux`.
+        utilities: Which utility to report with each step; None reports none.
+        precision: Matrix-multiply precision, as `jax.default_matmul_precision` takes it.
+        mesh: Device layout from `make_mesh`; None for one device.
+    """
+
+    optimizer: optax.GradientTransformation
+    algorithm: Algorithm = "mu"
+    reduction: Reduction = "mean"
+    project: bool = False
+    center: bool = False
+    moments: bool = False
+    utilities: Literal["alpha", "mu"] | None = None
+    precision: str | None = None
+    mesh: Mesh | None = None
+
+    def __post_init__(self) -> None:
+        check_reduction(self.reduction)
+        if self.algorithm not in ("mu", "alpha", "gha", "oja"):
+            raise ValueError(f"Unknown algorithm {self.algorithm!r}. Allowed: 'mu', 'alpha', 'gha', 'oja'.")
+
+
+class Moments(NamedTuple):
+    """Running second moments of the stream.
+
+    Attributes:
+        total: Mean squared distance of the samples from their mean.
+        along: Mean squared response of each player, step t weighted by t, so early vectors fade.
+    """
+
+    total: Float[Array, ""]
+    along: Float[Array, " k"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """Everything a run needs to continue.
+
+    Attributes:
+        V: Vectors on rows, with padding rows of zeros where the mesh needs them.
+        opt_state: State of the optax transformation.
+        mean: Running mean of the samples, in the structure of one sample.
+        count: Samples seen.
+        step: Steps taken.
+        aux: `Moments`, the `Auxiliary` averages of gamma, or ().
+        key: JAX random key, consumed by `sample_steps`.
+        k: Number of real players.
+    """
+
+    V: PyTree
+    opt_state: Any
+    mean: PyTree
+    count: Int[Array, ""]
+    step: Int[Array, ""]
+    aux: Any
+    key: Array
+    k: int = field(metadata={"static": True})
+
+    @property
+    def vectors(self) -> PyTree:
+        """The k real vectors, without padding rows."""
+        return jax.tree.map(lambda v: v[: self.k], self.V)
+
+
+def _sample_shape(leaf: Any) -> tuple[int, ...]:
+    return (int(leaf),) if np.ndim(leaf) == 0 and not hasattr(leaf, "shape") else tuple(leaf.shape)
+
+
+def initial_vectors(key: Array, k: int, d: PyTree, dtype: Any = jnp.float32) -> PyTree:
+    """Return k random unit vectors; row i depends on (key, i) only, not on k or on any device layout.
+
+    Args:
+        key: JAX random key.
+        k: Number of vectors.
+        d: Dimension, or a pytree with one entry per leaf: an int, or anything with a `shape`.
+        dtype: Floating-point type.
+
+    Example:
+        >>> import jax
+        >>> key = jax.random.key(0)
+        >>> bool((initial_vectors(key, 5, 3)[:2] == initial_vectors(key, 2, 3)).all())
+        True
+    """
+    leaves, structure = jax.tree.flatten(d)
+    players = jnp.arange(k)
+
+    def draw(index: int, shape: tuple[int, ...]) -> Array:
+        leaf_key = jax.random.fold_in(key, index)
+        return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(leaf_key, i), shape, dtype))(players)
+
+    return normalize_rows(
+        jax.tree.unflatten(structure, [draw(i, _sample_shape(leaf)) for i, leaf in enumerate(leaves)])
+    )
+
+
+def _check_players(k: int, dim: int) -> None:
+    if k < 1:
+        raise ValueError(f"k is {k}; ask for at least one component.")
+    if k > dim:
+        raise ValueError(f"k={k} exceeds the dimension d={dim}; ask for at most {dim} components.")
+
+
+def _check_unit_rows(V: PyTree, k: int) -> None:
+    if num_players(V) != k:
+        raise ValueError(f"V has {num_players(V)} rows but k={k}; rows must be the vectors.")
+    worst = float(jnp.max(jnp.abs(row_norms(V) - 1)))
+    if not worst < 1e-3:
+        raise ValueError(f"Rows of V must have unit norm; the worst deviates by {worst:.2g}. Normalise them.")
+
+
+def init(
+    key: Array,
+    k: int,
+    d: PyTree,
+    optimizer: optax.GradientTransformation,
+    *,
+    V: PyTree | None = None,
+    moments: bool = False,
+    dtype: Any = jnp.float32,
+    mesh: Mesh | None = None,
+) -> State:
+    """Return the starting state: random unit vectors, fresh optimiser state.
+
+    Args:
+        key: JAX random key.
+        k: Number of vectors, 1 <= k <= d.
+        d: Dimension, or pytree of dimensions or of things with a `shape` (one per leaf).
+        optimizer: optax transformation.
+        V: Starting vectors instead of random ones (unit rows).
+        moments: Whether the steps will track `Moments`.
+        dtype: Floating-point type of the vectors.
+        mesh: Device layout; vectors, optimiser state and moments are placed on it.
+
+    Raises:
+        ValueError: For k outside 1..d or rows of `V` that are not unit vectors.
+
+    Example:
+        >>> import jax, optax
+        >>> init(jax.random.key(0), 2, 5, optax.sgd(0.1)).V.shape
+        (2, 5)
+    """
+    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(_sample_shape(leaf), dtype), d)
+    _check_players(k, sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(template)))
+    if V is None:
+        V = initial_vectors(key, k, template, dtype)
+    else:
+        V = jax.tree.map(lambda v: jnp.asarray(v, dtype), V)
+        _check_unit_rows(V, k)
+    padding = padded_players(k, mesh) - k
+    V = jax.tree.map(lambda v: jnp.pad(v, [(0, padding)] + [(0, 0)] * (v.ndim - 1)), V)
+    accumulation = jnp.promote_types(dtype, jnp.float32)
+    state = State(
+        V=V,
+        opt_state=optimizer.init(V),
+        mean=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, accumulation), template),
+        count=jnp.zeros((), jnp.int32),
+        step=jnp.zeros((), jnp.int32),
+        aux=Moments(jnp.zeros((), accumulation), jnp.zeros(k + padding, accumulation)) if moments else (),
+        key=key,
+        k=k,
+    )
+    return state if mesh is None else place(state, mesh)
+
+
+def place(state: State, mesh: Mesh) -> State:
+    """Lay a state out on a mesh: V and everything of its shape sharded, the rest replicated."""
+    by_shape = {
+        leaf.shape: sharding
+        for leaf, sharding in zip(
+            jax.tree.leaves(state.V), jax.tree.leaves(vector_sharding(state.V, mesh)), strict=True
+        )
+    }
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: _put(leaf, by_shape.get(leaf.shape, replicated)), state)
+
+
+def _put(leaf: Array, sharding: NamedSharding) -> Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _put(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def retract(algorithm: Algorithm, V: PyTree, k: int) -> PyTree:
+    """Return V brought back to its constraint set; only the first k rows are players.
+
+    Normalised rows for mu and alpha, rows clipped into the unit ball for GHA, an orthonormal basis by
+    QR with the signs of diag(R) for Oja.
+    """
+    if algorithm == "gha":
+        norms = row_norms(V)
+        return scale_rows(1 / jnp.maximum(norms, 1), V)
+    if algorithm != "oja":
+        return normalize_rows(V)
+    leaves, structure = jax.tree.flatten(V)
+    flat = jnp.concatenate([leaf[:k].reshape(k, -1) for leaf in leaves], axis=1)
+    Q, R = jnp.linalg.qr(flat.T)
+    rows = (Q * jnp.where(jnp.diagonal(R) < 0, -1, 1)).T
+    cuts = np.cumsum([leaf[0].size for leaf in leaves])[:-1]
+    parts = jnp.split(rows, cuts, axis=1)
+    filled = [leaf.at[:k].set(part.reshape(k, *leaf.shape[1:])) for leaf, part in zip(leaves, parts, strict=True)]
+    return jax.tree.unflatten(structure, filled)
+
+
+def _center(state: State, X: PyTree, num_valid: Array) -> tuple[PyTree, PyTree, Array, Array]:
+    """Return centred rows, the new mean, the mean squared deviation of all samples and the new share."""
+    n = batch_size(X)
+    share = num_valid / (state.count + num_valid)
+    mask = jnp.arange(n) < num_valid
+
+    def deviations(x: Array, mean: Array) -> Array:
+        rows = mask.reshape(-1, *[1] * (x.ndim - 1))
+        return jnp.where(rows, x - mean[None], 0)
+
+    old = jax.tree.map(deviations, X, state.mean)
+    shift = jax.tree.map(lambda x: jnp.sum(x, axis=0) / num_valid, old)
+    mean = jax.tree.map(lambda m, s: m + share * s, state.mean, shift)
+    squares = jnp.asarray(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(old))) / num_valid
+    drift = jnp.asarray(sum(jnp.sum(jnp.square(s)) for s in jax.tree.leaves(shift)))
+    centred = jax.tree.map(deviations, X, mean)
+    return centred, mean, squares - share * drift, share
+
+
+def _advance(state: State, direction: PyTree, config: Config) -> tuple[PyTree, Any, Bool[Array, ""]]:
+    if config.project:
+        direction = project_to_tangent(state.V, direction)
+    descent = jax.tree.map(jnp.negative, direction)
+    updates, opt_state = config.optimizer.update(descent, state.opt_state, state.V)
+    moved = optax.apply_updates(state.V, updates)
+    finite = jnp.all(jnp.isfinite(row_norms(moved)))
+    return retract(config.algorithm, moved, state.k), opt_state, finite
+
+
+def _masked_weights(state: State) -> Float[Array, "k k"]:
+    real = jnp.arange(num_players(state.V)) < state.k
+    return penalty_weights(num_players(state.V)) * real[:, None] * real[None, :]
+
+
+def _step(
+    state: State, batch: PyTree, config: Config, num_valid: Int[Array, ""] | int | None = None
+) -> tuple[State, dict[str, Array]]:
+    with jax.default_matmul_precision(config.precision):
+        X = jax.tree.map(jnp.asarray, batch)
+        n = jnp.asarray(batch_size(X) if num_valid is None else num_valid, jnp.int32)
+        mean, aux, deviation, share = state.mean, state.aux, None, None
+        if config.center:
+            X, mean, deviation, share = _center(state, X, n)
+        if config.mesh is None:
+            direction, S = direction_and_gram(config.algorithm, state.V, X)
+        else:
+            direction, S = sharded_direction(
+                config.algorithm, state.V, X, _masked_weights(state), config.mesh
+            )
+        along = jnp.diagonal(S) / n
+        scale = 1 if config.reduction == "sum" else 1 / n
+        direction = jax.tree.map(lambda g: g * jnp.asarray(scale, g.dtype), direction)
+        V, opt_state, finite = _advance(state, direction, config)
+        if config.moments:
+            aux = _update_moments(state, X, along, n, deviation, share)
+        metrics = {"finite": finite, "rayleigh": along[: state.k]}
+        if config.utilities is not None:
+            values = utilities_from_products(S, gram(state.V, state.V), config.utilities)
+            metrics["utilities"] = (values * scale)[: state.k]
+        count = jnp.minimum(state.count + n, _MAX_COUNT)
+        return State(V, opt_state, mean, count, state.step + 1, aux, state.key, state.k), metrics
+
+
+def _update_moments(
+    state: State, X: PyTree, along: Array, n: Array, deviation: Array | None, share: Array | None
+) -> Moments:
+    if deviation is None or share is None:
+        share = n / (state.count + n)
+        deviation = jnp.asarray(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(X))) / n
+    old: Moments = state.aux
+    rate = 2 / (state.step + 2)
+    return Moments(
+        total=(1 - share) * old.total + share * deviation, along=old.along + rate * (along - old.along)
+    )
+
+
+step = jax.jit(_step, static_argnames="config")
+step.__doc__ = """Take one step on a batch; return the new state and its metrics. Compiled.
+
+Args:
+    state: From `init`.
+    batch: Samples on rows, array or pytree.
+    config: Static; a new one compiles anew.
+    num_valid: Number of leading rows that count; the rest is padding and must be zero.
+
+Returns:
+    The new state and a dict: `finite` (one flag for the whole update), `rayleigh` (k,) v_i'C v_i on
+    the batch before the update, and `utilities` (k,) if the config asks for them.
+"""
+
+
+@partial(jax.jit, static_argnames="config", donate_argnames="state")
+def scan_steps(state: State, batches: PyTree, config: Config) -> tuple[State, dict[str, Array]]:
+    """Take one step per entry of `batches` (leading axis T) in one compiled loop.
+
+    The incoming state is donated: its buffers are reused, do not read it afterwards.
+
+    Returns:
+        The last state and the metrics of all steps, each with leading axis T.
+    """
+    return jax.lax.scan(lambda carry, batch: _step(carry, batch, config), state, batches)
+
+
+@partial(jax.jit, static_argnames=("num_steps", "batch_size", "config"), donate_argnames="state")
+def sample_steps(
+    state: State, data: PyTree, num_steps: int, batch_size: int, config: Config
+) -> tuple[State, dict[str, Array]]:
+    """Take `num_steps` steps on rows drawn with replacement from a data set that fits on the device.
+
+    The draws consume `state.key`. The incoming state is donated.
+    """
+    size = num_players(data)
+
+    def one(carry: State, _: None) -> tuple[State, dict[str, Array]]:
+        key, draw = jax.random.split(carry.key)
+        rows = jax.random.randint(draw, (batch_size,), 0, size)
+        carry = State(
+            carry.V, carry.opt_state, carry.mean, carry.count, carry.step, carry.aux, key, carry.k
+        )
+        return _step(carry, jax.tree.map(lambda x: x[rows], data), config)
+
+    return jax.lax.scan(one, state, None, length=num_steps)
+
+
+@partial(jax.jit, static_argnames=("matmul", "config"))
+def step_operator(
+    state: State, matmul: Callable[[PyTree], PyTree], config: Config
+) -> tuple[State, dict[str, Array]]:
+    """Take one step for a symmetric operator given only by its products.
+
+    Args:
+        state: From `init`.
+        matmul: Maps V (k, d) to A V (k, d), rows to rows; for kernels, Hessians, graphs. Traced once.
+        config: Static. `reduction` does not apply.
+
+    Returns:
+        The new state and the metrics `finite` and `rayleigh`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> config = Config(optax.sgd(1.0))
+        >>> A = jnp.diag(jnp.array([4.0, 1.0, 0.0]))
+        >>> product = lambda V: V @ A
+        >>> state = init(jax.random.key(0), 2, 3, config.optimizer)
+        >>> for _ in range(50):
+        ...     state, metrics = step_operator(state, product, config)
+        >>> jnp.round(metrics["rayleigh"], 4)
+        Array([4., 1.], dtype=float32)
+    """
+    with jax.default_matmul_precision(config.precision):
+        AV = matmul(state.V)
+        direction = direction_from_products(config.algorithm, state.V, AV)
+        along = jnp.diagonal(gram(state.V, AV))
+        V, opt_state, finite = _advance(state, direction, config)
+        new = State(V, opt_state, state.mean, state.count, state.step + 1, state.aux, state.key, state.k)
+        return new, {"finite": finite, "rayleigh": along[: state.k]}

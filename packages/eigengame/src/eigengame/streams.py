@@ -1,0 +1,135 @@
+"""From whatever the user has to batches of one shape: arrays, memmaps, sparse rows, iterables.
+
+Rows are cast to floating point before any arithmetic (uint8 images would overflow), sparse rows are
+densified one batch at a time, a memmap is read in contiguous blocks, and a short last batch is padded
+with zero rows and a count. So a run compiles one shape, or two with `partial_fit`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+__all__ = ["Batch", "array_batches", "chunks", "dense_rows", "is_stream", "iterable_batches", "pad_rows"]
+
+
+class Batch(NamedTuple):
+    """Rows padded to a fixed number, how many of them count, and the index within the epoch.
+
+    Attributes:
+        rows: Shape (size, d); padding rows are zero.
+        num_valid: Number of leading rows that are samples.
+        index: Position in the epoch, for messages and resuming.
+    """
+
+    rows: NDArray
+    num_valid: int
+    index: int
+
+
+def is_stream(X: Any) -> bool:
+    """Return whether X is a callable or an iterator of batches rather than an array-like of rows."""
+    return callable(X) or (isinstance(X, Iterator) and not hasattr(X, "shape"))
+
+
+def dense_rows(X: Any, rows: Any, dtype: DTypeLike) -> NDArray:
+    """Return the selected rows as a dense array of `dtype`."""
+    part = X[rows]
+    return np.asarray(part.toarray() if hasattr(part, "toarray") else part, dtype=dtype)
+
+
+def pad_rows(rows: NDArray, size: int) -> NDArray:
+    """Return rows with zero rows appended up to `size`."""
+    missing = size - rows.shape[0]
+    return rows if missing == 0 else np.pad(rows, ((0, missing), (0, 0)))
+
+
+def check_finite(rows: NDArray, index: int) -> None:
+    """Raise ValueError naming the batch if any entry is NaN or infinite."""
+    if not np.all(np.isfinite(rows)):
+        what = "NaN" if np.any(np.isnan(rows)) else "inf"
+        raise ValueError(
+            f"Batch {index} contains {what}. Clean or drop those rows; "
+            "the state before this batch was kept, so the fit can go on with partial_fit."
+        )
+
+
+def array_batches(
+    X: Any, batch_size: int, *, seed: int, epoch: int = 0, start: int = 0, dtype: DTypeLike = np.float32
+) -> Iterator[Batch]:
+    """Yield one epoch of batches of an array, memmap or CSR matrix in an order set by (seed, epoch).
+
+    In-memory rows are permuted. A memmap is read in contiguous blocks of `batch_size` rows whose order
+    is permuted: random access to single rows of a file larger than memory would be seek-bound.
+
+    Args:
+        X: Rows.
+        batch_size: Rows per batch.
+        seed: Seed of the order.
+        epoch: Number of the epoch.
+        start: First batch to yield, to resume within an epoch.
+        dtype: Floating-point type of the batches.
+
+    Example:
+        >>> [batch.num_valid for batch in array_batches(np.zeros((5, 1)), 2, seed=0)]
+        [2, 2, 1]
+    """
+    n = X.shape[0]
+    generator = np.random.default_rng([seed, epoch])
+    count = -(-n // batch_size)
+    blocks = generator.permutation(count) if isinstance(X, np.memmap) else None
+    order = generator.permutation(n) if blocks is None else None
+    for index in range(start, count):
+        if order is not None:
+            selected: Any = order[index * batch_size : (index + 1) * batch_size]
+        else:
+            assert blocks is not None
+            block = int(blocks[index])
+            selected = slice(block * batch_size, min((block + 1) * batch_size, n))
+        rows = dense_rows(X, selected, dtype)
+        yield Batch(pad_rows(rows, batch_size), rows.shape[0], index)
+
+
+def iterable_batches(
+    source: Callable[[], Iterable[Any]] | Iterable[Any], batch_size: int, *, dtype: DTypeLike = np.float32
+) -> Iterator[Batch]:
+    """Yield the rows of a stream of batches of any sizes, regrouped into batches of one size.
+
+    Raises:
+        ValueError: If the stream is empty, or a batch is not two-dimensional or changes its width;
+            names the index of the offending batch.
+
+    Example:
+        >>> parts = iter([np.zeros((3, 2)), np.zeros((1, 2))])
+        >>> [batch.num_valid for batch in iterable_batches(parts, 2)]
+        [2, 2]
+    """
+    held: list[NDArray] = []
+    held_rows, index, width = 0, 0, None
+    for position, part in enumerate(source() if callable(source) else source):
+        rows = np.asarray(part.toarray() if hasattr(part, "toarray") else part)
+        if rows.ndim != 2:
+            raise ValueError(f"Batch {position} has shape {rows.shape}; pass samples on rows, shape (n, d).")
+        if width is not None and rows.shape[1] != width:
+            raise ValueError(f"Batch {position} has {rows.shape[1]} features; the earlier ones have {width}.")
+        width = rows.shape[1]
+        rows = rows.astype(dtype, copy=False)
+        check_finite(rows, position)
+        held.append(rows)
+        held_rows += rows.shape[0]
+        while held_rows >= batch_size:
+            joined = held[0] if len(held) == 1 else np.concatenate(held)
+            yield Batch(joined[:batch_size], batch_size, index)
+            held, held_rows, index = [joined[batch_size:]], held_rows - batch_size, index + 1
+    if held_rows:
+        joined = np.concatenate(held)
+        yield Batch(pad_rows(joined, batch_size), held_rows, index)
+    elif width is None:
+        raise ValueError("The iterable yielded no batch. Pass an iterable with at least one (n, d) array.")
+
+
+def chunks(X: Any, size: int) -> Iterator[slice]:
+    """Yield consecutive slices of at most `size` rows covering X."""
+    for start in range(0, X.shape[0], size):
+        yield slice(start, min(start + size, X.shape[0]))

@@ -1,0 +1,79 @@
+"""Linear algebra over pytrees whose leaves carry players or samples on their first axis.
+
+A set of k vectors is an array (k, d), or a pytree of arrays (k, ...) whose leaves together hold one
+vector per player; a batch of n samples is an array (n, d) or a pytree of the same structure with
+leaves (n, ...). Inner products sum over leaves, so a plain array is the one-leaf case.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+__all__ = ["batch_size", "combine", "gram", "num_players", "responses", "row_norms", "scale_rows", "subtract"]
+
+
+def _rows(leaf: Array) -> Array:
+    return leaf.reshape(leaf.shape[0], -1)
+
+
+def _accumulation_dtype(leaf: Array) -> Any:
+    return jnp.promote_types(leaf.dtype, jnp.float32)
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    """Multiply in the narrower data type of the two and accumulate in at least float32."""
+    narrow = a.dtype if a.dtype.itemsize < b.dtype.itemsize else b.dtype
+    return jnp.matmul(a.astype(narrow), b.astype(narrow), preferred_element_type=_accumulation_dtype(b))
+
+
+def num_players(V: PyTree) -> int:
+    """Return k, the common length of the first axes of the leaves of `V`."""
+    return int(jax.tree.leaves(V)[0].shape[0])
+
+
+def batch_size(X: PyTree) -> int:
+    """Return n, the common length of the first axes of the leaves of `X`."""
+    return num_players(X)
+
+
+def responses(V: PyTree, X: PyTree) -> Float[Array, "k n"]:
+    """Return V X', the response of every player to every sample (players on rows).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> responses(jnp.eye(2), jnp.array([[3.0, 4.0]]))
+        Array([[3.],
+               [4.]], dtype=float32)
+    """
+    products = [
+        _matmul(_rows(v), _rows(x).T) for v, x in zip(jax.tree.leaves(V), jax.tree.leaves(X), strict=True)
+    ]
+    return sum(products[1:], start=products[0])
+
+
+def gram(V: PyTree, W: PyTree) -> Float[Array, "k l"]:
+    """Return V W', all inner products between the vectors of `V` and those of `W`."""
+    return responses(V, W)
+
+
+def combine(M: Float[Array, "k n"], X: PyTree) -> PyTree:
+    """Return M X, for each row of `M` the weighted sum of the entries of `X`, in the structure of `X`."""
+    return jax.tree.map(lambda x: _matmul(M, _rows(x)).reshape(M.shape[0], *x.shape[1:]), X)
+
+
+def row_norms(V: PyTree) -> Float[Array, " k"]:
+    """Return the Euclidean norm of every vector."""
+    squares = [jnp.sum(jnp.square(_rows(v)), axis=1) for v in jax.tree.leaves(V)]
+    return jnp.sqrt(sum(squares[1:], start=squares[0]))
+
+
+def scale_rows(scale: Float[Array, " k"], V: PyTree) -> PyTree:
+    """Return diag(scale) V."""
+    return jax.tree.map(lambda v: scale.astype(v.dtype).reshape(-1, *[1] * (v.ndim - 1)) * v, V)
+
+
+def subtract(V: PyTree, W: PyTree) -> PyTree:
+    """Return V - W leaf by leaf."""
+    return jax.tree.map(jnp.subtract, V, W)
