@@ -1,0 +1,278 @@
+"""Gradient clustering over a whole population: one pass per iteration.
+
+The assignment of a mini-batch is final once made, so the next centres are accumulated in the same pass; only
+members of a split cluster are visited again.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from variance.errors import ConfigError
+from variance.gradient_clustering.centres import (
+    CentreForm,
+    Centres,
+    ClusteringOptions,
+    Compare,
+    RunningSums,
+    factor_power,
+    squared_distances,
+)
+from variance.gradient_clustering.initialisation import CaptureAt, Initialisation, initial_centres
+from variance.losses import LossFunction, require_finite
+from variance.per_example.capture import Capture, capture
+
+Weighting = Literal["none", "sequential", "frozen"]
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Result of `cluster`.
+
+    Attributes:
+        assignments: Cluster of every example after each iteration.
+        distortions: Summed distance at assignment time; with `sequential` weights, summed weighted distance.
+        centres: Centres after the last iteration.
+        num_splits: Clusters re-filled because they fell below `min_size`.
+    """
+
+    assignments: Int[Tensor, "iterations n"]
+    distortions: Float[Tensor, "iterations"]
+    centres: Centres
+    num_splits: int = 0
+
+    @property
+    def assignment(self) -> Int[Tensor, "n"]:
+        """Assignment of the last iteration."""
+        return self.assignments[-1]
+
+    @property
+    def sizes(self) -> Int[Tensor, "k"]:
+        """Cluster sizes of the last iteration."""
+        return torch.bincount(self.assignment, minlength=len(self.centres))
+
+
+def cluster(
+    model: nn.Module,
+    loss: LossFunction,
+    x: Tensor,
+    y: Tensor,
+    num_clusters: int,
+    *,
+    init: Initialisation | Centres | Int[Tensor, "k"] | list[int] = "data",
+    weighting: Weighting = "sequential",
+    iterations: int = 3,
+    min_size: int = 0,
+    chunk: int = 128,
+    include_bias: bool = False,
+    layers: tuple[str, ...] | None = None,
+    form: CentreForm = "product",
+    rank: int = 1,
+    compare: Compare = "gradients",
+    whiten: bool = False,
+    kahan: bool = False,
+    shuffle: bool = False,
+    seed: int = 0,
+) -> Clustering:
+    """Cluster the examples of a data set by their gradients.
+
+    Args:
+        model: Any module with Linear or Conv layers.
+        loss: Loss, per example or reducing.
+        x: Inputs.
+        y: Targets.
+        num_clusters: K, between 1 and the number of examples.
+        init: First centres, see `initial_centres`.
+        weighting: Factor w_k of the distance. `none`: 1. `sequential`: 1 + examples assigned to k so far in
+            this iteration, fixed within a chunk; balances itself and is what stratified sampling wants.
+            `frozen`: sizes of the previous iteration; unstable (clusters empty out and swap), for study only.
+        iterations: Passes over the data.
+        min_size: Clusters smaller than this take a random half of the cluster with the largest distortion, at
+            most one per iteration.
+        chunk: Examples per pass through the network.
+        include_bias: Let biases take part.
+        layers: Layers that take part.
+        form: Representation of centres.
+        rank: Rank of `svd` centres.
+        compare: What distances compare.
+        whiten: Scale factor coordinates to unit second moment.
+        kahan: Compensated summation.
+        shuffle: Visit examples in a new random order each iteration instead of index order.
+        seed: Seed of initialisation, order and splits.
+
+    Raises:
+        ConfigError: Impossible options.
+        NonFiniteGradient: A loss or distance is NaN or infinite; nothing is clustered.
+
+    Example:
+        >>> model = nn.Linear(1, 2, bias=False)
+        >>> x, y = torch.tensor([[1.0], [1.1], [-1.0], [-1.1]]), torch.zeros(4).long()
+        >>> found = cluster(model, nn.functional.cross_entropy, x, y, 2, init=[0, 2])
+        >>> found.assignment.tolist()
+        [0, 0, 1, 1]
+    """
+    options = ClusteringOptions(include_bias, layers, form, rank, compare, whiten, kahan)
+    batch = BatchClustering(
+        num_clusters, options, weighting=weighting, min_size=min_size, chunk=chunk, shuffle=shuffle, seed=seed
+    )
+
+    def capture_at(indices: Tensor) -> Capture:
+        return capture(model, loss, x[indices], y[indices], weights_only=True)
+
+    return batch.fit(capture_at, len(x), iterations, init)
+
+
+class BatchClustering:
+    """The clustering loop behind `cluster` and the clustered estimator; keeps centres between calls.
+
+    Args:
+        num_clusters: K.
+        options: What is clustered.
+        weighting: See `cluster`.
+        min_size: See `cluster`.
+        chunk: See `cluster`.
+        shuffle: See `cluster`.
+        seed: Seed or generator.
+    """
+
+    def __init__(
+        self,
+        num_clusters: int,
+        options: ClusteringOptions | None = None,
+        *,
+        weighting: Weighting = "sequential",
+        min_size: int = 0,
+        chunk: int = 128,
+        shuffle: bool = True,
+        seed: int | np.random.Generator = 0,
+    ) -> None:
+        if num_clusters < 1:
+            raise ConfigError(f"num_clusters is {num_clusters}; it must be at least 1.")
+        if weighting not in ("none", "sequential", "frozen"):
+            raise ConfigError(f"weighting is '{weighting}'; allowed are none, sequential, frozen.")
+        if chunk < 1 or min_size < 0:
+            raise ConfigError(f"chunk {chunk} must be at least 1 and min_size {min_size} at least 0.")
+        self.num_clusters, self.options, self.weighting = (
+            num_clusters,
+            options or ClusteringOptions(),
+            weighting,
+        )
+        self.min_size, self.chunk, self.shuffle = min_size, chunk, shuffle
+        self.generator = np.random.default_rng(seed)
+        self.centres: Centres | None = None
+
+    def fit(
+        self,
+        capture_at: CaptureAt,
+        num_examples: int,
+        iterations: int,
+        init: Initialisation | Centres | Int[Tensor, "k"] | list[int] = "data",
+    ) -> Clustering:
+        """Run `iterations` passes from `init` (or from the previous centres where `init` is "data").
+
+        Raises:
+            ConfigError: Fewer examples than clusters, or no iteration.
+        """
+        if num_examples < 1:
+            raise ConfigError("the data set is empty; there is nothing to cluster.")
+        if self.num_clusters > num_examples:
+            raise ConfigError(
+                f"num_clusters {self.num_clusters} exceeds the {num_examples} examples; use fewer clusters."
+            )
+        if iterations < 1:
+            raise ConfigError(f"iterations is {iterations}; it must be at least 1.")
+        if self.centres is None or init != "data":
+            self.centres = initial_centres(
+                init, capture_at, num_examples, self.num_clusters, self.options, self.generator
+            )
+        scales = self._scales(capture_at, num_examples)
+        weights = torch.ones(self.num_clusters)
+        assignments, distortions, splits = [], [], 0
+        for _ in range(iterations):
+            order = self.generator.permutation(num_examples) if self.shuffle else np.arange(num_examples)
+            assignment, distortion, sums = self._assign(capture_at, torch.from_numpy(order), weights, scales)
+            splits += self._split(capture_at, assignment, distortion, sums)
+            sizes = torch.bincount(assignment, minlength=self.num_clusters)
+            self.centres = sums.means(sizes)
+            if self.weighting == "frozen":
+                weights = sizes.clamp_min(1).double()
+            assignments.append(assignment)
+            distortions.append(distortion.sum())
+        return Clustering(torch.stack(assignments), torch.stack(distortions), self.centres, splits)
+
+    def assign(self, capture_at: CaptureAt, num_examples: int) -> Int[Tensor, "n"]:
+        """Assign every example to its nearest centre, unweighted, without changing anything."""
+        assert self.centres is not None
+        scales = self._scales(capture_at, num_examples)
+        found = [
+            squared_distances(capture_at(indices), self.centres, self.options, scales).argmin(1)
+            for indices in torch.arange(num_examples).split(self.chunk)
+        ]
+        return torch.cat(found)
+
+    def _scales(self, capture_at: CaptureAt, num_examples: int) -> dict[str, tuple[Tensor, Tensor]] | None:
+        if not self.options.whiten:
+            return None
+        total: dict[str, tuple[Tensor, Tensor]] = {}
+        for indices in torch.arange(num_examples).split(self.chunk):
+            for name, (a, b) in factor_power(capture_at(indices), self.options).items():
+                total[name] = (total[name][0] + a, total[name][1] + b) if name in total else (a, b)
+        scales = {}
+        for name, powers in total.items():
+            roots = [(power / num_examples).sqrt() for power in powers]
+            scales[name] = (
+                torch.where(roots[0] > 0, roots[0], 1.0),
+                torch.where(roots[1] > 0, roots[1], 1.0),
+            )
+        return scales
+
+    def _assign(
+        self,
+        capture_at: CaptureAt,
+        order: Int[Tensor, "n"],
+        weights: Float[Tensor, "k"],
+        scales: dict[str, tuple[Tensor, Tensor]] | None,
+    ) -> tuple[Int[Tensor, "n"], Float[Tensor, "k"], RunningSums]:
+        """Assign all examples; return ids, distortion by cluster and the sums of the new centres."""
+        assert self.centres is not None
+        assignment = torch.empty_like(order)
+        distortion = torch.zeros(self.num_clusters, dtype=torch.float64)
+        counts = torch.zeros(self.num_clusters, dtype=torch.long)
+        sums = RunningSums(self.num_clusters, self.options)
+        for indices in order.split(self.chunk):
+            found = capture_at(indices)
+            distances = squared_distances(found, self.centres, self.options, scales).cpu()
+            require_finite(distances, "the distance to the centres", indices)
+            if self.weighting == "sequential":
+                distances = distances * (counts + 1)
+            ids = (
+                (distances * weights.to(distances.dtype)).argmin(1)
+                if self.weighting == "frozen"
+                else distances.argmin(1)
+            )
+            assignment[indices] = ids
+            distortion.index_add_(0, ids, distances.gather(1, ids.unsqueeze(1)).squeeze(1).double())
+            counts += torch.bincount(ids, minlength=self.num_clusters)
+            sums.add(found, ids.to(found.losses.device))
+        return assignment, distortion, sums
+
+    def _split(self, capture_at: CaptureAt, assignment: Tensor, distortion: Tensor, sums: RunningSums) -> int:
+        """Refill the smallest cluster from the worst when it is below `min_size`; change the arguments."""
+        sizes = torch.bincount(assignment, minlength=self.num_clusters)
+        smallest = int(sizes.argmin())
+        eligible = (sizes >= max(self.min_size, 2)) & (torch.arange(self.num_clusters) != smallest)
+        if int(sizes[smallest]) >= self.min_size or not bool(eligible.any()):
+            return 0
+        worst = int(torch.where(eligible, distortion, -1.0).argmax())
+        members = (assignment == worst).nonzero().flatten()
+        moved = members[torch.from_numpy(self.generator.permutation(len(members))[: len(members) // 2])]
+        for indices in moved.split(self.chunk):
+            found = capture_at(indices)
+            sums.add(found, torch.full_like(indices, worst), sign=-1.0)
+            sums.add(found, torch.full_like(indices, smallest))
+        assignment[moved] = smallest
+        return 1

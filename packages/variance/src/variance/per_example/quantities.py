@@ -1,0 +1,195 @@
+"""Squared norms, Gram matrices, moments and inner products of per-example gradients, by layer."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from variance.per_example.capture import Capture
+from variance.per_example.cost import CHUNK_BYTES, Choice, Shape, Task, choose
+from variance.per_example.layers import ConvLayer, WeightLayer
+
+
+def shape_of(layer: WeightLayer) -> Shape:
+    """Return the sizes that the cost model needs."""
+    o, i = layer.weight_shape
+    itemsize = layer.calls[0].b.element_size()
+    return Shape(len(layer), layer.num_positions, o, i, layer.groups, isinstance(layer, ConvLayer), itemsize)
+
+
+def choice_for(layer: WeightLayer, task: Task, directions: int = 1) -> Choice:
+    """Return the formulation the cost model picks for one layer."""
+    return choose(task, shape_of(layer), directions)
+
+
+def kernel_chunks(layer: WeightLayer) -> Iterator[tuple[slice, Float[Tensor, "n o i"]]]:
+    """Materialise weight gradients piece by piece, at most `CHUNK_BYTES` at a time."""
+    o, i = layer.weight_shape
+    size = max(1, CHUNK_BYTES // (o * i * layer.calls[0].b.element_size()))
+    for start in range(0, len(layer), size):
+        rows = slice(start, min(start + size, len(layer)))
+        yield rows, layer.kernels(rows)
+
+
+def materialised(capture: Capture) -> dict[str, Tensor]:
+    """Return all per-example gradients, (batch, *shape) by parameter name in `model.parameters()` order."""
+    found = dict(capture.rest)
+    for layer in capture.layers.values():
+        found |= layer.gradients()
+    n = len(capture)
+    zeros = {
+        name: capture.losses.new_zeros((n, *shape))
+        for name, shape in capture.shapes.items()
+        if name not in found
+    }
+    found |= zeros
+    return {name: found[name] for name in capture.shapes}
+
+
+def _small(capture: Capture) -> Iterator[tuple[str, Float[Tensor, "n p"]]]:
+    """Yield everything but the weights of weight layers: biases, norms, embeddings and the vmap remainder."""
+    for name, value in capture.rest.items():
+        yield name, value.flatten(1)
+    for layer in capture.layers.values():
+        if isinstance(layer, WeightLayer):
+            if bias := layer.parameter("bias"):
+                yield bias, layer.bias_gradients()
+        else:
+            for name, value in layer.gradients().items():
+                yield name, value.flatten(1)
+
+
+def _weights(capture: Capture) -> Iterator[tuple[str, WeightLayer]]:
+    for layer in capture.layers.values():
+        if isinstance(layer, WeightLayer) and (name := layer.parameter("weight")):
+            yield name, layer
+
+
+def weight_squared_norms(layer: WeightLayer) -> Float[Tensor, "n"]:
+    """Return ||G_n||_F^2 of one weight layer."""
+    formulation = choice_for(layer, "squared_norms").formulation
+    if formulation == "kernels":
+        return torch.cat([kernels.square().sum((1, 2)) for _, kernels in kernel_chunks(layer)])
+    a, b = layer.positions()
+    if formulation == "outer":
+        return a[:, 0].square().sum(1) * b[:, 0].square().sum(1)
+    return (torch.bmm(a, a.transpose(1, 2)) * torch.bmm(b, b.transpose(1, 2))).sum((1, 2))
+
+
+def weight_gram(layer: WeightLayer) -> Float[Tensor, "n n"]:
+    """Return <G_n, G_m> of one weight layer."""
+    formulation = choice_for(layer, "gram").formulation
+    if formulation == "kernels":
+        flat = layer.kernels().flatten(1)
+        return flat @ flat.T
+    a, b = layer.positions()
+    if formulation == "outer":
+        return (a[:, 0] @ a[:, 0].T) * (b[:, 0] @ b[:, 0].T)
+    n, t = a.shape[:2]
+    a, b = a.flatten(0, 1), b.flatten(0, 1)
+    return ((a @ a.T) * (b @ b.T)).reshape(n, t, n, t).sum((1, 3))
+
+
+def weight_second_moments(layer: WeightLayer) -> Float[Tensor, "o i"]:
+    """Return the sum over examples of G_n squared, elementwise, of one weight layer."""
+    if choice_for(layer, "second_moments").formulation == "outer":
+        a, b = layer.positions()
+        return b[:, 0].square().T @ a[:, 0].square()
+    pieces = [kernels.square().sum(0) for _, kernels in kernel_chunks(layer)]
+    return sum(pieces[1:], pieces[0])
+
+
+def weight_inner_products(layer: WeightLayer, directions: Float[Tensor, "k o i"]) -> Float[Tensor, "n k"]:
+    """Return <G_n, D_k> of one weight layer."""
+    formulation = choice_for(layer, "inner_products", len(directions)).formulation
+    if formulation == "kernels":
+        flat = directions.flatten(1).T
+        return torch.cat([kernels.flatten(1) @ flat for _, kernels in kernel_chunks(layer)])
+    a, b = layer.positions()
+    return torch.stack([((b @ direction) * a).sum((1, 2)) for direction in directions], 1)
+
+
+def weight_sum(layer: WeightLayer) -> Float[Tensor, "o i"]:
+    """Return sum_n G_n of one weight layer without separating examples."""
+    if isinstance(layer, ConvLayer):
+        pieces = [kernels.sum(0) for _, kernels in kernel_chunks(layer)]
+        return sum(pieces[1:], pieces[0])
+    a, b = layer.positions()
+    return b.flatten(0, 1).T @ a.flatten(0, 1)
+
+
+def squared_norms(capture: Capture) -> Float[Tensor, "n"]:
+    """Return the squared gradient norm of every example."""
+    total = torch.zeros_like(capture.losses)
+    for _, value in _small(capture):
+        total += value.square().sum(1)
+    for _, layer in _weights(capture):
+        total += weight_squared_norms(layer)
+    return total
+
+
+def gram(capture: Capture) -> Float[Tensor, "n n"]:
+    """Return the inner products of all pairs of per-example gradients (the empirical tangent kernel)."""
+    total = capture.losses.new_zeros(len(capture), len(capture))
+    for _, value in _small(capture):
+        total += value @ value.T
+    for _, layer in _weights(capture):
+        total += weight_gram(layer)
+    return total
+
+
+def first_and_second_moments(capture: Capture) -> tuple[Float[Tensor, "p"], Float[Tensor, "p"]]:
+    """Return the sums over examples of g and of g squared, flat, sharing materialised pieces."""
+    first: dict[str, Tensor] = {}
+    second: dict[str, Tensor] = {}
+    for name, value in _small(capture):
+        first[name], second[name] = value.sum(0), value.square().sum(0)
+    for name, layer in _weights(capture):
+        if choice_for(layer, "second_moments").formulation == "outer":
+            first[name], second[name] = weight_sum(layer), weight_second_moments(layer)
+        else:
+            pieces = [(kernels.sum(0), kernels.square().sum(0)) for _, kernels in kernel_chunks(layer)]
+            first[name] = sum((s for s, _ in pieces[1:]), pieces[0][0])
+            second[name] = sum((q for _, q in pieces[1:]), pieces[0][1])
+    return _flat(capture, first), _flat(capture, second)
+
+
+def norms_and_sum(capture: Capture) -> tuple[Float[Tensor, "n"], Float[Tensor, "p"]]:
+    """Return squared norms and the summed gradient, sharing materialised pieces (for an exact trace)."""
+    norms = torch.zeros_like(capture.losses)
+    total: dict[str, Tensor] = {}
+    for name, value in _small(capture):
+        norms += value.square().sum(1)
+        total[name] = value.sum(0)
+    for name, layer in _weights(capture):
+        if choice_for(layer, "squared_norms").formulation == "kernels":
+            total[name] = layer.calls[0].b.new_zeros(layer.weight_shape)
+            for rows, kernels in kernel_chunks(layer):
+                norms[rows] += kernels.square().sum((1, 2))
+                total[name] += kernels.sum(0)
+        else:
+            norms += weight_squared_norms(layer)
+            total[name] = weight_sum(layer)
+    return norms, _flat(capture, total)
+
+
+def inner_products(capture: Capture, directions: Float[Tensor, "k p"]) -> Float[Tensor, "n k"]:
+    """Return the inner products of per-example gradients with flat directions."""
+    offsets, position = {}, 0
+    for name, shape in capture.shapes.items():
+        offsets[name] = slice(position, position := position + shape.numel())
+    total = capture.losses.new_zeros(len(capture), len(directions))
+    for name, value in _small(capture):
+        total += value @ directions[:, offsets[name]].T
+    for name, layer in _weights(capture):
+        total += weight_inner_products(layer, directions[:, offsets[name]].reshape(-1, *layer.weight_shape))
+    return total
+
+
+def _flat(capture: Capture, parts: dict[str, Tensor]) -> Float[Tensor, "p"]:
+    pieces = [
+        parts[name].flatten() if name in parts else capture.losses.new_zeros(shape.numel())
+        for name, shape in capture.shapes.items()
+    ]
+    return torch.cat(pieces)

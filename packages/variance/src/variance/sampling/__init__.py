@@ -1,0 +1,30 @@
+"""Which examples are drawn, how often and with which weight."""
+
+from variance.sampling.index_samplers import Draw, ImportanceSampler, IndexSampler, UniformSampler
+from variance.sampling.stratified import (
+    StratifiedSampler,
+    check_assignment,
+    cluster_sizes,
+    cluster_variances,
+    clustering_objective,
+    neyman_fractions,
+    neyman_variance,
+    stratified_variance,
+    stratified_weights,
+)
+
+__all__ = [
+    "Draw",
+    "ImportanceSampler",
+    "IndexSampler",
+    "StratifiedSampler",
+    "UniformSampler",
+    "check_assignment",
+    "cluster_sizes",
+    "cluster_variances",
+    "clustering_objective",
+    "neyman_fractions",
+    "neyman_variance",
+    "stratified_variance",
+    "stratified_weights",
+]

@@ -1,0 +1,174 @@
+"""Who decides which examples come next: uniform epochs, uniform with replacement, importance sampling."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from variance.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Chosen examples and the weights of their losses; the estimate is mean(weight * gradient)."""
+
+    indices: Int[Tensor, "batch"]
+    weights: Float[Tensor, "batch"]
+
+
+class IndexSampler(Protocol):
+    """Restartable source of weighted indices."""
+
+    @property
+    def num_examples(self) -> int:
+        """Size of the population the indices refer to."""
+
+    def draw(self, count: int) -> Draw:
+        """Draw `count` indices."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to continue the sequence."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+
+
+def store_generator(generator: np.random.Generator) -> list[int]:
+    """Return the state of a PCG64 generator as 64-bit words, so that tensors-only checkpoints can hold it."""
+    state: Any = generator.bit_generator.state
+    if state["bit_generator"] != "PCG64":
+        raise ConfigError(
+            f"generators of type {state['bit_generator']} cannot be stored; use numpy.random.default_rng."
+        )
+    return [
+        int(state["state"]["state"]),
+        int(state["state"]["inc"]),
+        int(state["has_uint32"]),
+        int(state["uinteger"]),
+    ]
+
+
+def load_generator(generator: np.random.Generator, stored: list[int]) -> None:
+    """Restore what `store_generator` returned."""
+    state, increment, has_uint32, uinteger = stored
+    generator.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": state, "inc": increment},
+        "has_uint32": has_uint32,
+        "uinteger": uinteger,
+    }
+
+
+class UniformSampler:
+    """Every example equally likely.
+
+    Without replacement the population is visited in random order, epoch after epoch; a batch may cross the
+    end of an epoch, so all batches have the same size.
+
+    Args:
+        num_examples: Population size.
+        seed: Seed or generator of this sampler.
+        replacement: Draw independently instead of in epochs.
+
+    Example:
+        >>> sorted(UniformSampler(4, seed=0).draw(4).indices.tolist())
+        [0, 1, 2, 3]
+    """
+
+    def __init__(
+        self, num_examples: int, seed: int | np.random.Generator = 0, *, replacement: bool = False
+    ) -> None:
+        if num_examples < 1:
+            raise ConfigError(f"the population holds {num_examples} examples; at least 1 is needed.")
+        self.num_examples = num_examples
+        self.epoch = 0
+        self._generator = np.random.default_rng(seed)
+        self._replacement = replacement
+        self._pending = np.empty(0, dtype=np.int64)
+
+    def draw(self, count: int) -> Draw:
+        """Draw `count` indices with unit weights."""
+        if self._replacement:
+            indices = self._generator.integers(self.num_examples, size=count)
+        else:
+            while len(self._pending) < count:
+                self._pending = np.concatenate(
+                    [self._pending, self._generator.permutation(self.num_examples)]
+                )
+                self.epoch += 1
+            indices, self._pending = self._pending[:count], self._pending[count:]
+        return Draw(torch.from_numpy(indices), torch.ones(count, dtype=torch.float64))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return generator state, epoch and the rest of the current permutation."""
+        pending = torch.from_numpy(self._pending.copy())
+        return {"generator": store_generator(self._generator), "epoch": self.epoch, "pending": pending}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        load_generator(self._generator, state["generator"])
+        self.epoch, self._pending = int(state["epoch"]), state["pending"].numpy().copy()
+
+
+class ImportanceSampler:
+    """Draw with replacement with probability proportional to a score, weight 1/(N p).
+
+    Unbiased for every positive score; with scores equal to gradient norms the variance is the smallest
+    possible (Needell et al. 2014). Zero scores would never be drawn and are refused.
+
+    Args:
+        scores: One positive score per example.
+        seed: Seed or generator of this sampler.
+
+    Example:
+        >>> draw = ImportanceSampler(torch.tensor([1.0, 3.0]), seed=0).draw(1)
+        >>> bool(draw.weights[0] == (2.0 if draw.indices[0] == 0 else 2 / 3))
+        True
+    """
+
+    def __init__(self, scores: Float[Tensor, "n"], seed: int | np.random.Generator = 0) -> None:
+        self._generator = np.random.default_rng(seed)
+        self.set_scores(scores)
+
+    def set_scores(self, scores: Float[Tensor, "n"]) -> None:
+        """Replace the scores.
+
+        Raises:
+            ConfigError: A score is not positive and finite.
+        """
+        values = torch.as_tensor(scores).double().cpu().numpy()
+        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+        if len(values) == 0 or len(bad):
+            raise ConfigError(
+                f"importance sampling needs positive finite scores; {len(bad)} of {len(values)} are not "
+                f"(first: {bad[:3].tolist()}). Add a small constant: such examples would never be drawn."
+            )
+        self.num_examples = len(values)
+        self.probabilities = values / values.sum()
+        self._cumulative = np.cumsum(self.probabilities)
+
+    def draw(self, count: int) -> Draw:
+        """Draw `count` indices with weights 1/(N p)."""
+        indices = np.searchsorted(self._cumulative, self._generator.random(count), side="right").clip(
+            max=self.num_examples - 1
+        )
+        return Draw(
+            torch.from_numpy(indices), torch.from_numpy(1 / (self.num_examples * self.probabilities[indices]))
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return generator state and probabilities."""
+        return {
+            "generator": store_generator(self._generator),
+            "probabilities": torch.from_numpy(self.probabilities.copy()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        load_generator(self._generator, state["generator"])
+        self.probabilities = state["probabilities"].numpy().copy()
+        self.num_examples, self._cumulative = len(self.probabilities), np.cumsum(self.probabilities)

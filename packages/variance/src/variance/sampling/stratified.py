@@ -1,0 +1,312 @@
+"""Stratified sampling from clusters: weights, exact variances, allocations and the sampler.
+
+Cluster k holds N_k of N examples; M clusters are not empty. All variances are traces (summed over
+coordinates).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from variance.errors import ConfigError
+from variance.sampling.index_samplers import Draw, load_generator, store_generator
+
+Allocation = Literal["equal", "proportional", "neyman"]
+
+
+def check_assignment(
+    assignment: Int[Tensor, "n"], num_clusters: int | None = None, num_examples: int | None = None
+) -> Tensor:
+    """Return the assignment as int64 after checking ids and length.
+
+    Raises:
+        ValueError: Wrong length, empty, negative ids or ids beyond `num_clusters - 1`.
+    """
+    ids = torch.as_tensor(assignment)
+    if ids.ndim != 1 or len(ids) == 0 or ids.is_floating_point():
+        raise ValueError(
+            f"assignment has shape {tuple(ids.shape)} and dtype {ids.dtype}; pass one integer per example."
+        )
+    if num_examples is not None and len(ids) != num_examples:
+        raise ValueError(
+            f"assignment has {len(ids)} entries for {num_examples} examples; cluster again after the data "
+            "changed."
+        )
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or (num_clusters is not None and high >= num_clusters):
+        allowed = "0 or more" if num_clusters is None else f"0 to {num_clusters - 1}"
+        raise ValueError(f"assignment holds cluster ids from {low} to {high}; allowed are {allowed}.")
+    return ids.long()
+
+
+def cluster_sizes(assignment: Int[Tensor, "n"]) -> Int[Tensor, "k"]:
+    """Return N_k for k = 0 .. largest id."""
+    return torch.bincount(check_assignment(assignment))
+
+
+def stratified_weights(assignment: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """Return the loss weight M N_k / N of every example, when each non-empty cluster is drawn equally often.
+
+    Example:
+        >>> stratified_weights(torch.tensor([0, 0, 0, 2]))
+        tensor([1.5000, 1.5000, 1.5000, 0.5000], dtype=torch.float64)
+    """
+    ids = check_assignment(assignment)
+    sizes = cluster_sizes(ids).double()
+    return (sizes > 0).sum() * sizes[ids] / len(ids)
+
+
+def cluster_variances(
+    per_example_gradients: Float[Tensor, "n p"], assignment: Int[Tensor, "n"]
+) -> Float[Tensor, "k"]:
+    """Return S_k^2, the mean squared distance of members to their mean (0 for one or no member)."""
+    g = torch.as_tensor(per_example_gradients)
+    ids = check_assignment(assignment, num_examples=len(g)).to(g.device)
+    sizes = cluster_sizes(ids)
+    means = g.new_zeros(len(sizes), g.shape[1]).index_add_(0, ids, g) / sizes.clamp_min(1).to(
+        g.dtype
+    ).unsqueeze(1)
+    distances = torch.cat(
+        [
+            (rows - means[own]).square().sum(1)
+            for rows, own in zip(g.split(4096), ids.split(4096), strict=True)
+        ]
+    )
+    total = distances.new_zeros(len(sizes)).index_add_(0, ids, distances)
+    return torch.where(sizes > 1, total / sizes.clamp_min(1), 0.0)
+
+
+def clustering_objective(per_example_gradients: Float[Tensor, "n p"], assignment: Int[Tensor, "n"]) -> float:
+    """Return sum_k N_k sum_{i in k} ||g_i - mu_k||^2, which is N^2 times the one-draw-per-cluster variance.
+
+    Example:
+        >>> clustering_objective(torch.tensor([[0.0], [2.0], [5.0]]), torch.tensor([0, 0, 1]))
+        4.0
+    """
+    sizes = cluster_sizes(torch.as_tensor(assignment))
+    return float((sizes.double() ** 2 * cluster_variances(per_example_gradients, assignment).double()).sum())
+
+
+def stratified_variance(
+    per_example_gradients: Float[Tensor, "n p"],
+    assignment: Int[Tensor, "n"],
+    *,
+    draws_per_cluster: int = 1,
+    replacement: bool = True,
+) -> float:
+    """Return the trace of the covariance of the stratified estimate, exactly.
+
+    Args:
+        per_example_gradients: Gradient of every example.
+        assignment: Cluster of every example.
+        draws_per_cluster: Draws n from each non-empty cluster.
+        replacement: Without it, n is capped at N_k and each term carries (N_k - n)/(N_k - 1).
+
+    Returns:
+        sum_k (N_k/N)^2 S_k^2 / n.
+
+    Raises:
+        ConfigError: `draws_per_cluster` below 1.
+
+    Example:
+        >>> stratified_variance(torch.tensor([[0.0], [2.0], [5.0]]), torch.tensor([0, 0, 1]))  # (2/3)^2 * 1
+        0.4444444444444444
+    """
+    if draws_per_cluster < 1:
+        raise ConfigError(f"draws_per_cluster is {draws_per_cluster}; it must be at least 1.")
+    sizes = cluster_sizes(torch.as_tensor(assignment)).double()
+    spread = cluster_variances(per_example_gradients, assignment).double().cpu()
+    terms = (sizes / sizes.sum()) ** 2 * spread
+    if replacement:
+        return float(terms.sum()) / draws_per_cluster
+    draws = sizes.clamp(min=1, max=draws_per_cluster)
+    return float((terms / draws * (sizes - draws) / (sizes - 1).clamp_min(1)).sum())
+
+
+def neyman_fractions(
+    per_example_gradients: Float[Tensor, "n p"], assignment: Int[Tensor, "n"]
+) -> Float[Tensor, "m"]:
+    """Return the optimal share of draws N_k S_k / sum N_k S_k of each non-empty cluster, in id order.
+
+    All shares are equal where every cluster has zero spread.
+    """
+    sizes = cluster_sizes(torch.as_tensor(assignment)).double()
+    scores = (sizes * cluster_variances(per_example_gradients, assignment).double().cpu().sqrt())[sizes > 0]
+    return scores / scores.sum() if scores.sum() > 0 else torch.full_like(scores, 1 / len(scores))
+
+
+def neyman_variance(
+    per_example_gradients: Float[Tensor, "n p"], assignment: Int[Tensor, "n"], batch_size: int = 1
+) -> float:
+    """Return the variance (sum_k N_k S_k / N)^2 / B of the optimal allocation of B draws (Neyman 1934)."""
+    sizes = cluster_sizes(torch.as_tensor(assignment)).double()
+    spread = cluster_variances(per_example_gradients, assignment).double().cpu().sqrt()
+    return float((sizes * spread).sum() / sizes.sum()) ** 2 / batch_size
+
+
+class StratifiedSampler:
+    """Draw indices cluster by cluster, with weights that keep the estimate unbiased.
+
+    `equal`: each block of M draws is a random permutation of the non-empty clusters. Other allocations fill a
+    batch by systematic sampling with the given shares, then permute its slots. Members are drawn without
+    replacement until their cluster is exhausted, then reshuffled. An example of cluster k has weight
+    (N_k/N)/share_k, so every slot is unbiased on its own and B need not be a multiple of M.
+
+    Args:
+        assignment: Cluster of every example.
+        seed: Seed or generator of this sampler.
+        allocation: Share of draws per cluster: equal, proportional to N_k, or Neyman's N_k S_k.
+        spreads: S_k by cluster id; needed by `neyman`.
+        floor: Smallest share of any cluster under `neyman`, as a fraction of 1/M (a cluster that is never
+            drawn biases).
+        within_cluster: Draw from this cluster only, with weight 1 (a diagnosis; biased).
+        robust: `(low, high)` factors of N_k: `low` at N_k = 0, 1 at N/M, `high` at N, linear between
+            (biased).
+        imbalance: Weight M/N for every example, whatever the size of its cluster (deliberately biased).
+
+    Example:
+        >>> sampler = StratifiedSampler(torch.tensor([0, 0, 0, 1]), seed=0)
+        >>> draw = sampler.draw(2)  # one of each cluster
+        >>> sorted(draw.weights.tolist())
+        [0.5, 1.5]
+    """
+
+    def __init__(
+        self,
+        assignment: Int[Tensor, "n"],
+        seed: int | np.random.Generator = 0,
+        *,
+        allocation: Allocation = "equal",
+        spreads: Float[Tensor, "k"] | None = None,
+        floor: float = 0.1,
+        within_cluster: int | None = None,
+        robust: tuple[float, float] | None = None,
+        imbalance: bool = False,
+    ) -> None:
+        self._generator = np.random.default_rng(seed)
+        self._allocation, self._floor = allocation, floor
+        self._within, self._robust, self._imbalance = within_cluster, robust, imbalance
+        self.set_assignment(assignment, spreads)
+
+    def set_assignment(self, assignment: Int[Tensor, "n"], spreads: Float[Tensor, "k"] | None = None) -> None:
+        """Start over with a new clustering; the generator carries on."""
+        ids = check_assignment(assignment).cpu().numpy()
+        self.num_examples = len(ids)
+        sizes = np.bincount(ids)
+        if self._within is not None and not (0 <= self._within < len(sizes) and sizes[self._within]):
+            raise ConfigError(
+                f"within_cluster {self._within} is empty or unknown; clusters are 0 to {len(sizes) - 1}."
+            )
+        self._clusters = np.flatnonzero(sizes) if self._within is None else np.array([self._within])
+        shuffled = self._generator.permutation(len(ids))
+        narrow = ids[shuffled].astype(
+            np.int16 if len(sizes) < 2**15 else np.int64
+        )  # 16 bits take the radix sort
+        self._members = shuffled[np.argsort(narrow, kind="stable")]
+        self._sizes = sizes
+        self._starts = np.cumsum(sizes) - sizes
+        self._cursor = np.zeros(len(sizes), dtype=np.int64)
+        self._pending = np.empty(0, dtype=np.int64)
+        self._shares = self._shares_of(sizes[self._clusters], spreads)
+        self._weights = np.zeros(len(sizes))
+        self._weights[self._clusters] = self._cluster_weights()
+
+    def _shares_of(self, sizes: np.ndarray, spreads: Tensor | None) -> Any:
+        m = len(sizes)
+        if self._allocation == "equal":
+            return np.full(m, 1 / m)
+        if self._allocation == "proportional":
+            return sizes / sizes.sum()
+        if self._allocation != "neyman":
+            raise ConfigError(f"allocation is '{self._allocation}'; allowed are equal, proportional, neyman.")
+        if spreads is None:
+            raise ConfigError("allocation 'neyman' needs spreads=S_k by cluster id (see cluster_variances).")
+        scores = sizes * torch.as_tensor(spreads).double().cpu().numpy()[self._clusters]
+        if scores.sum() == 0:
+            return np.full(m, 1 / m)
+        shares = np.maximum(scores / scores.sum(), self._floor / m)
+        return shares / shares.sum()
+
+    def _cluster_weights(self) -> Any:
+        sizes = self._sizes[self._clusters].astype(float)
+        n, m = self.num_examples, len(sizes)
+        if self._within is not None:
+            return np.ones(m)
+        if self._imbalance:
+            return np.full(m, m / n)
+        if self._robust is not None:
+            low, high = self._robust
+            sizes = sizes * np.interp(sizes, [0, n / m, n], [low, 1.0, high])
+        return sizes / n / self._shares
+
+    @property
+    def weights(self) -> Float[Tensor, "k"]:
+        """Loss weight by cluster id; 0 for empty clusters."""
+        return torch.from_numpy(self._weights)
+
+    def draw(self, count: int) -> Draw:
+        """Draw `count` indices with their weights."""
+        slots = self._slots(count)
+        order = np.argsort(slots, kind="stable")
+        ordered = slots[order]
+        first = np.searchsorted(ordered, ordered)
+        position = self._cursor[ordered] + np.arange(count) - first
+        sizes = self._sizes[ordered]
+        picked = np.empty(count, dtype=np.int64)
+        fits = position < sizes
+        picked[fits] = self._members[self._starts[ordered[fits]] + position[fits]]
+        for slot in np.flatnonzero(~fits):
+            k, rest = ordered[slot], position[slot] % sizes[slot]
+            if rest == 0:
+                self._reshuffle(int(k))
+            picked[slot] = self._members[self._starts[k] + rest]
+        used, counts = np.unique(ordered, return_counts=True)
+        # A cursor equal to N_k means exhausted; the next draw then reshuffles.
+        ahead = self._cursor[used] + counts
+        self._cursor[used] = np.where(ahead > self._sizes[used], (ahead - 1) % self._sizes[used] + 1, ahead)
+        indices = np.empty(count, dtype=np.int64)
+        indices[order] = picked
+        return Draw(torch.from_numpy(indices), torch.from_numpy(self._weights[slots]))
+
+    def _slots(self, count: int) -> Any:
+        m = len(self._clusters)
+        if self._allocation != "equal":
+            grid = (self._generator.random() + np.arange(count)) / count
+            chosen = np.searchsorted(np.cumsum(self._shares), grid, side="right").clip(max=m - 1)
+            return self._generator.permutation(self._clusters[chosen])
+        while len(self._pending) < count:
+            self._pending = np.concatenate([self._pending, self._generator.permutation(self._clusters)])
+        slots, self._pending = self._pending[:count], self._pending[count:]
+        return slots
+
+    def _reshuffle(self, k: int) -> None:
+        block = slice(self._starts[k], self._starts[k] + self._sizes[k])
+        self._members[block] = self._generator.permutation(self._members[block])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to continue the sequence."""
+        return {
+            "generator": store_generator(self._generator),
+            "members": torch.from_numpy(self._members.copy()),
+            "sizes": torch.from_numpy(self._sizes.copy()),
+            "cursor": torch.from_numpy(self._cursor.copy()),
+            "pending": torch.from_numpy(self._pending.copy()),
+            "shares": torch.from_numpy(self._shares.copy()),
+            "weights": torch.from_numpy(self._weights.copy()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        load_generator(self._generator, state["generator"])
+        self._members = state["members"].numpy().copy()
+        self._sizes = state["sizes"].numpy().copy()
+        self._cursor = state["cursor"].numpy().copy()
+        self._pending = state["pending"].numpy().copy()
+        self._shares, self._weights = state["shares"].numpy().copy(), state["weights"].numpy().copy()
+        self.num_examples = len(self._members)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        self._clusters = np.flatnonzero(self._sizes) if self._within is None else np.array([self._within])
