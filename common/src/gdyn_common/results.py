@@ -144,14 +144,13 @@ def report_command(paper: Paper, arguments: Sequence[str], start: Path) -> int:
     Raises:
         ValueError: For other arguments.
     """
+    adding = list(arguments[:1]) == ["--add"]
+    if not adding and list(arguments) not in ([], ["--check"]):
+        given = " ".join(arguments)
+        raise ValueError(f"report takes nothing, --check, or --add RUN_FOLDER ..., not {given!r}.")
     folder = package_folder(paper.package, start)
-    if arguments and arguments[0] == "--add":
-        for run in arguments[1:]:
-            print(add(paper, Path(run), folder / "results"))
-    elif list(arguments) not in ([], ["--check"]):
-        raise ValueError(
-            f"report takes nothing, --check, or --add RUN_FOLDER ..., not {' '.join(arguments)!r}."
-        )
+    for run in arguments[1:]:
+        print(add(paper, Path(run), folder / "results"))
     readme = folder / "README.md"
     text = readme.read_text()
     table = claims_table(paper, committed(folder / "results", paper))

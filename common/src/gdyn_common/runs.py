@@ -36,7 +36,7 @@ from gdyn_common import provenance
 from gdyn_common.claims import Measurement, Verdict, judge
 from gdyn_common.logging import JsonLines, Tracker
 from gdyn_common.records import FORMAT, Header, Record, Result, dump_json, plain, read_record
-from gdyn_common.registry import Figure, Paper, Preset, resolve
+from gdyn_common.registry import Figure, Paper, Preset, UnknownNameError, resolve, unknown
 from gdyn_common.storage import Arrays, Checkpoint, atomic_write, read_arrays, write_arrays
 
 Item = TypeVar("Item")
@@ -206,6 +206,33 @@ def execute(
     with house_style():
         save_figure(experiment.plot(stored), folder / "figure")
     return record
+
+
+def configure(figure: Figure, preset: str, **values: Any) -> Any:
+    """Build the configuration of a figure without the command line.
+
+    Args:
+        figure: The registered figure.
+        preset: Name of the preset to start from.
+        values: Fields to change on top of it.
+
+    Returns:
+        An instance of the figure's configuration dataclass.
+
+    Raises:
+        UnknownNameError: If the preset is not registered.
+    """
+    if preset not in figure.presets:
+        raise UnknownNameError(unknown("preset", preset, figure.presets))
+    return _replace(resolve(figure.config)(), {**figure.presets[preset].overrides, **values})
+
+
+def _replace(config: Any, values: Mapping[str, Any]) -> Any:
+    changes = {}
+    for key, value in values.items():
+        nested = dataclasses.is_dataclass(getattr(config, key)) and isinstance(value, Mapping)
+        changes[key] = _replace(getattr(config, key), value) if nested else value
+    return dataclasses.replace(config, **changes)
 
 
 def rejudge(paper: Paper, record: Record) -> Record:

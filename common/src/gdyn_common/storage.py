@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,9 @@ def read_arrays(path: Path) -> Arrays:
         ValueError: If the file is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to have it computed again.") from None
-    except Exception as error:  # zipfile raises its own classes for truncated archives
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it to have it computed again.") from None
 
 

@@ -15,7 +15,10 @@ def compute(config: DecayConfig, run: Run) -> Result:
     if config.fail == "bug":
         np.zeros(2).reshape(3)
     curves = [
-        [run.piece(f"rate={rate}/seed={seed}", lambda r=rate, s=seed: _decay(config, r, s))["u"] for seed in config.seeds]
+        [
+            run.piece(f"rate={rate}/seed={seed}", lambda r=rate, s=seed: _decay(config, r, s))["u"]
+            for seed in config.seeds
+        ]
         for rate in config.rates
     ]
     ratio = [float(curve[-1] / curve[0]) for curve in curves[-1]]

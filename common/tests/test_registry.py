@@ -1,0 +1,31 @@
+import pytest
+from toy_paper.paper import PAPER
+
+from gdyn_common.registry import UnknownNameError, resolve
+
+
+def test_a_figure_is_found_by_its_id():
+    assert PAPER.figure("fig1").source == "Figure 1"
+    assert [claim.id for claim in PAPER.claims_of("fig1")] == [
+        "fig1.rate",
+        "fig1.falls",
+        "fig1.rises",
+        "fig1.paper",
+    ]
+
+
+def test_an_unknown_figure_names_the_nearest():
+    with pytest.raises(
+        UnknownNameError, match=r"Unknown figure 'fig11'. Allowed: fig1, fig2. Did you mean 'fig1'\?"
+    ):
+        PAPER.figure("fig11")
+
+
+def test_a_figure_out_of_scope_says_why():
+    with pytest.raises(UnknownNameError, match="needs a telescope"):
+        PAPER.figure("fig9")
+
+
+def test_resolve_returns_modules_and_attributes():
+    assert resolve("toy_paper.paper").PAPER is PAPER
+    assert resolve("toy_paper.paper:PAPER") is PAPER
