@@ -44,7 +44,7 @@ class Network(NamedTuple):
 
 
 class Convolution(hk.Module):
-    """SAME convolution or transposed convolution with bias; the kernel is initialised with variance 1 / fan_in."""
+    """SAME convolution or transposed convolution with bias; kernels start with variance 1 / fan_in."""
 
     def __init__(
         self, channels: int, size: int, stride: int, *, transpose: bool = False, method: Method = "auto"

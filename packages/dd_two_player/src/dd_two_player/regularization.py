@@ -16,7 +16,7 @@ from typing import Any
 
 from dd_two_player.drift import Coefficients, PlayerTerms
 
-__all__ = ["Regularization", "active_terms"]
+__all__ = ["Regularization", "active_terms", "combine"]
 
 NONE = Coefficients()
 
@@ -113,12 +113,7 @@ class Regularization:
 
     def coefficients(self, drift: Coefficients) -> Coefficients:
         """Return ``multiplier * drift + explicit``, term by term; ``drift`` may hold traced values."""
-        return Coefficients(
-            *(
-                PlayerTerms(*(m * d + e for m, d, e in zip(*rows, strict=True)))
-                for rows in zip(self.dd_coeffs_multiplier, drift, self.explicit_non_dd_coeffs, strict=True)
-            )
-        )
+        return combine(self.dd_coeffs_multiplier, drift, self.explicit_non_dd_coeffs)
 
     def mask(self) -> Coefficients:
         """Return which terms can be non-zero: a static structure, so that absent terms are never computed.
@@ -144,4 +139,14 @@ def active_terms(coefficients: Coefficients) -> Coefficients:
     """
     return Coefficients(
         *(PlayerTerms(*(not isinstance(c, int | float) or c != 0 for c in terms)) for terms in coefficients)
+    )
+
+
+def combine(multiplier: Coefficients, drift: Coefficients, explicit: Coefficients) -> Coefficients:
+    """Return ``multiplier * drift + explicit``, term by term; any of them may hold traced values."""
+    return Coefficients(
+        *(
+            PlayerTerms(*(m * d + e for m, d, e in zip(*rows, strict=True)))
+            for rows in zip(multiplier, drift, explicit, strict=True)
+        )
     )

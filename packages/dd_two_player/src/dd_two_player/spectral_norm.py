@@ -23,7 +23,7 @@ EPSILON = 1e-12
 
 
 def initial_vectors(key: PRNGKeyArray, params: Params) -> SpectralState:
-    """Draw the start of the power iteration for every weight: ``{path: {"u0": (1, outputs), "sigma": ()}}``."""
+    """Draw the start of the power iteration: ``{path: {"u0": (1, outputs), "sigma": ()}}``."""
     state = {}
     for i, (path, weight) in enumerate(_weights(params)):
         u0 = jax.random.normal(jax.random.fold_in(key, i), (1, weight.shape[-1]), weight.dtype)

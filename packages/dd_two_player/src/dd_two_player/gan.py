@@ -1,0 +1,180 @@
+"""A GAN as a two-player game with state: two networks, two losses, and what they remember."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from dd_two_player.drift import PlayerTerms
+from dd_two_player.game import Game
+from dd_two_player.losses import wgan_gradient_penalty_loss
+from dd_two_player.networks import Network
+from dd_two_player.regularizers import ESTIMATORS, Estimator
+from dd_two_player.spectral_norm import SpectralState, initial_vectors, normalize_weights
+
+__all__ = ["Batch", "Gan", "GanState"]
+
+Params = Any
+Pair = tuple[Params, Params]
+
+
+class Batch(NamedTuple):
+    """What the losses see beside parameters: data ``(n, ...)`` and latents ``(n, num_latents)``."""
+
+    data: Array
+    latents: Array
+
+
+class GanState(NamedTuple):
+    """State of both players, by kind.
+
+    Attributes:
+        spectral: Power-iteration vectors of the discriminator; training state, advanced by its own loss only.
+        disc_statistics: Batch statistics of the discriminator, for evaluation; either loss may refresh them.
+        gen_statistics: Batch statistics of the generator, likewise.
+    """
+
+    spectral: SpectralState
+    disc_statistics: Any
+    gen_statistics: Any
+
+
+@dataclass(frozen=True)
+class Gan:
+    """Networks and losses of a GAN.
+
+    Attributes:
+        discriminator: Samples to logits ``(n, 1)``.
+        generator: Latents to samples.
+        loss_disc: ``(real_logits, fake_logits) -> scalar``.
+        loss_gen: ``(fake_logits) -> scalar``.
+        num_latents: Dimension of the latents.
+        spectral_norm: ``apply`` divides the discriminator's weights; ``no_op`` only tracks singular values;
+            ``none`` computes nothing.
+        gradient_penalty: Weight of the WGAN gradient penalty in the discriminator's loss.
+    """
+
+    discriminator: Network
+    generator: Network
+    loss_disc: Callable[[Array, Array], Array]
+    loss_gen: Callable[[Array], Array]
+    num_latents: int
+    spectral_norm: Literal["apply", "no_op", "none"] = "none"
+    gradient_penalty: float = 0.0
+
+    def init(self, key: PRNGKeyArray, example: Array) -> tuple[Pair, GanState]:
+        """Draw parameters and state for data shaped like ``example`` (with a batch axis)."""
+        disc_key, gen_key, spectral_key = jax.random.split(key, 3)
+        disc, disc_statistics = self.discriminator.init(disc_key, example)
+        latents = jnp.zeros((example.shape[0], self.num_latents), example.dtype)
+        gen, gen_statistics = self.generator.init(gen_key, latents)
+        spectral = {} if self.spectral_norm == "none" else initial_vectors(spectral_key, disc)
+        return (disc, gen), GanState(spectral, disc_statistics, gen_statistics)
+
+    def sample(self, gen: Params, state: GanState, latents: Array) -> Array:
+        """Return samples in evaluation mode (stored batch statistics)."""
+        return self.generator.apply(gen, state.gen_statistics, latents, False)[0]  # type: ignore[no-any-return]
+
+    def disc_loss(
+        self, disc: Params, gen: Params, batch: Batch, state: GanState, key: Any = None
+    ) -> tuple[Array, GanState]:
+        """Return the discriminator's loss and the state after it; data and samples share one forward pass."""
+        fake, gen_statistics = self.generator.apply(gen, state.gen_statistics, batch.latents, True)
+        weights, spectral = self._weights(disc, state)
+        both = jnp.concatenate([batch.data, fake])
+        logits, disc_statistics = self.discriminator.apply(weights, state.disc_statistics, both, True)
+        loss = self.loss_disc(logits[: batch.data.shape[0]], logits[batch.data.shape[0] :])
+        if self.gradient_penalty:
+
+            def discriminate(x: Array) -> Array:
+                return self.discriminator.apply(weights, state.disc_statistics, x, True)[0]  # type: ignore[no-any-return]
+
+            loss += self.gradient_penalty * wgan_gradient_penalty_loss(discriminate, batch.data, fake, key)
+        return loss, GanState(spectral, disc_statistics, gen_statistics)
+
+    def gen_loss(self, disc: Params, gen: Params, batch: Batch, state: GanState) -> tuple[Array, GanState]:
+        """Return the generator's loss, which has no data term, and the state after it."""
+        fake, gen_statistics = self.generator.apply(gen, state.gen_statistics, batch.latents, True)
+        weights, _ = self._weights(disc, state)
+        logits, disc_statistics = self.discriminator.apply(weights, state.disc_statistics, fake, True)
+        return self.loss_gen(logits), GanState(state.spectral, disc_statistics, gen_statistics)
+
+    def game(self, state: GanState, key: Any = None) -> Game:
+        """Return the game at a fixed state: the losses as functions of parameters and batch."""
+        return Game(
+            lambda disc, gen, batch: self.disc_loss(disc, gen, batch, state, key)[0],
+            lambda disc, gen, batch: self.gen_loss(disc, gen, batch, state)[0],
+        )
+
+    def player_gradient(
+        self, player: str, params: Pair, state: GanState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Params, GanState, Array]:
+        """Return the gradient of one player's own loss, the state after it, and the loss."""
+        if player == "disc":
+            (loss, after), gradient = jax.value_and_grad(self.disc_loss, 0, has_aux=True)(
+                *params, batch, state, jax.random.fold_in(key, 0)
+            )
+        else:
+            (loss, after), gradient = jax.value_and_grad(self.gen_loss, 1, has_aux=True)(
+                *params, batch, state
+            )
+        return gradient, after, loss
+
+    def regularizer(
+        self,
+        player: str,
+        params: Pair,
+        state: GanState,
+        batch: Batch,
+        second_batch: Batch | None,
+        key: PRNGKeyArray,
+        terms: PlayerTerms,
+        mask: PlayerTerms,
+        *,
+        estimator: Estimator = ESTIMATORS["biased_estimate_general_grad_fn"],
+        num_shards: int = 1,
+    ) -> Params:
+        """Return the gradient of one player's weighted regularisers.
+
+        Args:
+            player: ``disc`` or ``gen``.
+            params: ``(disc_params, gen_params)``.
+            state: State before the update; not advanced.
+            batch: Batch of the loss.
+            second_batch: For the two-batch estimator, else ``None``.
+            key: Source of the gradient penalty's points and of fresh latents for split estimators.
+            terms: Weights of the regularisers, may be traced.
+            mask: Static: which terms are computed.
+            estimator: Where the regularisers take their two factors from.
+            num_shards: Number of devices, for estimators that do not average over them.
+        """
+        penalty_key, latents_key = (jax.random.fold_in(key, i) for i in (0, 1))
+
+        def fresh(halves: tuple[Batch, Batch]) -> tuple[Batch, Batch]:
+            first, second = (
+                half._replace(latents=jax.random.normal(k, half.latents.shape, half.latents.dtype))
+                for half, k in zip(halves, jax.random.split(latents_key), strict=True)
+            )
+            return first, second
+
+        return self.game(state, penalty_key).regularizer(
+            player,
+            params,
+            batch,
+            terms,
+            mask=mask,
+            estimator=estimator,
+            resample=fresh,
+            second_batch=second_batch,
+            num_shards=num_shards,
+        )
+
+    def _weights(self, disc: Params, state: GanState) -> tuple[Params, SpectralState]:
+        if self.spectral_norm == "none":
+            return disc, state.spectral
+        return normalize_weights(disc, state.spectral, apply=self.spectral_norm == "apply")

@@ -1,0 +1,55 @@
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dd_two_player.optimizers import OPTIMIZERS, apply_updates, make_optimizer, make_schedule
+
+
+def moved(optimizer, gradients, rate=0.1):
+    params, state = jnp.array([1.0, -2.0]), optimizer.init(jnp.zeros(2))
+    for gradient in gradients:
+        direction, state = optimizer.update(jnp.asarray(gradient), state, params)
+        params = apply_updates(params, direction, rate)
+    return np.asarray(params)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_descends_and_ignores_the_rate_in_its_state(name):
+    gradients = [[1.0, -1.0], [0.5, -2.0]]
+    slow, fast = (moved(make_optimizer(name), gradients, rate) for rate in (0.1, 0.2))
+    start = np.array([1.0, -2.0])
+    np.testing.assert_allclose(fast - start, 2 * (slow - start), rtol=1e-5)
+    assert ((slow - start) * [1, -1] < 0).all()
+
+
+def test_sgd_with_momentum_and_clip():
+    clipped = make_optimizer("sgd", momentum=0.5, clip=1.0)
+    np.testing.assert_allclose(moved(clipped, [[4.0, 0.5], [0.0, 0.0]]), [1 - 0.15, -2 - 0.075], rtol=1e-6)
+
+
+def test_plain_sgd_stores_nothing():
+    assert not jnp.asarray(len(make_optimizer("sgd").init(jnp.zeros(2))))
+
+
+def test_adam_first_step_is_the_sign():
+    np.testing.assert_allclose(moved(make_optimizer("adam"), [[3.0, -0.2]]), [0.9, -1.9], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"name": "rmsprop"}, "optimizer is 'rmsprop'; allowed: sgd, adam"),
+        ({"name": "sgd", "momentum": 1.0}, "momentum is 1.0; it must be in"),
+        ({"name": "sgd", "clip": 0.0}, "clip is 0.0; it must be positive"),
+    ],
+)
+def test_bad_input(kwargs, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_optimizer(**kwargs)
+
+
+def test_schedule_entries_are_checked():
+    with pytest.raises(ValueError, match="schedule entry 5: -1.0 needs"):
+        make_schedule({5: -1.0})
