@@ -1,0 +1,176 @@
+"""How far two copies of a training run are apart, and how fast they got there.
+
+Every distance takes two arrays (or tensors) of one shape and compares all their entries.
+
+Source: Sec. 4.2 of Sun et al. 2022; the entries beyond its average relative L1 are standard.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+__all__ = [
+    "accuracy_spread",
+    "average_relative_l1",
+    "disagreement",
+    "equal_fraction",
+    "first_step_above",
+    "growth_rate",
+    "max_abs",
+    "moving_average",
+    "relative_l2",
+    "ulp_distance",
+]
+
+
+def average_relative_l1(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"]) -> float:
+    """Return ``2 mean(|a - b| / (|a| + |b|))`` over all entries: 0 if equal, 2 if all signs are opposite.
+
+    ``0 / 0`` counts as 0. NaN if an entry is not finite.
+
+    >>> average_relative_l1([1.0, 0.0], [-1.0, 0.0])
+    1.0
+    """
+    a, b = _pair(a, b)
+    difference, size = np.abs(a - b), np.abs(a) + np.abs(b)
+    return float(2 * np.mean(np.divide(difference, size, out=np.zeros_like(size), where=size != 0)))
+
+
+def max_abs(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"]) -> float:
+    """Return the largest absolute difference.
+
+    >>> max_abs([1.0, 2.0], [1.0, 5.0])
+    3.0
+    """
+    a, b = _pair(a, b)
+    return float(np.max(np.abs(a - b)))
+
+
+def relative_l2(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"]) -> float:
+    """Return ``2 |a - b| / (|a| + |b|)`` in the Euclidean norm; 0 if both vanish.
+
+    >>> relative_l2([3.0, 4.0], [0.0, 0.0])
+    2.0
+    """
+    a, b = _pair(a, b)
+    size = float(np.linalg.norm(a) + np.linalg.norm(b))
+    return 2 * float(np.linalg.norm(a - b)) / size if size else 0.0
+
+
+def ulp_distance(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"]) -> np.ndarray:
+    """Return, entry by entry, the number of floating-point numbers between a and b, in their own type.
+
+    >>> ulp_distance(np.float32([1.0, -0.0]), np.float32([1 + 2**-22, 0.0])).tolist()
+    [2, 0]
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    if a.dtype != b.dtype or a.dtype not in (np.float32, np.float64):
+        raise TypeError(
+            f"ulp_distance compares two float32 or two float64 arrays, got {a.dtype} and {b.dtype}."
+        )
+    return np.asarray(np.abs(_ordinal(a) - _ordinal(b)))
+
+
+def equal_fraction(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"]) -> float:
+    """Return the share of entries that are equal.
+
+    >>> equal_fraction([1.0, 2.0], [1.0, 5.0])
+    0.5
+    """
+    a, b = _pair(a, b)
+    return float(np.mean(a == b))
+
+
+def disagreement(
+    logits_a: Float[np.ndarray, "sample cls"], logits_b: Float[np.ndarray, "sample cls"]
+) -> float:
+    """Return the share of samples whose predicted class differs.
+
+    >>> disagreement([[1.0, 0.0], [0.0, 1.0]], [[2.0, 0.0], [1.0, 0.0]])
+    0.5
+    """
+    a, b = _pair(logits_a, logits_b)
+    return float(np.mean(a.argmax(axis=-1) != b.argmax(axis=-1)))
+
+
+def moving_average(x: Float[np.ndarray, "n"], window: int = 100) -> Float[np.ndarray, "m"]:
+    """Return the means of the windows that start at 0, 1, ..., ``n - window - 1``.
+
+    The last full window is left out, as in the paper's plots: the result has ``n - window`` entries.
+
+    >>> moving_average([1.0, 2.0, 3.0, 4.0], window=2).tolist()
+    [1.5, 2.5]
+    """
+    values = np.asarray(x, dtype=np.float64)
+    if not 1 <= window <= values.shape[-1]:
+        raise ValueError(
+            f"window={window} does not fit {values.shape[-1]} values; pass 1 to {values.shape[-1]}."
+        )
+    windows = np.lib.stride_tricks.sliding_window_view(values, window)
+    return np.asarray(windows[:-1].mean(axis=-1))
+
+
+def first_step_above(divergence: Float[np.ndarray, "n"], level: float) -> int:
+    """Return the first index at which the curve exceeds ``level``, or -1.
+
+    >>> first_step_above([0.0, 1e-5, 1e-2], 1e-3), first_step_above([0.0], 1e-3)
+    (2, -1)
+    """
+    above = np.asarray(divergence) > level
+    return int(above.argmax()) if above.any() else -1
+
+
+def growth_rate(divergence: Float[np.ndarray, "n"], level_low: float, level_high: float) -> float:
+    """Return the slope per step of log divergence between first exceeding the two levels, by least squares.
+
+    NaN if the curve never reaches ``level_high`` or has fewer than two points between.
+
+    >>> round(growth_rate(1e-12 * np.exp(0.5 * np.arange(60)), 1e-10, 1e-3), 6)
+    0.5
+    """
+    values = np.asarray(divergence, dtype=np.float64)
+    start, end = first_step_above(values, level_low), first_step_above(values, level_high)
+    if start < 0 or end - start < 2:
+        return float("nan")
+    steps = np.arange(start, end)
+    return float(np.polyfit(steps, np.log(values[start:end]), 1)[0])
+
+
+def accuracy_spread(
+    accuracies: Float[np.ndarray, "perturbation seed epoch"], *, last: int = 10
+) -> dict[str, Float[np.ndarray, "n"]]:
+    """Return the standard deviation (ddof 0) of final accuracies along each axis.
+
+    The final accuracy of a run is its mean over the ``last`` epochs.
+
+    Returns:
+        ``over_perturbations``: one entry per seed, the spread that rounding alone causes;
+        ``over_seeds``: one entry per perturbation, the spread that batch selection causes.
+
+    >>> spread = accuracy_spread(np.array([[[90.0], [80.0]], [[92.0], [80.0]]]), last=1)
+    >>> spread["over_perturbations"].tolist(), spread["over_seeds"].tolist()
+    ([1.0, 0.0], [5.0, 6.0])
+    """
+    values = np.asarray(accuracies, dtype=np.float64)
+    if values.ndim != 3:
+        raise ValueError(f"accuracies has shape {values.shape}; pass (perturbation, seed, epoch).")
+    if not 1 <= last <= values.shape[2]:
+        raise ValueError(f"last={last} does not fit {values.shape[2]} epochs.")
+    final = values[:, :, -last:].mean(axis=2)
+    return {"over_perturbations": final.std(axis=0), "over_seeds": final.std(axis=1)}
+
+
+def _pair(a: object, b: object) -> tuple[np.ndarray, np.ndarray]:
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape:
+        raise ValueError(f"shapes differ: {first.shape} and {second.shape}; pass two arrays of one shape.")
+    if first.size == 0:
+        raise ValueError("the arrays are empty; there is nothing to compare.")
+    return first, second
+
+
+def _ordinal(x: np.ndarray) -> np.ndarray:
+    bits = np.ascontiguousarray(x).view(np.int32 if x.dtype == np.float32 else np.int64).astype(np.int64)
+    lowest = -(2**31) if x.dtype == np.float32 else np.iinfo(np.int64).min
+    return np.where(bits < 0, lowest - bits, bits)

@@ -1,0 +1,239 @@
+"""Stochastic gradient descent with a rounding perturbation, and the same perturbation for any optimiser.
+
+Source: Sec. 4.1 of Sun et al. 2022.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from instability.rounding import RoundingPerturbation, ScaleDivide, check_perturbation, perturb_update
+
+__all__ = ["PerturbedOptimizer", "PerturbedSGD", "perturb_optimizer"]
+
+Closure = Callable[[], float]
+Where = Literal["update", "gradient"]
+
+
+class PerturbedSGD(Optimizer):
+    r"""SGD whose update is ``p <- p - (lr k) (d / k)``, equal to SGD for every ``k`` in exact arithmetic.
+
+    ``d`` is the direction of ``torch.optim.SGD``: ``g + weight_decay p``, then momentum, dampening and
+    Nesterov. With ``perturbation=1`` the result equals ``torch.optim.SGD(..., foreach=False)`` bit for bit in
+    float32 and float64.
+
+    Args:
+        params: parameters or parameter groups; each group may have its own ``perturbation``.
+        lr: learning rate.
+        momentum: momentum factor.
+        dampening: dampening of the momentum.
+        weight_decay: coefficient of ``p`` in the gradient.
+        nesterov: use Nesterov momentum.
+        perturbation: the integer ``k >= 1``. Powers of two change nothing and serve as null controls.
+
+    Raises:
+        ValueError: a hyper-parameter is out of range.
+
+    >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> optimizer = PerturbedSGD([weight], lr=0.1, perturbation=3)
+    >>> (weight**2).sum().backward()
+    >>> optimizer.step()
+    >>> round(weight.item(), 6)
+    0.8
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        *,
+        perturbation: int = 1,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "perturbation": perturbation,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group after checking its hyper-parameters."""
+        _check_group(self.defaults | param_group)
+        super().add_param_group(param_group)
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]  # torch overloads it
+        """Make one update; returns the closure's loss if one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+        return loss
+
+    def _update(self, parameter: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
+        if direction.is_sparse:
+            raise TypeError(
+                "PerturbedSGD does not support sparse gradients; use dense ones (e.g. sparse=False)."
+            )
+        if group["weight_decay"] != 0:
+            direction = direction.add(parameter, alpha=group["weight_decay"])
+        if group["momentum"] != 0:
+            direction = self._with_momentum(parameter, direction, group)
+        direction, rate = perturb_update(direction, group["lr"], group["perturbation"])
+        parameter.add_(direction, alpha=-rate)
+
+    def _with_momentum(self, parameter: Tensor, direction: Tensor, group: dict[str, Any]) -> Tensor:
+        momentum, state = group["momentum"], self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = direction.clone()
+        else:
+            state["momentum_buffer"].mul_(momentum).add_(direction, alpha=1 - group["dampening"])
+        buffer = state["momentum_buffer"]
+        return direction.add(buffer, alpha=momentum) if group["nesterov"] else buffer
+
+
+class PerturbedOptimizer(Optimizer):
+    """Any optimiser with a rounding perturbation; see ``perturb_optimizer``.
+
+    Shares parameter groups and state with the wrapped optimiser, so schedulers and checkpoints work
+    unchanged.
+
+    Args:
+        optimizer: the optimiser to wrap.
+        perturbation: how to round again.
+        at: what to round again, the gradients before the step or the applied update after it.
+    """
+
+    optimizer: Optimizer
+    perturbation: RoundingPerturbation
+    at: Where
+
+    def __init__(
+        self, optimizer: Optimizer, perturbation: RoundingPerturbation, at: Where = "update"
+    ) -> None:
+        super().__init__(optimizer.param_groups, optimizer.defaults)
+        self.__setstate__({"optimizer": optimizer, "perturbation": perturbation, "at": at})
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]  # torch overloads it
+        """Make the wrapped optimiser's step with another rounding; returns the closure's loss, if any."""
+        if self.at == "gradient":
+            if closure is not None:
+                return self._inner_step(partial(self._evaluate_and_perturb, closure))
+            self._perturb_gradients()
+            return self._inner_step(None)
+        before = [(p, p.detach().clone()) for group in self.param_groups for p in group["params"]]
+        loss = self._inner_step(closure)
+        for parameter, old in before:
+            update = parameter - old
+            direction, rate = self.perturbation(update, 1.0)
+            perturbed = direction * rate
+            # Where the perturbation left the update alone the optimiser's own value stays: old + (new - old)
+            # may not be new. This keeps k = 1, 2, 4, ... exact controls.
+            parameter.copy_(torch.where(perturbed == update, parameter, old + perturbed))
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the wrapped optimiser's state."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the wrapped optimiser's state."""
+        self.optimizer.load_state_dict(state_dict)
+        self.__setstate__(self.__getstate__())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer, "perturbation": self.perturbation, "at": self.at}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        inner = state["optimizer"]
+        shared = {"defaults": inner.defaults, "state": inner.state, "param_groups": inner.param_groups}
+        super().__setstate__(state | shared)
+
+    def __repr__(self) -> str:
+        return f"PerturbedOptimizer({self.optimizer!r}, {self.perturbation!r}, at={self.at!r})"
+
+    def _inner_step(self, closure: Closure | None) -> float | None:
+        loss: float | None = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+        return loss
+
+    def _perturb_gradients(self) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    direction, rate = self.perturbation(parameter.grad, 1.0)
+                    parameter.grad.copy_(direction * rate)
+
+    def _evaluate_and_perturb(self, closure: Closure) -> float:
+        with torch.enable_grad():
+            loss = closure()
+        self._perturb_gradients()
+        return loss
+
+
+def perturb_optimizer(
+    optimizer: Optimizer, perturbation: int | RoundingPerturbation = 3, *, at: Where = "update"
+) -> Optimizer:
+    """Return an optimiser that makes the steps of ``optimizer`` with another rounding.
+
+    With ``at="update"`` the *applied update* is perturbed: the step is made, ``u = p_new - p_old`` is
+    recomputed, and ``p`` becomes ``p_old + k (u / k)``. That subtraction rounds once more than
+    ``PerturbedSGD`` does, and since ``p_new`` is already a floating-point number, only entries with ``|u|``
+    of the size of ``|p_new|`` can change: entries near zero, or large steps. With ``at="gradient"`` the
+    gradient ``g`` is replaced by ``k (g / k)`` before the step, which reaches any entry and is the closer
+    relative of the paper's perturbation. Entries that survive division and multiplication unchanged are left
+    exactly alone, hence ``k = 1, 2, 4, ...`` change nothing.
+
+    Args:
+        optimizer: any torch optimiser; it must not be stepped on its own afterwards.
+        perturbation: an integer ``k >= 1`` or a ``RoundingPerturbation``.
+        at: ``"update"`` or ``"gradient"``.
+
+    Returns:
+        ``optimizer`` itself for ``k = 1``, else a ``PerturbedOptimizer`` around it.
+
+    >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> optimizer = perturb_optimizer(torch.optim.Adam([weight], lr=0.1), perturbation=3)
+    >>> weight.sum().backward()
+    >>> optimizer.step()
+    >>> round(weight.item(), 6)
+    0.9
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer is a {type(optimizer).__name__}; pass a torch.optim.Optimizer.")
+    if at not in ("update", "gradient"):
+        raise ValueError(f"at={at!r} is unknown. Allowed: 'update', 'gradient'.")
+    if isinstance(perturbation, (bool, int, float)):
+        k = check_perturbation(perturbation)
+        return optimizer if k == 1 else PerturbedOptimizer(optimizer, ScaleDivide(k), at)
+    return PerturbedOptimizer(optimizer, perturbation, at)
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    for name in ("lr", "momentum", "weight_decay"):
+        if not (math.isfinite(group[name]) and group[name] >= 0):
+            raise ValueError(f"{name}={group[name]} is not allowed: pass a finite number >= 0.")
+    if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+        raise ValueError(
+            f"nesterov=True needs momentum > 0 and dampening 0, got momentum={group['momentum']} and "
+            f"dampening={group['dampening']}."
+        )
+    check_perturbation(group["perturbation"])

@@ -1,0 +1,147 @@
+"""Ways to disturb an update by about one unit in the last place.
+
+A step subtracts ``rate * direction`` from a parameter. A ``RoundingPerturbation`` replaces the pair by
+another whose product is the same in exact arithmetic, or differs from it by rounding only.
+
+Source: Sec. 4.1 of Sun et al. 2022.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = [
+    "Cast",
+    "RoundingPerturbation",
+    "ScaleDivide",
+    "StochasticUlp",
+    "check_perturbation",
+    "is_power_of_two",
+    "perturb_update",
+]
+
+
+class RoundingPerturbation(Protocol):
+    """Anything that maps a direction and a rate to a direction and a rate with nearly the same product."""
+
+    def __call__(self, direction: Tensor, rate: float) -> tuple[Tensor, float]:
+        """Return the disturbed direction and rate."""
+        ...
+
+
+def check_perturbation(k: object) -> int:
+    """Return ``k`` if it is an int of at least 1, else raise ValueError.
+
+    >>> check_perturbation(3)
+    3
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(
+            f"perturbation={k!r} is not allowed: pass an int >= 1. 1 is the plain update, powers of two "
+            "change nothing, odd numbers from 3 on perturb."
+        )
+    return k
+
+
+def is_power_of_two(k: int) -> bool:
+    """Tell whether dividing and multiplying by ``k`` is exact in binary floating point, i.e. a null control.
+
+    >>> [k for k in range(1, 9) if is_power_of_two(k)]
+    [1, 2, 4, 8]
+    """
+    return k > 0 and k & (k - 1) == 0
+
+
+def perturb_update(
+    direction: Float[Tensor, "*shape"], rate: float, k: int
+) -> tuple[Float[Tensor, "*shape"], float]:
+    """Return ``(direction / k, rate * k)``, whose product is ``rate * direction`` in exact arithmetic.
+
+    Two roundings differ from the plain update: ``direction / k`` per element, at most half a unit in the last
+    place, and ``rate * k``, one constant relative error. For powers of two both are exact.
+
+    >>> direction, rate = perturb_update(torch.tensor([1.0]), 0.1, 3)
+    >>> direction.item(), rate
+    (0.3333333432674408, 0.30000000000000004)
+    """
+    check_perturbation(k)
+    return (direction, rate) if k == 1 else (direction / k, rate * k)
+
+
+class ScaleDivide:
+    """The paper's perturbation: multiply the rate by an integer and divide the direction by it.
+
+    Args:
+        k: 1 is the plain update; 2, 4, 8, ... are null controls; 3, 5, 7, 9, 11 are the paper's.
+    """
+
+    def __init__(self, k: int) -> None:
+        self.k = check_perturbation(k)
+
+    def __call__(self, direction: Tensor, rate: float) -> tuple[Tensor, float]:
+        """Apply ``perturb_update``."""
+        return perturb_update(direction, rate, self.k)
+
+    def __repr__(self) -> str:
+        return f"ScaleDivide({self.k})"
+
+
+class StochasticUlp:
+    """Move each entry of the direction by a random whole number of units in the last place.
+
+    Args:
+        generator: the source of randomness; two copies given equally seeded generators move alike.
+        ulps: the largest move; every entry gets an integer between ``-ulps`` and ``ulps``.
+
+    >>> perturb = StochasticUlp(torch.Generator().manual_seed(0))
+    >>> moved, rate = perturb(torch.ones(1000), 0.1)
+    >>> sorted(set(((moved - 1) / torch.finfo(torch.float32).eps).tolist()))  # below 1 units halve
+    [-0.5, 0.0, 1.0]
+    """
+
+    def __init__(self, generator: torch.Generator, ulps: int = 1) -> None:
+        if isinstance(ulps, bool) or not isinstance(ulps, int) or ulps < 1:
+            raise ValueError(f"ulps={ulps!r} is not allowed: pass an int >= 1.")
+        self.generator = generator
+        self.ulps = ulps
+
+    def __call__(self, direction: Tensor, rate: float) -> tuple[Tensor, float]:
+        """Move every entry; the rate stays."""
+        moves = torch.randint(-self.ulps, self.ulps + 1, direction.shape, generator=self.generator)
+        moved = direction.clone()
+        for step in range(1, self.ulps + 1):
+            up = torch.nextafter(moved, torch.full_like(moved, torch.inf))
+            down = torch.nextafter(moved, torch.full_like(moved, -torch.inf))
+            moved = torch.where(moves >= step, up, torch.where(moves <= -step, down, moved))
+        return moved, rate
+
+    def __repr__(self) -> str:
+        return f"StochasticUlp(ulps={self.ulps})"
+
+
+class Cast:
+    """Round the direction to another floating type and back: the perturbation of mixed precision.
+
+    Args:
+        dtype: the type to round to, e.g. ``torch.bfloat16``; a type at least as wide as the update's changes
+            nothing.
+
+    >>> Cast(torch.bfloat16)(torch.tensor([1.001]), 0.1)
+    (tensor([1.]), 0.1)
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype={dtype} is not a floating type; pass e.g. torch.bfloat16.")
+        self.dtype = dtype
+
+    def __call__(self, direction: Tensor, rate: float) -> tuple[Tensor, float]:
+        """Round every entry; the rate stays."""
+        return direction.to(self.dtype).to(direction.dtype), rate
+
+    def __repr__(self) -> str:
+        return f"Cast({self.dtype})"

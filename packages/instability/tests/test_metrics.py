@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from instability import metrics
+
+VECTORS = arrays(np.float64, 6, elements=st.floats(-1e6, 1e6))
+
+
+@given(VECTORS, VECTORS)
+def test_l1_is_symmetric_and_bounded(a, b):
+    value = metrics.average_relative_l1(a, b)
+    assert value == metrics.average_relative_l1(b, a)
+    assert 0 <= value <= 2
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "value"),
+    [([1, -2], [1, -2], 0), ([1, 2], [-3, -4], 2), ([0, 0], [0, 0], 0), ([0, 1], [0, 3], 0.5), ([0], [5], 2)],
+)
+def test_l1_known_values(a, b, value):
+    assert metrics.average_relative_l1(np.array(a, float), np.array(b, float)) == value
+
+
+def test_l1_of_non_finite_entries_is_nan():
+    assert np.isnan(metrics.average_relative_l1([np.nan, 1.0], [1.0, 1.0]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ulp_distance_counts_steps(dtype):
+    x = np.array([1.0, -1.0, 1e-30, 0.0], dtype)
+    y = x.copy()
+    for _ in range(3):
+        y = np.nextafter(y, dtype(np.inf))
+    np.testing.assert_array_equal(metrics.ulp_distance(x, y), 3)
+
+
+def test_ulp_distance_refuses_mixed_types():
+    with pytest.raises(TypeError, match="two float32 or two float64"):
+        metrics.ulp_distance(np.float32([1]), np.float64([1]))
+
+
+def test_moving_average_drops_the_last_window():
+    x = np.arange(1000.0)
+    smoothed = metrics.moving_average(x)
+    assert smoothed.shape == (900,)
+    np.testing.assert_allclose(smoothed, np.arange(900) + 49.5)
+
+
+@pytest.mark.parametrize("window", [0, 5])
+def test_moving_average_window_must_fit(window):
+    with pytest.raises(ValueError, match=f"window={window} does not fit 4 values"):
+        metrics.moving_average(np.arange(4.0), window=window)
+
+
+def test_growth_rate_of_an_exponential_with_plateaus():
+    curve = np.clip(1e-16 * np.exp(0.3 * np.arange(200)), 0, 1.0)
+    assert metrics.growth_rate(curve, 1e-13, 1e-3) == pytest.approx(0.3, rel=1e-9)
+    assert np.isnan(metrics.growth_rate(curve[:50], 1e-13, 1e-3))
+
+
+def test_accuracy_spread_names_the_axis_that_varies():
+    over_seeds_only = np.broadcast_to(np.array([90.0, 91.0, 95.0])[None, :, None], (4, 3, 20))
+    spread = metrics.accuracy_spread(over_seeds_only)
+    np.testing.assert_array_equal(spread["over_perturbations"], np.zeros(3))
+    np.testing.assert_allclose(spread["over_seeds"], np.full(4, np.std([90, 91, 95])))
+
+
+def test_accuracy_spread_uses_the_last_epochs():
+    values = np.zeros((2, 1, 20))
+    values[1, 0, 10:] = 2.0
+    assert metrics.accuracy_spread(values)["over_perturbations"] == pytest.approx([1.0])
+
+
+@pytest.mark.parametrize(
+    "function", [metrics.average_relative_l1, metrics.max_abs, metrics.relative_l2, metrics.equal_fraction]
+)
+def test_shapes_must_agree(function):
+    with pytest.raises(ValueError, match="shapes differ"):
+        function(np.ones(2), np.ones(3))

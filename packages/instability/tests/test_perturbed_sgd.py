@@ -1,0 +1,247 @@
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from instability.perturbed_sgd import PerturbedSGD, perturb_optimizer
+from instability.rounding import Cast
+
+SETTINGS = {
+    "nesterov": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": True},
+    "heavyball": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0},
+    "plain": {"lr": 0.05, "momentum": 0.0, "weight_decay": 5e-4},
+}
+DTYPES = {"f32": torch.float32, "f64": torch.float64}
+
+
+def descend(make, start, gradients):
+    """Feed fixed gradients; returns the parameter after each step."""
+    parameter = torch.nn.Parameter(start.clone())
+    optimizer = make([parameter])
+    path = []
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimizer.step()
+        path.append(parameter.detach().clone())
+    return torch.stack(path)
+
+
+@pytest.fixture(params=list(DTYPES))
+def problem(golden, request):
+    dtype = DTYPES[request.param]
+    return (
+        request.param,
+        torch.tensor(golden["opt_p0"]).to(dtype),
+        torch.tensor(golden["opt_grads"]).to(dtype),
+    )
+
+
+@pytest.mark.parametrize("name", list(SETTINGS))
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_golden_updates(golden, problem, name, k):
+    label, start, gradients = problem
+    path = descend(lambda p: PerturbedSGD(p, **SETTINGS[name], perturbation=k), start, gradients).numpy()
+    expected = golden[f"opt_{name}_{label}_k{k}"]
+    tolerance = (
+        4 * np.finfo(path.dtype).eps * np.maximum(np.abs(expected), 1)
+    )  # the golden note, CPUs without FMA
+    assert (np.abs(path - expected) <= tolerance).all()
+
+
+@pytest.mark.parametrize("name", list(SETTINGS))
+@pytest.mark.parametrize("dampening", [0.0, 0.3])
+def test_k1_equals_torch_sgd_bit_for_bit(problem, name, dampening):
+    _, start, gradients = problem
+    settings = SETTINGS[name] | ({} if name == "nesterov" else {"dampening": dampening})
+    ours = descend(lambda p: PerturbedSGD(p, **settings), start, gradients)
+    theirs = descend(lambda p: torch.optim.SGD(p, **settings, foreach=False), start, gradients)
+    assert torch.equal(ours, theirs)
+
+
+def test_k1_equals_torch_sgd_in_bfloat16(golden):
+    start, gradients = (torch.tensor(golden[key]).to(torch.bfloat16) for key in ("opt_p0", "opt_grads"))
+    ours = descend(lambda p: PerturbedSGD(p, **SETTINGS["nesterov"]), start, gradients)
+    theirs = descend(
+        lambda p: torch.optim.SGD(p, **SETTINGS["nesterov"], foreach=False, fused=False), start, gradients
+    )
+    assert torch.equal(ours, theirs)
+
+
+OPTIMIZERS = {
+    "perturbed_sgd": lambda p, k: PerturbedSGD(
+        p, lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True, perturbation=k
+    ),
+    "sgd": lambda p, k: perturb_optimizer(torch.optim.SGD(p, lr=0.1, momentum=0.9), k),
+    "adam": lambda p, k: perturb_optimizer(torch.optim.AdamW(p, lr=0.01), k, at="gradient"),
+}
+
+
+@pytest.fixture(params=list(OPTIMIZERS))
+def make(request):
+    return OPTIMIZERS[request.param]
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 8])
+def test_powers_of_two_equal_the_plain_optimizer(make, problem, k):
+    _, start, gradients = problem
+    assert torch.equal(
+        descend(lambda p: make(p, k), start, gradients), descend(lambda p: make(p, 1), start, gradients)
+    )
+
+
+@pytest.mark.parametrize("k", [3, 5, 7])
+def test_odd_k_differs_by_rounding_only(make, problem, k):
+    _, start, gradients = problem
+    plain, perturbed = (descend(lambda p, k=k: make(p, k), start, gradients) for k in (1, k))
+    assert not torch.equal(plain, perturbed)
+    torch.testing.assert_close(
+        plain, perturbed, rtol=50 * torch.finfo(start.dtype).eps, atol=50 * torch.finfo(start.dtype).eps
+    )
+
+
+def test_perturbing_the_applied_update_reaches_fewer_entries_than_the_gradient():
+    """p_new is a floating-point number: p_old + u (1 + eps) rounds back to it unless |u| is about |p_new|."""
+    generator = torch.Generator().manual_seed(0)
+    start, gradient = (torch.randn(4000, generator=generator) for _ in range(2))
+    plain = descend(lambda p: torch.optim.SGD(p, lr=0.01), start, [gradient])
+    changed = {
+        at: (
+            descend(
+                lambda p, at=at: perturb_optimizer(torch.optim.SGD(p, lr=0.01), 3, at=at), start, [gradient]
+            )
+            != plain
+        )
+        for at in ("update", "gradient")
+    }
+    assert 0 < changed["update"].sum() < changed["gradient"].sum()
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize(
+    "copier", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"]
+)
+def test_a_copied_run_continues_bit_for_bit(make, problem, k, copier):
+    _, start, gradients = problem
+    parameter = torch.nn.Parameter(start.clone())
+    pair = (parameter, make([parameter], k))
+    step(pair, gradients[:3])
+    twin = copier(pair)
+    step(pair, gradients[3:])
+    step(twin, gradients[3:])
+    assert twin[0] is not parameter
+    assert torch.equal(twin[0], parameter)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_state_dict_round_trip_through_weights_only_load(make, problem, k):
+    _, start, gradients = problem
+    parameter = torch.nn.Parameter(start.clone())
+    first = make([parameter], k)
+    step((parameter, first), gradients[:3])
+    file = io.BytesIO()
+    torch.save({"parameter": parameter.detach(), "optimizer": first.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    other = torch.nn.Parameter(saved["parameter"].clone())
+    second = make([other], k)
+    second.load_state_dict(saved["optimizer"])
+    step((parameter, first), gradients[3:])
+    step((other, second), gradients[3:])
+    assert torch.equal(other, parameter)
+
+
+def step(pair, gradients):
+    parameter, optimizer = pair
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimizer.step()
+
+
+def test_groups_have_their_own_perturbation(problem):
+    _, start, gradients = problem
+    a, b = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    optimizer = PerturbedSGD([{"params": [a]}, {"params": [b], "perturbation": 3}], lr=0.1)
+    a.grad, b.grad = gradients[0].clone(), gradients[0].clone()
+    optimizer.step()
+    assert not torch.equal(a, b)
+
+
+def test_closure_and_missing_gradients(make):
+    used, unused = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    optimizer = make([used, unused], 3)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (used**2).sum()
+        loss.backward()
+        return loss.item()
+
+    assert float(optimizer.step(closure)) == 3.0
+    assert torch.equal(unused, torch.ones(3))
+    assert not torch.equal(used, torch.ones(3))
+
+
+def test_schedulers_drive_a_wrapped_optimizer():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = perturb_optimizer(torch.optim.SGD([parameter], lr=1.0), 3)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    parameter.grad = torch.zeros(2)
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_sparse_gradients_are_refused():
+    embedding = torch.nn.Embedding(4, 2, sparse=True)
+    optimizer = PerturbedSGD(embedding.parameters(), lr=0.1)
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(TypeError, match="does not support sparse gradients"):
+        optimizer.step()
+
+
+def test_any_rounding_perturbation_can_be_used(problem):
+    _, start, gradients = problem
+    path = descend(
+        lambda p: perturb_optimizer(torch.optim.SGD(p, lr=0.1), Cast(torch.bfloat16)), start, gradients
+    )
+    plain = descend(lambda p: torch.optim.SGD(p, lr=0.1), start, gradients)
+    assert 0 < (path - plain).abs().max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"perturbation": 0}, "pass an int >= 1"),
+        ({"perturbation": -1}, "pass an int >= 1"),
+        ({"perturbation": True}, "pass an int >= 1"),
+        ({"perturbation": 1.5}, "pass an int >= 1"),
+        ({"lr": -0.1}, "lr=-0.1 is not allowed"),
+        ({"lr": float("nan")}, "lr=nan is not allowed"),
+        ({"momentum": -1.0}, "momentum=-1.0 is not allowed"),
+        ({"weight_decay": float("inf")}, "weight_decay=inf is not allowed"),
+        ({"nesterov": True}, "nesterov=True needs momentum > 0 and dampening 0"),
+        ({"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov=True needs"),
+    ],
+)
+def test_bad_hyperparameters(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PerturbedSGD([torch.nn.Parameter(torch.ones(1))], **({"lr": 0.1} | settings))
+
+
+@pytest.mark.parametrize("k", [0, -1, True, 1.5])
+def test_perturb_optimizer_checks_k(k):
+    with pytest.raises(ValueError, match="pass an int >= 1"):
+        perturb_optimizer(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1), k)
+
+
+def test_unknown_place():
+    with pytest.raises(ValueError, match="Allowed: 'update', 'gradient'"):
+        perturb_optimizer(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1), 3, at="loss")
+
+
+def test_perturb_optimizer_needs_an_optimizer():
+    with pytest.raises(TypeError, match=r"pass a torch\.optim\.Optimizer"):
+        perturb_optimizer("sgd", 3)
