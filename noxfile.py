@@ -211,8 +211,10 @@ def test_report(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation, execute its code blocks, check its internal links."""
     install(session, *everything(), "-r", "docs/requirements.txt")
-    session.run("python", "-m", "pytest", "docs", *session.posargs, env=ONE_THREAD | QUIET)
-    session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html")
+    pages = ["docs", "common/README.md", *(f"packages/{name}/README.md" for name in PACKAGES)]
+    environment = ONE_THREAD | QUIET | {"PYTHONPATH": "docs"}
+    session.run("python", "-m", "pytest", "-p", "execute_blocks", *pages, *session.posargs, env=environment)
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "docs", "docs/_build/html")
 
 
 @nox.session(default=False)
