@@ -12,6 +12,7 @@ def in_a_scratch_folder(namespace):
     namespace["_scratch"] = tempfile.TemporaryDirectory()
     namespace["_home"] = Path.cwd()
     os.chdir(namespace["_scratch"].name)
+    Path("runs").mkdir()  # the folder the examples read
 
 
 def back_home(namespace):
