@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from eigengame.sharding import gather, put
 from eigengame.solver import State
 
 __all__ = ["from_arrays", "load", "read", "save", "to_arrays"]
@@ -27,10 +28,13 @@ def _is_key(leaf: Any) -> bool:
 
 
 def to_arrays(state: State) -> dict[str, NDArray]:
-    """Return the leaves of a state by path, as host arrays (sharded leaves are gathered)."""
+    """Return the leaves of a state by path, as host arrays (sharded leaves are gathered).
+
+    With several processes all of them must call this together.
+    """
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {
-        jax.tree_util.keystr(path): np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        jax.tree_util.keystr(path): gather(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
         for path, leaf in leaves
     }
 
@@ -49,14 +53,14 @@ def from_arrays(arrays: dict[str, NDArray], like: State) -> State:
             raise ValueError(f"Checkpoint has no entry {name}; it was written by another configuration.")
         value = arrays[name]
         if _is_key(template):
-            return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(template))
+            key = jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(template))
+            return put(key, template.sharding)
         if value.shape != template.shape:
             raise ValueError(
                 f"Checkpoint entry {name} has shape {value.shape}, expected {template.shape}; "
                 "k, d and the optimiser must be those of the run that wrote it."
             )
-        placed = jnp.asarray(value, template.dtype)
-        return jax.device_put(placed, template.sharding)
+        return put(jnp.asarray(value, template.dtype), template.sharding)
 
     return jax.tree.unflatten(structure, [restore(path, leaf) for path, leaf in leaves])
 
@@ -64,17 +68,21 @@ def from_arrays(arrays: dict[str, NDArray], like: State) -> State:
 def save(path: str | os.PathLike[str], state: State, meta: dict[str, Any] | None = None) -> None:
     """Write a checkpoint; a reader sees the old file or the new one, never a part.
 
+    With several processes all must call this; only process 0 writes.
+
     Args:
         path: File name, by convention ending in `.npz`.
         state: Any state.
         meta: JSON values to keep with it, such as the position in the data.
     """
-    target = Path(path)
+    arrays, target = to_arrays(state), Path(path)
+    if jax.process_index() != 0:
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     record = json.dumps({"format": FORMAT_VERSION, "meta": meta or {}})
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     with partial.open("wb") as file:
-        np.savez(file, **to_arrays(state), **{_META: np.array(record)})
+        np.savez(file, **arrays, **{_META: np.array(record)})
         file.flush()
         os.fsync(file.fileno())
     partial.replace(target)
@@ -91,7 +99,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray], dict[str, An
     if not target.is_file():
         raise FileNotFoundError(f"No checkpoint at {target}.")
     try:
-        with np.load(target, allow_pickle=False) as archive:
+        with target.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         record = json.loads(str(arrays.pop(_META)))
     except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:

@@ -22,9 +22,11 @@ from eigengame.trees import batch_size, responses
 
 __all__ = [
     "batch_sharding",
+    "gather",
     "init_distributed",
     "make_mesh",
     "padded_players",
+    "put",
     "shard_batch",
     "sharded_direction",
     "vector_sharding",
@@ -116,6 +118,29 @@ def shard_batch(X: PyTree, mesh: Mesh) -> PyTree:
     )
 
 
+def put(leaf: Array, sharding: NamedSharding) -> Array:
+    """Return the array laid out as told, also over devices of other processes.
+
+    Every process passes the same full array.
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = put(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def gather(leaf: Array) -> np.ndarray:
+    """Return the full array on this host; all processes must call it together."""
+    if leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return np.asarray(leaf)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+
 def check_divisible(X: PyTree, mesh: Mesh, rows_factor: int = 1) -> None:
     """Refuse a batch whose rows or last axes the mesh does not divide."""
     rows, data, features = batch_size(X) * rows_factor, mesh.shape["data"], mesh.shape["features"]
@@ -153,12 +178,6 @@ def sharded_direction(
             biased divide-and-conquer variant that the data-parallel experiment compares with.
     """
     check_divisible(X, mesh)
-    return _sharded_direction(algorithm, V, X, weights, mesh, local_penalties)
-
-
-def _sharded_direction(
-    algorithm: Algorithm, V: PyTree, X: PyTree, weights: Array, mesh: Mesh, local_penalties: bool
-) -> tuple[PyTree, Array]:
     vector_specs, batch_specs = jax.tree.map(_vector_spec, V), jax.tree.map(_batch_spec, X)
     rows = PartitionSpec("players", None)
 

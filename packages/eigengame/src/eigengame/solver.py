@@ -27,7 +27,7 @@ from eigengame.directions import (
     project_to_tangent,
 )
 from eigengame.optax_transforms import normalize_rows
-from eigengame.sharding import padded_players, sharded_direction, vector_sharding
+from eigengame.sharding import padded_players, put, sharded_direction, vector_sharding
 from eigengame.trees import batch_size, combine, gram, num_players, row_norms, scale_rows
 from eigengame.utilities import utilities_from_products
 
@@ -204,7 +204,7 @@ def init(
     if V is None:
         V = initial_vectors(key, k, template, dtype)
     else:
-        V = jax.tree.map(lambda v: jnp.asarray(v, dtype), V)
+        V = jax.tree.map(lambda v: jnp.array(v, dtype), V)
         _check_unit_rows(V, k)
     padding = padded_players(k, mesh) - k
     V = jax.tree.map(lambda v: jnp.pad(v, [(0, padding)] + [(0, 0)] * (v.ndim - 1)), V)
@@ -216,7 +216,8 @@ def init(
         count=jnp.zeros((), jnp.int32),
         step=jnp.zeros((), jnp.int32),
         aux=Moments(jnp.zeros((), accumulation), jnp.zeros(k + padding, accumulation)) if moments else (),
-        key=key,
+        # a copy, because scan_steps donates the state and would delete the caller's key
+        key=jax.random.wrap_key_data(jnp.array(jax.random.key_data(key)), impl=jax.random.key_impl(key)),
         k=k,
     )
     return state if mesh is None else place(state, mesh)
@@ -231,17 +232,7 @@ def place(state: State, mesh: Mesh) -> State:
         )
     }
     replicated = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda leaf: _put(leaf, by_shape.get(leaf.shape, replicated)), state)
-
-
-def _put(leaf: Array, sharding: NamedSharding) -> Array:
-    if sharding.is_fully_addressable:
-        return jax.device_put(leaf, sharding)
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        data = _put(jax.random.key_data(leaf), sharding)
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-    host = np.asarray(leaf)
-    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+    return jax.tree.map(lambda leaf: put(leaf, by_shape.get(leaf.shape, replicated)), state)
 
 
 def retract(algorithm: Algorithm, V: PyTree, k: int) -> PyTree:
@@ -265,23 +256,25 @@ def retract(algorithm: Algorithm, V: PyTree, k: int) -> PyTree:
     return jax.tree.unflatten(structure, filled)
 
 
-def _center(state: State, X: PyTree, num_valid: Array) -> tuple[PyTree, PyTree, Array, Array]:
-    """Return centred rows, the new mean, the mean squared deviation of all samples and the new share."""
-    n = batch_size(X)
+def _center(state: State, X: PyTree, num_valid: Array) -> tuple[PyTree, PyTree, Array]:
+    """Return the rows minus the mean of all samples so far, that mean, and its squared movement."""
     share = num_valid / (state.count + num_valid)
-    mask = jnp.arange(n) < num_valid
+    mask = jnp.arange(batch_size(X)) < num_valid
 
     def deviations(x: Array, mean: Array) -> Array:
         rows = mask.reshape(-1, *[1] * (x.ndim - 1))
         return jnp.where(rows, x - mean[None], 0)
 
-    old = jax.tree.map(deviations, X, state.mean)
-    shift = jax.tree.map(lambda x: jnp.sum(x, axis=0) / num_valid, old)
-    mean = jax.tree.map(lambda m, s: m + share * s, state.mean, shift)
-    squares = jnp.asarray(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(old))) / num_valid
-    drift = jnp.asarray(sum(jnp.sum(jnp.square(s)) for s in jax.tree.leaves(shift)))
-    centred = jax.tree.map(deviations, X, mean)
-    return centred, mean, squares - share * drift, share
+    def movement(x: Array, mean: Array) -> Array:
+        return share * jnp.sum(deviations(x, mean), axis=0) / num_valid
+
+    moved = jax.tree.map(movement, X, state.mean)
+    mean = jax.tree.map(jnp.add, state.mean, moved)
+    return jax.tree.map(deviations, X, mean), mean, _sum_of_squares(moved)
+
+
+def _sum_of_squares(tree: PyTree) -> Array:
+    return jnp.asarray(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
 def _advance(state: State, direction: PyTree, config: Config) -> tuple[PyTree, Any, Bool[Array, ""]]:
@@ -305,9 +298,9 @@ def _step(
     with jax.default_matmul_precision(config.precision):
         X = jax.tree.map(jnp.asarray, batch)
         n = jnp.asarray(batch_size(X) if num_valid is None else num_valid, jnp.int32)
-        mean, aux, deviation, share = state.mean, state.aux, None, None
+        mean, aux, movement = state.mean, state.aux, jnp.zeros(())
         if config.center:
-            X, mean, deviation, share = _center(state, X, n)
+            X, mean, movement = _center(state, X, n)
         if config.mesh is None:
             direction, S = direction_and_gram(config.algorithm, state.V, X)
         else:
@@ -319,7 +312,7 @@ def _step(
         direction = jax.tree.map(lambda g: g * jnp.asarray(scale, g.dtype), direction)
         V, opt_state, finite = _advance(state, direction, config)
         if config.moments:
-            aux = _update_moments(state, X, along, n, deviation, share)
+            aux = _update_moments(state, X, along, n, movement)
         metrics = {"finite": finite, "rayleigh": along[: state.k]}
         if config.utilities is not None:
             values = utilities_from_products(S, gram(state.V, state.V), config.utilities)
@@ -328,16 +321,14 @@ def _step(
         return State(V, opt_state, mean, count, state.step + 1, aux, state.key, state.k), metrics
 
 
-def _update_moments(
-    state: State, X: PyTree, along: Array, n: Array, deviation: Array | None, share: Array | None
-) -> Moments:
-    if deviation is None or share is None:
-        share = n / (state.count + n)
-        deviation = jnp.asarray(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(X))) / n
+def _update_moments(state: State, X: PyTree, along: Array, n: Array, movement: Array) -> Moments:
+    """Merge the batch into the moments; `X` is centred on the new mean, so nothing cancels."""
     old: Moments = state.aux
+    share = n / (state.count + n)
     rate = 2 / (state.step + 2)
     return Moments(
-        total=(1 - share) * old.total + share * deviation, along=old.along + rate * (along - old.along)
+        total=(1 - share) * (old.total + movement) + share * _sum_of_squares(X) / n,
+        along=old.along + rate * (along - old.along),
     )
 
 

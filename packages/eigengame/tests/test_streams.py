@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+from eigengame import streams
+
+
+def rows_of(batches):
+    return np.concatenate([batch.rows[: batch.num_valid] for batch in batches])
+
+
+def test_an_epoch_visits_every_row_once(rng):
+    X = rng.standard_normal((23, 3))
+    batches = list(streams.array_batches(X, 5, seed=0, dtype=np.float64))
+    assert {batch.rows.shape for batch in batches} == {(5, 3)}
+    np.testing.assert_array_equal(np.sort(rows_of(batches), axis=0), np.sort(X, axis=0))
+
+
+def test_order_depends_on_seed_and_epoch_only(rng):
+    X = rng.standard_normal((20, 2))
+    order = lambda seed, epoch: rows_of(streams.array_batches(X, 4, seed=seed, epoch=epoch))  # noqa: E731
+    np.testing.assert_array_equal(order(1, 2), order(1, 2))
+    assert not np.array_equal(order(1, 2), order(1, 3))
+    assert not np.array_equal(order(1, 2), order(2, 2))
+
+
+def test_resuming_inside_an_epoch(rng):
+    X = rng.standard_normal((20, 2))
+    whole = list(streams.array_batches(X, 4, seed=0))
+    rest = list(streams.array_batches(X, 4, seed=0, start=3))
+    np.testing.assert_array_equal(rows_of(whole[3:]), rows_of(rest))
+
+
+def test_uint8_is_cast_before_arithmetic():
+    X = np.full((4, 2), 255, dtype=np.uint8)
+    (batch,) = streams.array_batches(X, 4, seed=0)
+    assert batch.rows.dtype == np.float32
+    assert (batch.rows * 2).max() == 510
+
+
+def test_sparse_rows_are_densified_by_batch(rng):
+    dense = rng.standard_normal((9, 4)) * (rng.random((9, 4)) < 0.3)
+    same = list(streams.array_batches(dense, 4, seed=0))
+    for ours, theirs in zip(streams.array_batches(csr_array(dense), 4, seed=0), same, strict=True):
+        np.testing.assert_array_equal(ours.rows, theirs.rows)
+
+
+def test_a_memmap_is_read_in_blocks(tmp_path, rng):
+    np.save(tmp_path / "x.npy", np.arange(20, dtype=np.float32).reshape(10, 2))
+    X = np.load(tmp_path / "x.npy", mmap_mode="r")
+    batches = list(streams.array_batches(X, 4, seed=0))
+    np.testing.assert_array_equal(np.sort(rows_of(batches), axis=0), np.asarray(X))
+    for batch in batches:
+        assert np.all(np.diff(batch.rows[: batch.num_valid, 0]) == 2)
+
+
+def test_a_stream_is_regrouped(rng):
+    parts = [rng.standard_normal((n, 3)).astype(np.float32) for n in (1, 7, 2, 5)]
+    batches = list(streams.iterable_batches(iter(parts), 4))
+    assert [batch.num_valid for batch in batches] == [4, 4, 4, 3]
+    assert {batch.rows.shape for batch in batches} == {(4, 3)}
+    np.testing.assert_array_equal(rows_of(batches), np.concatenate(parts))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([], "The iterable yielded no batch"),
+        ([np.zeros((2, 3)), np.zeros((2, 4))], "Batch 1 has 4 features; the earlier ones have 3"),
+        ([np.zeros(3)], r"Batch 0 has shape \(3,\)"),
+        ([np.zeros((2, 2)), np.full((2, 2), np.nan)], "Batch 1 contains NaN"),
+        ([np.full((2, 2), np.inf)], "Batch 0 contains inf"),
+    ],
+)
+def test_bad_streams(parts, message):
+    with pytest.raises(ValueError, match=message):
+        list(streams.iterable_batches(iter(parts), 2))
+
+
+def test_what_counts_as_a_stream():
+    assert streams.is_stream(iter([np.zeros((1, 1))]))
+    assert streams.is_stream(lambda: [])
+    assert not streams.is_stream([[1.0, 2.0]])
+    assert not streams.is_stream(np.zeros((1, 1)))
