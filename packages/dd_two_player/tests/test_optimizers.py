@@ -51,5 +51,5 @@ def test_bad_input(kwargs, message):
 
 
 def test_schedule_entries_are_checked():
-    with pytest.raises(ValueError, match="schedule entry 5: -1.0 needs"):
+    with pytest.raises(ValueError, match=r"schedule entry 5: -1\.0 needs"):
         make_schedule({5: -1.0})

@@ -1,0 +1,196 @@
+"""Flows that model gradient descent with learning rate ``h`` on a loss ``E(x)``, ``x`` of shape ``(dim,)``.
+
+With gradient ``g``, Hessian ``H`` and its eigenpairs ``(l_i, u_i)``:
+
+* gradient flow ``x' = -g``, local error 2;
+* IGR flow ``x' = -g - (h/2) H g``, local error 3;
+* third-order flow, adding ``-h^2 ((1/3) H^2 g + (1/12) grad(g' H g, g constant))``, local error 4;
+* principal flow ``x' = sum_i c(h l_i) (u_i . g) u_i`` with ``c(z) = log(1 - z) / z``, local error 3, and
+  exact on
+  quadratics: flowing for time ``h`` multiplies direction ``i`` by ``1 - h l_i``, also where that diverges.
+      For
+  ``h l_i > 1`` it is complex, and so is the path; take the real part at the very end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float
+from scipy.integrate import solve_ivp
+
+__all__ = [
+    "gradient_descent",
+    "gradient_flow",
+    "igr_flow",
+    "integrate_principal_flow",
+    "principal_coefficient",
+    "principal_field",
+    "quadratic_principal_flow",
+    "third_order_flow",
+]
+
+Loss = Callable[[Any], Any]
+Field = Callable[[Any], Any]
+SERIES_BELOW = 1e-2
+SERIES = [1 / n for n in range(9, 0, -1)]  # -c(z) up to z^8: exact to 1e-17 there
+CAP = 100.0
+
+
+def principal_coefficient(z: Any, cap: float = CAP) -> Complex[np.ndarray, "..."]:
+    """Return ``c(z) = log(1 - z) / z`` with ``c(0) = -1``, complex for ``z > 1``.
+
+    Args:
+        z: Learning rate times eigenvalue, real or complex.
+        cap: Bound on the modulus; ``c`` is singular at ``z = 1``, where gradient descent annihilates a
+            direction in one step.
+
+    Example:
+        >>> principal_coefficient([0.0, 0.5]).real.round(6).tolist()
+        [-1.0, -1.386294]
+        >>> complex(principal_coefficient(2.0)).real  # beyond z = 2 the direction is unstable
+        0.0
+        >>> principal_coefficient(1.0).real.item()
+        -100.0
+    """
+    values = np.asarray(z, dtype=complex)
+    small = np.abs(values) < SERIES_BELOW
+    singular = values == 1
+    safe = np.where(small | singular, 0.5, values)
+    exact = np.log1p(-safe) / safe
+    # for real z > 1 the branch is log(z - 1) + i pi, whatever the sign of a zero imaginary part
+    exact = np.where((safe.imag == 0) & (safe.real > 1), exact.real + 1j * np.pi / safe.real, exact)
+    series = -np.polyval(SERIES, values)
+    c = np.where(small, series, np.where(singular, -cap, exact))
+    return c * np.minimum(1.0, cap / np.abs(c)) if np.isfinite(cap) else c
+
+
+def principal_field(loss: Loss, learning_rate: float, cap: float = CAP) -> Callable[[Any], np.ndarray]:
+    """Return the principal flow's field on complex points.
+
+    Gradient and Hessian are those of the analytic continuation of the loss, so it must be made of analytic
+    functions.
+
+    Args:
+        loss: ``(dim,) -> scalar``, traceable for complex input.
+        learning_rate: Step of the gradient descent that is modelled.
+        cap: See :func:`principal_coefficient`.
+    """
+    _check_rate(learning_rate)
+    gradient = jax.jit(jax.grad(loss, holomorphic=True))
+    hessian = jax.jit(jax.jacfwd(jax.grad(loss, holomorphic=True), holomorphic=True))
+
+    def field(x: Any) -> np.ndarray:
+        point = jnp.asarray(x, complex)
+        g, h = np.asarray(gradient(point)), np.asarray(hessian(point))
+        if np.all(h.imag == 0):
+            values, vectors = np.linalg.eigh(h.real)
+            projections = vectors.T @ g
+        else:  # complex symmetric: no orthonormal eigenvectors
+            values, vectors = np.linalg.eig(h)
+            projections = np.linalg.solve(vectors, g)
+        return np.asarray(vectors @ (principal_coefficient(learning_rate * values, cap) * projections))
+
+    return field
+
+
+def integrate_principal_flow(
+    loss: Loss,
+    learning_rate: float,
+    start: Any,
+    times: Any,
+    *,
+    cap: float = CAP,
+    rtol: float = 1e-10,
+    atol: float = 1e-12,
+) -> Complex[np.ndarray, "times dim"]:
+    """Integrate the principal flow adaptively in complex arithmetic; NaN rows after a blow-up."""
+    field = principal_field(loss, learning_rate, cap)
+    grid = np.asarray(times, float)
+    x0 = np.asarray(start, complex)
+    path = np.full((grid.size, x0.size), np.nan + 0j)
+    solution = solve_ivp(lambda _, x: field(x), (0.0, grid[-1]), x0, "DOP853", grid, rtol=rtol, atol=atol)
+    path[: solution.y.shape[1]] = solution.y.T
+    return path
+
+
+def quadratic_principal_flow(
+    hessian: Float[np.ndarray, "dim dim"], learning_rate: float, start: Float[np.ndarray, " dim"], times: Any
+) -> Complex[np.ndarray, "times dim"]:
+    """Return the exact principal flow on ``E = x' H x / 2``, one exponential per eigen-direction.
+
+    Example:
+        >>> path = quadratic_principal_flow(np.diag([2.0, 0.02]), 0.9, np.array([-0.35, -0.2]), [9.0])
+        >>> path[0].real.round(6).tolist()
+        [-0.037581, -0.16678]
+    """
+    _check_rate(learning_rate)
+    values, vectors = np.linalg.eigh(np.asarray(hessian, float))
+    rates = principal_coefficient(learning_rate * values, cap=np.inf) * values
+    amplitudes = vectors.T @ np.asarray(start, float)
+    with np.errstate(invalid="ignore", over="ignore"):
+        growth = np.exp(np.outer(np.asarray(times, float), rates))
+    return np.asarray((growth * amplitudes) @ vectors.T)
+
+
+def gradient_flow(loss: Loss) -> Field:
+    """Return the field ``-g``."""
+    gradient = jax.grad(loss)
+    field: Field = jax.jit(lambda x: -gradient(x))
+    return field
+
+
+def igr_flow(loss: Loss, learning_rate: float) -> Field:
+    """Return the field of implicit gradient regularisation, ``-g - (h/2) H g`` (Barrett and Dherin 2021)."""
+    _check_rate(learning_rate)
+    gradient = jax.grad(loss)
+
+    @jax.jit
+    def field(x: Array) -> Any:
+        g, hg = jax.jvp(gradient, (x,), (gradient(x),))
+        return -g - learning_rate / 2 * hg
+
+    return field
+
+
+def third_order_flow(loss: Loss, learning_rate: float) -> Field:
+    """Return the field that follows gradient descent with a local error of order 4."""
+    _check_rate(learning_rate)
+    gradient = jax.grad(loss)
+
+    @jax.jit
+    def field(x: Array) -> Any:
+        def hessian_times(point: Array, v: Array) -> Any:
+            return jax.jvp(gradient, (point,), (v,))[1]
+
+        g = gradient(x)
+        hg = hessian_times(x, g)
+        bend = jax.grad(lambda point: g @ hessian_times(point, g))(x)
+        return -g - learning_rate / 2 * hg - learning_rate**2 * (hessian_times(x, hg) / 3 + bend / 12)
+
+    return field
+
+
+def gradient_descent(
+    loss: Loss, learning_rate: float, start: Any, num_steps: int
+) -> Float[np.ndarray, "steps dim"]:
+    """Return the path of gradient descent, the start included.
+
+    >>> gradient_descent(lambda x: (x**2).sum(), 0.25, np.array([1.0]), 2).tolist()
+    [[1.0], [0.5], [0.25]]
+    """
+    _check_rate(learning_rate)
+    step = jax.jit(lambda x: x - learning_rate * jax.grad(loss)(x))
+    path = [np.asarray(start, float)]
+    for _ in range(num_steps):
+        path.append(np.asarray(step(path[-1]), float))
+    return np.stack(path)
+
+
+def _check_rate(learning_rate: float) -> None:
+    if not (np.isfinite(learning_rate) and learning_rate > 0):
+        raise ValueError(f"learning_rate is {learning_rate}; it must be positive and finite.")

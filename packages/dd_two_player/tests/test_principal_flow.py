@@ -1,0 +1,85 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dd_two_player.flows import integrate
+from dd_two_player.principal_flow.flow import (
+    gradient_descent,
+    gradient_flow,
+    igr_flow,
+    integrate_principal_flow,
+    principal_coefficient,
+    quadratic_principal_flow,
+    third_order_flow,
+)
+
+pytestmark = pytest.mark.usefixtures("x64")
+HESSIAN, START = np.diag([2.0, 0.02]), np.array([-0.35, -0.2])
+
+
+def quadratic(x):
+    return (jnp.diag(jnp.asarray(HESSIAN)) * x**2).sum() / 2
+
+
+def smooth(x):
+    return jnp.sin(x[0] + 0.5 * x[1]) + 0.3 * x[0] ** 2 + 0.7 * x[1] ** 2 * jnp.exp(0.2 * x[0])
+
+
+def test_coefficient_series_meets_the_formula():
+    z = np.array([-1.001e-2, -0.999e-2, -1e-4, 1e-4, 0.999e-2, 1.001e-2])
+    np.testing.assert_allclose(principal_coefficient(z).real, np.log1p(-z) / z, rtol=1e-13)
+
+
+def test_coefficient_is_complex_beyond_one_and_stable_up_to_two():
+    value = complex(principal_coefficient(1.5))
+    assert value == pytest.approx((np.log(0.5) + 1j * np.pi) / 1.5)
+    assert principal_coefficient(1.99).real < 0 < principal_coefficient(2.01).real
+    assert abs(principal_coefficient(1 + 1e-60)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("rate", "steps", "expected"),
+    [(0.9, 10, (-0.037581, -0.166780)), (1.05, 5, (0.563679, -0.179864))],
+)
+def test_principal_flow_equals_gradient_descent_on_quadratics(rate, steps, expected):
+    descent = gradient_descent(quadratic, rate, START, steps)[-1]
+    flow = quadratic_principal_flow(HESSIAN, rate, START, [rate * steps])[0]
+    adaptive = integrate_principal_flow(quadratic, rate, START, [rate * steps])[0]
+    np.testing.assert_allclose(descent, expected, atol=1e-6)
+    for path in (flow, adaptive):
+        np.testing.assert_allclose(path.real, descent, atol=1e-8)
+        np.testing.assert_allclose(path.imag, 0, atol=1e-8)
+    between = quadratic_principal_flow(HESSIAN, rate, START, [rate * (steps - 0.5)])[0]
+    assert abs(between.imag[0]) > 1e-3  # complex between steps, where z > 1
+
+
+@pytest.mark.parametrize(("rate", "steps"), [(0.9, 10), (1.05, 5)])
+def test_igr_and_gradient_flow_converge_where_descent_oscillates(rate, steps):
+    for field in (gradient_flow(quadratic), igr_flow(quadratic, rate)):
+        end = integrate(field, jnp.asarray(START), [rate * steps])[0]
+        assert abs(end[0]) < 1e-4
+
+
+@pytest.mark.parametrize(("name", "order"), [("gradient", 2), ("igr", 3), ("principal", 3), ("third", 4)])
+def test_local_order(name, order):
+    start, sizes = np.array([0.4, -0.3]), [0.08, 0.04, 0.02]
+    errors = []
+    for h in sizes:
+        reached = gradient_descent(smooth, h, start, 1)[-1]
+        if name == "principal":
+            flow = integrate_principal_flow(smooth, h, start, [h])[0].real
+        else:
+            fields = {
+                "gradient": gradient_flow(smooth),
+                "igr": igr_flow(smooth, h),
+                "third": third_order_flow(smooth, h),
+            }
+            flow = integrate(fields[name], jnp.asarray(start), [h])[0]
+        errors.append(np.linalg.norm(reached - flow))
+    assert np.polyfit(np.log(sizes), np.log(errors), 1)[0] == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("inf")])
+def test_rate_is_checked(rate):
+    with pytest.raises(ValueError, match=r"learning_rate is .*; it must be positive and finite"):
+        quadratic_principal_flow(HESSIAN, rate, START, [1.0])
