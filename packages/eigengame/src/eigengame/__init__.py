@@ -8,15 +8,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eigengame.estimators.gevp import EigenGameGEVP
     from eigengame.estimators.pca import EigenGame
+    from eigengame.estimators.pencil import EigenGameCCA, EigenGameICA, EigenGamePLS
+    from eigengame.estimators.spectral import EigenGameSpectralEmbedding
 
 _HOMES = {
     "EigenGame": "eigengame.estimators.pca",
+    "EigenGameCCA": "eigengame.estimators.pencil",
+    "EigenGameGEVP": "eigengame.estimators.gevp",
+    "EigenGameICA": "eigengame.estimators.pencil",
+    "EigenGamePLS": "eigengame.estimators.pencil",
+    "EigenGameSpectralEmbedding": "eigengame.estimators.spectral",
 }
 
 __all__ = [
     # estimators
     "EigenGame",
+    "EigenGameCCA",
+    "EigenGameGEVP",
+    "EigenGameICA",
+    "EigenGamePLS",
+    "EigenGameSpectralEmbedding",
 ]
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PyTree
 
 from eigengame.trees import combine, gram, scale_rows, subtract
 
-__all__ = ["Auxiliary", "gamma_direction", "generalized_rayleigh", "update_auxiliary"]
+__all__ = ["Auxiliary", "diagonal_products", "gamma_direction", "generalized_rayleigh", "update_auxiliary"]
 
 
 class Auxiliary(NamedTuple):
@@ -36,7 +36,8 @@ class Auxiliary(NamedTuple):
     beta: Float[Array, " k"]
 
 
-def _diagonal_products(V: PyTree, W: PyTree) -> Float[Array, " k"]:
+def diagonal_products(V: PyTree, W: PyTree) -> Float[Array, " k"]:
+    """Return <v_i, w_i> for every player."""
     pairs = zip(jax.tree.leaves(V), jax.tree.leaves(W), strict=True)
     return jnp.asarray(sum(jnp.sum((v * w).reshape(v.shape[0], -1), axis=1) for v, w in pairs))
 
@@ -65,7 +66,7 @@ def gamma_direction(
         True
     """
     V, AV, BV = jax.tree.map(jnp.asarray, (V, AV, BV))
-    a, b = _diagonal_products(V, AV), _diagonal_products(V, BV)
+    a, b = diagonal_products(V, AV), diagonal_products(V, BV)
     if aux is None:
         aux = Auxiliary(w=BV, beta=b)
     scaled = jnp.tril(gram(V, AV), -1) / jnp.maximum(aux.beta, rho)[None, :]
@@ -84,7 +85,7 @@ def update_auxiliary(aux: Auxiliary, V: PyTree, BV: PyTree, rate: float | Array)
         Array([1.], dtype=float32)
     """
     w = jax.tree.map(lambda old, new: old + rate * (new - old), aux.w, BV)
-    return Auxiliary(w=w, beta=aux.beta + rate * (_diagonal_products(V, BV) - aux.beta))
+    return Auxiliary(w=w, beta=aux.beta + rate * (diagonal_products(V, BV) - aux.beta))
 
 
 def generalized_rayleigh(V: PyTree, AV: PyTree, BV: PyTree) -> Float[Array, " k"]:
@@ -96,6 +97,6 @@ def generalized_rayleigh(V: PyTree, AV: PyTree, BV: PyTree) -> Float[Array, " k"
         Array([1.5], dtype=float32)
     """
     V, AV, BV = jax.tree.map(jnp.asarray, (V, AV, BV))
-    denominator = _diagonal_products(V, BV)
+    denominator = diagonal_products(V, BV)
     positive = denominator > 0
-    return jnp.where(positive, _diagonal_products(V, AV) / jnp.where(positive, denominator, 1), 0)
+    return jnp.where(positive, diagonal_products(V, AV) / jnp.where(positive, denominator, 1), 0)

@@ -5,6 +5,7 @@ ball for GHA, QR for Oja). No tangent projection by default: both papers drop it
 alone makes the full-batch step a shifted power iteration.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -199,28 +200,46 @@ def init(
         >>> init(jax.random.key(0), 2, 5, optax.sgd(0.1)).V.shape
         (2, 5)
     """
-    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(_sample_shape(leaf), dtype), d)
-    _check_players(k, sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(template)))
-    if V is None:
-        V = initial_vectors(key, k, template, dtype)
-    else:
+    leaves, structure = jax.tree.flatten(d)
+    shapes = tuple(_sample_shape(leaf) for leaf in leaves)
+    _check_players(k, sum(math.prod(shape) for shape in shapes))
+    if V is not None:
         V = jax.tree.map(lambda v: jnp.array(v, dtype), V)
         _check_unit_rows(V, k)
     padding = padded_players(k, mesh) - k
+    state = _fresh(key, V, k, padding, shapes, structure, optimizer, moments, jnp.dtype(dtype))
+    return state if mesh is None else place(state, mesh)
+
+
+@partial(
+    jax.jit, static_argnames=("k", "padding", "shapes", "structure", "optimizer", "moments", "dtype")
+)
+def _fresh(
+    key: Array,
+    V: PyTree | None,
+    k: int,
+    padding: int,
+    shapes: tuple[tuple[int, ...], ...],
+    structure: Any,
+    optimizer: optax.GradientTransformation,
+    moments: bool,
+    dtype: Any,
+) -> State:
+    """Build the state in one compiled piece: its own buffers, which later steps may donate."""
+    template = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes])
+    V = initial_vectors(key, k, template, dtype) if V is None else V
     V = jax.tree.map(lambda v: jnp.pad(v, [(0, padding)] + [(0, 0)] * (v.ndim - 1)), V)
     accumulation = jnp.promote_types(dtype, jnp.float32)
-    state = State(
+    return State(
         V=V,
         opt_state=optimizer.init(V),
         mean=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, accumulation), template),
         count=jnp.zeros((), jnp.int32),
         step=jnp.zeros((), jnp.int32),
         aux=Moments(jnp.zeros((), accumulation), jnp.zeros(k + padding, accumulation)) if moments else (),
-        # a copy, because scan_steps donates the state and would delete the caller's key
-        key=jax.random.wrap_key_data(jnp.array(jax.random.key_data(key)), impl=jax.random.key_impl(key)),
+        key=key,
         k=k,
     )
-    return state if mesh is None else place(state, mesh)
 
 
 def place(state: State, mesh: Mesh) -> State:
