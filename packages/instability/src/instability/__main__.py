@@ -1,0 +1,6 @@
+"""``python -m instability``."""
+
+from instability.cli import main
+
+if __name__ == "__main__":
+    main()

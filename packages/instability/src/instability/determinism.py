@@ -1,0 +1,68 @@
+"""What makes two runs comparable bit for bit, and a record of it.
+
+Results are bit-reproducible for one machine, build and thread count; nothing more is promised.
+
+Source: Sec. 6 of the package's README; torch's notes on reproducibility.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["bit_reproducible", "numerical_settings"]
+
+
+@contextlib.contextmanager
+def bit_reproducible(device: str = "cpu") -> Iterator[None]:
+    """Run torch with deterministic algorithms, without TF32 and without cuDNN's benchmark, then restore.
+
+    Args:
+        device: where the work will run; on a GPU ``CUBLAS_WORKSPACE_CONFIG`` must be set before the first
+            call.
+
+    Raises:
+        ValueError: the device is not there, or the environment variable is missing.
+    """
+    if device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise ValueError(f"device={device} was asked for, but torch sees no GPU. Use device=cpu.")
+        if "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
+            raise ValueError("On a GPU set CUBLAS_WORKSPACE_CONFIG=:4096:8 before starting Python.")
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = (matmul.allow_tf32, convolution.allow_tf32, convolution.benchmark)
+    try:
+        torch.use_deterministic_algorithms(True)
+        matmul.allow_tf32 = convolution.allow_tf32 = convolution.benchmark = False
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        matmul.allow_tf32, convolution.allow_tf32, convolution.benchmark = before
+
+
+def numerical_settings(dtype: torch.dtype) -> dict[str, Any]:
+    """Return everything that is known to change the rounding of a run: record it with every result.
+
+    >>> numerical_settings(torch.float32)["dtype"]
+    'float32'
+    """
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "mkl": torch.backends.mkl.is_available(),
+        "mkldnn": torch.backends.mkldnn.is_available(),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "autocast": torch.is_autocast_enabled("cpu"),
+    }

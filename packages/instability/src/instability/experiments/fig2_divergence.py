@@ -1,0 +1,92 @@
+"""Figure 2: the weights of two copies against scaled iteration, over all parameters (left) or in one layer (right)."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from gdyn_common.plotting import COLOURS, band, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from instability.config import Fig2Config
+from instability.copies import Copies
+from instability.determinism import bit_reproducible
+from instability.networks import build_model, load_configured_images
+from instability.training import TrainingPlan, make_copies, train
+
+NULL_CONTROLS = [1, 2]
+
+
+def compute(config: Fig2Config, run: Run) -> Result:
+    """Train two copies per divisor and seed; the smallest divisor's first seed also trains the null controls."""
+    images = load_configured_images(config, config.seeds[0])
+    run.note(data=images.source)
+    if config.layer:
+        plan = TrainingPlan(num_steps=1, batch_size=1, learning_rate=1.0)
+        make_copies(build_model(config, images, 0), plan, [1]).weights(
+            0, config.layer
+        )  # refuses unknown names
+    keys = [(n, s) for n in config.divisors for s in config.seeds]
+    with bit_reproducible(config.device):
+        pieces = [
+            run.piece(f"divisor={n}/seed={s}", lambda n=n, s=s: _train(config, run, n, s)) for n, s in keys
+        ]
+    shape = (len(config.divisors), len(config.seeds), config.scaled_iterations)
+    curves = np.array([p["divergence"] for p in pieces]).reshape(shape)
+    return Result(
+        measurements={
+            "largest_rate_divergence": curves[0, :, -1].tolist(),
+            "smallest_rate_divergence": curves[-1, :, -1].tolist(),
+            "first_divergence": float(curves[0, :, 0].mean()),
+            "controls": all(float(p["controls"]) == 0 for p in pieces),
+        },
+        arrays={
+            "divergence": curves,
+            "divisors": np.array(config.divisors),
+            "learning_rates": config.learning_rate / np.array(config.divisors),
+            "layer": np.array(config.layer or "all parameters"),
+        },
+    )
+
+
+def plot(result: Result) -> Figure:
+    """Draw one curve per learning rate, mean and range over seeds."""
+    arrays = result.arrays
+    figure, axis = new_figure()
+    iterations = np.arange(1, arrays["divergence"].shape[-1] + 1)
+    for colour, rate, curves in zip(COLOURS, arrays["learning_rates"], arrays["divergence"], strict=False):
+        band(axis, iterations, np.maximum(curves, 1e-10), f"{rate:.3g}", colour)
+    axis.set(
+        xlabel="scaled iteration", ylabel="average relative L1", yscale="log", title=str(arrays["layer"])
+    )
+    axis.legend(title="learning rate")
+    return figure
+
+
+def _train(config: Fig2Config, run: Run, divisor: int, seed: int) -> dict[str, np.ndarray | float]:
+    images = load_configured_images(config, seed)
+    plan = TrainingPlan(
+        num_steps=config.scaled_iterations * divisor,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate / divisor,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+    )
+    controls = NULL_CONTROLS if (divisor, seed) == (config.divisors[0], config.seeds[0]) else []
+    copies = make_copies(build_model(config, images, seed), plan, [1, config.perturbation, *controls])
+
+    def measure(copies: Copies, _: np.ndarray) -> list[list[float]]:
+        return [copies.divergence(config.layer or None)]
+
+    history = train(
+        copies,
+        images,
+        plan,
+        seed=seed,
+        measure=measure,
+        measure_every=divisor,
+        checkpoint=run.checkpoint(f"divisor={divisor}/seed={seed}"),
+        progress=lambda steps: run.progress(steps, f"learning rate {plan.learning_rate:.3g}, seed {seed}"),
+    )
+    return {"divergence": history[:, 0, 1], "controls": float(history[:, 0, 2:].max(initial=0.0))}

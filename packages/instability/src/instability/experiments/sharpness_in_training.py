@@ -1,0 +1,102 @@
+"""Sharpness along training against 2 / learning rate (ours, beside section 5.3)."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import nn
+
+from gdyn_common.plotting import COLOURS, band, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from instability.config import SharpnessConfig
+from instability.copies import Copies
+from instability.determinism import bit_reproducible
+from instability.networks import build_model, load_configured_images
+from instability.sharpness import sharpness
+from instability.stability import max_stable_sharpness
+from instability.training import TrainingPlan, make_copies, train
+
+NULL_CONTROLS = [1, 2]
+
+
+def compute(config: SharpnessConfig, run: Run) -> Result:
+    """Train with each learning rate, null controls beside, and measure the sharpness on one fixed batch."""
+    keys = [(r, s) for r in config.learning_rates for s in config.seeds]
+    with bit_reproducible(config.device):
+        pieces = [
+            run.piece(f"learning_rate={r:g}/seed={s}", lambda r=r, s=s: _train(config, run, r, s))
+            for r, s in run.progress(keys, "trainings")
+        ]
+    limits = np.array(
+        [
+            max_stable_sharpness(r, momentum=config.momentum, nesterov=config.nesterov)
+            for r in config.learning_rates
+        ]
+    )
+    curves = np.array([p["sharpness"] for p in pieces]).reshape(len(limits), len(config.seeds), -1)
+    late = curves[np.argmin(limits), :, curves.shape[2] // 2 :]
+    return Result(
+        measurements={
+            "largest_rate_ratio": (late.mean(axis=1) / limits.min()).tolist(),
+            "controls": all(float(p["controls"]) == 0 for p in pieces),
+        },
+        arrays={
+            "sharpness": curves,
+            "limits": limits,
+            "learning_rates": np.array(config.learning_rates),
+            "steps": config.measure_every * np.arange(1, curves.shape[2] + 1),
+        },
+    )
+
+
+def plot(result: Result) -> Figure:
+    """Draw the sharpness, and its stable maximum dashed."""
+    arrays = result.arrays
+    figure, axis = new_figure()
+    for colour, rate, limit, curves in zip(
+        COLOURS, arrays["learning_rates"], arrays["limits"], arrays["sharpness"], strict=False
+    ):
+        band(axis, arrays["steps"], curves, f"learning rate {rate:g}", colour)
+        axis.axhline(limit, color=colour, linestyle="--", linewidth=1)
+    axis.set(xlabel="iteration", ylabel="sharpness (dashed: stable maximum)", yscale="log")
+    axis.legend()
+    return figure
+
+
+def _train(
+    config: SharpnessConfig, run: Run, learning_rate: float, seed: int
+) -> dict[str, np.ndarray | float]:
+    images = load_configured_images(config, seed)
+    plan = TrainingPlan(
+        num_steps=config.num_steps,
+        batch_size=config.batch_size,
+        learning_rate=learning_rate,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+    )
+    copies = make_copies(build_model(config, images, seed), plan, [1, *NULL_CONTROLS])
+    x, y = images.batch(seed, 0, min(256, len(images.train_x)))
+
+    def measure(copies: Copies, _: np.ndarray) -> list[list[float]]:
+        model = copies.models[0]
+        parameter = next(model.parameters())
+        value = sharpness(
+            model,
+            lambda m: nn.functional.cross_entropy(m(x.to(parameter)), y.to(parameter.device)),
+            weight_decay=config.weight_decay,
+            tol=1e-3,
+        )
+        return [[value] * len(copies.models), copies.divergence()]
+
+    history = train(
+        copies,
+        images,
+        plan,
+        seed=seed,
+        measure=measure,
+        measure_every=config.measure_every,
+        progress=lambda steps: run.progress(steps, f"learning rate {learning_rate:g}, seed {seed}"),
+    )
+    return {"sharpness": history[:, 0, 0], "controls": float(history[:, 1].max())}

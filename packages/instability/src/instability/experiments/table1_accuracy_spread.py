@@ -1,0 +1,109 @@
+"""Table 1: the final accuracy varies over rounding perturbations as it does over seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from gdyn_common.plotting import COLOURS, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from instability.config import Table1Config
+from instability.copies import Copies
+from instability.determinism import bit_reproducible
+from instability.metrics import accuracy_spread
+from instability.networks import build_model, load_configured_images
+from instability.training import TrainingPlan, make_copies, test_accuracies, train
+
+NULL_CONTROLS = [1, 2]
+
+
+def compute(config: Table1Config, run: Run) -> Result:
+    """Train every perturbation for every seed and activation; the first seed also trains the null controls."""
+    run.note(data=load_configured_images(config, config.seeds[0]).source)
+    keys = [(a, s) for a in config.activations for s in config.seeds]
+    with bit_reproducible(config.device):
+        pieces = [
+            run.piece(f"activation={a}/seed={s}", lambda a=a, s=s: _train(config, run, a, s))
+            for a, s in run.progress(keys, "trainings")
+        ]
+    shape = (len(config.activations), len(config.seeds), *pieces[0]["test"].shape)
+    test = 100 * np.array([p["test"] for p in pieces]).reshape(shape)  # activation, seed, epoch, perturbation
+    train_accuracy = 100 * np.array([p["train"] for p in pieces]).reshape(shape)
+    spreads = [accuracy_spread(np.moveaxis(a, (0, 1, 2), (1, 2, 0)), last=config.last) for a in test]
+    measurements: dict[str, float | bool | list[float]] = {
+        "controls": all(float(p["controls"]) == 0 for p in pieces),
+    }
+    for activation, spread in zip(config.activations, spreads, strict=True):
+        over_perturbations, over_seeds = spread["over_perturbations"], spread["over_seeds"]
+        measurements |= {
+            f"{activation}_std_over_perturbations": over_perturbations.tolist(),
+            f"{activation}_std_over_seeds": over_seeds.tolist(),
+            f"{activation}_spread_ratio": float(over_perturbations.mean() / max(over_seeds.mean(), 1e-12)),
+        }
+    return Result(
+        measurements,
+        arrays={
+            "final": test[:, :, -config.last :].mean(axis=2),  # activation, seed, perturbation
+            "test": test,
+            "train": train_accuracy,
+            "activations": np.array(config.activations),
+            "perturbations": np.array(config.perturbations),
+            "seeds": np.array(config.seeds),
+        },
+    )
+
+
+def plot(result: Result) -> Figure:
+    """Draw every final accuracy: columns are seeds, points within a column perturbations."""
+    arrays = result.arrays
+    figure, axes = new_figure(1, len(arrays["activations"]), squeeze=False)
+    for axis, activation, final in zip(axes[0], arrays["activations"], arrays["final"], strict=True):
+        for colour, k, row in zip(COLOURS, arrays["perturbations"], final.T, strict=False):
+            axis.plot(np.arange(len(row)), row, "o", color=colour, markersize=5, label=f"k = {k}")
+        axis.set_xticks(np.arange(final.shape[0]), [str(s) for s in arrays["seeds"]])
+        axis.set(xlabel="seed", ylabel="final test accuracy (%)")
+        axis.set_title(
+            f"{activation}: std over k {final.std(axis=1).mean():.2f}, over seeds {final.std(axis=0).mean():.2f}"
+        )
+        axis.legend(fontsize=7)
+    return figure
+
+
+def _train(config: Table1Config, run: Run, activation: str, seed: int) -> dict[str, np.ndarray | float]:
+    images = load_configured_images(config, seed)
+    epoch = images.steps_per_epoch(config.batch_size)
+    plan = TrainingPlan(
+        num_steps=config.epochs * epoch,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        milestones=tuple(m * epoch for m in config.milestones),
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+    )
+    controls = NULL_CONTROLS if seed == config.seeds[0] else []
+    copies = make_copies(
+        build_model(config, images, seed, activation), plan, [*config.perturbations, *controls]
+    )
+
+    def measure(copies: Copies, train_accuracy: np.ndarray) -> list[np.ndarray]:
+        return [train_accuracy, test_accuracies(copies, images)]
+
+    history = train(
+        copies,
+        images,
+        plan,
+        seed=seed,
+        measure=measure,
+        measure_every=epoch,
+        checkpoint=run.checkpoint(f"{activation}/{seed}"),
+        progress=lambda steps: run.progress(steps, f"{activation}, seed {seed}"),
+    )
+    kept = len(config.perturbations)
+    divergence = copies.divergence()
+    return {
+        "train": history[:, 0, :kept],
+        "test": history[:, 1, :kept],
+        "controls": max(divergence[kept:], default=0.0),
+    }
