@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+from pathlib import Path
+
+PACKAGES = Path(__file__).parents[1].glob("packages/*/pyproject.toml")
 
 project = "gdyn"
 author = "the gdyn authors"
@@ -11,6 +13,7 @@ release = "0.1.0"
 
 extensions = [
     "myst_parser",
+    "sphinx.ext.apidoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
@@ -29,11 +32,18 @@ autodoc_typehints = "none"  # shapes stand in the signatures' annotations, which
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": True}
 napoleon_google_docstring = True
+napoleon_use_ivar = True  # an Attributes section would document dataclass fields a second time
 
-# Reference pages of packages that are not installed here are left out instead of failing the build.
-exclude_patterns += [
-    f"reference/{name}.md"
-    for name in ("instability", "chaos", "variance", "eigengame", "dd_two_player")
-    if importlib.util.find_spec(name) is None
+apidoc_modules = [
+    {
+        "path": f"../{folder}/src/{name}",
+        "destination": f"reference/{name}",
+        "separate_modules": True,
+        "module_first": True,
+        "max_depth": 1,
+    }
+    for folder, name in (
+        ("common", "gdyn_common"),
+        *((f"packages/{path.parent.name}", path.parent.name) for path in sorted(PACKAGES)),
+    )
 ]
-suppress_warnings = ["toc.excluded", "myst.xref_missing"]

@@ -34,7 +34,7 @@ import numpy as np
 
 from gdyn_common import provenance
 from gdyn_common.claims import Measurement, Verdict, judge
-from gdyn_common.logging import JsonLines, Tracker
+from gdyn_common.logging import JsonLines
 from gdyn_common.records import FORMAT, Header, Record, Result, dump_json, plain, read_record
 from gdyn_common.registry import Figure, Paper, Preset, UnknownNameError, resolve, unknown
 from gdyn_common.storage import Arrays, Checkpoint, atomic_write, read_arrays, write_arrays
@@ -95,7 +95,7 @@ class Run:
             (folder / name).mkdir(parents=True, exist_ok=True)
         self._lock = _lock(folder / ".lock")
         atomic_write(folder / "config.yaml", dump_yaml(config))
-        self.tracker: Tracker = JsonLines(folder / "metrics.jsonl")
+        self.tracker = JsonLines(folder / "metrics.jsonl")
 
     def __enter__(self) -> Run:
         return self

@@ -1,0 +1,339 @@
+"""CGD: stochastic gradient descent with chosen curvature directions removed from the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from chaos.o2grad import Eigenpairs, Hessian
+
+PRUNE_SETS = ("chaotic", "pos", "neg")
+PRUNE_RULES = ("top_abs", "rand")
+GLOBAL_RULES = ("exponents", "published")
+
+#: Relative asymmetry and deviation from orthonormality above which a given curvature is refused.
+CURVATURE_TOLERANCE = 1e-5
+
+Curvature = Hessian | Eigenpairs | Tensor | tuple[Tensor, Tensor]
+
+
+class CGD(torch.optim.SGD):
+    """SGD on ``(1 - gamma) g + gamma u`` with ``u = P g (+ V_D xi)`` and ``P = I - V_D V_D'``.
+
+    D is the discard set: directions that one step expands (``chaotic``: w < 0 or w > 2/lr), those of
+    positive (``pos``) or negative (``neg``) curvature. Momentum, dampening, Nesterov and weight decay act on
+    the projected gradient exactly as in :class:`torch.optim.SGD`; weight decay is not projected.
+
+    Args:
+        params: One group of parameters, in the order of the curvature.
+        lr, momentum, dampening, weight_decay, nesterov, maximize: As in ``torch.optim.SGD``. With
+            ``maximize`` the sets refer to the curvature of the minimised function ``-L``.
+        gamma: Share of the pruned direction; 0 is SGD, bit for bit.
+        k: Prune at most k directions of the set; ``None`` prunes the whole set and, for ``pos`` and
+            ``neg``, the null space.
+        prune_set: ``"chaotic"``, ``"pos"`` or ``"neg"``.
+        prune_k: Which k: ``"top_abs"`` the most extreme, ``"rand"`` a uniform draw without replacement.
+        prune_start: First step (counted from 0) that prunes.
+        prune_global: Prune fixed directions, ``global_eigenpairs``, at every step.
+        global_eigenpairs: Pairs (exponents, right singular vectors) of the tangent matrix.
+        global_rule: ``"exponents"``: chaotic = neg = expanding, pos = contracting. ``"published"``: the
+            Hessian rule on eigenvalues of Y'Y, as the original code does.
+        noise: Replace the removed components by Gaussian noise instead of zero.
+        noise_fac: Its standard deviation; ``None`` takes the mean of |g_i| at the step.
+        noise_on_null: Include the null space in the noise of ``pos`` and ``neg``.
+        generator: Source of randomness for ``rand`` and noise.
+
+    Attributes:
+        last_kept: Number of directions kept at the last pruned step (null space included if kept).
+        last_discarded: Number of non-null directions discarded.
+        last_pruned_fraction: ``|V_D' g|^2 / |g|^2``.
+
+    The curvature's own change is ignored: the tangent of a step is I - lr P H with P frozen; see
+    :func:`chaos.lyapunov.tangent_error`.
+
+    Source: Sec. 3 of Herrmann et al. 2022.
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+        >>> optimizer = CGD([w], lr=0.1, prune_set="neg")
+        >>> (w[0] ** 2 - w[1] ** 2).backward()
+        >>> optimizer.step(torch.diag(torch.tensor([2.0, -2.0])))
+        >>> w.tolist()  # the second coordinate, of negative curvature, does not move
+        [0.800000011920929, 1.0]
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        gamma: float = 1.0,
+        k: int | None = None,
+        prune_set: str = "chaotic",
+        prune_k: str = "top_abs",
+        prune_start: int = 0,
+        prune_global: bool = False,
+        global_eigenpairs: Eigenpairs | tuple[Tensor, Tensor] | None = None,
+        global_rule: str = "exponents",
+        noise: bool = False,
+        noise_fac: float | None = None,
+        noise_on_null: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        _check_choice("prune_set", prune_set, PRUNE_SETS)
+        _check_choice("prune_k", prune_k, PRUNE_RULES)
+        _check_choice("global_rule", global_rule, GLOBAL_RULES)
+        if lr <= 0:
+            raise ValueError(f"lr is {lr}; the learning rate must be positive.")
+        if noise_fac is not None and noise_fac <= 0:
+            raise ValueError(f"noise_fac is {noise_fac}; it is a standard deviation and must be positive.")
+        if k is not None and k < 0:
+            raise ValueError(f"k is {k}; pass a count of directions >= 0, or None for the whole set.")
+        if prune_start < 0:
+            raise ValueError(f"prune_start is {prune_start}; it is a step number >= 0.")
+        if prune_global and global_eigenpairs is None:
+            raise ValueError("prune_global needs global_eigenpairs, the stored pairs of a tangent matrix.")
+        super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
+        if len(self.param_groups) != 1:
+            raise ValueError("CGD needs one parameter group: the curvature covers all parameters together.")
+        self.gamma, self.k, self.prune_set, self.prune_k = gamma, k, prune_set, prune_k
+        self.prune_start, self.prune_global, self.global_rule = prune_start, prune_global, global_rule
+        self.noise, self.noise_fac, self.noise_on_null = noise, noise_fac, noise_on_null
+        self.generator = generator
+        self.global_eigenpairs = (
+            None if global_eigenpairs is None else as_eigenpairs(global_eigenpairs, self._n())
+        )
+        self.num_steps = 0
+        self.last_kept = self.last_discarded = 0
+        self.last_pruned_fraction = 0.0
+        self.last_pairs: Eigenpairs | None = None
+        self.last_discard: Tensor | None = None
+
+    @property
+    def needs_curvature(self) -> bool:
+        """Whether the next step must be given curvature."""
+        return not self.prune_global and self.num_steps >= self.prune_start
+
+    def step(  # type: ignore[override]
+        self,
+        curvature: Curvature | None = None,
+        closure: Callable[[], Any] | None = None,
+        *,
+        hessian: Curvature | None = None,
+        w: Tensor | None = None,
+        V: Tensor | None = None,
+    ) -> Any:
+        """Take one step.
+
+        Args:
+            curvature: A Hessian, Eigenpairs, symmetric (n, n) tensor or pair (w, V). Not needed before
+                ``prune_start`` or with ``prune_global``.
+            closure: Re-evaluates the loss and gradient.
+            hessian: Same as ``curvature``.
+            w: Eigenvalues, with V.
+            V: Eigenvectors as columns, with w.
+
+        Raises:
+            ValueError: If curvature is missing, of another model, not symmetric or not orthonormal.
+            FloatingPointError: If the gradient or curvature is not finite; parameters stay untouched.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if w is not None and V is not None:
+            curvature = (w, V)
+        curvature = hessian if curvature is None else curvature
+        gradient = self._flat_gradient()
+        if not torch.isfinite(gradient).all():
+            raise FloatingPointError(
+                f"The gradient is not finite at step {self.num_steps}; nothing was changed."
+            )
+        if self.num_steps >= self.prune_start:
+            pairs = self._pairs(curvature)
+            direction = self._direction(gradient, pairs)
+            if self.gamma != 0:
+                self._step_along((1 - self.gamma) * gradient + self.gamma * direction)
+                self.num_steps += 1
+                return loss
+        super().step()
+        self.num_steps += 1
+        return loss
+
+    def discard_mask(self, values: Tensor) -> Bool[Tensor, " m"]:
+        """Which of these non-null eigenvalues (ascending) the next step would discard.
+
+        Random choices advance the generator.
+        """
+        h = self.param_groups[0]["lr"]
+        signed = -values if self.param_groups[0]["maximize"] else values
+        if self.prune_global:
+            return self._choose(*self._global_set(values))
+        if self.prune_set == "neg":
+            return self._choose(signed < 0, -signed)
+        if self.prune_set == "pos":
+            return self._choose(signed > 0, signed)
+        return self._choose((signed < 0) | (signed > 2 / h), (1 - h * signed).abs())
+
+    def _global_set(self, exponents: Tensor) -> tuple[Tensor, Tensor]:
+        if self.global_rule == "published":
+            h = self.param_groups[0]["lr"]
+            growth = exponents.exp()
+            if self.prune_set == "chaotic":
+                return (1 - h * growth).square() > 1, (1 - h * growth).abs()
+            return (growth > 0, growth) if self.prune_set == "pos" else (growth < 0, -growth)
+        return (exponents < 0, -exponents) if self.prune_set == "pos" else (exponents > 0, exponents)
+
+    def _choose(self, candidates: Tensor, extremity: Tensor) -> Tensor:
+        index = candidates.nonzero()[:, 0]
+        if self.k is None or self.k >= len(index):
+            return candidates
+        if self.prune_k == "rand":
+            chosen = index[torch.randperm(len(index), generator=self.generator)[: self.k]]
+        else:
+            chosen = index[extremity[index].argsort(descending=True, stable=True)[: self.k]]
+        return torch.zeros_like(candidates).index_fill(0, chosen, True)
+
+    def _pairs(self, curvature: Curvature | None) -> Eigenpairs:
+        if self.prune_global:
+            assert self.global_eigenpairs is not None
+            return self.global_eigenpairs
+        if curvature is None:
+            raise ValueError(
+                f"Step {self.num_steps} prunes (prune_start={self.prune_start}) and needs curvature: "
+                "optimizer.step(surface.hessian(None, x, y))."
+            )
+        pairs = as_eigenpairs(curvature, self._n())
+        if not torch.isfinite(pairs.values).all():
+            raise FloatingPointError(
+                f"The curvature is not finite at step {self.num_steps}; nothing was changed."
+            )
+        return pairs
+
+    def _direction(self, gradient: Tensor, pairs: Eigenpairs) -> Tensor:
+        values = pairs.values
+        discard = self.discard_mask(values)
+        with_null = self.k is None and self.prune_set != "chaotic" and not self.prune_global
+        projected = pairs.project(gradient.to(values.dtype), ~discard, keep_null=not with_null)
+        self.last_pairs, self.last_discard = pairs, discard
+        self.last_discarded = int(discard.sum())
+        self.last_kept = len(values) - self.last_discarded + (0 if with_null else pairs.num_zero)
+        removed = gradient - projected.to(gradient.dtype)
+        norm = float(gradient.square().sum())
+        self.last_pruned_fraction = float(removed.square().sum()) / norm if norm > 0 else 0.0
+        if self.noise:
+            projected = projected + self._noise(gradient.to(values.dtype), pairs, discard, with_null)
+        return projected.to(gradient.dtype)
+
+    def _noise(self, gradient: Tensor, pairs: Eigenpairs, discard: Tensor, with_null: bool) -> Tensor:
+        level = float(gradient.abs().mean()) if self.noise_fac is None else self.noise_fac
+        if with_null and self.noise_on_null:
+            xi = torch.randn(pairs.n, generator=self.generator, dtype=gradient.dtype) * level
+            return xi - pairs.project(xi, ~discard)
+        xi = torch.randn(len(pairs.values), generator=self.generator, dtype=gradient.dtype) * level
+        return pairs.combine(torch.where(discard, xi, 0.0))
+
+    def _step_along(self, direction: Tensor) -> None:
+        parameters = self.param_groups[0]["params"]
+        originals = [p.grad for p in parameters]
+        pieces = direction.split([p.numel() for p in parameters])
+        try:
+            for p, piece in zip(parameters, pieces, strict=True):
+                p.grad = piece.view_as(p).to(p.dtype)
+            super().step()
+        finally:
+            for p, original in zip(parameters, originals, strict=True):
+                p.grad = original
+
+    def _n(self) -> int:
+        return sum(p.numel() for p in self.param_groups[0]["params"])
+
+    def _flat_gradient(self) -> Float[Tensor, " n"]:
+        return torch.cat(
+            [
+                (torch.zeros_like(p) if p.grad is None else p.grad).detach().reshape(-1)
+                for p in self.param_groups[0]["params"]
+            ]
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of SGD plus the step count and the generator."""
+        state = super().state_dict()
+        state["cgd"] = {
+            "num_steps": self.num_steps,
+            "generator": None if self.generator is None else self.generator.get_state(),
+        }
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        state = dict(state_dict)
+        own = state.pop("cgd")
+        super().load_state_dict(state)
+        self.num_steps = own["num_steps"]
+        if own["generator"] is not None:
+            self.generator = torch.Generator() if self.generator is None else self.generator
+            self.generator.set_state(own["generator"])
+
+
+def as_eigenpairs(curvature: Curvature, n: int) -> Eigenpairs:
+    """Bring any accepted form of curvature to eigenpairs.
+
+    Args:
+        curvature: A Hessian, Eigenpairs, symmetric (n, n) tensor or pair (w, V) with orthonormal columns.
+        n: Number of parameters it must have.
+
+    Raises:
+        ValueError: If it belongs to another model, is not symmetric, or V is not orthonormal.
+        FloatingPointError: If it is not finite.
+    """
+    if isinstance(curvature, Hessian | Eigenpairs):
+        _check_size(curvature.n, n)
+        if isinstance(curvature, Eigenpairs):
+            return curvature
+        if not torch.isfinite(curvature.core).all():
+            raise FloatingPointError("The Hessian is not finite; nothing was changed.")
+        return curvature.eigh()
+    if isinstance(curvature, Tensor):
+        _check_size(curvature.shape[0], n)
+        if curvature.shape != (n, n):
+            raise ValueError(f"curvature has shape {tuple(curvature.shape)}; a Hessian is ({n}, {n}).")
+        if not torch.isfinite(curvature).all():
+            raise FloatingPointError("The Hessian is not finite; nothing was changed.")
+        asymmetry = float((curvature - curvature.T).abs().max())
+        if asymmetry > CURVATURE_TOLERANCE * float(curvature.abs().max()):
+            raise ValueError(
+                f"The matrix is not symmetric (largest |A - A'| is {asymmetry:.2g}); pass (A + A') / 2."
+            )
+        return Eigenpairs.of((curvature + curvature.T) / 2)
+    w, V = curvature
+    _check_size(V.shape[0], n)
+    if V.ndim != 2 or w.shape != V.shape[1:]:
+        raise ValueError(
+            f"w has shape {tuple(w.shape)} and V {tuple(V.shape)}; eigenvectors are columns, one per value."
+        )
+    deviation = float((V.T @ V - torch.eye(V.shape[1], dtype=V.dtype)).abs().max()) if len(w) else 0.0
+    if not deviation <= CURVATURE_TOLERANCE:
+        raise ValueError(
+            f"The columns of V are not orthonormal (deviation {deviation:.2g}); orthonormalise them."
+        )
+    return Eigenpairs.from_pairs(w, V)
+
+
+def _check_size(given: int, n: int) -> None:
+    if given != n:
+        raise ValueError(f"The curvature has n = {given}; the optimiser's parameters have n = {n}.")
+
+
+def _check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
+    if given not in allowed:
+        raise ValueError(f"Unknown {name} {given!r}; choose one of {', '.join(allowed)}.")

@@ -1,0 +1,143 @@
+"""Stored eigenpairs of Hessians and tangent matrices: one ``.npz`` file, safe to read from anywhere."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+FORMAT_VERSION = 1
+KINDS = ("hessian", "lyapunov")
+
+
+@dataclass(frozen=True)
+class Eigenthings:
+    """Eigenpairs with what is needed to interpret them.
+
+    Attributes:
+        log_values: For ``lyapunov``: ``log eig(Y'Y)`` over the whole run (not per step). For ``hessian``
+            ``log|w|``.
+        values: For ``lyapunov``: growth factors ``eig(Y'Y)``. For ``hessian``: w.
+        vectors: (n, r), columns; right singular vectors of Y, directions at time 0.
+        num_zero: Multiplicity of the null space of a Hessian.
+        step, learning_rate, momentum, seed: The run they come from; NaN or -1 where unknown.
+        kind: ``"hessian"`` or ``"lyapunov"``.
+    """
+
+    values: Tensor
+    log_values: Tensor
+    vectors: Tensor
+    num_zero: int
+    step: int
+    learning_rate: float
+    momentum: float
+    seed: int
+    kind: str
+
+    @property
+    def exponents(self) -> Float[Tensor, " r"]:
+        """Finite-time exponents per step, ``log eig(Y'Y) / 2T``."""
+        return self.log_values / (2 * max(self.step, 1))
+
+    @property
+    def n(self) -> int:
+        """Number of parameters of the model they belong to."""
+        return int(self.vectors.shape[0])
+
+    def save(self, path: str | Path) -> Path:
+        """Write atomically as ``.npz`` with the keys of the attributes."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial.npz")
+        np.savez(
+            partial,
+            values=self.values.numpy(),
+            log_values=self.log_values.numpy(),
+            vectors=self.vectors.numpy(),
+            num_zero=self.num_zero,
+            step=self.step,
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+            seed=self.seed,
+            kind=self.kind,
+            format_version=FORMAT_VERSION,
+        )
+        partial.replace(path)
+        return path
+
+
+def load_eigenthings(path: str | Path) -> Eigenthings:
+    """Read a stored file; nothing in it is ever executed.
+
+    Also takes a pair (w, V) that ``torch.save`` wrote, as the original code does. Such a file does not say
+    its step: w is the T-th root of eig(Y'Y) when it was saved at an epoch, eig(Y'Y) itself when saved at
+    the end; the signs of the exponents agree.
+
+    Raises:
+        FileNotFoundError: If there is no such file; the message says how to make one.
+        ValueError: If it is corrupt, of another format, or not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No stored eigenpairs at {str(path)!r}. Make them with a first run of the same seed, "
+            "`train save_eigenthings=True seed=42`, and pass the file it names."
+        )
+    things = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
+    if things.vectors.ndim != 2 or things.vectors.shape[1] != len(things.log_values):
+        raise ValueError(
+            f"{path} holds {len(things.log_values)} values and vectors {tuple(things.vectors.shape)}; "
+            "eigenvectors must be columns, one per value."
+        )
+    if not (torch.isfinite(things.vectors).all() and not torch.isnan(things.log_values).any()):
+        raise ValueError(f"{path} holds non-finite eigenvectors or NaN values; make it anew.")
+    return things
+
+
+def _read_npz(path: Path) -> Eigenthings:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            data = {key: stored[key] for key in stored.files}
+        version = int(data["format_version"])
+        if version != FORMAT_VERSION:
+            raise ValueError(f"{path} has format {version}; this version reads {FORMAT_VERSION}.")
+        kind = str(data["kind"])
+        if kind not in KINDS:
+            raise ValueError(f"{path} holds pairs of kind {kind!r}; allowed are {', '.join(KINDS)}.")
+        return Eigenthings(
+            values=torch.from_numpy(data["values"]).double(),
+            log_values=torch.from_numpy(data["log_values"]).double(),
+            vectors=torch.from_numpy(data["vectors"]),
+            num_zero=int(data["num_zero"]),
+            step=int(data["step"]),
+            learning_rate=float(data["learning_rate"]),
+            momentum=float(data["momentum"]),
+            seed=int(data["seed"]),
+            kind=kind,
+        )
+    except (KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a readable eigenthings file: {error}.") from error
+
+
+def _read_torch(path: Path) -> Eigenthings:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol; the reader refuses what it must
+            pair = torch.load(path, map_location="cpu", weights_only=True)
+        values, vectors = (torch.as_tensor(item) for item in pair)
+    except (pickle.UnpicklingError, RuntimeError, TypeError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} is not a pair (w, V) of tensors; nothing in it was executed. Pass an .npz of this "
+            "package, or a torch file that holds tensors only."
+        ) from error
+    values = values.double()
+    return Eigenthings(
+        values, values.clamp_min(0).log(), vectors, 0, -1, float("nan"), float("nan"), -1, "lyapunov"
+    )

@@ -1,0 +1,332 @@
+"""Lyapunov analysis of training: tangent matrix of the optimiser's map, local and finite-time exponents.
+
+One step of SGD maps ``theta -> theta - h v``. Its tangent matrix ``Y_T = d theta_T / d theta_0`` along the
+same batches obeys, in PyTorch's conventions (momentum mu, dampening d from the second step on, weight
+decay c),
+
+    A = H Y + c Y,   G' = mu G + (1 - d) A,   Y' = Y - h G'   (Nesterov: Y' = Y - h (A + mu G')).
+
+Exponents are per step: ``lambda_i(T) = log sigma_i(Y_T) / T``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from chaos.o2grad import Eigenpairs, Hessian
+
+METHODS = ("svd", "qr", "vectors")
+RECURRENCES = ("exact", "published")
+
+Product = Callable[[Tensor], Tensor]
+
+
+def local_exponents(pairs: Eigenpairs, h: float) -> Float[Tensor, " n"]:
+    """Exponents of one step, ``log|1 - h w_i|``, ascending; exact zeros included.
+
+    Example:
+        >>> pairs = Eigenpairs.of(torch.diag(torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)))
+        >>> local_exponents(pairs, 0.5).round(decimals=3).tolist()
+        [-0.693, 0.0, 0.405]
+    """
+    local = torch.log1p(-h * pairs.values) if bool((h * pairs.values < 1).all()) else None
+    if local is None:
+        local = (1 - h * pairs.values).abs().log()
+    return torch.cat([local, local.new_zeros(pairs.num_zero)]).sort().values
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Finite-time exponents of a tangent matrix.
+
+    Attributes:
+        exponents: Per step, ascending; ``-inf`` where the growth is below what the type resolves.
+        num_unresolved: How many are ``-inf``.
+        num_steps: T.
+        method: ``"svd"`` (exact at T), or ``"qr"`` / ``"vectors"`` (equal to it in the limit only).
+    """
+
+    exponents: Tensor
+    num_unresolved: int
+    num_steps: int
+    method: str
+
+    def chaotic(self, tol: float = 0.0) -> int:
+        """Number of expanding directions, exponent > tol."""
+        return int((self.exponents > tol).sum())
+
+    def contracting(self, tol: float = 0.0) -> int:
+        """Number of contracting directions, exponent < -tol."""
+        return int((self.exponents < -tol).sum())
+
+    def edge(self, tol: float = 0.0) -> int:
+        """Number of neutral directions, |exponent| <= tol."""
+        return len(self.exponents) - self.chaotic(tol) - self.contracting(tol)
+
+
+class LyapunovTracker:
+    """Carries tangent vectors along a training run.
+
+    Args:
+        n: Number of parameters.
+        h: Learning rate.
+        momentum, dampening, weight_decay, nesterov: Of the optimiser.
+        method: ``"svd"`` keeps Y itself: exact finite-time exponents, as long as the spread of singular
+            values is below 1/eps (1e15 in float64, 1e7 in float32). ``"qr"`` (Benettin) re-orthonormalises
+            and sums log|diag R|: stable for any T, equal to the former in the limit only. ``"vectors"``
+            is ``"qr"`` for the leading ``num_vectors`` directions: memory n k, any model.
+        num_vectors: k of ``"vectors"``.
+        reorthonormalise_every: Steps between factorisations.
+        recurrence: ``"published"`` reproduces the original's momentum recurrence (h G instead of h mu G,
+            G_0 = H_0), which contradicts finite differences.
+        augmented: Track (theta, v) of heavy ball, 2n x 2n, instead of the theta-theta block.
+        dtype: Type of the tangent vectors.
+        initial: Starting columns (n, k); ``None`` takes the identity, or random orthonormal ones.
+        seed: Of random starting vectors.
+
+    Example:
+        >>> tracker = LyapunovTracker(2, h=0.5)
+        >>> for _ in range(3):
+        ...     tracker.update(torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64)))
+        >>> tracker.exponents().exp().tolist()
+        [0.5, 1.5]
+
+    Source: Sec. 2 of Herrmann et al. 2022; Benettin et al. 1980 for the QR method.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        h: float,
+        momentum: float = 0.0,
+        method: str = "svd",
+        num_vectors: int | None = None,
+        reorthonormalise_every: int = 20,
+        dtype: torch.dtype = torch.float64,
+        *,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        recurrence: str = "exact",
+        augmented: bool = False,
+        initial: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
+        _check("method", method, METHODS)
+        _check("recurrence", recurrence, RECURRENCES)
+        if h <= 0:
+            raise ValueError(f"h is {h}; the learning rate must be positive.")
+        if momentum >= 1:
+            warnings.warn(
+                f"momentum is {momentum}; the optimiser's own map expands at momentum >= 1.", stacklevel=2
+            )
+        if (method == "vectors") != (num_vectors is not None) and initial is None:
+            raise ValueError("num_vectors goes with method='vectors': pass both or neither.")
+        self.n, self.h, self.momentum, self.method = n, h, momentum, method
+        self.dampening, self.weight_decay, self.nesterov = dampening, weight_decay, nesterov
+        self.recurrence, self.augmented = recurrence, augmented
+        self.reorthonormalise_every = reorthonormalise_every
+        if augmented:
+            self.Y = torch.eye(n, 2 * n, dtype=dtype)
+            self.G: Tensor | None = torch.eye(2 * n, dtype=dtype)[n:]
+        else:
+            self.Y = self._start(initial, num_vectors, dtype, seed)
+            self.G = None
+        self.log_growth = self.Y.new_zeros(self.Y.shape[1])
+        self.num_steps = 0
+
+    def _start(self, initial: Tensor | None, k: int | None, dtype: torch.dtype, seed: int) -> Tensor:
+        if initial is not None:
+            return initial.to(dtype).clone()
+        if k is None:
+            return torch.eye(self.n, dtype=dtype)
+        if not 1 <= k <= self.n:
+            raise ValueError(f"num_vectors is {k}; it must lie between 1 and n = {self.n}.")
+        generator = torch.Generator().manual_seed(seed)
+        Q: Tensor = torch.linalg.qr(torch.randn(self.n, k, generator=generator, dtype=dtype)).Q
+        return Q
+
+    @torch.no_grad()
+    def update(
+        self,
+        H: Hessian | Eigenpairs | Tensor | Product,
+        keep: tuple[Eigenpairs, Bool[Tensor, " m"]] | None = None,
+        gamma: float = 1.0,
+    ) -> None:
+        """Advance by one optimiser step, with the Hessian *before* the step.
+
+        Args:
+            H: A Hessian, Eigenpairs, (n, n) tensor, or a function from columns (n, k) to ``H`` times
+                them (Hessian-vector products).
+            keep: For CGD, the pairs and the mask of *discarded* directions (``last_pairs``,
+                ``last_discard``): the tangent of a step is I - h P H with P frozen.
+            gamma: Share of the projected gradient, as in CGD.
+
+        Raises:
+            ValueError: If H has another size.
+        """
+        product = self._product(H)
+        A = product(self.Y)
+        if keep is not None:
+            pairs, discard = keep
+            removed = pairs.core_vectors[:, discard].to(A.dtype)
+            inner = removed.T @ pairs.frame.restrict(A)
+            A = A - gamma * pairs.frame.expand(removed @ inner)
+        if self.weight_decay:
+            A = A + self.weight_decay * self.Y
+        self._advance(A)
+        self.num_steps += 1
+        if self.method != "svd" and self.num_steps % self.reorthonormalise_every == 0:
+            self._reorthonormalise()
+
+    def _product(self, H: Hessian | Eigenpairs | Tensor | Product) -> Product:
+        if isinstance(H, Hessian | Eigenpairs) and H.n != self.n:
+            raise ValueError(f"The Hessian has n = {H.n}; the tracker was made for n = {self.n}.")
+        if isinstance(H, Hessian):
+            core = H.core.to(self.Y.dtype)
+            return lambda V: H.frame.expand(core @ H.frame.restrict(V))
+        if isinstance(H, Eigenpairs):
+            W = H.core_vectors.to(self.Y.dtype)
+            scaled = W * H.values.to(self.Y.dtype)
+            return lambda V: H.frame.expand(scaled @ (W.T @ H.frame.restrict(V)))
+        if isinstance(H, Tensor):
+            if H.shape != (self.n, self.n):
+                raise ValueError(f"The Hessian has shape {tuple(H.shape)}; expected ({self.n}, {self.n}).")
+            return lambda V: H.to(V.dtype) @ V
+        return H
+
+    def _advance(self, A: Tensor) -> None:
+        if not self.momentum:
+            self.Y.sub_(A, alpha=self.h)
+        elif self.recurrence == "published":
+            previous = A if self.G is None else self.G
+            self.Y = self.Y - self.h * (A + previous)
+            self.G = self.momentum * previous + A
+        elif self.G is None:
+            self.G = A
+            self.Y = self.Y - self.h * (A + self.momentum * A if self.nesterov else A)
+        else:
+            self.G.mul_(self.momentum).add_(A, alpha=1 - self.dampening)
+            self.Y.sub_(A + self.momentum * self.G if self.nesterov else self.G, alpha=self.h)
+
+    def _reorthonormalise(self) -> None:
+        state = self._state()
+        Q, R = torch.linalg.qr(state)
+        signs = R.diagonal().sign()
+        signs[signs == 0] = 1
+        Q, R = Q * signs, R * signs[:, None]
+        self.log_growth = self.log_growth + R.diagonal().log()
+        if self.augmented:
+            self.Y, self.G = Q[: self.n].contiguous(), Q[self.n :].contiguous()
+            return
+        self.Y = Q
+        if self.G is not None:
+            self.G = torch.linalg.solve_triangular(R, self.G, upper=True, left=False)
+
+    def _state(self) -> Tensor:
+        if not self.augmented:
+            return self.Y
+        assert self.G is not None
+        return torch.cat([self.Y, self.G])
+
+    def spectrum(self, t: int | None = None) -> Spectrum:
+        """Exponents with how they were obtained; a decomposition, so call it when you log.
+
+        Args:
+            t: Number of steps to divide by; ``None`` takes the steps so far.
+        """
+        steps = max(self.num_steps if t is None else t, 1)
+        if self.method == "svd":
+            sigma = torch.linalg.svdvals(self._state()).flip(0)
+            resolved = sigma > sigma[-1] * torch.finfo(sigma.dtype).eps
+            logs = torch.where(resolved, sigma, 1.0).log()
+            logs = torch.where(resolved, logs, -torch.inf)
+        else:
+            diagonal = torch.linalg.qr(self._state(), mode="r").R.diagonal().abs()
+            logs = (self.log_growth + diagonal.log()).sort().values
+        unresolved = int(torch.isinf(logs).sum())
+        return Spectrum(logs / steps, unresolved, self.num_steps, self.method)
+
+    def exponents(self, t: int | None = None) -> Float[Tensor, " k"]:
+        """Finite-time exponents per step, ascending; see :meth:`spectrum`."""
+        return self.spectrum(t).exponents
+
+    def vectors(self, side: str = "right") -> tuple[Float[Tensor, " k"], Float[Tensor, "n k"]]:
+        """Exponents (ascending) and their directions as columns.
+
+        Args:
+            side: ``"right"``: directions at time 0 (the eigenvectors of Y'Y, those of the original);
+                ``"left"``: directions at time T. Methods ``qr`` and ``vectors`` know the left ones only.
+
+        Raises:
+            ValueError: For another side, or right vectors of a QR method.
+        """
+        _check("side", side, ("right", "left"))
+        if self.method == "svd":
+            U, _, Vt = torch.linalg.svd(self._state(), full_matrices=False)
+            return self.exponents(), (Vt.T if side == "right" else U).flip(1)
+        if side == "right":
+            raise ValueError(
+                f"method={self.method!r} holds directions at time T only; use side='left' or method='svd'."
+            )
+        Q, R = torch.linalg.qr(self._state())
+        logs = self.log_growth + R.diagonal().abs().log()
+        order = logs.argsort()
+        return logs[order] / max(self.num_steps, 1), Q[:, order]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything needed to continue bit for bit."""
+        state = {"Y": self.Y, "log_growth": self.log_growth, "num_steps": torch.tensor(self.num_steps)}
+        return state if self.G is None else {**state, "G": self.G}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: If the tangent matrix has another shape.
+        """
+        if state["Y"].shape != self.Y.shape:
+            raise ValueError(
+                f"The state has Y of shape {tuple(state['Y'].shape)}; expected {tuple(self.Y.shape)}."
+            )
+        self.Y, self.log_growth = state["Y"].clone(), state["log_growth"].clone()
+        self.G = state["G"].clone() if "G" in state else None
+        self.num_steps = int(state["num_steps"])
+
+
+def tangent_error(
+    step: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]],
+    point: Float[Tensor, " n"],
+    tangent: Float[Tensor, "n n"],
+    epsilon: float = 1e-6,
+) -> float:
+    """Largest difference between a tangent matrix and central differences of the map it should describe.
+
+    Args:
+        step: The map theta_0 -> theta_T.
+        point: theta_0, float64.
+        tangent: Claimed d theta_T / d theta_0.
+        epsilon: Step of the differences.
+
+    Example:
+        >>> A = torch.tensor([[1.0, 2.0], [0.0, 1.0]], dtype=torch.float64)
+        >>> tangent_error(lambda v: A @ v, torch.ones(2, dtype=torch.float64), A) < 1e-9
+        True
+    """
+    columns = []
+    for j in range(len(point)):
+        offset = torch.zeros_like(point)
+        offset[j] = epsilon
+        columns.append((step(point + offset) - step(point - offset)) / (2 * epsilon))
+    return float((torch.stack(columns, 1) - tangent).abs().max())
+
+
+def _check(name: str, given: str, allowed: tuple[str, ...]) -> None:
+    if given not in allowed:
+        raise ValueError(f"Unknown {name} {given!r}; choose one of {', '.join(allowed)}.")

@@ -1,0 +1,167 @@
+"""Orthonormal frames: the subspace of parameter space in which a Hessian can be non-zero.
+
+A Hessian is held as ``H = Q M Q'`` with a small symmetric ``M`` and a frame ``Q`` (n x r, orthonormal
+columns) that is applied, never formed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class IdentityFrame:
+    """``Q = I``: no structure is used."""
+
+    n: int
+
+    @property
+    def rank(self) -> int:
+        """Number of columns r."""
+        return self.n
+
+    def expand(self, core: Float[Tensor, "r k"]) -> Float[Tensor, "n k"]:
+        """Apply Q."""
+        return core
+
+    def restrict(self, full: Float[Tensor, "n k"]) -> Float[Tensor, "r k"]:
+        """Apply Q'."""
+        return full
+
+    def block(self, core: Float[Tensor, "r r"], rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
+        """Part of ``Q M Q'``."""
+        return core[rows, columns]
+
+    def diagonal(self, core: Float[Tensor, "r r"]) -> Float[Tensor, " n"]:
+        """Diagonal of ``Q M Q'``."""
+        return core.diagonal()
+
+
+@dataclass(frozen=True)
+class DenseFrame:
+    """A frame given by its matrix, for low-rank objects such as the Gauss-Newton matrix."""
+
+    basis: Tensor
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return int(self.basis.shape[0])
+
+    @property
+    def rank(self) -> int:
+        """Number of columns r."""
+        return int(self.basis.shape[1])
+
+    def expand(self, core: Float[Tensor, "r k"]) -> Float[Tensor, "n k"]:
+        """Apply Q."""
+        return self.basis @ core
+
+    def restrict(self, full: Float[Tensor, "n k"]) -> Float[Tensor, "r k"]:
+        """Apply Q'."""
+        return self.basis.T @ full
+
+    def block(self, core: Float[Tensor, "r r"], rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
+        """Part of ``Q M Q'``."""
+        return self.basis[rows] @ core @ self.basis[columns].T
+
+    def diagonal(self, core: Float[Tensor, "r r"]) -> Float[Tensor, " n"]:
+        """Diagonal of ``Q M Q'``."""
+        return ((self.basis @ core) * self.basis).sum(1)
+
+
+@dataclass(frozen=True)
+class InputFrame:
+    """``Q = blockdiag(I_units (x) U, I_rest)`` of a first affine layer seen by few inputs.
+
+    The loss depends on the weights W (units x inputs) and bias b of the first layer only through
+    ``W x_b + b``. With ``U`` an orthonormal basis of span{(x_b, 1)}, every direction outside
+    ``I_units (x) U`` is an exact null vector of every derivative.
+
+    Attributes:
+        n: Number of parameters.
+        weight: Position of W in the flat vector.
+        bias: Position of b, or ``None``.
+        units: Rows of W.
+        basis: U, shape (inputs [+ 1], q).
+
+    Source: the chain rule; coordinates are C in W = W_0 + C U'.
+    """
+
+    n: int
+    weight: slice
+    bias: slice | None
+    units: int
+    basis: Tensor
+
+    @property
+    def q(self) -> int:
+        """Rank of the batch of inputs."""
+        return int(self.basis.shape[1])
+
+    @property
+    def rank(self) -> int:
+        """Number of columns r."""
+        return self.units * self.q + sum(_length(s) for s in self.rest)
+
+    @property
+    def rest(self) -> tuple[slice, ...]:
+        """Stretches of the flat vector outside the first layer."""
+        taken = (
+            [self.weight] if self.bias is None else sorted([self.weight, self.bias], key=lambda s: s.start)
+        )
+        edges = [0, *(edge for s in taken for edge in (s.start, s.stop)), self.n]
+        pairs = zip(edges[::2], edges[1::2], strict=True)
+        return tuple(slice(start, stop) for start, stop in pairs if stop > start)
+
+    @property
+    def _inputs(self) -> int:
+        return _length(self.weight) // self.units
+
+    def expand(self, core: Float[Tensor, "r k"]) -> Float[Tensor, "n k"]:
+        """Apply Q."""
+        columns = core.shape[1]
+        first = core[: self.units * self.q].reshape(self.units, self.q, columns)
+        pieces = {self.weight.start: (self.basis[: self._inputs] @ first).reshape(-1, columns)}
+        if self.bias is not None:
+            pieces[self.bias.start] = (self.basis[-1:] @ first)[:, 0]
+        start = self.units * self.q
+        for stretch in self.rest:
+            stop = start + stretch.stop - stretch.start
+            pieces[stretch.start] = core[start:stop]
+            start = stop
+        return torch.cat([pieces[position] for position in sorted(pieces)])
+
+    def restrict(self, full: Float[Tensor, "n k"]) -> Float[Tensor, "r k"]:
+        """Apply Q'."""
+        columns = full.shape[1]
+        weights = full[self.weight].reshape(self.units, self._inputs, columns)
+        first = self.basis[: self._inputs].T @ weights
+        if self.bias is not None:
+            first = first + self.basis[-1][None, :, None] * full[self.bias][:, None, :]
+        return torch.cat([first.reshape(self.units * self.q, columns), *(full[s] for s in self.rest)])
+
+    def block(self, core: Float[Tensor, "r r"], rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
+        """Part of ``Q M Q'``."""
+        basis = self.matrix(core)
+        return basis[rows] @ core @ basis[columns].T
+
+    def diagonal(self, core: Float[Tensor, "r r"]) -> Float[Tensor, " n"]:
+        """Diagonal of ``Q M Q'``."""
+        basis = self.matrix(core)
+        return ((basis @ core) * basis).sum(1)
+
+    def matrix(self, like: Tensor) -> Float[Tensor, "n r"]:
+        """Q itself, of the type of ``like``."""
+        return self.expand(torch.eye(self.rank, dtype=like.dtype, device=like.device))
+
+
+def _length(stretch: slice) -> int:
+    return int(stretch.stop) - int(stretch.start)
+
+
+Frame = IdentityFrame | DenseFrame | InputFrame

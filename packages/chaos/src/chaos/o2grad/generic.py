@@ -1,0 +1,144 @@
+"""Backend 1: exact Hessians of any module by forward-over-reverse differentiation.
+
+Columns are computed in chunks, as many at once as a memory budget allows. Where an operation has no
+forward-mode rule the columns come from reverse-over-reverse differentiation instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Scalar = Callable[[Tensor], Tensor]
+Progress = Callable[[int, int], None]
+
+#: Bytes per column and activation entry that a chunk holds: value, tangent, adjoint and its tangent, twice
+#: for temporaries.
+_COPIES = 8
+
+
+def chunk_size(n: int, activations: int, itemsize: int, budget: int) -> int:
+    """Largest number of columns whose intermediates fit the budget.
+
+    Args:
+        n: Number of parameters.
+        activations: Total entries of all layer outputs for the batch.
+        itemsize: Bytes of one entry.
+        budget: Bytes.
+    """
+    return max(1, min(n, budget // (_COPIES * itemsize * (n + activations))))
+
+
+def hvp_columns(
+    function: Scalar,
+    point: Float[Tensor, " n"],
+    directions: Float[Tensor, "k n"],
+    *,
+    chunk: int,
+    progress: Progress | None = None,
+) -> Float[Tensor, "k n"]:
+    """Hessian-vector products of a scalar function with the rows of ``directions``.
+
+    Example:
+        >>> hvp_columns(lambda v: (v**3).sum() / 6, torch.tensor([1.0, 2.0]), torch.eye(2), chunk=2)
+        tensor([[1., 0.],
+                [0., 2.]])
+
+    Raises:
+        ValueError: If an operation of the function has no second derivative; it is named.
+    """
+    gradient = torch.func.grad(function)
+
+    def forward(v: Tensor) -> Tensor:
+        product: Tensor = torch.func.jvp(gradient, (point,), (v,))[1]
+        return product
+
+    try:
+        return _in_chunks(torch.func.vmap(forward), directions, chunk, progress)
+    except (NotImplementedError, RuntimeError) as error:
+        forward_error = error
+    try:
+        return _reverse_over_reverse(function, point, directions, chunk, progress)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"The loss has no second derivative that PyTorch can compute. Forward mode: "
+            f"{_first_line(forward_error)} Reverse mode: {_first_line(error)}"
+        ) from error
+
+
+def _in_chunks(
+    product: Callable[[Tensor], Tensor], directions: Tensor, chunk: int, progress: Progress | None
+) -> Tensor:
+    total = len(directions)
+    if chunk >= total:
+        return product(directions)
+    out = torch.empty_like(directions)
+    for start in range(0, total, chunk):
+        out[start : start + chunk] = product(directions[start : start + chunk])
+        if progress is not None:
+            progress(min(start + chunk, total), total)
+    return out
+
+
+def _reverse_over_reverse(
+    function: Scalar, point: Tensor, directions: Tensor, chunk: int, progress: Progress | None
+) -> Tensor:
+    with torch.enable_grad():
+        leaf = point.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(leaf), leaf, create_graph=True)
+    if not gradient.requires_grad:
+        return torch.zeros_like(directions)
+    _refuse_delayed_errors(gradient)
+
+    def product(v: Tensor, *, batched: bool = True) -> Tensor:
+        out = torch.autograd.grad(
+            gradient, leaf, v, retain_graph=True, is_grads_batched=batched, materialize_grads=True
+        )[0]
+        return out.detach().expand_as(v)  # an unreachable point gives zeros of one column
+
+    try:
+        return _in_chunks(product, directions, chunk, progress)
+    except RuntimeError:  # an operation without a batching rule: one column at a time
+        rows = (product(v, batched=False)[None] for v in directions)
+        return torch.cat(list(rows))
+
+
+def _refuse_delayed_errors(gradient: Tensor) -> None:
+    """Look for operations marked ``once_differentiable``: autograd takes them for constants."""
+    nodes, seen = [gradient.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name().endswith("Error"):
+            raise RuntimeError("an operation's backward is marked @once_differentiable.")
+        nodes.extend(parent for parent, _ in node.next_functions)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def dense_hessian(
+    function: Scalar, point: Float[Tensor, " n"], *, chunk: int, progress: Progress | None = None
+) -> Float[Tensor, "n n"]:
+    """All rows of the Hessian, chunk by chunk."""
+    n = len(point)
+    if chunk >= n:
+        H = hvp_columns(function, point, torch.eye(n, dtype=point.dtype, device=point.device), chunk=chunk)
+    else:
+        H = point.new_empty(n, n)
+        for start in range(0, n, chunk):
+            stop = min(start + chunk, n)
+            basis = point.new_zeros(stop - start, n)
+            basis[torch.arange(stop - start), torch.arange(start, stop)] = 1
+            H[start:stop] = hvp_columns(function, point, basis, chunk=chunk)
+            if progress is not None:
+                progress(stop, n)
+    return H

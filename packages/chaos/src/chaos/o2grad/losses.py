@@ -1,0 +1,74 @@
+"""Curvature of the loss with respect to the network's output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from chaos.o2grad.generic import dense_hessian
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def output_hessian(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
+    """Hessian of the batch loss in output space.
+
+    Args:
+        loss: ``loss(output, target)`` returning a scalar.
+        output: Network output (batch, ...).
+        y: Targets.
+
+    Returns:
+        (batch, C, C) where the samples are known not to interact, else the full (batch C, batch C) matrix.
+
+    Source: softmax cross-entropy has ``diag(p) - p p'`` per sample; label smoothing does not change it.
+    """
+    batch = len(output)
+    if _is_plain_cross_entropy(loss, output, y):
+        reduction = loss.reduction if isinstance(loss, nn.CrossEntropyLoss) else "mean"
+        p = output.softmax(1)
+        blocks = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+        return blocks / batch if reduction == "mean" else blocks
+    if isinstance(loss, nn.MSELoss):
+        size = output[0].numel()
+        scale = 2 / (batch * size) if loss.reduction == "mean" else 2.0
+        return scale * torch.eye(size, dtype=output.dtype, device=output.device).expand(batch, -1, -1)
+    return dense_hessian(lambda o: loss(o.view_as(output), y), output.reshape(-1), chunk=512)
+
+
+def check_scalar(value: Tensor) -> Tensor:
+    """Refuse a loss per sample.
+
+    Raises:
+        ValueError: If the value is not a scalar.
+    """
+    if value.ndim:
+        raise ValueError(
+            f"The loss has shape {tuple(value.shape)}; curvature needs a scalar: "
+            "use reduction='mean' or 'sum' instead of 'none'."
+        )
+    return value
+
+
+def _is_plain_cross_entropy(loss: Loss, output: Tensor, y: Tensor) -> bool:
+    if output.ndim != 2 or y.ndim != 1 or y.is_floating_point():
+        return False
+    if loss is functional.cross_entropy:
+        return not bool((y == -100).any())
+    return (
+        type(loss) is nn.CrossEntropyLoss and loss.weight is None and not bool((y == loss.ignore_index).any())
+    )
+
+
+def sandwich(jacobian: Tensor, curvature: Tensor) -> Tensor:
+    """``J' A J`` summed over the batch: (batch, p, C) and an output Hessian give (p, p)."""
+    batch, p, size = jacobian.shape
+    columns = jacobian.transpose(0, 1).reshape(p, batch * size)
+    if curvature.ndim == 3:
+        weighted = (jacobian @ curvature).transpose(0, 1).reshape(p, batch * size)
+    else:
+        weighted = columns @ curvature
+    return weighted @ columns.T

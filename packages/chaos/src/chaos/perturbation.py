@@ -1,0 +1,114 @@
+"""Perturbations of a model along chaotic, converging or random directions, all of exactly the same norm."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from chaos.eigenthings import Eigenthings
+
+#: In the order in which ``all`` gives them to models 1 to 5.
+STRATEGIES = ("max_chaos", "randn_chaos", "max_convergence", "randn_convergence", "randn")
+
+Pairs = Eigenthings | tuple[Tensor, Tensor]
+
+
+def perturb(
+    model: nn.Module,
+    distance: float,
+    strategy: str,
+    lyapunov: Pairs | None = None,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, " n"]:
+    """Move a model's parameters, in place, by a vector of exactly the given norm.
+
+    Args:
+        model: The model; its trainable parameters move.
+        distance: Euclidean norm of the whole flat perturbation.
+        strategy: One of :data:`STRATEGIES`.
+        lyapunov: Stored pairs, or (exponents, right singular vectors as columns); not needed for ``randn``.
+        generator: Source of randomness of the ``randn`` strategies.
+
+    Returns:
+        The perturbation.
+
+    Example:
+        >>> model = nn.Linear(1, 1)
+        >>> perturb(model, 0.5, "randn").norm().item()
+        0.5
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    n = sum(p.numel() for p in parameters)
+    v = perturbation_vector(n, distance, strategy, lyapunov, generator)
+    with torch.no_grad():
+        for p, piece in zip(parameters, v.split([p.numel() for p in parameters]), strict=True):
+            p.add_(piece.view_as(p).to(p.dtype))
+    return v
+
+
+def perturbation_vector(
+    n: int,
+    distance: float,
+    strategy: str,
+    lyapunov: Pairs | None = None,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, " n"]:
+    """The flat perturbation of a strategy.
+
+    ``max_chaos`` and ``max_convergence`` are the directions of the largest and smallest exponent (first
+    entry of largest magnitude positive), ``randn_chaos`` and ``randn_convergence`` Gaussian combinations of
+    all directions with exponent above and below zero, ``randn`` is isotropic.
+
+    Args:
+        n: Number of parameters.
+        distance: Euclidean norm of the result.
+        strategy: One of :data:`STRATEGIES`.
+        lyapunov: As in :func:`perturb`.
+        generator: As in :func:`perturb`.
+
+    Raises:
+        ValueError: For an unknown strategy, missing or foreign pairs, or an empty set of directions.
+
+    Source: Sec. 5 of Herrmann et al. 2022.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"Unknown strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}.")
+    if distance <= 0:
+        raise ValueError(f"distance is {distance}; the size of a perturbation must be positive.")
+    if strategy == "randn":
+        v: Tensor = torch.randn(n, generator=generator, dtype=torch.float64)
+        return _scaled(v, distance)
+    if lyapunov is None:
+        raise ValueError(
+            f"Strategy {strategy!r} needs eigenpairs of a tangent matrix; only 'randn' works without. "
+            "Make them with `train save_eigenthings=True`."
+        )
+    exponents, vectors = (
+        (lyapunov.exponents, lyapunov.vectors) if isinstance(lyapunov, Eigenthings) else lyapunov
+    )
+    if vectors.shape[0] != n:
+        raise ValueError(f"The eigenpairs have n = {vectors.shape[0]}; the model has n = {n} parameters.")
+    v = _direction(strategy, exponents, vectors.double(), generator)
+    return _scaled(v, distance)
+
+
+def _scaled(v: Tensor, norm: float) -> Tensor:
+    return v * (norm / float(v.norm()))
+
+
+def _direction(
+    strategy: str, exponents: Tensor, vectors: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    if strategy.startswith("max"):
+        index = exponents.argmax() if strategy == "max_chaos" else exponents.argmin()
+        v = vectors[:, index]
+        return v * float(v[v.abs().argmax()].sign())
+    chosen = exponents > 0 if strategy == "randn_chaos" else exponents < 0
+    if not bool(chosen.any()):
+        raise ValueError(
+            f"Strategy {strategy!r} has no direction to combine: of {len(exponents)} exponents "
+            f"{int((exponents > 0).sum())} are positive and {int((exponents < 0).sum())} negative."
+        )
+    weights = torch.randn(int(chosen.sum()), generator=generator, dtype=torch.float64)
+    return vectors[:, chosen] @ weights

@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from gdyn_common.testing import pytest_runtest_setup  # noqa: F401  (skips tests whose data are absent)
+
+sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(1)

@@ -1,0 +1,294 @@
+"""CGD against the published update rule, and its properties."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from networks import GOLDEN, flat, golden, golden_network
+from torch import nn
+
+from chaos import CGD
+from chaos.o2grad import Eigenpairs, LossSurface
+
+CE = nn.CrossEntropyLoss()
+UPDATE_TOL = 1e-10
+TRAJECTORY_TOL = 1e-9
+NETS = ["mlp_relu", "mlp_sigmoid"]
+
+
+def backward(model, x, y):
+    model.zero_grad()
+    CE(model(x), y).backward()
+    return torch.cat([p.grad.reshape(-1) for p in model.parameters()])
+
+
+def one_step(name="mlp_relu", form="hessian", **options):
+    """Run one step; return (gradient, direction taken, Hessian, optimiser)."""
+    model, x, y = golden_network(name)
+    options.setdefault("lr", float(golden(f"cgd/{name}/lr")))
+    optimizer = CGD(model.parameters(), **options)
+    H = LossSurface(model, CE).hessian(None, x, y)
+    gradient, before = backward(model, x, y), flat(model)
+    pairs = H.eigh()
+    forms = {"hessian": H, "pairs": pairs, "dense": H.dense(), "wV": (pairs.values, pairs.vectors)}
+    optimizer.step(forms[form])
+    return gradient, (before - flat(model)) / options["lr"], H, optimizer
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("prune_set", ["chaotic", "pos", "neg"])
+@pytest.mark.parametrize("k", [None, 0, 1, 3, "n"])
+def test_golden_updates(name, prune_set, k):
+    n = {"mlp_relu": 53, "mlp_sigmoid": 51}[name]
+    k = n if k == "n" else k
+    _, direction, _, optimizer = one_step(name, prune_set=prune_set, k=k)
+    key = f"cgd/{name}/{prune_set}/k{k}"
+    assert (direction - golden(f"{key}/update")).abs().max() < UPDATE_TOL
+    assert optimizer.last_discarded == int(golden(f"{key}/pruned_nonzero"))
+
+
+@pytest.mark.parametrize("key", [key for key in GOLDEN.files if key.startswith("cgd_traj")])
+def test_golden_trajectories(key):
+    _, name, prune_set, variant = key.split("/")
+    k, momentum, start = variant.split("_")
+    model, x, y = golden_network(name)
+    surface = LossSurface(model, CE)
+    optimizer = CGD(
+        model.parameters(),
+        lr=float(golden(f"cgd/{name}/lr")) / 2,
+        momentum=float(momentum.removeprefix("mom")),
+        k=None if k == "kNone" else int(k[1:]),
+        prune_set=prune_set,
+        prune_start=int(start.removeprefix("start")),
+    )
+    for expected in golden(key):
+        backward(model, x, y)
+        optimizer.step(surface.hessian(None, x, y) if optimizer.needs_curvature else None)
+        assert (flat(model) - expected).abs().max() < TRAJECTORY_TOL
+
+
+@pytest.mark.parametrize("form", ["hessian", "pairs", "dense", "wV"])
+def test_all_forms_of_curvature_agree(form):
+    reference = one_step()[1]
+    assert (one_step(form=form)[1] - reference).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("prune_set", ["chaotic", "pos", "neg"])
+def test_projection_properties(prune_set):
+    gradient, direction, _, optimizer = one_step(prune_set=prune_set)
+    pairs, discard = optimizer.last_pairs, optimizer.last_discard
+    assert pairs.coefficients(direction)[discard].abs().max() < 1e-12
+    removed = (gradient - direction).square().sum() / gradient.square().sum()
+    assert abs(optimizer.last_pruned_fraction - removed) < 1e-12
+    null = 0 if prune_set in ("pos", "neg") else pairs.num_zero
+    assert optimizer.last_kept + optimizer.last_discarded == len(pairs.values) + null
+
+
+def test_rotation_within_an_eigenspace_changes_nothing():
+    generator = torch.Generator().manual_seed(0)
+    V = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64)).Q
+    w = torch.tensor([-1.0, -1.0, -1.0, 2.0, 2.0, 3.0], dtype=torch.float64)
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64)).Q
+    turned = V.clone()
+    turned[:, :3] = V[:, :3] @ rotation
+    results = []
+    for vectors in (V, turned):
+        p = nn.Parameter(torch.zeros(6, dtype=torch.float64))
+        p.grad = torch.arange(6, dtype=torch.float64)
+        CGD([p], lr=0.1, prune_set="neg").step(w=w, V=vectors)
+        results.append(p.detach())
+    assert (results[0] - results[1]).abs().max() < 1e-15
+
+
+def test_gamma_zero_is_sgd_bit_for_bit():
+    for options in ({}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}, {"maximize": True}):
+        ours, x, y = golden_network("mlp_relu")
+        theirs, _, _ = golden_network("mlp_relu")
+        a = CGD(ours.parameters(), lr=0.1, gamma=0.0, **options)
+        b = torch.optim.SGD(theirs.parameters(), lr=0.1, **options)
+        for _ in range(3):
+            backward(ours, x, y)
+            backward(theirs, x, y)
+            a.step(LossSurface(ours, CE).hessian(None, x, y))
+            b.step()
+        assert torch.equal(flat(ours), flat(theirs))
+
+
+def test_gamma_interpolates():
+    gradient, direction, *_ = one_step(prune_set="pos")
+    half = one_step(prune_set="pos", gamma=0.5)[1]
+    assert (half - (gradient + direction) / 2).abs().max() < 1e-13
+
+
+def test_weight_decay_is_not_projected():
+    model, *_ = golden_network("mlp_relu")
+    plain, decayed = one_step(prune_set="pos")[1], one_step(prune_set="pos", weight_decay=0.3)[1]
+    assert (decayed - plain - 0.3 * flat(model)).abs().max() < 1e-13
+
+
+def test_maximize_refers_to_the_minimised_function():
+    _, _, _, up = one_step(prune_set="pos", maximize=True)
+    _, _, _, down = one_step(prune_set="neg")
+    assert torch.equal(up.last_discard, down.last_discard)
+
+
+def test_rand_draws_distinct_directions_uniformly():
+    """600 draws of 2 of 5: each direction 240 times; failure probability of the band below 1e-6."""
+    p = nn.Parameter(torch.zeros(8))
+    values = torch.tensor([-5.0, -4, -3, -2, -1, 1, 2, 3])
+    optimizer = CGD([p], prune_set="neg", k=2, prune_k="rand", generator=torch.Generator().manual_seed(0))
+    counts = torch.zeros(8)
+    for _ in range(600):
+        mask = optimizer.discard_mask(values)
+        assert int(mask.sum()) == 2
+        counts += mask
+    assert counts[5:].sum() == 0
+    assert (counts[:5] - 240).abs().max() < 5 * (600 * 0.4 * 0.6) ** 0.5
+    optimizer.k = 50
+    assert int(optimizer.discard_mask(values).sum()) == 5
+
+
+def test_noise_lives_in_the_discarded_directions():
+    _, direction, _, optimizer = one_step(
+        prune_set="neg", noise=True, noise_fac=0.1, generator=torch.Generator().manual_seed(0)
+    )
+    plain = one_step(prune_set="neg")[1]
+    xi = direction - plain
+    pairs, discard = optimizer.last_pairs, optimizer.last_discard
+    assert xi.norm() > 0
+    assert pairs.coefficients(xi)[~discard].abs().max() < 1e-14
+    assert (pairs.project(xi, torch.ones_like(discard)) - xi).abs().max() < 1e-14
+    everywhere = one_step(
+        prune_set="neg", noise=True, noise_on_null=True, generator=torch.Generator().manual_seed(0)
+    )[1]
+    xi = everywhere - plain
+    outside = xi - pairs.project(xi, torch.ones_like(discard))
+    assert outside.norm() > 0
+    assert pairs.coefficients(xi)[~discard].abs().max() < 1e-14
+
+
+def test_noise_level_defaults_to_the_mean_gradient():
+    """Variance of 30 x |D| draws within five standard errors."""
+    gradient, plain, *_ = one_step(prune_set="pos")
+    generator = torch.Generator().manual_seed(0)
+    draws = []
+    for _ in range(30):
+        _, direction, _, optimizer = one_step(prune_set="pos", noise=True, generator=generator)
+        draws.append(optimizer.last_pairs.coefficients(direction - plain)[optimizer.last_discard])
+    draws = torch.cat(draws)
+    ratio = draws.square().mean() / gradient.abs().mean() ** 2
+    assert abs(ratio - 1) < 5 * (2 / len(draws)) ** 0.5
+
+
+def test_global_rules():
+    exponents = torch.tensor([-0.2, -0.1, 0.1, 0.3], dtype=torch.float64)
+    pairs = (exponents, torch.eye(4, dtype=torch.float64))
+    p = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    cases = {
+        ("chaotic", "exponents"): [0, 0, 1, 1],
+        ("neg", "exponents"): [0, 0, 1, 1],
+        ("pos", "exponents"): [1, 1, 0, 0],
+        ("chaotic", "published"): [0, 0, 0, 0],
+        ("pos", "published"): [1, 1, 1, 1],
+    }
+    for (prune_set, rule), expected in cases.items():
+        optimizer = CGD(
+            [p], prune_set=prune_set, prune_global=True, global_eigenpairs=pairs, global_rule=rule
+        )
+        p.grad = torch.ones(4, dtype=torch.float64)
+        optimizer.step()
+        assert optimizer.last_discard.int().tolist() == expected
+        assert not optimizer.needs_curvature
+
+
+def test_state_round_trip_continues_bit_for_bit():
+    def make(model):
+        return CGD(
+            model.parameters(),
+            lr=0.1,
+            momentum=0.9,
+            prune_set="neg",
+            prune_start=1,
+            k=3,
+            prune_k="rand",
+            noise=True,
+            generator=torch.Generator().manual_seed(3),
+        )
+
+    def run(model, optimizer, steps):
+        for _ in range(steps):
+            backward(model, x, y)
+            optimizer.step(LossSurface(model, CE).hessian(None, x, y))
+
+    whole, x, y = golden_network("mlp_relu")
+    run(whole, make(whole), 6)
+    first, _, _ = golden_network("mlp_relu")
+    optimizer = make(first)
+    run(first, optimizer, 3)
+    second, _, _ = golden_network("mlp_relu")
+    second.load_state_dict(first.state_dict())
+    again = make(second)
+    again.load_state_dict(optimizer.state_dict())
+    assert again.num_steps == 3
+    run(second, again, 3)
+    assert torch.equal(flat(second), flat(whole))
+
+
+def test_non_finite_leaves_parameters_untouched():
+    model, x, y = golden_network("mlp_relu")
+    optimizer = CGD(model.parameters())
+    before = flat(model)
+    gradient = backward(model, x, y)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        optimizer.step(torch.full((53, 53), torch.nan, dtype=torch.float64))
+    next(iter(model.parameters())).grad[0] = torch.inf
+    with pytest.raises(FloatingPointError, match="gradient is not finite at step 0"):
+        optimizer.step(torch.eye(53, dtype=torch.float64))
+    assert torch.equal(flat(model), before)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prune_set": "negative"}, "Unknown prune_set 'negative'; choose one of chaotic, pos, neg"),
+        ({"prune_k": "top"}, "Unknown prune_k 'top'"),
+        ({"lr": 0.0}, "lr is 0.0; the learning rate must be positive"),
+        ({"noise_fac": 0.0}, "noise_fac is 0.0"),
+        ({"k": -1}, "k is -1"),
+        ({"prune_start": -2}, "prune_start is -2"),
+        ({"prune_global": True}, "prune_global needs global_eigenpairs"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        CGD([nn.Parameter(torch.zeros(3))], **options)
+
+
+EYE = torch.eye(3)
+
+
+@pytest.mark.parametrize(
+    ("curvature", "message"),
+    [
+        (None, "Step 0 prunes .* and needs curvature"),
+        (torch.eye(5), "curvature has n = 5; the optimiser's parameters have n = 3"),
+        (torch.ones(3, 2), r"shape \(3, 2\); a Hessian is \(3, 3\)"),
+        (torch.tensor([[1.0, 1, 0], [0, 1, 0], [0, 0, 1]]), "not symmetric"),
+        ((torch.ones(3), 2 * EYE), "not orthonormal"),
+        ((torch.ones(2), EYE), "eigenvectors are columns, one per value"),
+        (Eigenpairs.of(torch.eye(4)), "curvature has n = 4"),
+    ],
+)
+def test_bad_curvature(curvature, message):
+    p = nn.Parameter(torch.zeros(3))
+    p.grad = torch.ones(3)
+    with pytest.raises(ValueError, match=message):
+        CGD([p]).step(curvature)
+    assert torch.equal(p, torch.zeros(3))
+
+
+def test_two_groups_are_refused():
+    groups = [{"params": [nn.Parameter(torch.zeros(1))]}, {"params": [nn.Parameter(torch.zeros(1))]}]
+    with pytest.raises(ValueError, match="one parameter group"):
+        CGD(groups)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from chaos.eigenthings import Eigenthings, load_eigenthings
+
+
+@pytest.fixture
+def things():
+    logs = torch.tensor([-4.0, 0.0, 2.0], dtype=torch.float64)
+    return Eigenthings(logs.exp(), logs, torch.eye(3, dtype=torch.float64), 0, 10, 0.01, 0.0, 42, "lyapunov")
+
+
+def test_round_trip(things, tmp_path):
+    path = things.save(tmp_path / "folder" / "eigenthings-mlp[0].npz")
+    again = load_eigenthings(path)
+    assert torch.equal(again.log_values, things.log_values)
+    assert torch.equal(again.vectors, things.vectors)
+    assert (again.step, again.seed, again.kind, again.learning_rate) == (10, 42, "lyapunov", 0.01)
+    assert again.exponents.tolist() == [-0.2, 0.0, 0.1]
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_pair_of_the_original(tmp_path):
+    path = tmp_path / "eigenthings.pt"
+    torch.save((torch.tensor([0.9, 1.2]), torch.eye(2)), path)
+    things = load_eigenthings(path)
+    assert things.step == -1
+    assert things.exponents.sign().tolist() == [-1, 1]
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_nothing_is_executed(tmp_path, capsys):
+    path = tmp_path / "evil.pt"
+    torch.save(Evil(), path)
+    with pytest.raises(ValueError, match="nothing in it was executed"):
+        load_eigenthings(path)
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ValueError, match="nothing in it was executed"):
+        load_eigenthings(path)
+    npz = tmp_path / "evil.npz"
+    np.savez(npz, format_version=1, kind="lyapunov", values=np.array([Evil()], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        load_eigenthings(npz)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_missing_file_says_how_to_make_one():
+    with pytest.raises(FileNotFoundError, match="save_eigenthings=True seed=42"):
+        load_eigenthings("path/to/save")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "version", "kind", "shape", "nan"])
+def test_damaged_files_are_refused(things, tmp_path, damage):
+    path = things.save(tmp_path / "a.npz")
+    data = dict(np.load(path))
+    if damage == "truncate":
+        path.write_bytes(path.read_bytes()[:200])
+    elif damage == "version":
+        np.savez(path, **data | {"format_version": 99})
+    elif damage == "kind":
+        np.savez(path, **data | {"kind": "other"})
+    elif damage == "shape":
+        np.savez(path, **data | {"vectors": np.eye(4)})
+    else:
+        np.savez(path, **data | {"vectors": np.full((3, 3), np.nan)})
+    with pytest.raises(ValueError, match=r"a\.npz"):
+        load_eigenthings(path)

@@ -1,0 +1,282 @@
+"""Tangent matrices and exponents: golden arrays, finite differences, determinants, closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from networks import flat, golden, golden_network
+from torch import nn
+
+from chaos import CGD, LyapunovTracker, local_exponents, tangent_error
+from chaos.o2grad import Eigenpairs, LossSurface
+
+CE = nn.CrossEntropyLoss()
+Y_TOL = 1e-10
+EXPONENT_TOL = 1e-8
+
+
+def train(name, steps, tracker=None, theta=None, on_step=None, **options):
+    """SGD on the stored batches, optionally tracked; return the final parameters."""
+    model, x, y = golden_network(name)
+    if theta is not None:
+        nn.utils.vector_to_parameters(theta, model.parameters())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3, **options)
+    surface = LossSurface(model, CE)
+    for t in range(steps):
+        rows = golden(f"lyap/{name}/batches")[t]
+        if tracker is not None:
+            H = surface.hessian(None, x[rows], y[rows])
+            tracker.update(H)
+            if on_step is not None:
+                on_step(H)
+        optimizer.zero_grad()
+        CE(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+    return flat(model)
+
+
+@pytest.mark.parametrize("name", ["mlp_relu", "mlp_sigmoid"])
+def test_golden_tangent(name):
+    tracker = LyapunovTracker(len(flat(golden_network(name)[0])), 0.3)
+    theta = train(name, 12, tracker)
+    assert (theta - golden(f"lyap/{name}/mom0/theta_final")).abs().max() < Y_TOL
+    assert (tracker.Y - golden(f"lyap/{name}/mom0/Y")).abs().max() < Y_TOL
+    assert (tracker.exponents() - golden(f"lyap/{name}/mom0/exponents")).abs().max() < EXPONENT_TOL
+
+
+@pytest.mark.parametrize("name", ["mlp_relu", "mlp_sigmoid"])
+def test_golden_momentum(name):
+    tracker = LyapunovTracker(len(flat(golden_network(name)[0])), 0.3, 0.5)
+    theta = train(name, 12, tracker, momentum=0.5)
+    assert (theta - golden(f"lyap/{name}/momentum/theta_final")).abs().max() < Y_TOL
+    assert (tracker.exponents() - golden(f"lyap/{name}/momentum/exponents_exact")).abs().max() < EXPONENT_TOL
+
+
+def test_published_recurrence():
+    tracker = LyapunovTracker(51, 0.3, 0.5, recurrence="published")
+    train("mlp_sigmoid", 12, tracker, momentum=0.5)
+    assert (tracker.Y - golden("lyap/mlp_sigmoid/momentum/Y_published")).abs().max() < Y_TOL
+
+
+def test_golden_local_exponents():
+    for name in ("mlp_relu", "mlp_sigmoid"):
+        model, x, y = golden_network(name)
+        rows = golden(f"lyap/{name}/batches")[0]
+        pairs = LossSurface(model, CE).hessian(None, x[rows], y[rows]).eigh()
+        expected = golden(f"lyap/{name}/mom0/local_exponents_step0")
+        assert (local_exponents(pairs, 0.3) - expected).abs().max() < EXPONENT_TOL
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"momentum": 0.5},
+        {"momentum": 0.9, "nesterov": True},
+        {"momentum": 0.5, "dampening": 0.3},
+        {"weight_decay": 0.2},
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.05},
+    ],
+)
+def test_tangent_equals_central_differences(options):
+    tracker = LyapunovTracker(51, 0.3, **options)
+    train("mlp_sigmoid", 8, tracker, **options)
+    start = flat(golden_network("mlp_sigmoid")[0])
+    error = tangent_error(lambda v: train("mlp_sigmoid", 8, theta=v, **options), start, tracker.Y, 1e-5)
+    assert error < 1e-8  # epsilon^2 times third derivatives, and rounding / epsilon
+
+
+def test_augmented_tangent_equals_central_differences_of_theta_and_velocity():
+    A = torch.tensor([[1.0, 0.3], [0.3, -0.5]], dtype=torch.float64)
+    h, mu, steps = 0.1, 0.9, 5
+    tracker = LyapunovTracker(2, h, mu, augmented=True)
+
+    def step(state):
+        theta, v = state[:2], state[2:]
+        for _ in range(steps):
+            v = mu * v + A @ theta
+            theta = theta - h * v
+        return torch.cat([theta, v])
+
+    for _ in range(steps):
+        tracker.update(A)
+    state = torch.cat([tracker.Y, tracker.G])
+    assert tangent_error(step, torch.ones(4, dtype=torch.float64), state) < 1e-9
+    assert abs(tracker.exponents().sum() - 2 * math.log(mu)) < 1e-12  # det of heavy ball is mu^n per step
+
+
+def test_sum_of_exponents_is_the_log_determinant():
+    logs = []
+    tracker = LyapunovTracker(53, 0.3)
+
+    def determinant(H):
+        core = torch.eye(len(H.core), dtype=torch.float64) - 0.3 * H.core
+        logs.append(torch.linalg.slogdet(core).logabsdet)
+
+    train("mlp_relu", 12, tracker, on_step=determinant)
+    assert abs(tracker.exponents().sum() - sum(logs) / 12) < 1e-10
+    for method in ("qr",):
+        other = LyapunovTracker(53, 0.3, method=method, reorthonormalise_every=5)
+        train("mlp_relu", 12, other)
+        assert abs(other.exponents().sum() - sum(logs) / 12) < 1e-10
+
+
+def test_quadratic_closed_form():
+    w = torch.tensor([-0.5, 0.0, 1.0, 3.0], dtype=torch.float64)
+    V = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).Q
+    H = V * w @ V.T
+    svd = LyapunovTracker(4, 0.5)
+    qr = LyapunovTracker(4, 0.5, method="qr", reorthonormalise_every=3, initial=V)
+    for _ in range(20):
+        svd.update(H)
+        qr.update(H)
+    expected = (1 - 0.5 * w).abs().log().sort().values
+    assert (svd.Y - torch.linalg.matrix_power(torch.eye(4) - 0.5 * H, 20)).abs().max() < 1e-11
+    assert (svd.exponents() - expected).abs().max() < 1e-9  # spread 1e8: eps * 1e8 / T
+    assert (qr.exponents() - expected).abs().max() < 1e-12
+    assert (svd.exponents(t=40) - expected / 2).abs().max() < 1e-10
+    spectrum = qr.spectrum()
+    assert (spectrum.chaotic(1e-9), spectrum.contracting(1e-9), spectrum.edge(1e-9)) == (1, 2, 1)
+    assert spectrum.method == "qr"
+
+
+def test_qr_tends_to_svd_like_one_over_t():
+    generator = torch.Generator().manual_seed(1)
+    V = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64, generator=generator)).Q
+    H = V * torch.tensor([-1.0, -0.4, 0.5, 1.5], dtype=torch.float64) @ V.T
+    errors = []
+    for steps in (50, 100, 200):
+        qr = LyapunovTracker(4, 0.3, method="qr", reorthonormalise_every=10)
+        for _ in range(steps):
+            qr.update(H)
+        expected = (1 - 0.3 * torch.tensor([1.5, 0.5, -0.4, -1.0], dtype=torch.float64)).log()
+        errors.append(float((qr.exponents() - expected).abs().max()))
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.05)
+    assert errors[1] / errors[2] == pytest.approx(2, rel=0.05)
+
+
+def test_vectors_by_hessian_vector_products():
+    """Leading exponents without a Hessian equal those of the full QR method with the same start."""
+    model, x, y = golden_network("mlp_sigmoid")
+    surface = LossSurface(model, CE)
+    start = torch.linalg.qr(
+        torch.randn(51, 51, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ).Q
+    few = LyapunovTracker(51, 0.3, method="vectors", initial=start[:, :4], reorthonormalise_every=5)
+    full = LyapunovTracker(51, 0.3, method="qr", initial=start, reorthonormalise_every=5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    for t in range(12):
+        rows = golden("lyap/mlp_sigmoid/batches")[t]
+        a, b = x[rows], y[rows]
+        few.update(lambda V, a=a, b=b: surface.hvp(None, a, b, V))
+        full.update(surface.hessian(None, a, b))
+        optimizer.zero_grad()
+        CE(model(a), b).backward()
+        optimizer.step()
+    by_column = full.log_growth + torch.linalg.qr(full.Y).R.diagonal().abs().log()
+    assert (few.exponents() - (by_column[:4] / 12).sort().values).abs().max() < 1e-12
+    exponents, left = few.vectors(side="left")
+    assert left.shape == (51, 4)
+    assert torch.equal(exponents, exponents.sort().values)
+
+
+def test_momentum_survives_reorthonormalisation():
+    plain = LyapunovTracker(51, 0.3, 0.9)
+    qr = LyapunovTracker(51, 0.3, 0.9, method="qr", reorthonormalise_every=4)
+    train("mlp_sigmoid", 12, plain, momentum=0.9)
+    train("mlp_sigmoid", 12, qr, momentum=0.9)
+    logdet = torch.linalg.slogdet(plain.Y).logabsdet / 12
+    assert abs(qr.exponents().sum() - logdet) < 1e-10
+
+
+def test_right_and_left_vectors():
+    tracker = LyapunovTracker(53, 0.3)
+    train("mlp_relu", 6, tracker)
+    exponents, right = tracker.vectors()
+    _, left = tracker.vectors(side="left")
+    growth = (exponents * 6).exp()
+    assert (tracker.Y @ right - left * growth).abs().max() < 1e-10
+
+
+def test_unresolved_values_are_counted():
+    tracker = LyapunovTracker(2, 0.5)
+    for _ in range(60):
+        tracker.update(torch.diag(torch.tensor([1.9, -1.0], dtype=torch.float64)))
+    spectrum = tracker.spectrum()
+    assert spectrum.num_unresolved == 1
+    assert spectrum.exponents[0] == -math.inf
+    assert spectrum.exponents[1] == pytest.approx(math.log(1.5))
+
+
+@pytest.mark.parametrize("form", ["pairs", "tensor"])
+def test_cgd_tangent_with_the_frozen_projector(form):
+    """I - h P H, with H in every form."""
+    model, x, y = golden_network("mlp_sigmoid")
+    optimizer = CGD(model.parameters(), lr=0.3, prune_set="neg")
+    H = LossSurface(model, CE).hessian(None, x, y)
+    CE(model(x), y).backward()
+    optimizer.step(H)
+    pairs, discard = optimizer.last_pairs, optimizer.last_discard
+    tracker = LyapunovTracker(51, 0.3)
+    tracker.update(pairs if form == "pairs" else H.dense(), keep=(pairs, discard))
+    kept = pairs.vectors[:, ~discard]
+    expected = torch.eye(51, dtype=torch.float64) - 0.3 * kept * pairs.values[~discard] @ kept.T
+    assert (tracker.Y - expected).abs().max() < 1e-13
+
+
+def test_structured_update_equals_dense():
+    model, x, y = golden_network("mlp_relu")
+    H = LossSurface(model, CE).hessian(None, x, y)
+    results = []
+    for form in (H, H.eigh(), H.dense(), H.matvec):
+        tracker = LyapunovTracker(53, 0.3)
+        tracker.update(form)
+        tracker.update(form)
+        results.append(tracker.Y)
+    assert max(float((Y - results[0]).abs().max()) for Y in results) < 1e-14
+
+
+def test_state_round_trip():
+    whole, part = (LyapunovTracker(51, 0.3, 0.9, method="qr", reorthonormalise_every=5) for _ in range(2))
+    hessians = []
+    train("mlp_sigmoid", 12, whole, on_step=hessians.append, momentum=0.9)
+    for H in hessians[:7]:
+        part.update(H)
+    again = LyapunovTracker(51, 0.3, 0.9, method="qr", reorthonormalise_every=5)
+    again.load_state_dict(part.state_dict())
+    for H in hessians[7:]:
+        again.update(H)
+    assert torch.equal(again.Y, whole.Y)
+    assert torch.equal(again.exponents(), whole.exponents())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: LyapunovTracker(3, 0.1, method="eig"),
+            "Unknown method 'eig'; choose one of svd, qr, vectors",
+        ),
+        (lambda: LyapunovTracker(3, 0.0), "h is 0.0"),
+        (lambda: LyapunovTracker(3, 0.1, method="vectors"), "num_vectors goes with method='vectors'"),
+        (lambda: LyapunovTracker(3, 0.1, method="vectors", num_vectors=4), "num_vectors is 4"),
+        (lambda: LyapunovTracker(3, 0.1, recurrence="old"), "Unknown recurrence 'old'"),
+        (lambda: LyapunovTracker(3, 0.1).update(torch.eye(4)), r"shape \(4, 4\); expected \(3, 3\)"),
+        (
+            lambda: LyapunovTracker(3, 0.1).update(Eigenpairs.of(torch.eye(4))),
+            "n = 4; the tracker was made for n = 3",
+        ),
+        (lambda: LyapunovTracker(3, 0.1, method="qr").vectors(), "directions at time T only"),
+        (lambda: LyapunovTracker(3, 0.1).load_state_dict(LyapunovTracker(4, 0.1).state_dict()), "Y of shape"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_momentum_of_one_or_more_warns():
+    with pytest.warns(UserWarning, match="momentum is 1.0"):
+        LyapunovTracker(3, 0.1, momentum=1.0)
