@@ -35,7 +35,7 @@ def perturb(
 
     Example:
         >>> model = nn.Linear(1, 1)
-        >>> perturb(model, 0.5, "randn").norm().item()
+        >>> perturb(model, 0.5, "randn").norm().round(decimals=6).item()
         0.5
     """
     parameters = [p for p in model.parameters() if p.requires_grad]

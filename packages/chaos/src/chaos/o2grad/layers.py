@@ -94,7 +94,8 @@ class Layer:
         if type(m) in ACTIVATIONS:
             return T * self._slope[rows, None]
         if isinstance(m, nn.Linear):
-            return T @ self.weight.T
+            out: Tensor = T @ self.weight.T
+            return out
         if isinstance(m, nn.MaxPool1d | nn.MaxPool2d):
             indices = self.indices[rows].flatten(2)[:, None].expand(-1, T.shape[1], -1, -1)
             spatial = 2 + (isinstance(m, nn.MaxPool2d))
