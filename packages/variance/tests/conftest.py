@@ -7,6 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gdyn_common.testing import pytest_runtest_setup  # noqa: F401 - the hook that skips absent data
+from variance.data import TensorPopulation
+from variance.losses import cross_entropy
+from variance.objective import Objective, Point
+from variance.per_example import quantities
+from variance.stream import DataStream
+
 torch.set_num_threads(1)
 
 
@@ -68,3 +75,35 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 @pytest.fixture
 def golden_mlp() -> Golden:
     return Golden("mlp")
+
+
+class Problem:
+    """A small classification problem with an objective, its live point and a stream."""
+
+    def __init__(
+        self, model: nn.Module | None = None, n: int = 48, seed: int = 0, dtype: torch.dtype = torch.float64
+    ) -> None:
+        torch.manual_seed(seed)
+        self.model = (model or nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))).to(dtype)
+        self.x, self.y = torch.randn(n, 5, dtype=dtype), torch.randint(3, (n,))
+        self.population = TensorPopulation(self.x, self.y)
+        self.objective = Objective(self.model, cross_entropy)
+        self.point = Point.of(self.model)
+
+    def gradients(self, point: Point | None = None) -> Tensor:
+        batch = self.population.fetch(torch.arange(len(self.population)))
+        found = quantities.materialised(self.objective.capture(point or self.point, batch))
+        return torch.cat([value.flatten(1) for value in found.values()], 1)
+
+    def stream(self, batch_size: int = 6, seed: int = 0, **options: object) -> DataStream:
+        return DataStream(self.population, batch_size, seed=seed, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def problem() -> Problem:
+    return Problem()
+
+
+@pytest.fixture
+def make_problem() -> type[Problem]:
+    return Problem

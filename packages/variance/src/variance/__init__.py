@@ -4,12 +4,27 @@ The public names below are imported on first use, so that `import variance` cost
 
 * statistics of gradients: `per_example`, `statistics`
 * clusters and samplers: `gradient_clustering`, `sampling`
+* training: `objective`, `stream`, `estimators`, `optimizer`, `measurement`, `training`, `data`
 """
 
 import importlib
 from typing import Any
 
-_MODULES = ("per_example", "statistics", "gradient_clustering", "sampling")
+_MODULES = (
+    "data",
+    "estimators",
+    "gradient_clustering",
+    "losses",
+    "measurement",
+    "models",
+    "objective",
+    "optimizer",
+    "per_example",
+    "sampling",
+    "statistics",
+    "stream",
+    "training",
+)
 
 __all__ = list(_MODULES)
 

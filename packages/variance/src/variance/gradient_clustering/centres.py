@@ -231,7 +231,7 @@ class RunningSums:
         member[ids, torch.arange(len(ids), device=ids.device)] = sign
         for name, layer in self.options.select(capture).items():
             if self.options.form == "svd" or self.options.is_dense(layer):
-                self._add(name, "dense", _dense_sums(layer, member))
+                self._add(name, "dense", dense_sums(layer, member))
                 continue
             a = layer.input_means()
             if self.options.include_bias and layer.parameter("bias"):
@@ -276,7 +276,8 @@ def truncated_svd(
     return vh[:, :r], (u[..., :r] * s[:, None, :r]).transpose(1, 2)
 
 
-def _dense_sums(layer: WeightLayer, member: Float[Tensor, "k n"]) -> Float[Tensor, "k o i"]:
+def dense_sums(layer: WeightLayer, member: Float[Tensor, "k n"]) -> Float[Tensor, "k o i"]:
+    """Return sum_n member[k, n] G_n of one layer; linear layers are never materialised."""
     if shape_of(layer).t == 1 and layer.groups == 1:
         a, b = (part[:, 0] for part in layer.positions())
         total = a.new_zeros(len(member), b.shape[1], a.shape[1])

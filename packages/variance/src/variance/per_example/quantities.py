@@ -47,7 +47,7 @@ def materialised(capture: Capture) -> dict[str, Tensor]:
     return {name: found[name] for name in capture.shapes}
 
 
-def _small(capture: Capture) -> Iterator[tuple[str, Float[Tensor, "n p"]]]:
+def small_gradients(capture: Capture) -> Iterator[tuple[str, Float[Tensor, "n p"]]]:
     """Yield everything but the weights of weight layers: biases, norms, embeddings and the vmap remainder."""
     for name, value in capture.rest.items():
         yield name, value.flatten(1)
@@ -60,7 +60,8 @@ def _small(capture: Capture) -> Iterator[tuple[str, Float[Tensor, "n p"]]]:
                 yield name, value.flatten(1)
 
 
-def _weights(capture: Capture) -> Iterator[tuple[str, WeightLayer]]:
+def weight_layers(capture: Capture) -> Iterator[tuple[str, WeightLayer]]:
+    """Yield weight layers by the name of their weight."""
     for layer in capture.layers.values():
         if isinstance(layer, WeightLayer) and (name := layer.parameter("weight")):
             yield name, layer
@@ -122,9 +123,9 @@ def weight_sum(layer: WeightLayer) -> Float[Tensor, "o i"]:
 def squared_norms(capture: Capture) -> Float[Tensor, "n"]:
     """Return the squared gradient norm of every example."""
     total = torch.zeros_like(capture.losses)
-    for _, value in _small(capture):
+    for _, value in small_gradients(capture):
         total += value.square().sum(1)
-    for _, layer in _weights(capture):
+    for _, layer in weight_layers(capture):
         total += weight_squared_norms(layer)
     return total
 
@@ -132,9 +133,9 @@ def squared_norms(capture: Capture) -> Float[Tensor, "n"]:
 def gram(capture: Capture) -> Float[Tensor, "n n"]:
     """Return the inner products of all pairs of per-example gradients (the empirical tangent kernel)."""
     total = capture.losses.new_zeros(len(capture), len(capture))
-    for _, value in _small(capture):
+    for _, value in small_gradients(capture):
         total += value @ value.T
-    for _, layer in _weights(capture):
+    for _, layer in weight_layers(capture):
         total += weight_gram(layer)
     return total
 
@@ -143,9 +144,9 @@ def first_and_second_moments(capture: Capture) -> tuple[Float[Tensor, "p"], Floa
     """Return the sums over examples of g and of g squared, flat, sharing materialised pieces."""
     first: dict[str, Tensor] = {}
     second: dict[str, Tensor] = {}
-    for name, value in _small(capture):
+    for name, value in small_gradients(capture):
         first[name], second[name] = value.sum(0), value.square().sum(0)
-    for name, layer in _weights(capture):
+    for name, layer in weight_layers(capture):
         if choice_for(layer, "second_moments").formulation == "outer":
             first[name], second[name] = weight_sum(layer), weight_second_moments(layer)
         else:
@@ -155,14 +156,28 @@ def first_and_second_moments(capture: Capture) -> tuple[Float[Tensor, "p"], Floa
     return _flat(capture, first), _flat(capture, second)
 
 
+def weighted_second_moments(capture: Capture, weights: Float[Tensor, "n"]) -> Float[Tensor, "p"]:
+    """Return sum_n w_n g_n^2 for non-negative weights, flat."""
+    w = weights.to(capture.losses)
+    parts = {name: (w.unsqueeze(1) * value.square()).sum(0) for name, value in small_gradients(capture)}
+    for name, layer in weight_layers(capture):
+        if choice_for(layer, "second_moments").formulation == "outer":
+            a, b = layer.positions()
+            parts[name] = (w.unsqueeze(1) * b[:, 0].square()).T @ a[:, 0].square()
+        else:
+            pieces = [torch.einsum("n,noi->oi", w[rows], k.square()) for rows, k in kernel_chunks(layer)]
+            parts[name] = sum(pieces[1:], pieces[0])
+    return _flat(capture, parts)
+
+
 def norms_and_sum(capture: Capture) -> tuple[Float[Tensor, "n"], Float[Tensor, "p"]]:
     """Return squared norms and the summed gradient, sharing materialised pieces (for an exact trace)."""
     norms = torch.zeros_like(capture.losses)
     total: dict[str, Tensor] = {}
-    for name, value in _small(capture):
+    for name, value in small_gradients(capture):
         norms += value.square().sum(1)
         total[name] = value.sum(0)
-    for name, layer in _weights(capture):
+    for name, layer in weight_layers(capture):
         if choice_for(layer, "squared_norms").formulation == "kernels":
             total[name] = layer.calls[0].b.new_zeros(layer.weight_shape)
             for rows, kernels in kernel_chunks(layer):
@@ -180,9 +195,9 @@ def inner_products(capture: Capture, directions: Float[Tensor, "k p"]) -> Float[
     for name, shape in capture.shapes.items():
         offsets[name] = slice(position, position := position + shape.numel())
     total = capture.losses.new_zeros(len(capture), len(directions))
-    for name, value in _small(capture):
+    for name, value in small_gradients(capture):
         total += value @ directions[:, offsets[name]].T
-    for name, layer in _weights(capture):
+    for name, layer in weight_layers(capture):
         total += weight_inner_products(layer, directions[:, offsets[name]].reshape(-1, *layer.weight_shape))
     return total
 

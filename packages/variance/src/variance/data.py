@@ -1,0 +1,200 @@
+"""Populations that return indices, and the variants of a data set the paper studies."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from variance.errors import ConfigError
+from variance.objective import Batch
+
+Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
+"""`augment(inputs, generator)`; all randomness from the generator."""
+
+
+class Population(Protocol):
+    """A finite set of examples that can be fetched by index."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: Int[Tensor, "n"], generator: np.random.Generator | None = None) -> Batch:
+        """Return examples with unit weights; without a generator nothing is augmented."""
+
+
+class TensorPopulation:
+    """A population held in memory.
+
+    Args:
+        inputs: Inputs, examples first.
+        targets: Targets, examples first.
+        augment: Applied to fetched inputs when a generator is given.
+
+    Example:
+        >>> population = TensorPopulation(torch.arange(6.0).reshape(3, 2), torch.tensor([0, 1, 0]))
+        >>> population.fetch(torch.tensor([2])).inputs
+        tensor([[4., 5.]])
+    """
+
+    def __init__(self, inputs: Tensor, targets: Tensor, augment: Augmentation | None = None) -> None:
+        if len(inputs) != len(targets) or len(inputs) == 0:
+            raise ConfigError(
+                f"{len(inputs)} inputs and {len(targets)} targets: need equally many, at least one."
+            )
+        self.inputs, self.targets, self.augment = inputs, targets, augment
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def fetch(self, indices: Int[Tensor, "n"], generator: np.random.Generator | None = None) -> Batch:
+        """Return examples with unit weights."""
+        inputs = self.inputs[indices]
+        if self.augment is not None and generator is not None:
+            inputs = self.augment(inputs, generator)
+        return Batch(inputs, self.targets[indices], indices, torch.ones(len(indices)))
+
+
+class DatasetPopulation:
+    """A map-style `torch.utils.data.Dataset` of (input, target) pairs, seen as a population.
+
+    Args:
+        dataset: Data set with a length.
+        augment: Applied to stacked inputs when a generator is given.
+
+    Raises:
+        ConfigError: The data set has no length, so its examples have no indices.
+    """
+
+    def __init__(self, dataset: "Dataset[Any]", augment: Augmentation | None = None) -> None:
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise ConfigError(
+                f"{type(dataset).__name__} has no length or no indices; stratified sampling needs both. "
+                "Materialise it "
+                "as TensorPopulation(inputs, targets), or use the online estimator on its batches."
+            )
+        if len(dataset) == 0:
+            raise ConfigError(f"{type(dataset).__name__} is empty.")
+        self.dataset, self.augment = dataset, augment
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def fetch(self, indices: Int[Tensor, "n"], generator: np.random.Generator | None = None) -> Batch:
+        """Return examples with unit weights, loaded one by one."""
+        pairs = [self.dataset[int(i)] for i in indices]
+        inputs = torch.stack([torch.as_tensor(pair[0]) for pair in pairs])
+        targets = torch.stack([torch.as_tensor(pair[1]) for pair in pairs])
+        if self.augment is not None and generator is not None:
+            inputs = self.augment(inputs, generator)
+        return Batch(inputs, targets, indices, torch.ones(len(indices)))
+
+
+class IndexedDataset:
+    """A population with duplicates, corrupted labels, class imbalance or a size cap.
+
+    Applied in this order: cap, imbalance, duplicates, corruption. Every change is a precomputed array, and
+    all randomness comes from this instance's seed.
+
+    Args:
+        base: The population to change.
+        duplicates: `(n, times)`: n random distinct examples, each appended `times` times.
+        corrupt_percent: The first p percent of indices receive uniform random labels (which may be the true
+            ones).
+        shuffle_ids: Corrupt random indices instead of the first ones.
+        imbalance: `(class, ratio)`: that class appears floor(ratio) times plus a random part, others once.
+        max_size: Keep a random subset of this size.
+        num_classes: Number of classes for corruption; the largest target plus one by default.
+        seed: Seed of this instance.
+
+    Example:
+        >>> base = TensorPopulation(torch.zeros(4, 1), torch.tensor([0, 1, 0, 1]))
+        >>> len(IndexedDataset(base, duplicates=(2, 3)))
+        10
+    """
+
+    def __init__(
+        self,
+        base: TensorPopulation,
+        *,
+        duplicates: tuple[int, int] | None = None,
+        corrupt_percent: float = 0.0,
+        shuffle_ids: bool = False,
+        imbalance: tuple[int, float] | None = None,
+        max_size: int | None = None,
+        num_classes: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        generator = np.random.default_rng(seed)
+        targets = base.targets.cpu().numpy()
+        source = np.arange(len(base))
+        if max_size is not None:
+            if max_size < 1:
+                raise ConfigError(f"max_size is {max_size}; it must be at least 1.")
+            source = np.sort(generator.permutation(source)[:max_size])
+        if imbalance is not None:
+            source = _imbalanced(source, targets, *imbalance, generator)
+        if duplicates is not None:
+            count, times = duplicates
+            if not (0 < count <= len(source)) or times < 0:
+                raise ConfigError(
+                    f"duplicates=({count}, {times}): choose 1 to {len(source)} examples, times >= 0."
+                )
+            source = np.concatenate(
+                [source, np.repeat(generator.choice(source, count, replace=False), times)]
+            )
+        if not 0 <= corrupt_percent <= 100:
+            raise ConfigError(f"corrupt_percent is {corrupt_percent}; it must lie in [0, 100].")
+        self.base, self.source = base, torch.from_numpy(source)
+        self.targets = base.targets[self.source].clone()
+        self.corrupted = np.zeros(len(source), dtype=bool)
+        chosen = generator.permutation(len(source)) if shuffle_ids else np.arange(len(source))
+        chosen = chosen[: round(len(source) * corrupt_percent / 100)]
+        if len(chosen):
+            classes = num_classes or int(targets.max()) + 1
+            self.targets[torch.from_numpy(chosen)] = torch.from_numpy(
+                generator.integers(classes, size=len(chosen))
+            )
+            self.corrupted[chosen] = True
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def fetch(self, indices: Int[Tensor, "n"], generator: np.random.Generator | None = None) -> Batch:
+        """Return examples with unit weights; O(1) per example."""
+        found = self.base.fetch(self.source[indices], generator)
+        return Batch(found.inputs, self.targets[indices], indices, found.weights)
+
+
+def _imbalanced(
+    source: np.ndarray, targets: np.ndarray, label: int, ratio: float, generator: np.random.Generator
+) -> np.ndarray:
+    members = source[targets[source] == label]
+    if len(members) == 0 or ratio < 0:
+        raise ConfigError(
+            f"imbalance=({label}, {ratio}): class {label} has {len(members)} examples; ratio must be >= 0."
+        )
+    whole, part = divmod(ratio, 1.0)
+    extra = generator.permutation(members)[: round(part * len(members))]
+    others = source[targets[source] != label]
+    return np.sort(np.concatenate([others, np.repeat(members, int(whole)), extra]))
+
+
+def shift_and_flip(inputs: Tensor, generator: np.random.Generator, *, padding: int = 4) -> Tensor:
+    """Augment images as usual for CIFAR: zero-pad, crop at random, mirror half of them.
+
+    Args:
+        inputs: Images, (n, channels, height, width).
+        generator: Random source.
+        padding: Largest shift in pixels.
+    """
+    n, _, height, width = inputs.shape
+    padded = torch.nn.functional.pad(inputs, (padding,) * 4)
+    top, left = torch.from_numpy(generator.integers(2 * padding + 1, size=(2, n, 1)))
+    rows = (top + torch.arange(height)).unsqueeze(2)
+    columns = (left + torch.arange(width)).unsqueeze(1)
+    cropped = padded[torch.arange(n)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
+    mirrored = torch.from_numpy(generator.random(n) < 0.5)[:, None, None, None]
+    return torch.where(mirrored, cropped.flip(3), cropped)

@@ -1,0 +1,220 @@
+"""Gradient clustering as an estimator: stratified batches from batch or online clusters."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from typing_extensions import override
+
+from variance.data import Population
+from variance.errors import ConfigError, NotReady
+from variance.estimators.base import Direction, GradientEstimator
+from variance.estimators.sg import EXACT_CHUNK
+from variance.gradient_clustering import BatchClustering, Centres, OnlineClustering
+from variance.gradient_clustering.centres import dense_sums
+from variance.gradient_clustering.initialisation import Initialisation
+from variance.objective import Batch, Objective, Point
+from variance.per_example import quantities
+from variance.per_example.capture import Capture
+from variance.sampling.index_samplers import IndexSampler, UniformSampler, load_generator, store_generator
+from variance.sampling.stratified import StratifiedSampler, cluster_sizes
+from variance.statistics import ExactStatistics, from_moments
+
+
+class _Stratified(GradientEstimator):
+    """Weighted gradients of batches drawn from clusters."""
+
+    def __init__(self, objective: Objective, **sampler_options: Any) -> None:
+        super().__init__(objective)
+        self.assignment: Int[Tensor, "n"] | None = None
+        self._sampler_options = sampler_options
+
+    @override
+    def sampler(self, num_examples: int, generator: np.random.Generator) -> IndexSampler:
+        """Return a stratified sampler, or a uniform one while there are no clusters."""
+        if self.assignment is None:
+            return UniformSampler(num_examples, generator)
+        if len(self.assignment) != num_examples:
+            raise ConfigError(
+                f"{len(self.assignment)} examples were clustered but the data now hold {num_examples}; "
+                "cluster again."
+            )
+        return StratifiedSampler(self.assignment, generator, **self._sampler_options)
+
+    @override
+    def direction(self, point: Point, batch: Batch, generator: torch.Generator | None = None) -> Direction:
+        if self.assignment is None:
+            raise NotReady(
+                f"{self.name} has no clusters yet; on_infrequent makes them at the first snapshot."
+            )
+        return Direction(*self.objective.gradient(point, batch, generator))
+
+    @override
+    def exact(self, point: Point, population: Population, batch_size: int) -> ExactStatistics:
+        """Return exact statistics with batch_size / M draws per non-empty cluster, with replacement.
+
+        Per coordinate: sum_k (N_k/N)^2 (M/B) (E_k[g^2] - E_k[g]^2).
+        """
+        if self.assignment is None:
+            raise NotReady(f"{self.name} has no clusters yet.")
+        sizes = cluster_sizes(self.assignment).double()
+        num_draws = batch_size / int((sizes > 0).sum())
+        row_weights = (sizes / len(population) ** 2 / num_draws)[self.assignment]
+        sums: dict[str, Tensor] = {}
+        second = torch.zeros((), dtype=torch.float64)
+        for indices in torch.arange(len(population)).split(EXACT_CHUNK):
+            found = self.objective.capture(point, population.fetch(indices))
+            second = second + quantities.weighted_second_moments(found, row_weights[indices]).double()
+            for name, value in _sums_by_cluster(found, self.assignment[indices], len(sizes)).items():
+                sums[name] = sums[name] + value.double() if name in sums else value.double()
+        first = torch.cat([value.flatten(1) for value in sums.values()], 1)
+        live = sizes > 0
+        between = (first[live].square() / len(population) ** 2 / num_draws).sum(0)
+        variance = (second - between).clamp_min(0)
+        return from_moments(first.sum(0) / len(population), variance, len(population), 1)
+
+    def _capture_at(self, point: Point, population: Population, indices: Tensor) -> Capture:
+        return self.objective.capture(point, population.fetch(indices), weights_only=True)
+
+
+def _sums_by_cluster(found: Capture, ids: Int[Tensor, "n"], num_clusters: int) -> dict[str, Tensor]:
+    """Return gradient sums by cluster, (K, *shape) by parameter in model order."""
+    member = torch.zeros(num_clusters, len(ids), dtype=found.losses.dtype)
+    member[ids, torch.arange(len(ids))] = 1
+    parts = {name: (member @ value.flatten(1)) for name, value in quantities.small_gradients(found)}
+    parts |= {name: dense_sums(layer, member).flatten(1) for name, layer in quantities.weight_layers(found)}
+    zeros = {n: member.new_zeros(num_clusters, s.numel()) for n, s in found.shapes.items() if n not in parts}
+    parts |= zeros
+    return {name: parts[name] for name in found.shapes}
+
+
+class GC(_Stratified):
+    """Batch gradient clustering: clusters from passes over the population, then stratified sampling.
+
+    Args:
+        objective: The function whose gradient is estimated.
+        clustering: The clustering loop (K, weighting, options, seed).
+        iterations: Passes per snapshot.
+        init: First centres of a snapshot. "data" starts anew the first time and continues from the previous
+            centres afterwards.
+        sampler_options: Passed to `StratifiedSampler`.
+    """
+
+    name = "GC"
+
+    def __init__(
+        self,
+        objective: Objective,
+        clustering: BatchClustering,
+        *,
+        iterations: int = 3,
+        init: Initialisation = "data",
+        **sampler_options: Any,
+    ) -> None:
+        super().__init__(objective, **sampler_options)
+        self.clustering, self.iterations, self.init = clustering, iterations, init
+        self._distortion = float("nan")
+        self._num_splits = 0
+
+    @override
+    def on_infrequent(
+        self, step: int, point: Point, population: Population, generator: torch.Generator | None = None
+    ) -> None:
+        found = self.clustering.fit(
+            lambda indices: self._capture_at(point, population, indices),
+            len(population),
+            self.iterations,
+            self.init,
+        )
+        self.assignment = found.assignment
+        self._distortion = float(found.distortions[-1])
+        self._num_splits += found.num_splits
+
+    @override
+    def info(self) -> dict[str, float]:
+        if self.assignment is None:
+            return {}
+        sizes = cluster_sizes(self.assignment)
+        return {
+            "gc/distortion": self._distortion,
+            "gc/reinits": float(self._num_splits),
+            "gc/nonempty": float((sizes > 0).sum()),
+            "gc/largest": float(sizes.max()),
+        }
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        centres = self.clustering.centres
+        return {
+            "assignment": self.assignment,
+            "centres": None if centres is None else centres.state_dict(),
+            "generator": store_generator(self.clustering.generator),
+            "distortion": self._distortion,
+            "num_splits": self._num_splits,
+        }
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.assignment = state["assignment"]
+        self.clustering.centres = (
+            None if state["centres"] is None else Centres.from_state_dict(state["centres"])
+        )
+        load_generator(self.clustering.generator, state["generator"])
+        self._distortion, self._num_splits = float(state["distortion"]), int(state["num_splits"])
+
+
+class GCOnline(_Stratified):
+    """Online gradient clustering: centres follow the stream, an infrequent pass assigns the population.
+
+    Args:
+        objective: The function whose gradient is estimated.
+        clustering: The online centres.
+        chunk: Examples per pass when the population is assigned.
+        sampler_options: Passed to `StratifiedSampler`.
+    """
+
+    name = "GC-online"
+
+    def __init__(
+        self, objective: Objective, clustering: OnlineClustering, *, chunk: int = 128, **sampler_options: Any
+    ) -> None:
+        super().__init__(objective, **sampler_options)
+        self.clustering, self.chunk = clustering, chunk
+
+    @override
+    def on_frequent(
+        self, step: int, point: Point, batch: Batch, generator: torch.Generator | None = None
+    ) -> None:
+        self.clustering.update(self.objective.capture(point, batch, weights_only=True))
+
+    @override
+    def on_infrequent(
+        self, step: int, point: Point, population: Population, generator: torch.Generator | None = None
+    ) -> None:
+        if self.clustering.centres is None:
+            return
+        found = [
+            self.clustering.assign(self._capture_at(point, population, indices))
+            for indices in torch.arange(len(population)).split(self.chunk)
+        ]
+        self.assignment = torch.cat(found)
+
+    @override
+    def info(self) -> dict[str, float]:
+        return {
+            "gc/distortion": float(self.clustering.distortions.sum()),
+            "gc/reinits": float(self.clustering.num_reinits),
+            "gc/largest": float(self.clustering.sizes.max()),
+        }
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"assignment": self.assignment, "clustering": self.clustering.state_dict()}
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.assignment = state["assignment"]
+        self.clustering.load_state_dict(state["clustering"])

@@ -1,0 +1,49 @@
+"""Plain mini-batch gradients."""
+
+import torch
+from typing_extensions import override
+
+from variance.data import Population
+from variance.estimators.base import Direction, GradientEstimator
+from variance.objective import Batch, Objective, Point
+from variance.per_example import quantities
+from variance.statistics import ExactStatistics, from_moments
+
+EXACT_CHUNK = 512
+"""Examples per pass when a whole population is summed."""
+
+
+class SGB(GradientEstimator):
+    """SG-B: the (weighted) mean gradient of a mini-batch of B examples.
+
+    Args:
+        objective: The function whose gradient is estimated.
+        batch_factor: 2 makes it SG-2B, the doubled batch that costs what variance reduction costs.
+    """
+
+    def __init__(self, objective: Objective, *, batch_factor: int = 1) -> None:
+        super().__init__(objective)
+        self.batch_factor = batch_factor
+        self.name = "SG-B" if batch_factor == 1 else f"SG-{batch_factor}B"
+
+    @override
+    def direction(self, point: Point, batch: Batch, generator: torch.Generator | None = None) -> Direction:
+        return Direction(*self.objective.gradient(point, batch, generator))
+
+    @override
+    def exact(self, point: Point, population: Population, batch_size: int) -> ExactStatistics:
+        mean, variance = population_moments(self.objective, point, population)
+        return from_moments(mean, variance, len(population), self.batch_factor * batch_size)
+
+
+def population_moments(
+    objective: Objective, point: Point, population: Population
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and variance of every coordinate over the per-example gradients, in float64."""
+    first = second = torch.zeros((), dtype=torch.float64)
+    for indices in torch.arange(len(population)).split(EXACT_CHUNK):
+        found = objective.capture(point, population.fetch(indices))
+        sums, squares = quantities.first_and_second_moments(found)
+        first, second = first + sums.double(), second + squares.double()
+    mean = first / len(population)
+    return mean, (second / len(population) - mean.square()).clamp_min(0)

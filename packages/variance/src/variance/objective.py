@@ -1,0 +1,207 @@
+"""The function that is minimised, as a pure function of parameters, buffers, batch and random source."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from variance import losses as loss_functions
+from variance.losses import LossFunction
+from variance.per_example.capture import COUPLING, Capture, capture
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples with their population indices and loss weights.
+
+    Attributes:
+        inputs: Inputs, examples first.
+        targets: Targets, examples first.
+        indices: Position of each example in the population.
+        weights: Loss weights; the batch loss is mean(weight * loss).
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    indices: Int[Tensor, "n"]
+    weights: Float[Tensor, "n"]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Parameters and buffers at one moment of training.
+
+    Attributes:
+        parameters: Trainable parameters by name, in `model.parameters()` order.
+        buffers: Buffers and frozen parameters by name.
+    """
+
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Point":
+        """Return the live tensors of a model: the point moves when the model is trained."""
+        parameters: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+        return cls(parameters, {**frozen, **dict(model.named_buffers())})
+
+    def copy(self) -> "Point":
+        """Return a detached copy that training does not move."""
+        return Point(
+            {name: value.detach().clone() for name, value in self.parameters.items()},
+            {name: value.detach().clone() for name, value in self.buffers.items()},
+        )
+
+    def flat(self) -> Float[Tensor, "p"]:
+        """Return all trainable parameters as one detached vector."""
+        return torch.cat([value.detach().flatten() for value in self.parameters.values()])
+
+    def unflatten(self, flat: Float[Tensor, "p"]) -> dict[str, Tensor]:
+        """Cut a vector into pieces of the parameters' shapes."""
+        pieces = flat.split([value.numel() for value in self.parameters.values()])
+        return {
+            name: piece.reshape(value.shape)
+            for (name, value), piece in zip(self.parameters.items(), pieces, strict=True)
+        }
+
+    def moved(self, step: Float[Tensor, "p"]) -> "Point":
+        """Return a new point at parameters + step, sharing the buffers."""
+        return Point(self.unflatten(self.flat() + step), self.buffers)
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Return plain dictionaries of tensors."""
+        return {"parameters": dict(self.parameters), "buffers": dict(self.buffers)}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Mapping[str, Tensor]]) -> "Point":
+        """Rebuild what `state_dict` returned."""
+        return cls(dict(state["parameters"]), dict(state["buffers"]))
+
+
+class Objective:
+    """Per-example losses of a model at any point.
+
+    Keeps its own copy of the model's structure; values always come from the point. Nothing is ever
+    accumulated, no `.grad` is written and no global random state is consumed.
+
+    Args:
+        model: The network.
+        loss: `loss(outputs, targets)`, per example or reducing.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> objective = Objective(model, nn.functional.cross_entropy)
+        >>> batch = Batch(torch.zeros(3, 2), torch.zeros(3).long(), torch.arange(3), torch.ones(3))
+        >>> objective.losses(Point.of(model), batch).shape
+        torch.Size([3])
+    """
+
+    def __init__(self, model: nn.Module, loss: LossFunction) -> None:
+        self.loss = loss
+        self._model = copy.deepcopy(model)
+        self._norms = [module for module in self._model.modules() if isinstance(module, COUPLING)]
+
+    def losses(
+        self,
+        point: Point,
+        batch: Batch,
+        generator: torch.Generator | None = None,
+        *,
+        training: bool = True,
+        freeze_norms: bool = False,
+    ) -> Float[Tensor, "n"]:
+        """Evaluate the loss of every example.
+
+        Args:
+            point: Where to evaluate. In training mode batch norm updates the point's buffers in place.
+            batch: Examples.
+            generator: Source of dropout and other noise in the model; the global state where None.
+            training: Dropout on, batch statistics on.
+            freeze_norms: Use running statistics of batch norm even in training mode.
+
+        Returns:
+            Unweighted losses, differentiable where the point's parameters are.
+        """
+        with self._mode(training, freeze_norms), _seeded(generator, batch.inputs.device):
+            outputs = functional_call(self._model, {**point.parameters, **point.buffers}, (batch.inputs,))
+            return loss_functions.per_example(self.loss, outputs, batch.targets)
+
+    def gradient(
+        self,
+        point: Point,
+        batch: Batch,
+        generator: torch.Generator | None = None,
+        *,
+        training: bool = True,
+        freeze_norms: bool = False,
+    ) -> tuple[Float[Tensor, "p"], float]:
+        """Return the flat gradient and value of mean(weight * loss).
+
+        Raises:
+            NonFiniteGradient: A loss or the gradient is NaN or infinite; the examples are named.
+        """
+        leaves = {name: value.detach().requires_grad_() for name, value in point.parameters.items()}
+        with torch.enable_grad():
+            found = self.losses(
+                Point(leaves, point.buffers), batch, generator, training=training, freeze_norms=freeze_norms
+            )
+            total = (found * batch.weights.to(found)).mean()
+        value = float(total.detach())
+        if value - value != 0.0:  # NaN or infinite: find out whose
+            loss_functions.require_finite(found.detach(), "the loss", batch.indices)
+        gradients = torch.autograd.grad(
+            total, list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+        return torch.cat([gradient.flatten() for gradient in gradients]), value
+
+    def capture(
+        self,
+        point: Point,
+        batch: Batch,
+        generator: torch.Generator | None = None,
+        *,
+        weights_only: bool = False,
+        training: bool = False,
+        loss: LossFunction | None = None,
+    ) -> Capture:
+        """Record per-example quantities of a batch; batch norm always uses its running statistics."""
+        with self._mode(training, freeze_norms=True), _seeded(generator, batch.inputs.device):
+            return capture(
+                self._model,
+                loss or self.loss,
+                batch.inputs,
+                batch.targets,
+                parameters={**point.parameters, **point.buffers},
+                buffers=point.buffers,
+                weights_only=weights_only,
+            )
+
+    @contextmanager
+    def _mode(self, training: bool, freeze_norms: bool) -> Iterator[None]:
+        if self._model.training != training:
+            self._model.train(training)
+        for module in self._norms:
+            module.training = training and not freeze_norms
+        yield
+
+
+def _seeded(generator: torch.Generator | None, device: torch.device) -> AbstractContextManager[None]:
+    return nullcontext() if generator is None else _own_randomness(generator, device)
+
+
+@contextmanager
+def _own_randomness(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Run with global random state derived from `generator`, and put the old state back."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,341 @@
+"""Estimators: golden SVRG and K-FAC, one contract for all, closed forms, exact variances against draws."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from variance.errors import ConfigError, NotReady
+from variance.estimators import (
+    EKFAC,
+    GC,
+    IGT,
+    KFAC,
+    NTK,
+    SGB,
+    SVRG,
+    Adam,
+    GCOnline,
+    GradientEstimator,
+    HeavyBall,
+    Nesterov,
+)
+from variance.estimators.kfac import kronecker_factors
+from variance.estimators.ntk import inverse_row_sums
+from variance.gradient_clustering import BatchClustering, OnlineClustering
+from variance.losses import cross_entropy
+from variance.objective import Batch, Objective, Point
+from variance.sampling import stratified_variance
+from variance.statistics import exact
+
+RTOL, KFAC_RTOL = 1e-9, 1e-7  # section 11 of the specification
+
+
+def make(objective: Objective) -> dict[str, GradientEstimator]:
+    return {
+        "SG-B": SGB(objective),
+        "SG-2B": SGB(objective, batch_factor=2),
+        "SVRG": SVRG(objective),
+        "SVRG-partial": SVRG(objective, snapshot_fraction=0.5),
+        "SVRG-clipped": SVRG(objective, clip="mean", clip_threshold=1e-3),
+        "SVRG-alpha": SVRG(objective, alpha=0.8, alpha_decay_steps=10),
+        "GC": GC(objective, BatchClustering(4, chunk=8)),
+        "GC-online": GCOnline(objective, OnlineClustering(4)),
+        "heavy-ball": HeavyBall(objective),
+        "Nesterov": Nesterov(objective, learning_rate=0.1),
+        "Adam": Adam(objective),
+        "IGT": IGT(objective),
+        "K-FAC": KFAC(objective),
+        "EK-FAC": EKFAC(objective),
+        "NTK": NTK(objective),
+    }
+
+
+NAMES = list(make(Objective(nn.Linear(1, 1), cross_entropy)))
+
+
+def prepare(estimator: GradientEstimator, problem, steps: int = 3) -> None:  # type: ignore[no-untyped-def]
+    for step in range(steps):
+        point = problem.point.moved(0.01 * step * torch.ones(len(problem.point.flat())).double())
+        estimator.on_frequent(
+            step,
+            point,
+            problem.population.fetch(torch.arange(6) + 6 * step),
+            torch.Generator().manual_seed(step),
+        )
+        estimator.on_infrequent(step, point, problem.population, torch.Generator().manual_seed(step))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_contract(name: str, problem) -> None:  # type: ignore[no-untyped-def]
+    """Directions repeat, change nothing, survive a round trip, and have the parameters' shape."""
+    estimator, twin = make(problem.objective)[name], make(problem.objective)[name]
+    prepare(estimator, problem)
+    batch = problem.population.fetch(torch.tensor([1, 5, 7, 30]))
+    before = problem.point.copy()
+    first = estimator.direction(problem.point, batch, torch.Generator().manual_seed(9))
+    again = estimator.direction(problem.point, batch, torch.Generator().manual_seed(9))
+    assert torch.equal(first.values, again.values)
+    assert first.values.shape == problem.point.flat().shape
+    assert torch.equal(problem.point.flat(), before.flat())
+    assert all(p.grad is None for p in problem.model.parameters())
+    twin.load_state_dict(estimator.state_dict())
+    for step in (3, 4):
+        prepare_batch = problem.population.fetch(torch.arange(6) + step)
+        for one in (estimator, twin):
+            one.on_frequent(step, problem.point, prepare_batch, torch.Generator().manual_seed(step))
+        results = [
+            one.direction(problem.point, batch, torch.Generator().manual_seed(9)).values
+            for one in (estimator, twin)
+        ]
+        assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("name", ["SVRG", "GC", "GC-online"])
+def test_directions_before_the_first_snapshot_are_refused(name: str, problem) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(NotReady, match="on_infrequent"):
+        make(problem.objective)[name].direction(problem.point, problem.population.fetch(torch.arange(3)))
+
+
+def test_svrg_golden(golden) -> None:  # type: ignore[no-untyped-def]
+    model = golden.model()
+    objective, point = Objective(model, cross_entropy), Point.of(model).copy()
+    x, y = golden.data
+    now = Point(golden.group("svrg_param_now"), {})
+    from variance.data import TensorPopulation
+
+    population = TensorPopulation(x, y)
+    svrg = SVRG(objective)
+    svrg.on_infrequent(0, point, population)
+    torch.testing.assert_close(svrg.snapshot_mean, golden.tensor("mean_grad"), rtol=RTOL, atol=1e-14)
+    found = svrg.direction(now, population.fetch(golden.tensor("svrg_batch")))
+    torch.testing.assert_close(found.values, golden.tensor("svrg_direction"), rtol=RTOL, atol=1e-13)
+    assert svrg.exact(now, population, 1).trace_cov == pytest.approx(
+        float(golden["svrg_trace_var_per_sample"]), rel=RTOL
+    )
+    plain = SGB(objective).exact(now, population, 1).trace_cov
+    assert plain == pytest.approx(float(golden["svrg_sgd_trace_var_per_sample"]), rel=RTOL)
+
+
+def test_kfac_golden(golden) -> None:  # type: ignore[no-untyped-def]
+    damping, decay, kl_clip, learning_rate = golden["kfac_hparams"].tolist()
+    model = golden.model()
+    x, _ = golden.data
+    objective, point = Objective(model, cross_entropy), Point.of(model)
+    kfac = KFAC(
+        objective, learning_rate=learning_rate, damping=damping, decay=decay, kl_clip=kl_clip, targets="given"
+    )
+    labels = golden.tensor("kfac_sampled_y")
+    kfac.on_frequent(0, point, Batch(x, labels, torch.arange(len(x)), torch.ones(len(x))))
+    for name, value in golden.group("kfac_A").items():
+        torch.testing.assert_close(kfac.inputs[name], value, rtol=RTOL, atol=1e-14)
+        torch.testing.assert_close(kfac.outputs[name], golden.group("kfac_G")[name], rtol=RTOL, atol=1e-14)
+    gradient = golden.tensor("kfac_grad")
+    direction = kfac.precondition(point, gradient)
+    torch.testing.assert_close(direction, golden.tensor("kfac_direction"), rtol=KFAC_RTOL, atol=1e-12)
+    assert kfac.clip_factor(direction, gradient) == pytest.approx(float(golden["kfac_kl_nu"]))
+    kfac.kl_clip = 1e-6
+    assert kfac.clip_factor(direction, gradient) == pytest.approx(
+        float(golden["kfac_kl_nu_at_1e-6"]), rel=KFAC_RTOL
+    )
+
+
+def test_kfac_settings_agree_on_layers_with_one_position(golden_mlp) -> None:  # type: ignore[no-untyped-def]
+    x, y = golden_mlp.data
+    objective = Objective(golden_mlp.model(), cross_entropy)
+    found = objective.capture(Point.of(golden_mlp.model()), Batch(x, y, torch.arange(24), torch.ones(24)))
+    for layer in found.layers.values():
+        mean, expand, reduce = (kronecker_factors(layer, c) for c in ("mean", "expand", "reduce"))  # type: ignore[arg-type]
+        for one, two, three in zip(mean, expand, reduce, strict=True):
+            assert torch.equal(one, two)
+            assert torch.equal(one, three)
+
+
+def test_sampled_labels_follow_the_softmax(problem) -> None:  # type: ignore[no-untyped-def]
+    """The sampled factor approaches E[b b^T] = diag(p) - p p^T; 20 000 draws, 5 sigma."""
+    model = nn.Linear(1, 3).double()
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
+    objective, x = Objective(model, cross_entropy), torch.zeros(20_000, 1).double()
+    kfac = KFAC(objective, decay=0.0)
+    kfac.on_frequent(
+        0, Point.of(model), Batch(x, torch.zeros(20_000).long(), torch.arange(20_000), torch.ones(20_000))
+    )
+    p = torch.softmax(model.bias.detach(), 0)
+    torch.testing.assert_close(kfac.outputs[""], torch.diag(p) - torch.outer(p, p), rtol=0, atol=0.02)
+
+
+def test_ekfac_equals_the_projected_second_moment(problem) -> None:  # type: ignore[no-untyped-def]
+    """With decay 0 the spectrum is the mean of squared projections of per-example gradients."""
+    ekfac = EKFAC(problem.objective, decay=0.0, targets="given")
+    batch = problem.population.fetch(torch.arange(20))
+    ekfac.on_frequent(0, problem.point, batch)
+    ekfac.on_frequent(1, problem.point, batch)
+    qa, qg = ekfac._bases["2"]
+    g = problem.gradients()[:20]
+    matrices = torch.cat([g[:, 48:72].reshape(20, 3, 8), g[:, 72:].unsqueeze(2)], 2)
+    torch.testing.assert_close(ekfac._spectra["2"], (qg.T @ matrices @ qa).square().mean(0))
+
+
+def test_ntk_solves_the_damped_system(problem) -> None:  # type: ignore[no-untyped-def]
+    batch = problem.population.fetch(torch.arange(7))
+    g = problem.gradients()[:7]
+    weights = torch.linalg.solve(g @ g.T + 1e-3 * torch.eye(7).double(), torch.ones(7).double())
+    found = NTK(problem.objective, damping=1e-3).direction(problem.point, batch).values
+    torch.testing.assert_close(found, weights @ g / 7, rtol=1e-6, atol=1e-9)
+    indefinite = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+    assert bool(torch.isfinite(inverse_row_sums(indefinite, 1e-3)).all())
+
+
+def test_momentum_methods_follow_their_published_recursions(problem) -> None:  # type: ignore[no-untyped-def]
+    ball, ahead, adam = (
+        HeavyBall(problem.objective, momentum=0.8),
+        Nesterov(problem.objective, learning_rate=0.1, momentum=0.8),
+        Adam(problem.objective),
+    )
+    parameter = nn.Parameter(problem.point.flat().clone())
+    torch_adam = torch.optim.Adam([parameter], lr=1.0)
+    v = w = torch.zeros_like(problem.point.flat())
+    for step in range(4):
+        batch = problem.population.fetch(torch.arange(6) + step)
+        g, _ = problem.objective.gradient(problem.point, batch)
+        v = 0.8 * v + 0.2 * g
+        w = 0.8 * w + 0.2 * problem.objective.gradient(problem.point.moved(-0.1 * 0.8 * w), batch)[0]
+        before = parameter.detach().clone()
+        parameter.grad = g
+        torch_adam.step()
+        torch.testing.assert_close(
+            adam.direction(problem.point, batch).values, before - parameter.detach(), rtol=1e-6, atol=1e-9
+        )
+        for one in (ball, ahead, adam):
+            one.on_frequent(step, problem.point, batch)
+        torch.testing.assert_close(ball.velocity, v)
+        torch.testing.assert_close(ahead.velocity, w)
+
+
+def test_igt_is_the_mean_gradient_on_a_quadratic(make_problem) -> None:  # type: ignore[no-untyped-def]
+    """Transport is exact for quadratics of equal curvature: v_t averages all batches at theta_t."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1, bias=False).double()
+    x, y = (
+        torch.randn(1, 3).double().expand(40, 3),
+        torch.randn(40, 1).double(),
+    )  # one Hessian for all batches
+    from variance.data import TensorPopulation
+    from variance.losses import half_squared_error
+
+    population, objective, point = (
+        TensorPopulation(x, y),
+        Objective(model, half_squared_error),
+        Point.of(model).copy(),
+    )
+    igt, batches = IGT(objective), []
+    for step in range(6):
+        batches.append(population.fetch(torch.arange(4) + 4 * step))
+        igt.on_frequent(step, point, batches[-1])
+        mean = torch.stack([objective.gradient(point, b)[0] for b in batches]).mean(0)
+        torch.testing.assert_close(igt.velocity, mean)
+        point = point.moved(-0.1 * igt.velocity)
+
+
+def test_enumerating_all_batches_gives_the_svrg_mean_exactly(make_problem) -> None:  # type: ignore[no-untyped-def]
+    problem = make_problem(n=6)
+    svrg = SVRG(problem.objective)
+    svrg.on_infrequent(
+        0, problem.point.moved(torch.full_like(problem.point.flat(), 0.05)), problem.population
+    )
+    directions = torch.stack(
+        [
+            svrg.direction(problem.point, problem.population.fetch(torch.tensor(pair))).values
+            for pair in itertools.product(range(6), repeat=2)
+        ]
+    )
+    torch.testing.assert_close(directions.mean(0), problem.gradients().mean(0), rtol=0, atol=1e-12)
+    spread = float((directions - directions.mean(0)).square().sum(1).mean())
+    assert svrg.exact(problem.point, problem.population, 2).avg_var * directions.shape[1] == pytest.approx(
+        spread, rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"snapshot_fraction": 0.4}, {"clip": "snr", "clip_threshold": 0.5}, {"alpha": 0.5}]
+)
+def test_svrg_is_unbiased(options: dict[str, object], problem) -> None:  # type: ignore[no-untyped-def]
+    """4 000 draws, 20 projections within 5 standard errors (failure probability below 2e-5).
+
+    A partial snapshot is biased by construction: its mean is that of the subset; the test then uses that
+    mean.
+    """
+    svrg = SVRG(problem.objective, **options)  # type: ignore[arg-type]
+    prepare(svrg, problem, 1)
+    target = problem.gradients().mean(0)
+    if "snapshot_fraction" in options:
+        old = problem.gradients(svrg.snapshot).mean(0)
+        target = target - old + svrg.snapshot_mean
+    generator = torch.Generator().manual_seed(1)
+    g_now, g_old = problem.gradients(), problem.gradients(svrg.snapshot)
+    rows = torch.randint(48, (4000, 6), generator=generator)
+    mask = svrg.coefficient() * svrg._mask(svrg.snapshot_mean)
+    draws = (g_now - mask * g_old)[rows].mean(1) + mask * svrg.snapshot_mean
+    one = svrg.direction(problem.point, problem.population.fetch(rows[0])).values
+    torch.testing.assert_close(draws[0], one, rtol=1e-9, atol=1e-12)
+    projections = (draws - target) @ torch.randn(draws.shape[1], 20, dtype=torch.float64, generator=generator)
+    assert bool((projections.mean(0).abs() <= 5 * projections.std(0) / np.sqrt(4000) + 1e-12).all())
+
+
+def test_exact_variance_of_gc_is_the_stratified_variance(problem) -> None:  # type: ignore[no-untyped-def]
+    gc = GC(problem.objective, BatchClustering(4, chunk=8))
+    gc.on_infrequent(0, problem.point, problem.population)
+    found = gc.exact(problem.point, problem.population, 4)
+    num = int((torch.bincount(gc.assignment) > 0).sum())
+    expected = stratified_variance(problem.gradients(), gc.assignment) * num / 4
+    assert found.avg_var * len(problem.point.flat()) == pytest.approx(expected, rel=1e-9)
+    plain = SGB(problem.objective).exact(problem.point, problem.population, 4)
+    reference = exact(problem.gradients(), 4)
+    assert plain.norm_var_coord == pytest.approx(reference.norm_var_coord, rel=1e-9)
+    torch.testing.assert_close(found.mean, reference.mean)
+
+
+def test_alpha_decays_to_zero(problem) -> None:  # type: ignore[no-untyped-def]
+    svrg = SVRG(problem.objective, alpha=0.5, alpha_decay_steps=10)
+    prepare(svrg, problem, 1)
+    batch = problem.population.fetch(torch.arange(4))
+    for step, expected in ((0, 0.5), (5, 0.25), (20, 0.0)):
+        svrg.on_frequent(step, problem.point, batch)
+        assert svrg.coefficient() == pytest.approx(expected)
+    plain = problem.objective.gradient(problem.point, batch)[0]
+    torch.testing.assert_close(svrg.direction(problem.point, batch).values, plain)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda o: SVRG(o, snapshot_fraction=0.0), r"snapshot_fraction is 0.0; it must lie in \(0, 1\]"),
+        (lambda o: SVRG(o, clip="loss"), "allowed are mean, norm_var, snr"),
+        (lambda o: HeavyBall(o, momentum=1.0), r"momentum is 1.0; it must lie in \[0, 1\)"),
+        (lambda o: Adam(o, betas=(0.9, 1.0)), "beta is 1.0"),
+        (lambda o: KFAC(o, damping=0.0), "damping 0.0 must be positive"),
+        (lambda o: NTK(o, damping=0.0), "must be positive"),
+        (lambda o: KFAC(o, convolution="full"), "is mean, expand or reduce"),
+    ],
+)
+def test_bad_input(build, message: str, problem) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match=message):
+        build(problem.objective)
+
+
+def test_a_changed_data_length_after_clustering_is_refused(problem) -> None:  # type: ignore[no-untyped-def]
+    gc = GC(problem.objective, BatchClustering(3))
+    gc.on_infrequent(0, problem.point, problem.population)
+    with pytest.raises(
+        ConfigError, match="48 examples were clustered but the data now hold 50; cluster again"
+    ):
+        gc.sampler(50, np.random.default_rng(0))
+
+
+def test_estimators_without_a_closed_form_say_so(problem) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match="Adam has no exact variance; measure it with mode='unbiased'"):
+        Adam(problem.objective).exact(problem.point, problem.population, 4)
