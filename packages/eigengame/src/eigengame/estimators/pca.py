@@ -1,6 +1,7 @@
 """Streaming PCA on the scikit-learn contract."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from numbers import Integral, Real
@@ -15,6 +16,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from eigengame import checkpoint
 from eigengame.directions import Algorithm
 from eigengame.exact import orient
 from eigengame.learning_rate import auto_learning_rate
@@ -32,6 +34,16 @@ from eigengame.streams import (
 )
 
 __all__ = ["EigenGame"]
+
+_COUNTERS = (
+    "n_features_in_",
+    "n_samples_seen_",
+    "n_iter_",
+    "learning_rate_",
+    "_seed",
+    "_rows",
+    "_distinct",
+)
 
 Data = ArrayLike | Iterable[ArrayLike] | Callable[[], Iterable[ArrayLike]]
 
@@ -303,6 +315,46 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             return False
         change = np.abs(self.explained_variance_ - before[1]).max() / max(self.explained_variance_.max(), 1e-30)
         return bool(change < self.tol and angles(self.components_, before[0]).max() < self.tol)
+
+    def save(self, path: str | os.PathLike[str], extra: dict[str, Any] | None = None) -> None:
+        """Write the fit so far to a file without pickle; `load` continues from it bit for bit.
+
+        Args:
+            path: File name, by convention ending in `.npz`.
+            extra: JSON values to keep with it, such as the position in the data.
+
+        Raises:
+            ValueError: If a setting cannot be written: an optimizer, mesh, schedule or generator object.
+        """
+        check_is_fitted(self)
+        params = self.get_params()
+        for name, value in params.items():
+            if not isinstance(value, int | float | str | None):
+                raise ValueError(f"{name}={value!r} cannot be saved; save State with eigengame.checkpoint.")
+        counters = {name: getattr(self, name) for name in _COUNTERS if hasattr(self, name)}
+        meta = {"params": params, "counters": counters, "k": self._state.k, "extra": extra or {}}
+        checkpoint.save(path, self._state, meta)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> tuple[Self, dict[str, Any]]:
+        """Return a saved estimator, and the values saved with it.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not one that `save` wrote.
+        """
+        arrays, meta = checkpoint.read(path)
+        if not {"params", "counters", "k"} <= set(meta):
+            raise ValueError(f"{path} holds a State but no estimator; read it with eigengame.checkpoint.load.")
+        model = cls(**meta["params"])
+        for name, value in meta["counters"].items():
+            setattr(model, name, value)
+        optimizer = model._config().optimizer
+        like = init(
+            jax.random.key(0), meta["k"], model.n_features_in_, optimizer, moments=True, dtype=model.dtype
+        )
+        model._state = checkpoint.from_arrays(arrays, like)
+        return model, meta["extra"]
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_state")

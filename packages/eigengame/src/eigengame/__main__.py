@@ -1,0 +1,6 @@
+"""``python -m eigengame``."""
+
+from eigengame.cli import main
+
+if __name__ == "__main__":
+    main()

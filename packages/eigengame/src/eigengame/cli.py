@@ -1,0 +1,37 @@
+"""Command line: the house commands and three of our own."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import gdyn_common.cli
+from gdyn_common.cli import Command
+
+COMMANDS = (
+    Command(
+        "fit",
+        "Stream a .npy file and save its top k components; resumes after an interruption.",
+        run="eigengame.commands:fit",
+        config="eigengame.config:FitConfig",
+        positional=("data",),
+    ),
+    Command(
+        "eval",
+        "Compare fitted components with an exact solver or a file of true vectors.",
+        run="eigengame.commands:evaluate",
+        config="eigengame.config:EvalConfig",
+        positional=("components",),
+    ),
+    Command(
+        "embed",
+        "Save the spectral embedding of a graph given by its edges.",
+        run="eigengame.commands:embed",
+        config="eigengame.config:EmbedConfig",
+        positional=("edges",),
+    ),
+)
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    gdyn_common.cli.main("eigengame.paper:PAPER", COMMANDS)

@@ -1,0 +1,151 @@
+"""The package's own commands; each takes its configuration, prints, and returns nothing on success."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gdyn_common.storage import read_arrays, write_arrays
+from numpy.typing import NDArray
+
+from eigengame.config import EmbedConfig, EvalConfig, FitConfig
+from eigengame.estimators.pca import EigenGame
+from eigengame.estimators.spectral import EigenGameSpectralEmbedding
+from eigengame.exact import pca
+from eigengame.metrics import angles, captured_value_ratio, streak_of_angles, subspace_distance
+from eigengame.streams import array_batches
+
+__all__ = ["embed", "evaluate", "fit"]
+
+
+def read_samples(name: str) -> NDArray:
+    """Return samples on rows: a memory map of a .npy file, or the only array of a .npz.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: For another format, several arrays, or an array that is not two-dimensional.
+    """
+    path = Path(name)
+    if not name or not path.is_file():
+        raise FileNotFoundError(f"No data file {name!r}; pass a .npy or .npz file with samples on rows.")
+    if path.suffix == ".npy":
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    elif path.suffix == ".npz":
+        arrays = read_arrays(path)
+        if len(arrays) != 1:
+            raise ValueError(f"{path} holds {sorted(arrays)}; save the samples alone in a .npy file.")
+        rows = next(iter(arrays.values()))
+    else:
+        raise ValueError(f"{path} is neither .npy nor .npz; convert it with numpy.save.")
+    if rows.ndim > 2:
+        rows = rows.reshape(rows.shape[0], -1)  # images; a view, the file is not read
+    if rows.ndim != 2 or not rows.shape[0]:
+        raise ValueError(f"{path} has shape {rows.shape}; samples must be on rows, shape (n, d).")
+    return rows
+
+
+def fit(config: FitConfig) -> None:
+    """Fit, with a checkpoint every so many steps; the same command continues an interrupted fit."""
+    rows = read_samples(config.data)
+    folder = Path(config.out)
+    checkpoint = folder / "checkpoint.npz"
+    model = EigenGame(
+        config.k,
+        algorithm=config.algorithm,  # type: ignore[arg-type]  # checked by FitConfig
+        learning_rate=config.learning_rate or "auto",
+        batch_size=min(config.batch_size, rows.shape[0]),
+        momentum=config.momentum,
+        center="running" if config.center else None,
+        random_state=config.seed,
+    )
+    identity = {"data": Path(config.data).name, "shape": list(rows.shape), "epochs": config.epochs}
+    epoch, start = 0, 0
+    if checkpoint.exists() and not config.overwrite:
+        held, position = EigenGame.load(checkpoint)
+        if held.get_params() != model.get_params() or {key: position[key] for key in identity} != identity:
+            raise ValueError(
+                f"{checkpoint} belongs to another configuration or file. Pass overwrite=true or another out=."
+            )
+        model, epoch, start = held, position["epoch"], position["start"]
+    for now in range(epoch, config.epochs):
+        first = start if now == epoch else 0
+        batches = array_batches(rows, model.batch_size, seed=config.seed, epoch=now, start=first)
+        for batch in batches:
+            model.partial_fit(batch.rows[: batch.num_valid])
+            if model.n_iter_ % config.checkpoint_every == 0:
+                model.save(checkpoint, identity | {"epoch": now, "start": batch.index + 1})
+                print(json.dumps({"step": model.n_iter_, "epoch": now, **_summary(model)}), flush=True)
+    model.save(checkpoint, identity | {"epoch": config.epochs, "start": 0})
+    write_arrays(
+        folder / "components.npz",
+        {
+            "components": model.components_,
+            "mean": model.mean_,
+            "explained_variance": model.explained_variance_,
+        },
+    )
+    print(json.dumps({"step": model.n_iter_, **_summary(model), "saved": str(folder / "components.npz")}))
+
+
+def _summary(model: EigenGame) -> dict[str, Any]:
+    return {
+        "samples": model.n_samples_seen_,
+        "explained_variance_ratio": round(float(model.explained_variance_ratio_.sum()), 6),
+        "unresolved": model.unresolved_.tolist(),
+    }
+
+
+def evaluate(config: EvalConfig) -> None:
+    """Print angles, streak, subspace distance and captured variance as one JSON line."""
+    if not config.components or not Path(config.components).is_file():
+        raise FileNotFoundError(f"No file {config.components!r}; pass components.npz as written by fit.")
+    fitted = read_arrays(Path(config.components))
+    if "components" not in fitted:
+        raise ValueError(f"{config.components} has no array 'components'; pass components.npz of fit.")
+    V = fitted["components"]
+    report: dict[str, Any] = {}
+    if config.against == "exact":
+        exact = pca(read_samples(config.data), len(V), center=bool(np.any(fitted["mean"])), ddof=1)
+        truth = exact.vectors
+        report["captured_value_ratio"] = captured_value_ratio(fitted["explained_variance"], exact.values)
+    else:
+        truth = read_samples(config.against)
+    theta = angles(V, truth)
+    report |= {
+        "streak": streak_of_angles(theta),
+        "subspace_distance": subspace_distance(V, truth),
+        "angles": [round(float(angle), 6) for angle in theta],
+    }
+    print(json.dumps(report))
+
+
+def embed(config: EmbedConfig) -> None:
+    """Embed the nodes of a graph and save one row per node."""
+    model = EigenGameSpectralEmbedding(
+        config.k,
+        n_iter=config.steps,
+        learning_rate=config.learning_rate,
+        batch_size=config.batch_size or None,
+        random_state=config.seed,
+    ).fit(read_edges(config.edges))
+    target = Path(config.out)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    np.save(target, model.embedding_)
+    values = [round(float(value), 6) for value in model.eigenvalues_]
+    print(json.dumps({"nodes": len(model.embedding_), "eigenvalues": values, "saved": str(target)}))
+
+
+def read_edges(name: str) -> NDArray:
+    """Return an edge list from .npy or from text with two integers per line."""
+    path = Path(name)
+    if not name or not path.is_file():
+        raise FileNotFoundError(f"No edge file {name!r}; pass .npy or text with two integers per line.")
+    if path.suffix == ".npy":
+        return np.asarray(np.load(path, allow_pickle=False))
+    try:
+        lines = path.read_text().replace(",", " ").splitlines()
+        return np.array([line.split() for line in lines if line.strip() and line[0] != "#"], dtype=np.int64)
+    except ValueError as error:
+        raise ValueError(f"{path} is not an edge list ({error}); write two integers per line.") from error

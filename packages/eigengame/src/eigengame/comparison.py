@@ -1,0 +1,98 @@
+"""Follow one algorithm on one data set and measure it against the truth at regular steps."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+
+from eigengame.metrics import angles, streak_of_angles, subspace_distance
+from eigengame.solver import Config, init, sample_steps
+
+__all__ = ["METHODS", "as_device", "best_rate", "config_of", "follow", "measure", "nesterov"]
+
+METHODS = ("mu", "alpha", "gha", "oja", "mu projected")
+
+
+def nesterov(learning_rate: float, momentum: float) -> optax.GradientTransformation:
+    """Return SGD with Nesterov momentum, or plain SGD for momentum 0."""
+    return optax.sgd(learning_rate, momentum=momentum or None, nesterov=momentum > 0)
+
+
+def config_of(method: str, learning_rate: float, momentum: float = 0.0) -> Config:
+    """Return the step configuration of a method by its name in the figures.
+
+    Raises:
+        ValueError: For an unknown method.
+
+    Example:
+        >>> config_of("mu projected", 0.1).project
+        True
+    """
+    if method not in METHODS:
+        raise ValueError(f"Unknown method {method!r}. Allowed: {', '.join(METHODS)}.")
+    name = method.split()[0]
+    return Config(nesterov(learning_rate, momentum), algorithm=name, project=method.endswith("projected"))  # type: ignore[arg-type]
+
+
+def measure(V: Float[Array, "k d"], truth: NDArray) -> dict[str, float]:
+    """Return streak, subspace distance and mean angle of vectors against the true ones."""
+    theta = angles(V, truth)
+    return {
+        "streak": float(streak_of_angles(theta)),
+        "distance": subspace_distance(V, truth),
+        "angle": float(theta.mean()),
+    }
+
+
+def follow(
+    config: Config,
+    data: Float[Array, "n d"],
+    truth: NDArray,
+    *,
+    batch_size: int,
+    num_steps: int,
+    num_points: int,
+    seed: int,
+) -> dict[str, NDArray]:
+    """Return curves of streak, distance and angle over `num_steps` steps on random minibatches.
+
+    Args:
+        config: What a step does.
+        data: Centred samples on rows.
+        truth: True vectors on rows; their number is k.
+        batch_size: Rows drawn with replacement per step.
+        num_steps: Steps.
+        num_points: Points of the curves after the start.
+        seed: Seed of the initial vectors and of the draws.
+    """
+    every = max(num_steps // num_points, 1)
+    state = init(jax.random.key(seed), truth.shape[0], data.shape[1], config.optimizer)
+    points = [measure(state.V, truth)]
+    for _ in range(num_points):
+        state, metrics = sample_steps(state, data, every, batch_size, config)
+        if not bool(metrics["finite"].all()):
+            points.extend([{"streak": 0.0, "distance": 1.0, "angle": np.pi / 2}] * (num_points + 1 - len(points)))
+            break
+        points.append(measure(state.V, truth))
+    curves = {name: np.array([point[name] for point in points]) for name in points[0]}
+    return curves | {"steps": every * np.arange(num_points + 1)}
+
+
+def best_rate(rates: Sequence[float], score: Callable[[float], float]) -> float:
+    """Return the rate with the highest score; scores come from held-out seeds.
+
+    Example:
+        >>> best_rate([0.1, 1.0, 10.0], lambda rate: -abs(rate - 1))
+        1.0
+    """
+    return rates[int(np.argmax([score(rate) for rate in rates]))]
+
+
+def as_device(data: NDArray) -> Float[Array, "n d"]:
+    """Return centred float32 rows on the device."""
+    rows = np.asarray(data, np.float64).reshape(len(data), -1)
+    return jnp.asarray(rows - rows.mean(axis=0), jnp.float32)

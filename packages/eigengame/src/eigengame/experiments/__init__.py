@@ -1,0 +1,1 @@
+"""One module per experiment: ``compute(config, run)`` and ``plot(result)``."""

@@ -1,0 +1,67 @@
+"""Bias of minibatch directions: the average over equal parts of a batch against the whole."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import numpy as np
+from gdyn_common.plotting import COLOURS, band, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import generator
+from jaxtyping import Array
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from eigengame.config import BiasConfig
+from eigengame.directions import alpha_direction, mu_direction
+
+DIRECTIONS = {"mu": mu_direction, "alpha": alpha_direction}
+
+
+def compute(config: BiasConfig, run: Run) -> Result:
+    """Measure relative errors of averaged directions in float64."""
+    errors = run.piece("errors", partial(_errors, config))
+    measurements: dict[str, list[float] | bool] = {}
+    for name in DIRECTIONS:
+        for column, parts in enumerate(config.parts):
+            measurements[f"{name}_error_parts{parts}"] = errors[name][:, column].tolist()
+    split = [column for column, parts in enumerate(config.parts) if parts > 1]
+    measurements["mu_worst_error"] = errors["mu"].max(axis=1).tolist()
+    measurements["alpha_error_grows"] = bool(np.all(np.diff(errors["alpha"][:, split].mean(axis=0)) > 0))
+    return Result(measurements, errors | {"parts": np.array(config.parts)})
+
+
+def plot(result: Result) -> Figure:
+    """Draw the relative error against the number of parts."""
+    figure, axis = new_figure()
+    for colour, name in zip(COLOURS, DIRECTIONS, strict=False):
+        band(axis, result.arrays["parts"], np.maximum(result.arrays[name], 1e-17), name, colour)
+    axis.set(xscale="log", yscale="log", xlabel="parts of the batch", ylabel="relative error of the mean direction")
+    axis.legend()
+    return figure
+
+
+def _errors(config: BiasConfig) -> dict[str, NDArray]:
+    with jax.enable_x64(True):
+        per_seed = [_errors_of_seed(config, seed) for seed in config.seeds]
+    return {name: np.array([errors[name] for errors in per_seed]) for name in DIRECTIONS}
+
+
+def _errors_of_seed(config: BiasConfig, seed: int) -> dict[str, list[float]]:
+    draw = generator(seed, "bias")
+    X = draw.standard_normal((config.num_samples, config.dim)) * np.geomspace(10, 0.1, config.dim)
+    V = draw.standard_normal((config.num_components, config.dim))
+    V /= np.linalg.norm(V, axis=1, keepdims=True)
+    errors: dict[str, list[float]] = {}
+    for name in DIRECTIONS:
+        exact = np.asarray(_averaged(V, X[None], name))
+        averages = (_averaged(V, X.reshape(parts, -1, config.dim), name) for parts in config.parts)
+        errors[name] = [float(np.linalg.norm(mean - exact) / np.linalg.norm(exact)) for mean in averages]
+    return errors
+
+
+@partial(jax.jit, static_argnames="name")
+def _averaged(V: Array, parts: Array, name: str) -> Array:
+    return jax.vmap(partial(DIRECTIONS[name], V))(parts).mean(axis=0)

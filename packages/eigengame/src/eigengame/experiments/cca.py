@@ -1,0 +1,114 @@
+"""Canonical correlations: full batch, two independent minibatches, and halves of images."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from gdyn_common.data import load
+from gdyn_common.plotting import COLOURS, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import generator
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from eigengame.config import CCAConfig
+from eigengame.estimators.pencil import EigenGameCCA
+from eigengame.exact import pencil
+from eigengame.metrics import cosine_similarities
+from eigengame.synthetic import TwoViews, two_views
+
+
+def compute(config: CCAConfig, run: Run) -> Result:
+    """Compare with SciPy's generalised eigensolver."""
+    pieces = []
+    for seed in run.progress(config.seeds, "seeds"):
+        views = two_views(generator(seed, "cca"), config.num_samples, latents=config.num_components)
+        pieces.append(
+            run.piece(f"full/seed={seed}", partial(_full, config, views, seed))
+            | run.piece(f"minibatch/seed={seed}", partial(_minibatch, config, views, seed))
+            | run.piece(f"images/seed={seed}", partial(_images, config, seed))
+        )
+    names = ("cosines", "captured", "image_found", "image_exact")
+    arrays = {name: np.stack([piece[name] for piece in pieces]) for name in names}
+    return Result(
+        {
+            "full_batch_worst_cosine": arrays["cosines"].min(axis=1).tolist(),
+            "minibatch_captured": arrays["captured"].tolist(),
+            "image_captured": (arrays["image_found"].sum(axis=1) / arrays["image_exact"].sum(axis=1)).tolist(),
+        },
+        arrays,
+    )
+
+
+def plot(result: Result) -> Figure:
+    """Draw cosines of the synthetic views and correlations of the image halves."""
+    figure, (left, right) = new_figure(1, 2)
+    for row, cosines in enumerate(result.arrays["cosines"]):
+        left.plot(np.arange(1, cosines.size + 1), np.maximum(1 - cosines, 1e-16), "o-", color=COLOURS[row % 8])
+    left.set(xlabel="component", ylabel="1 - |cosine| with the exact vector", yscale="log", title="two views, full batch")
+    index = np.arange(1, result.arrays["image_exact"].shape[1] + 1)
+    right.plot(index, result.arrays["image_exact"][0], color=COLOURS[0], label="exact")
+    right.plot(index, result.arrays["image_found"].T, "o", color=COLOURS[1])
+    right.plot([], [], "o", color=COLOURS[1], label="EigenGame, full batch")
+    right.set(xlabel="component", ylabel="canonical correlation", title="left and right halves of images")
+    right.legend()
+    return figure
+
+
+def exact_pencil(views: TwoViews, epsilon: float = 0.0) -> tuple[NDArray, NDArray]:
+    """Return A and B of canonical correlation analysis, epsilon I added to B."""
+    x, y = views
+    C = np.cov(np.concatenate([x, y], axis=1).T, ddof=0)
+    B = np.zeros_like(C)
+    split = x.shape[1]
+    B[:split, :split], B[split:, split:] = C[:split, :split], C[split:, split:]
+    return C - B, B + epsilon * np.eye(len(C))
+
+
+def joint_vectors(model: EigenGameCCA) -> NDArray:
+    """Return the fitted pairs as vectors of the pencil."""
+    return np.concatenate([np.asarray(view, np.float64) for view in model._state.vectors], axis=1)
+
+
+def captured_correlation(model: EigenGameCCA, views: TwoViews) -> NDArray:
+    """Return the canonical correlations between the fitted subspaces of both views."""
+    scores = TwoViews(*(score.astype(np.float64) for score in model.transform(*views)))
+    return pencil(*exact_pencil(scores), k=scores.x.shape[1]).values
+
+
+def _full(config: CCAConfig, views: TwoViews, seed: int) -> dict[str, NDArray]:
+    model = EigenGameCCA(config.num_components, n_epochs=config.full_steps, random_state=seed).fit(*views)
+    truth = pencil(*exact_pencil(views), k=config.num_components)
+    return {"cosines": cosine_similarities(joint_vectors(model), truth.vectors)}
+
+
+def _minibatch(config: CCAConfig, views: TwoViews, seed: int) -> dict[str, NDArray]:
+    steps_per_epoch = -(-len(views.x) // (2 * config.batch_size))
+    model = EigenGameCCA(
+        config.num_components,
+        batch_size=config.batch_size,
+        n_epochs=-(-config.batch_steps // steps_per_epoch),
+        random_state=seed,
+    ).fit(*views)
+    truth = pencil(*exact_pencil(views), k=config.num_components)
+    found = captured_correlation(model, views)
+    return {"captured": np.array(found.sum() / truth.values.sum())}
+
+
+def _images(config: CCAConfig, seed: int) -> dict[str, NDArray]:
+    images = np.asarray(load(config.dataset, "train")[0], np.float64)
+    images /= np.abs(images).max()
+    middle = images.shape[2] // 2
+    left, right = (half.reshape(len(images), -1) for half in (images[:, :, :middle], images[:, :, middle:]))
+    views = TwoViews(left - left.mean(axis=0), right - right.mean(axis=0))
+    variance = np.concatenate(views, axis=1).var(axis=0).mean()
+    epsilon = config.epsilon * variance
+    model = EigenGameCCA(
+        config.image_components, n_epochs=2 * config.full_steps, epsilon=epsilon, random_state=seed
+    ).fit(*views)
+    A, B = exact_pencil(views, epsilon)
+    V = joint_vectors(model)
+    found = np.sum(V @ A * V, axis=1) / np.sum(V @ B * V, axis=1)
+    return {"image_found": found, "image_exact": pencil(A, B, k=config.image_components).values}

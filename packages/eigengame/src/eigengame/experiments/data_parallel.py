@@ -1,0 +1,113 @@
+"""Data parallelism: more copies with their own samples help mu; locally formed alpha stays biased.
+
+The copies are the leading axis of a batch here. That several devices give the same numbers is a test of
+`eigengame.sharding`, not of this experiment.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from gdyn_common.plotting import COLOURS, band, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import generator, named_seed
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from eigengame.config import DataParallelConfig
+from eigengame.directions import alpha_direction, mu_direction
+from eigengame.metrics import subspace_distance
+from eigengame.optax_transforms import normalize_rows
+from eigengame.solver import initial_vectors
+from eigengame.synthetic import symmetric_matrix
+
+METHODS = ("mu", "alpha_local")
+POINTS = 50
+
+
+def compute(config: DataParallelConfig, run: Run) -> Result:
+    """Follow mu and locally formed alpha for every number of copies."""
+    arrays: dict[str, NDArray] = {
+        "steps": config.num_steps // POINTS * np.arange(1, POINTS + 1),
+        "copies": np.array(config.copies),
+    }
+    measurements: dict[str, list[float]] = {}
+    for method in METHODS:
+        for copies in run.progress(config.copies, method):
+            curves = [
+                run.piece(f"{method}/{copies}/seed={seed}", partial(_distances, config, method, copies, seed))
+                for seed in config.seeds
+            ]
+            stacked = np.stack([curve["distance"] for curve in curves])
+            arrays[f"{method}/{copies}"] = stacked
+            tail = max(int(config.tail * POINTS), 1)
+            measurements[f"{method}_distance_copies{copies}"] = stacked[:, -tail:].mean(axis=1).tolist()
+        first, last = (
+            np.array(measurements[f"{method}_distance_copies{copies}"])
+            for copies in (config.copies[0], config.copies[-1])
+        )
+        measurements[f"{method}_most_over_one"] = (last / first).tolist()
+    return Result(measurements, arrays)
+
+
+def plot(result: Result) -> Figure:
+    """Draw the subspace distance, a panel per method."""
+    figure, axes = new_figure(1, 2, sharey=True)
+    for axis, method in zip(axes, METHODS, strict=True):
+        for colour, copies in zip(COLOURS, result.arrays["copies"], strict=False):
+            band(axis, result.arrays["steps"], result.arrays[f"{method}/{copies}"], f"{copies} copies", colour)
+        axis.set(xlabel="step", ylabel="subspace distance", title=method.replace("_", " "), yscale="log")
+        axis.legend()
+    return figure
+
+
+def _distances(config: DataParallelConfig, method: str, copies: int, seed: int) -> dict[str, NDArray]:
+    values = np.geomspace(1, 0.01, config.dim)
+    _, vectors = symmetric_matrix(values, generator(0, "data-parallel"))
+    start = initial_vectors(jax.random.key(seed), config.num_components, config.dim)
+    points = _trajectory(
+        start,
+        jnp.asarray(np.sqrt(values)[:, None] * vectors, jnp.float32),
+        jnp.float32(config.rate_factor / values[0]),
+        jax.random.key(named_seed(seed, "data-parallel", method) % 2**31),
+        method,
+        copies,
+        config.batch_per_copy,
+        config.num_steps // POINTS,
+    )
+    truth = vectors[: config.num_components]
+    return {"distance": np.array([subspace_distance(V, truth) for V in np.asarray(points)])}
+
+
+@partial(jax.jit, static_argnames=("method", "copies", "rows", "every"))
+def _trajectory(
+    V: Float[Array, "k d"],
+    factor: Float[Array, "d d"],
+    rate: Array,
+    key: Array,
+    method: str,
+    copies: int,
+    rows: int,
+    every: int,
+) -> Float[Array, "points k d"]:
+    direction = mu_direction if method == "mu" else alpha_direction
+    optimizer = optax.sgd(rate, momentum=0.9, nesterov=True)
+
+    def one(carry: tuple[Array, optax.OptState], key: Array) -> tuple[tuple[Array, optax.OptState], None]:
+        V, opt_state = carry
+        X = jax.random.normal(key, (copies, rows, factor.shape[0])) @ factor
+        ascent = jax.vmap(partial(direction, V))(X).mean(axis=0)
+        updates, opt_state = optimizer.update(-ascent, opt_state, V)
+        return (normalize_rows(optax.apply_updates(V, updates)), opt_state), None
+
+    def point(carry: tuple[Array, optax.OptState], key: Array) -> tuple[tuple[Array, optax.OptState], Array]:
+        carry, _ = jax.lax.scan(one, carry, jax.random.split(key, every))
+        return carry, carry[0]
+
+    return jax.lax.scan(point, (V, optimizer.init(V)), jax.random.split(key, POINTS))[1]

@@ -1,0 +1,127 @@
+"""Minibatches of images: streak and subspace distance at several batch sizes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+from gdyn_common.data import load_dataset
+from gdyn_common.plotting import COLOURS, band, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from eigengame.comparison import as_device, best_rate, config_of, follow
+from eigengame.config import ImagesConfig
+from eigengame.exact import pca
+from eigengame.learning_rate import auto_constant
+
+HELD_OUT = 1_000_003  # seed on which learning rates are chosen, never reported
+
+
+def compute(config: ImagesConfig, run: Run) -> Result:
+    """Choose each method's rate on a held-out seed, then follow it on the seeds."""
+    data = load_dataset(config.dataset, "train")
+    run.note(data=data.provenance())
+    images = np.asarray(data.x, np.float32) / (255 if data.x.dtype == np.uint8 else 1)
+    rows = as_device(images)
+    exact = pca(np.asarray(rows), config.num_components)
+    arrays: dict[str, NDArray] = {}
+    measurements: dict[str, list[float]] = {}
+    for batch_size in config.batch_sizes:
+        for method in run.progress(config.methods, f"batch size {batch_size}"):
+            one = partial(_follow, config, rows, exact.vectors, float(exact.values[0]), method, batch_size)
+            name = f"batch={batch_size}/{method}"
+            chosen = run.piece(f"{name}/rate", lambda one=one: _choose(config, one))  # type: ignore[misc]
+            factor = float(chosen["factor"])
+            curves = [
+                run.piece(f"{name}/seed={seed}", partial(one, factor, seed)) for seed in config.seeds
+            ]
+            arrays[f"{batch_size}/steps"] = curves[0]["steps"]
+            arrays[f"{batch_size}/{method}/factor"] = np.array(factor)
+            for metric in ("streak", "distance"):
+                stacked = np.stack([curve[metric] for curve in curves])
+                arrays[f"{batch_size}/{method}/{metric}"] = stacked
+                # the mean over the last quarter: single points jump with the noise of a batch
+                tail = stacked[:, -max(stacked.shape[1] // 4, 1) :].mean(axis=1)
+                measurements[f"batch{batch_size}_{method}_{metric}"] = tail.tolist()
+                measurements[f"batch{batch_size}_{method}_best_{metric}"] = (
+                    stacked.max(axis=1) if metric == "streak" else stacked.min(axis=1)
+                ).tolist()
+        measurements |= _comparisons(measurements, batch_size, config.methods)
+    return Result(measurements, arrays)
+
+
+def plot(result: Result) -> Figure:
+    """Draw streak (top) and subspace distance (bottom), a column per batch size."""
+    sizes = sorted({int(name.split("/")[0]) for name in result.arrays}, reverse=True)
+    figure, axes = new_figure(2, len(sizes), squeeze=False)
+    for column, size in enumerate(sizes):
+        steps = result.arrays[f"{size}/steps"]
+        for row, metric in enumerate(("streak", "distance")):
+            axis = axes[row, column]
+            names = [name for name in result.arrays if name.startswith(f"{size}/") and name.endswith(metric)]
+            for colour, name in zip(COLOURS, names, strict=False):
+                method = name.split("/")[1]
+                factor = float(result.arrays[f"{size}/{method}/factor"])
+                band(axis, steps, result.arrays[name], f"{method} (rate x{factor:g})", colour)
+            axis.set(xlabel="step", ylabel="longest correct streak" if row == 0 else "subspace distance")
+            if row == 0:
+                axis.set_title(f"batch size {size}")
+            else:
+                axis.set_yscale("log")
+        axes[0, column].legend()
+    return figure
+
+
+def _num_steps(config: ImagesConfig, batch_size: int) -> int:
+    return min(config.max_steps, max(config.num_samples // batch_size, config.num_points))
+
+
+def _follow(
+    config: ImagesConfig,
+    rows: jnp.ndarray,
+    truth: NDArray,
+    top: float,
+    method: str,
+    batch_size: int,
+    factor: float,
+    seed: int,
+) -> dict[str, NDArray]:
+    rate = factor * auto_constant(batch_size, config.momentum) / top
+    return follow(
+        config_of(method, rate, config.momentum),
+        rows,
+        truth,
+        batch_size=batch_size,
+        num_steps=_num_steps(config, batch_size),
+        num_points=config.num_points,
+        seed=seed,
+    )
+
+
+def _choose(config: ImagesConfig, one: partial[dict[str, NDArray]]) -> dict[str, NDArray]:
+    def score(factor: float) -> float:
+        curves = one(factor, HELD_OUT)
+        return float(curves["streak"][config.num_points // 2 :].mean() - curves["distance"][-1])
+
+    return {"factor": np.array(best_rate(config.rate_factors, score))}
+
+
+def _comparisons(
+    measured: dict[str, list[float]], batch_size: int, methods: list[str]
+) -> dict[str, list[float]]:
+    """Return mu against the others: ratio of distances, difference of streaks."""
+    comparisons = {}
+    for other in methods:
+        if other != "mu" and "mu" in methods:
+            ours, theirs = (
+                {metric: np.array(measured[f"batch{batch_size}_{name}_{metric}"]) for metric in ("streak", "distance")}
+                for name in ("mu", other)
+            )
+            prefix = f"batch{batch_size}_mu_over_{other}"
+            comparisons[f"{prefix}_distance_ratio"] = (ours["distance"] / theirs["distance"]).tolist()
+            comparisons[f"{prefix}_streak_lead"] = (ours["streak"] - theirs["streak"]).tolist()
+    return comparisons

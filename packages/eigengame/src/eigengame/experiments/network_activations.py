@@ -1,0 +1,81 @@
+"""Principal components of a network's activations, all layers jointly, as a pytree."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gdyn_common.data import textures32
+from gdyn_common.plotting import COLOURS, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import named_seed
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.utils.extmath import randomized_svd
+
+from eigengame.comparison import nesterov
+from eigengame.config import ActivationsConfig
+from eigengame.metrics import captured_value_ratio
+from eigengame.solver import Config, init, sample_steps
+from eigengame.trees import responses
+
+
+def compute(config: ActivationsConfig, run: Run) -> Result:
+    """Compare the captured variance with randomised SVD of the flattened activations."""
+    pieces = [run.piece(f"seed={seed}", partial(_captured, config, seed)) for seed in config.seeds]
+    ours, exact = (np.stack([piece[name] for piece in pieces]) for name in ("ours", "exact"))
+    ratios = [captured_value_ratio(a, b) for a, b in zip(ours, exact, strict=True)]
+    return Result(
+        {"captured_ratio": ratios, "dimension": float(pieces[0]["dimension"])}, {"ours": ours, "exact": exact}
+    )
+
+
+def plot(result: Result) -> Figure:
+    """Draw the variance along each component beside the exact eigenvalues."""
+    figure, axis = new_figure()
+    index = np.arange(1, result.arrays["ours"].shape[1] + 1)
+    for row, (ours, exact) in enumerate(zip(result.arrays["ours"], result.arrays["exact"], strict=True)):
+        axis.plot(index, exact, color=COLOURS[0], label="randomised SVD" if row == 0 else None)
+        axis.plot(index, ours, "o", color=COLOURS[1], label="mu-EigenGame" if row == 0 else None)
+    axis.set(xlabel="component", ylabel="variance", yscale="log")
+    axis.legend()
+    return figure
+
+
+def activations(images: Float[Array, "n h w c"], key: Array, width: int) -> dict[str, Array]:
+    """Return the activations of three random convolutions with ReLU, centred over the images."""
+    found: dict[str, Array] = {}
+    layer = images
+    for depth, (channels, stride) in enumerate(((width, 2), (2 * width, 2), (2 * width, 2))):
+        shape = (3, 3, layer.shape[-1], channels)
+        kernel = jax.random.normal(jax.random.fold_in(key, depth), shape) * np.sqrt(2 / np.prod(shape[:3]))
+        layer = jax.nn.relu(
+            jax.lax.conv_general_dilated(
+                layer, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        )
+        found[f"layer{depth}"] = layer - layer.mean(axis=0)
+    return found
+
+
+def _captured(config: ActivationsConfig, seed: int) -> dict[str, NDArray]:
+    images, _ = textures32("train", seed=seed, num_samples=config.num_images)
+    pixels = jnp.asarray(np.asarray(images, np.float32) / 255)[:, : config.image_size, : config.image_size]
+    data = jax.jit(activations, static_argnames="width")(pixels, jax.random.key(seed), config.width)
+    flat = np.concatenate([np.asarray(leaf).reshape(config.num_images, -1) for leaf in jax.tree.leaves(data)], axis=1)
+    _, singular, _ = randomized_svd(flat, config.num_components, random_state=seed)
+    exact = singular**2 / config.num_images
+    step = Config(nesterov(config.rate_factor / float(exact[0]), 0.9))
+    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), data)
+    key = jax.random.key(named_seed(seed, "activations") % 2**31)
+    state = init(key, config.num_components, template, step.optimizer)
+    state, _ = sample_steps(state, data, config.num_steps, config.batch_size, step)
+    Y = np.asarray(responses(state.V, data), np.float64)
+    # variance in the span, in the order of an orthonormal basis built from the first player on
+    basis = np.linalg.qr(np.concatenate([np.asarray(v).reshape(config.num_components, -1) for v in jax.tree.leaves(state.V)], axis=1).T)[1]
+    orthonormal = np.linalg.solve(basis.T, Y)
+    return {"ours": np.mean(orthonormal**2, axis=1), "exact": exact, "dimension": np.array(flat.shape[1])}

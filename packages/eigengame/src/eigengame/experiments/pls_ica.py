@@ -1,0 +1,88 @@
+"""Partial least squares and independent components against exact solvers."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from gdyn_common.plotting import COLOURS, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import generator
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from eigengame.config import PlsIcaConfig
+from eigengame.estimators.pencil import EigenGameICA, EigenGamePLS
+from eigengame.exact import pencil
+from eigengame.experiments.cca import exact_pencil
+from eigengame.metrics import cosine_similarities
+from eigengame.synthetic import mixed_sources, two_views
+
+
+def compute(config: PlsIcaConfig, run: Run) -> Result:
+    """Measure cosines of PLS vectors, and correlations of recovered with true sources."""
+    pieces = [
+        run.piece(f"pls/seed={seed}", partial(_pls, config, seed))
+        | run.piece(f"ica/seed={seed}", partial(_ica, config, seed))
+        for seed in run.progress(config.seeds, "seeds")
+    ]
+    arrays = {name: np.stack([piece[name] for piece in pieces]) for name in ("cosines", "sources", "sources_exact")}
+    return Result(
+        {
+            "pls_worst_cosine": arrays["cosines"].min(axis=1).tolist(),
+            "ica_worst_correlation": arrays["sources"].min(axis=1).tolist(),
+            "ica_worst_correlation_exact": arrays["sources_exact"].min(axis=1).tolist(),
+        },
+        arrays,
+    )
+
+
+def plot(result: Result) -> Figure:
+    """Draw PLS cosines, and source correlations of ours beside the exact pencil's."""
+    figure, (left, right) = new_figure(1, 2)
+    index = np.arange(1, result.arrays["cosines"].shape[1] + 1)
+    left.plot(index, result.arrays["cosines"].T, "o-", color=COLOURS[0])
+    left.set(xlabel="component", ylabel="|cosine| with the exact vector", title="partial least squares")
+    index = np.arange(1, result.arrays["sources"].shape[1] + 1)
+    right.plot(index, result.arrays["sources_exact"].T, "_", color=COLOURS[0], markersize=14)
+    right.plot(index, result.arrays["sources"].T, "o", color=COLOURS[1], fillstyle="none")
+    right.plot([], [], "_", color=COLOURS[0], label="exact pencil")
+    right.plot([], [], "o", color=COLOURS[1], fillstyle="none", label="EigenGame")
+    right.set(xlabel="source", ylabel="|correlation| with the true source", title="independent components")
+    right.legend()
+    return figure
+
+
+def _pls(config: PlsIcaConfig, seed: int) -> dict[str, NDArray]:
+    views = two_views(generator(seed, "pls"), config.num_samples)
+    model = EigenGamePLS(config.pls_components, n_epochs=config.pls_steps, random_state=seed).fit(*views)
+    A, B = exact_pencil(views)
+    split = views.x.shape[1]
+    B[split:, split:] = np.eye(views.y.shape[1])
+    found = np.concatenate([np.asarray(view, np.float64) for view in model._state.vectors], axis=1)
+    return {"cosines": cosine_similarities(found, pencil(A, B, k=config.pls_components).vectors)}
+
+
+def _ica(config: PlsIcaConfig, seed: int) -> dict[str, NDArray]:
+    mixed, sources = mixed_sources(generator(seed, "ica"), config.ica_samples)
+    scaled = mixed / mixed.std()
+    # all three sources are flatter than a Gaussian: their values are those of -A
+    model = EigenGameICA(3, n_epochs=config.ica_steps, maximize=False, random_state=seed).fit(scaled)
+    centred = scaled - scaled.mean(axis=0)
+    C = centred.T @ centred / len(centred)
+    weights = np.sum(centred**2, axis=1)
+    A = (centred * weights[:, None]).T @ centred / len(centred) - np.trace(C) * C - 2 * C @ C
+    exact = centred @ pencil(-A, C).vectors.T
+    return {
+        "sources": matched_correlations(model.transform(scaled), sources),
+        "sources_exact": matched_correlations(exact, sources),
+    }
+
+
+def matched_correlations(found: NDArray, sources: NDArray) -> NDArray:
+    """Return |correlation| of each true source with the recovered one assigned to it."""
+    table = np.abs(np.corrcoef(found.T, sources.T)[: found.shape[1], found.shape[1] :])
+    rows, columns = linear_sum_assignment(-table)
+    return np.asarray(table[rows, columns][np.argsort(columns)])

@@ -1,0 +1,68 @@
+"""Spectral clustering: bottom vectors of a graph's Laplacian from minibatches of edges, then k-means."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gdyn_common.plotting import COLOURS, band, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import generator
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+
+from eigengame.config import ClusteringConfig
+from eigengame.estimators.spectral import embed
+from eigengame.laplacian import check_edges, top_value_bound
+from eigengame.metrics import clustering_accuracy
+from eigengame.solver import initial_vectors
+from eigengame.synthetic import block_graph
+
+
+def compute(config: ClusteringConfig, run: Run) -> Result:
+    """Follow the accuracy of k-means on the rows of the embedding."""
+    curves = [
+        run.piece(f"seed={seed}", partial(_accuracies, config, seed))["accuracy"]
+        for seed in run.progress(config.seeds, "graphs")
+    ]
+    accuracy = np.stack(curves)
+    every = config.num_steps // config.num_points
+    return Result(
+        {"accuracy": accuracy[:, -1].tolist()},
+        {"accuracy": accuracy, "steps": every * np.arange(1, config.num_points + 1)},
+    )
+
+
+def plot(result: Result) -> Figure:
+    """Draw the accuracy over the steps."""
+    figure, axis = new_figure()
+    band(axis, result.arrays["steps"], result.arrays["accuracy"], "k-means on the embedding", COLOURS[0])
+    axis.set(xlabel="step", ylabel="clustering accuracy", ylim=(0, 1.05))
+    axis.legend()
+    return figure
+
+
+def _accuracies(config: ClusteringConfig, seed: int) -> dict[str, NDArray]:
+    graph, labels = block_graph(generator(seed, "graph"), config.blocks, config.nodes)
+    edges, num_nodes = check_edges(graph, len(labels))
+    bound = top_value_bound(edges, num_nodes)
+    key = jax.random.key(seed)
+    V = initial_vectors(key, config.blocks, num_nodes)
+    accuracies = []
+    for _ in range(config.num_points):
+        V, key = embed(
+            V,
+            jnp.asarray(edges),
+            jnp.float32(bound),
+            jnp.float32(config.rate_factor),
+            key,
+            config.num_steps // config.num_points,
+            max(len(edges) // config.batches_per_pass, 1),
+        )
+        found = KMeans(config.blocks, n_init=10, random_state=seed).fit_predict(np.asarray(V).T)
+        accuracies.append(clustering_accuracy(found, labels))
+    return {"accuracy": np.array(accuracies)}

@@ -1,0 +1,105 @@
+"""Synthetic spectra: how many eigenvectors each method gets right in a fixed number of steps."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from gdyn_common.plotting import COLOURS, band, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import generator
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from eigengame.comparison import best_rate
+from eigengame.config import SyntheticConfig
+from eigengame.directions import direction_from_products, project_to_tangent
+from eigengame.metrics import longest_correct_eigenvector_streak
+from eigengame.solver import initial_vectors, retract
+from eigengame.synthetic import spectrum, symmetric_matrix
+
+
+def compute(config: SyntheticConfig, run: Run) -> Result:
+    """Choose each method's rate on held-out matrices, then run it on the seeds."""
+    arrays: dict[str, NDArray] = {"steps": _steps(config)}
+    measurements: dict[str, list[float]] = {}
+    for kind in config.spectra:
+        for method in run.progress(config.methods, f"{kind} spectrum"):
+            rate = float(run.piece(f"{kind}/{method}/rate", partial(_choose, config, kind, method))["rate"])
+            curves = np.stack(
+                [
+                    run.piece(f"{kind}/{method}/seed={seed}", partial(_streaks, config, kind, method, rate, seed))[
+                        "streak"
+                    ]
+                    for seed in config.seeds
+                ]
+            )
+            key = method.replace(" ", "_")
+            arrays[f"{kind}/{key}"] = curves
+            measurements[f"{kind}_{key}_streak"] = [float(streak) for streak in curves[:, -1]]
+    if "exponential" in config.spectra:
+        mu = np.array(measurements["exponential_mu_streak"])
+        for other in ("gha", "mu_projected", "oja"):
+            if f"exponential_{other}_streak" in measurements:
+                lead = mu - np.array(measurements[f"exponential_{other}_streak"])
+                measurements[f"mu_lead_over_{other}"] = lead.tolist()
+    return Result(measurements, arrays)
+
+
+def plot(result: Result) -> Figure:
+    """Draw the streak over the steps, a panel per spectrum."""
+    kinds = sorted({name.split("/")[0] for name in result.arrays if "/" in name})
+    figure, axes = new_figure(1, len(kinds), squeeze=False)
+    for axis, kind in zip(axes[0], kinds, strict=True):
+        curves = {name.split("/")[1]: array for name, array in result.arrays.items() if name.startswith(kind)}
+        for colour, (method, values) in zip(COLOURS, curves.items(), strict=False):
+            band(axis, result.arrays["steps"], values, method.replace("_", " "), colour)
+        axis.set(xlabel="step", ylabel="longest correct streak", title=f"{kind} spectrum")
+        axis.legend()
+    return figure
+
+
+def _steps(config: SyntheticConfig) -> NDArray:
+    every = max(config.num_steps // config.num_points, 1)
+    return every * np.arange(1, config.num_points + 1)
+
+
+def _choose(config: SyntheticConfig, kind: str, method: str) -> dict[str, NDArray]:
+    def score(rate: float) -> float:
+        held_out = [-1 - index for index in range(config.held_out)]
+        return float(np.mean([_streaks(config, kind, method, rate, seed)["streak"][-1] for seed in held_out]))
+
+    return {"rate": np.array(best_rate(config.learning_rates, score))}
+
+
+def _streaks(config: SyntheticConfig, kind: str, method: str, rate: float, seed: int) -> dict[str, NDArray]:
+    draw = generator(seed % 2**32, "synthetic", kind)
+    matrix, vectors = symmetric_matrix(spectrum(kind, config.dim), draw)  # type: ignore[arg-type]  # checked there
+    start = initial_vectors(jax.random.key(seed % 2**32), config.dim, config.dim)
+    every = int(_steps(config)[0])
+    points = _trajectory(start, jnp.asarray(matrix, jnp.float32), jnp.float32(rate), method, every, config.num_points)
+    return {"streak": np.array([longest_correct_eigenvector_streak(V, vectors) for V in np.asarray(points)])}
+
+
+@partial(jax.jit, static_argnames=("method", "every", "num_points"))
+def _trajectory(
+    V: Float[Array, "k d"], matrix: Float[Array, "d d"], rate: Array, method: str, every: int, num_points: int
+) -> Float[Array, "points k d"]:
+    algorithm = method.split()[0]
+
+    def one(_: int, V: Array) -> Array:
+        direction = direction_from_products(algorithm, V, V @ matrix)  # type: ignore[arg-type]  # refuses others
+        if method.endswith("projected"):
+            direction = project_to_tangent(V, direction)
+        return retract(algorithm, optax.apply_updates(V, rate * direction), V.shape[0])  # type: ignore[arg-type]
+
+    def point(V: Array, _: None) -> tuple[Array, Array]:
+        V = jax.lax.fori_loop(0, every, one, V)
+        return V, V
+
+    return jax.lax.scan(point, V, None, length=num_points)[1]

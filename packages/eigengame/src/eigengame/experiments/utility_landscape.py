@@ -1,0 +1,93 @@
+"""Utility of a child against its angle, exact and averaged over minibatches, around a rotated parent."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gdyn_common.plotting import COLOURS, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import generator
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from eigengame.config import LandscapeConfig
+from eigengame.utilities import utilities
+
+KINDS = ("mu", "alpha")
+
+
+def compute(config: LandscapeConfig, run: Run) -> Result:
+    """Measure how far sampling moves the child's best angle, per utility, seed and parent."""
+    pieces = [run.piece(f"seed={seed}", partial(_landscapes, config, seed)) for seed in config.seeds]
+    arrays = {"theta": _thetas(config), "parents": np.array(config.parent_degrees)}
+    measurements = {}
+    for kind in KINDS:
+        sampled, exact = (
+            np.stack([piece[f"{kind}/{name}"] for piece in pieces]) for name in ("sampled", "exact")
+        )
+        # shift in degrees of the maximum, on a half circle (v and -v are the same)
+        best = arrays["theta"][sampled.argmax(axis=-1)] - arrays["theta"][exact.argmax(axis=-1)]
+        shift = np.abs((best + 90) % 180 - 90)
+        arrays |= {f"{kind}/sampled": sampled.mean(axis=0), f"{kind}/exact": exact.mean(axis=0)}
+        measurements[f"{kind}_shift"] = shift.max(axis=1).tolist()
+    return Result(measurements, arrays)
+
+
+def plot(result: Result) -> Figure:
+    """Draw the landscapes: exact dashed, sampled solid, a colour per parent."""
+    figure, axes = new_figure(1, 2)
+    for axis, kind in zip(axes, KINDS, strict=True):
+        for colour, degrees, sampled, exact in zip(
+            COLOURS,
+            result.arrays["parents"],
+            result.arrays[f"{kind}/sampled"],
+            result.arrays[f"{kind}/exact"],
+            strict=False,
+        ):
+            axis.plot(result.arrays["theta"], sampled, color=colour, label=f"parent at {degrees:g} degrees")
+            axis.plot(result.arrays["theta"], exact, color=colour, linestyle="--")
+        axis.set(xlabel="angle of the child (degrees)", ylabel="utility", title=f"{kind}: dashed exact, solid sampled")
+        axis.legend()
+    return figure
+
+
+def _thetas(config: LandscapeConfig) -> NDArray:
+    return np.linspace(-90, 90, config.num_angles)
+
+
+def _landscapes(config: LandscapeConfig, seed: int) -> dict[str, NDArray]:
+    draw = generator(seed, "landscape")
+    scales = np.sqrt(config.variances)
+    batches = jnp.asarray(
+        draw.standard_normal((config.num_batches, config.batch_size, 3)) * scales, jnp.float32
+    )
+    # same samples in both, so that the difference is sampling's non-linearity and not its noise
+    everything = batches.reshape(1, -1, 3)
+    parents, thetas = (np.radians(angle) for angle in (config.parent_degrees, _thetas(config)))
+    found: dict[str, NDArray] = {}
+    for kind in KINDS:
+        for name, data in (("sampled", batches), ("exact", everything)):
+            found[f"{kind}/{name}"] = np.stack(
+                [np.asarray(_mean_utility(jnp.float32(parent), jnp.asarray(thetas, jnp.float32), data, kind)) for parent in parents]
+            )
+    return found
+
+
+@partial(jax.jit, static_argnames="kind")
+def _mean_utility(
+    parent: Array, thetas: Float[Array, " t"], batches: Float[Array, "b n 3"], kind: str
+) -> Float[Array, " t"]:
+    """Return the child's mean utility; parent and child lie in the plane of the first two axes."""
+    first = jnp.stack([jnp.cos(parent), jnp.sin(parent), 0.0])
+
+    def of_angle(theta: Array) -> Array:
+        child = jnp.stack([-jnp.sin(theta), jnp.cos(theta), 0.0])
+        V = jnp.stack([first, child])
+        return jnp.mean(jax.vmap(lambda X: utilities(V, X, kind)[1])(batches))  # type: ignore[arg-type]
+
+    return jax.lax.map(of_angle, thetas)
