@@ -53,9 +53,12 @@ def input_frame(model: nn.Module, layout: ParameterLayout, x: Tensor) -> InputFr
     name, linear, before = found
     weight = f"{name}.weight" if name else "weight"
     bias = f"{name}.bias" if name else "bias"
-    uses = sum(p is linear.weight for m in model.modules() for p in m.parameters(recurse=False))
-    calls = sum(m is linear for _, m in model.named_modules(remove_duplicate=False))
-    if weight not in layout.names or uses > 1 or calls > 1:
+    uses = sum(
+        p is linear.weight
+        for _, module in model.named_modules(remove_duplicate=False)
+        for p in module._parameters.values()
+    )
+    if weight not in layout.names or uses > 1:
         return None
     for module in before:
         x = module(x)

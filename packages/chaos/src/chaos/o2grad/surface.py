@@ -54,7 +54,7 @@ class LossSurface:
         >>> x, y = torch.ones(4, 2), torch.tensor([0, 1, 0, 1])
         >>> H = surface.hessian(None, x, y)
         >>> H.n, H.backend, H.eigh().num_zero >= 6 + 3  # one distinct input, and the softmax shift
-        (17, 'compression+sweep', True)
+        (17, 'sweep', True)
     """
 
     def __init__(
@@ -134,17 +134,19 @@ class LossSurface:
                 backend that was insisted on does not apply (the reason is given); when an operation has
                 no second derivative (it is named).
         """
+        point = self._point(params)
+        if self.backend != "generic":
+            try:
+                with self._prepared(x, y) as (cast_x, cast_y), torch.no_grad():
+                    frame = self._frame(cast_x)
+                    check_budget(frame.rank, frame.rank, self.dtype, self.memory_budget)
+                    return self._wrap(self._sweep(point, cast_x, cast_y, frame), frame, "sweep")
+            except UnsupportedError as reason:
+                if self.backend == "sweep":
+                    raise ValueError(f"backend='sweep' does not apply: {reason}.") from reason
         with self._evaluation(x, y) as (x, y), torch.no_grad():
-            point = self._point(params)
             frame = self._frame(x)
             check_budget(frame.rank, frame.rank, self.dtype, self.memory_budget)
-            if self.backend != "generic":
-                try:
-                    core = self._sweep(point, x, y, frame)
-                    return self._wrap(core, frame, "sweep")
-                except UnsupportedError as reason:
-                    if self.backend == "sweep":
-                        raise ValueError(f"backend='sweep' does not apply: {reason}.") from reason
             function = self._function(x, y)
             rank = frame.rank
 
@@ -338,13 +340,18 @@ class LossSurface:
 
     @contextmanager
     def _evaluation(self, x: Tensor, y: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        self._check_batch(x, y)
         check_deterministic(self.model)
+        with self._prepared(x, y) as batch, untouched(self.model):
+            yield batch
+
+    @contextmanager
+    def _prepared(self, x: Tensor, y: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batch, checked and cast. Enough for the layer sweep, which never calls the module."""
+        self._check_batch(x, y)
         cast_x = x.to(self.dtype) if x.is_floating_point() else x
         cast_y = y.to(self.dtype) if y is not None and y.is_floating_point() else y
         try:
-            with untouched(self.model):
-                yield cast_x, cast_y  # type: ignore[misc]
+            yield cast_x, cast_y  # type: ignore[misc]
         except IndexError as error:
             raise ValueError(f"Targets are out of range for the model's outputs: {error}") from error
 

@@ -77,8 +77,8 @@ def _nodes(
         yield _Skip(list(_nodes(module.body, f"{name}body.", layout, values, seen)))
     elif type(module) in ACTIVATIONS or type(module) in (*PARAMETRIC, *POOLING, *SHAPING):
         yield _layer(module, name, layout, values, seen)
-    elif isinstance(module, nn.modules.dropout._DropoutNd):
-        yield Layer(nn.Identity())  # inactive: checked before
+    elif isinstance(module, nn.modules.dropout._DropoutNd) and not module.training:
+        yield Layer(nn.Identity())
     else:
         raise UnsupportedError(f"{type(module).__name__} at {name or '(root)'!r} is not a known layer")
 
@@ -87,7 +87,9 @@ def _layer(
     module: nn.Module, name: str, layout: ParameterLayout, values: Mapping[str, Tensor], seen: set[int]
 ) -> Layer:
     layer = Layer(module)
-    for kind, parameter in module.named_parameters(recurse=False):
+    for kind, parameter in module._parameters.items():
+        if parameter is None:
+            continue
         if id(parameter) in seen:
             raise UnsupportedError(f"parameter {name + kind!r} is tied")
         seen.add(id(parameter))

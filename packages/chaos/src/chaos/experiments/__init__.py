@@ -1,0 +1,1 @@
+"""One module per figure: ``compute(config, run)`` and ``plot(result)``."""

@@ -1,0 +1,52 @@
+"""Figure 1: test accuracy with chaotic, negative or positive curvature directions removed."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from chaos.config import Fig1Config
+from chaos.study import Study
+from gdyn_common.plotting import COLOURS, band, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Estimate, Run
+
+
+def compute(config: Fig1Config, run: Run) -> Result:
+    """Train every arm from every seed and compare final accuracies."""
+    study = Study(config, run)
+    runs = {
+        arm: [study.trained(seed, None if arm == "sgd" else arm) for seed in config.seeds]
+        for arm in config.arms
+    }
+    final = {arm: np.array([r["accuracy"][-1] for r in results]) for arm, results in runs.items()}
+    measurements: dict[str, float | list[float]] = {
+        f"{arm}_accuracy": values.tolist() for arm, values in final.items()
+    }
+    for a, b in (("chaotic", "sgd"), ("neg", "sgd"), ("pos", "sgd"), ("pos", "chaotic"), ("neg", "chaotic")):
+        if a in final and b in final:
+            measurements[f"{a}_minus_{b}"] = (final[a] - final[b]).tolist()
+    arrays = {"step": runs[config.arms[0]][0]["step"], "arms": np.array(config.arms)}
+    arrays |= {arm: np.stack([r["accuracy"] for r in results]) for arm, results in runs.items()}
+    arrays |= {
+        f"{arm}_pruned_fraction": np.stack([r["pruned_fraction"] for r in results])
+        for arm, results in runs.items()
+    }
+    return Result(measurements, arrays)
+
+
+def estimate(config: Fig1Config) -> Estimate:
+    """Expected cost, from a few calibration steps."""
+    pruned = sum(arm != "sgd" for arm in config.arms) * len(config.seeds) * config.num_steps
+    return Study.estimate(config, pruned_steps=pruned, plain_steps=len(config.seeds) * config.num_steps)
+
+
+def plot(result: Result) -> Figure:
+    """Draw test accuracy over steps, mean and range over seeds."""
+    figure, axes = new_figure()
+    for colour, arm in zip(COLOURS, result.arrays["arms"].tolist(), strict=False):
+        label = "SGD" if arm == "sgd" else f"without {arm} directions"
+        band(axes, result.arrays["step"], result.arrays[arm], label, colour)
+    axes.set(xlabel="step", ylabel="test accuracy", ylim=(0, 1))
+    axes.legend()
+    return figure

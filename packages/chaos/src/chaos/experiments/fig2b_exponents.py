@@ -1,0 +1,49 @@
+"""Figure 2b: Lyapunov exponents of training over time."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from chaos.config import Fig2bConfig
+from chaos.study import Study
+from gdyn_common.plotting import COLOURS, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+
+#: Exponents within this of zero are neutral: the decomposition's rounding, log(1 + 1e-10) / 1.
+NEUTRAL = 1e-8
+
+
+def compute(config: Fig2bConfig, run: Run) -> Result:
+    """Follow the tangent matrix of SGD from every seed."""
+    study = Study(config, run)
+    exponents = np.stack([study.tracked(seed, config.at)["exponents"] for seed in config.seeds])
+    largest = exponents[:, :, -1]
+    counts = (exponents > NEUTRAL).sum(2)
+    return Result(
+        measurements={
+            "largest_first": largest[:, 0].tolist(),
+            "largest_last": largest[:, -1].tolist(),
+            "fall": (largest[:, -1] / largest[:, 0]).tolist(),
+            "count_ratio": (counts[:, -1] / counts[:, 0]).tolist(),
+            "unresolved": float(np.isinf(exponents).sum()),
+        },
+        arrays={"at": np.array(config.at), "largest": largest, "counts": counts, "last": exponents[:, -1]},
+    )
+
+
+def plot(result: Result) -> Figure:
+    """Draw the largest exponent, the number of expanding directions, and the last spectrum."""
+    figure, axes = new_figure(1, 3)
+    at = result.arrays["at"]
+    for colour, largest, counts, last in zip(
+        COLOURS, result.arrays["largest"], result.arrays["counts"], result.arrays["last"], strict=False
+    ):
+        axes[0].plot(at, largest, "o-", color=colour)
+        axes[1].plot(at, counts, "o-", color=colour)
+        axes[2].plot(last[np.isfinite(last)], color=colour)
+    axes[0].set(xlabel="step T", ylabel="largest exponent per step", ylim=(0, None))
+    axes[1].set(xlabel="step T", ylabel="expanding directions", ylim=(0, None))
+    axes[2].set(xlabel="direction", ylabel="exponent at the last T")
+    return figure

@@ -1,0 +1,42 @@
+"""Figure 3a: distances of perturbed trainings to the unperturbed one."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from chaos.config import Fig3Config
+from chaos.perturbation import STRATEGIES
+from chaos.study import Study
+from gdyn_common.plotting import COLOURS, band, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+
+
+def compute(config: Fig3Config, run: Run) -> Result:
+    """Perturb along the directions of the tangent matrix and follow all copies together."""
+    study = Study(config, run)
+    runs = [study.perturbed(seed) for seed in config.seeds]
+    distances = np.stack([r["distances"] for r in runs])  # (seeds, strategies, times)
+    final = {name: distances[:, i, -1] for i, name in enumerate(STRATEGIES)}
+    converging = np.maximum(final["max_convergence"], final["randn_convergence"])
+    others = np.minimum.reduce([final[name] for name in ("max_chaos", "randn_chaos", "randn")])
+    rivals = np.maximum.reduce([values for name, values in final.items() if name != "max_chaos"])
+    late = distances[:, :, -1] / distances[:, :, distances.shape[2] // 2]
+    measurements: dict[str, bool | float | list[float] | list[bool]] = {
+        "max_chaos_is_fastest": (final["max_chaos"] > rivals).tolist(),
+        "convergence_is_slowest": (converging < others).tolist(),
+        "late_growth": late.min(1).tolist(),
+    }
+    measurements |= {f"{name}_distance": values.tolist() for name, values in final.items()}
+    return Result(measurements, {"t": runs[0]["t"], "distances": distances})
+
+
+def plot(result: Result) -> Figure:
+    """Draw the distances, mean and range over seeds."""
+    figure, axes = new_figure()
+    for i, (colour, name) in enumerate(zip(COLOURS, STRATEGIES, strict=False)):
+        band(axes, result.arrays["t"], result.arrays["distances"][:, i], name, colour)
+    axes.set(xlabel="step", ylabel="distance to the unperturbed model")
+    axes.legend()
+    return figure

@@ -1,0 +1,66 @@
+"""Figure 3b: the growth law ``d^2 = a t + b t^2 + d_0^2`` and exponential bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from chaos.config import Fig3Config
+from chaos.divergence import exponential_bounds, fit_divergence
+from chaos.perturbation import STRATEGIES
+from chaos.study import Study
+from gdyn_common.plotting import COLOURS, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+
+
+def compute(config: Fig3Config, run: Run) -> Result:
+    """Fit every distance curve and compare it with the bounds of the exponents."""
+    study = Study(config, run)
+    runs = [study.perturbed(seed) for seed in config.seeds]
+    t = runs[0]["t"]
+    distances = np.stack([r["distances"] for r in runs])
+    fits = [[fit_divergence(t, d, config.distance) for d in curves] for curves in distances]
+    bounds = np.stack([np.stack(exponential_bounds(t, config.distance, _extremes(r))) for r in runs])
+    early = t <= config.tangent_steps
+    inside = (distances >= bounds[:, None, 0]) & (distances <= bounds[:, None, 1])
+    return Result(
+        measurements={
+            "r2": [float(np.median([f.r2 for f in row])) for row in fits],
+            "worst_r2": [min(f.r2 for f in row) for row in fits],
+            "early_inside": inside[:, :, early].mean((1, 2)).tolist(),
+            "late_gap": np.log10(bounds[:, 1, -1] / distances[:, :, -1].max(1)).tolist(),
+        },
+        arrays={
+            "t": t,
+            "distances": distances,
+            "fits": np.array([[f.curve for f in row] for row in fits]),
+            "bounds": bounds,
+        },
+    )
+
+
+def _extremes(run: dict[str, np.ndarray]) -> tuple[float, float]:
+    finite = run["exponents"][np.isfinite(run["exponents"])]
+    return float(finite.min()), float(finite.max())
+
+
+def plot(result: Result) -> Figure:
+    """Draw one seed: distances, fits (dashed) and the bounds."""
+    figure, axes = new_figure()
+    a = result.arrays
+    for colour, name, distance, fit in zip(
+        COLOURS, STRATEGIES, a["distances"][0], a["fits"][0], strict=False
+    ):
+        axes.plot(a["t"], distance, color=colour, label=name)
+        axes.plot(a["t"], fit, color=colour, linestyle="--")
+    low, high = a["bounds"][0]
+    axes.fill_between(a["t"], low, high, color="0.9", label="exponential bounds")
+    axes.set(
+        xlabel="step",
+        ylabel="distance",
+        yscale="log",
+        ylim=(a["distances"].min() / 2, 10 * a["distances"].max()),
+    )
+    axes.legend()
+    return figure

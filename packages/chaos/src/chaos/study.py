@@ -1,0 +1,119 @@
+"""The units of work that the figures are made of, each stored as soon as it is done."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from chaos.config import Fig3Config, StudyConfig
+from chaos.data import load_data
+from chaos.models import mlp, seeded
+from chaos.perturbation import STRATEGIES, perturbation_vector
+from chaos.training import Plan, advance_together, flat_parameters, model_seed, track, train
+from gdyn_common.runs import Estimate, Run
+from gdyn_common.seeding import named_seed
+from gdyn_common.storage import Arrays
+
+_CALIBRATION_STEPS = 30
+
+
+class Study:
+    """A figure's data, network and run folder.
+
+    Args:
+        config: Of the figure.
+        run: Open run folder.
+    """
+
+    def __init__(self, config: StudyConfig, run: Run) -> None:
+        self.config, self.run = config, run
+        self.dtype = getattr(torch, config.dtype)
+        self.data = load_data(config.dataset, config.data.normalize, config.data.root or None, self.dtype)
+        run.note(data=self.data.source)
+
+    def model(self, seed: int) -> nn.Module:
+        """The network at the initialisation of a seed."""
+        return seeded(
+            lambda: mlp(self.data.num_inputs, self.config.inter_dim, 10, self.config.activation),
+            model_seed(seed),
+            self.dtype,
+        )
+
+    def plan(self, seed: int, **changes: object) -> Plan:
+        """The configured plan of a seed."""
+        values: dict[str, object] = {
+            "seed": seed,
+            "num_steps": self.config.num_steps,
+            "batch_size": self.config.batch_size,
+            "learning_rate": self.config.learning_rate,
+            "evaluate_every": self.config.evaluate_every,
+        }
+        return Plan(**(values | changes))  # type: ignore[arg-type]
+
+    def trained(self, seed: int, prune_set: str | None = None, prune_start: int = 0) -> Arrays:
+        """One training run: curves of accuracy and loss."""
+        name = f"{prune_set or 'sgd'}/start={prune_start}/seed={seed}"
+        plan = self.plan(seed, prune_set=prune_set, prune_start=prune_start)
+        return self.run.piece(
+            name, lambda: train(self.model(seed), self.data, plan, self.run.checkpoint(name))
+        )
+
+    def tracked(self, seed: int, at: list[int]) -> Arrays:
+        """Exponents of a run of SGD at the given steps."""
+        name = f"tangent/seed={seed}"
+        plan = self.plan(seed, num_steps=max(at))
+        return self.run.piece(
+            name, lambda: track(self.model(seed), self.data, plan, at, self.run.checkpoint(name))[1]
+        )
+
+    def perturbed(self, seed: int) -> Arrays:
+        """Distances of the five perturbed copies: ``t``, ``distances`` (5, T), ``exponents``."""
+        config = self.config
+        assert isinstance(config, Fig3Config)
+        tangent = self.run.piece(f"directions/seed={seed}", lambda: self._directions(seed, config))
+        return self.run.piece(f"distances/seed={seed}", lambda: self._distances(seed, config, tangent))
+
+    def _directions(self, seed: int, config: Fig3Config) -> Arrays:
+        plan = self.plan(seed, num_steps=config.tangent_steps)
+        name = f"tangent/seed={seed}"
+        tracker, _ = track(self.model(seed), self.data, plan, [], self.run.checkpoint(name))
+        exponents, vectors = tracker.vectors()
+        generator = torch.Generator().manual_seed(named_seed(seed, "perturbation"))
+        perturbations = [
+            perturbation_vector(len(vectors), config.distance, name, (exponents, vectors), generator)
+            for name in STRATEGIES
+        ]
+        return {"exponents": exponents.numpy(), "perturbations": torch.stack(perturbations).numpy()}
+
+    def _distances(self, seed: int, config: Fig3Config, tangent: Arrays) -> Arrays:
+        model = self.model(seed)
+        origin = flat_parameters(model)
+        moved = origin + torch.from_numpy(tangent["perturbations"]).to(self.dtype)
+        starts = torch.cat([origin[None], moved])
+        times, distances = [0], [(starts[1:] - starts[0]).norm(dim=1).numpy()]
+        for step, theta in advance_together(model, starts, self.data, self.plan(seed)):
+            if step % config.measure_every == 0:
+                times.append(step)
+                distances.append((theta[1:] - theta[0]).norm(dim=1).numpy())
+        return {"t": np.array(times), "distances": np.array(distances).T, "exponents": tangent["exponents"]}
+
+    @staticmethod
+    def estimate(config: StudyConfig, pruned_steps: int, plain_steps: int) -> Estimate:
+        """Time and memory of training steps on this machine, from a few of each kind."""
+        dtype = getattr(torch, config.dtype)
+        data = load_data(config.dataset, config.data.normalize, config.data.root or None, dtype)
+        seconds = []
+        for prune_set in (None, "chaotic"):
+            model = seeded(lambda: mlp(data.num_inputs, config.inter_dim, 10), 0, dtype)
+            plan = Plan(0, 3, config.batch_size, config.learning_rate, prune_set=prune_set)
+            train(model, data, plan)
+            plan = Plan(0, _CALIBRATION_STEPS, config.batch_size, config.learning_rate, prune_set=prune_set)
+            started = time.perf_counter()
+            train(model, data, plan)
+            seconds.append((time.perf_counter() - started) / _CALIBRATION_STEPS)
+        n = sum(p.numel() for p in model.parameters())
+        memory = 8.0 * (4 * n * 400 + data.x_train.numel() + data.x_test.numel())
+        return Estimate(plain_steps * seconds[0] + pruned_steps * seconds[1], memory)

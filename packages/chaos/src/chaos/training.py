@@ -1,0 +1,242 @@
+"""Training one network and measuring it: the plain loop that the figures share.
+
+Order within a step: gradient, Hessian where someone needs it, optimiser, tangent matrix (with the Hessian from
+before the step), measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from chaos.cgd import CGD
+from chaos.data import Data
+from chaos.lyapunov import LyapunovTracker
+from chaos.o2grad import LossSurface
+from gdyn_common.seeding import named_seed
+from gdyn_common.storage import Arrays, Checkpoint
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one training run does.
+
+    Attributes:
+        seed: Of the batches.
+        num_steps, batch_size, learning_rate, momentum: Of SGD.
+        prune_set: Directions that CGD removes; ``None`` is plain SGD.
+        prune_start: First step that removes them.
+        evaluate_every: Steps between evaluations on the test set (and one after the last step).
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    seed: int
+    num_steps: int
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    momentum: float = 0.0
+    prune_set: str | None = None
+    prune_start: int = 0
+    evaluate_every: int = 100
+    checkpoint_every: int = 1000
+
+
+def flat_parameters(model: nn.Module) -> Float[Tensor, " n"]:
+    """Copy of the parameters as one vector."""
+    return nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Share of correct predictions."""
+    return float((model(x).argmax(1) == y).double().mean())
+
+
+def train(model: nn.Module, data: Data, plan: Plan, checkpoint: Checkpoint | None = None) -> Arrays:
+    """Train a model in place with SGD or CGD.
+
+    Args:
+        model: Starts as given; ends trained.
+        data: Training and test set.
+        plan: What to do.
+        checkpoint: Where to continue from and save to.
+
+    Returns:
+        ``step``, ``accuracy`` and ``loss`` on the test set, ``pruned_fraction`` (mean share of the squared
+        gradient removed since the last evaluation) and the final ``parameters``.
+
+    Raises:
+        FloatingPointError: If the loss stops being finite, with the step.
+    """
+    loss = nn.CrossEntropyLoss()
+    optimizer = _optimizer(model, plan)
+    surface = LossSurface(model, loss)
+    history: dict[str, list[float]] = {"step": [], "accuracy": [], "loss": [], "pruned_fraction": []}
+    start, removed = 0, [0.0, 0.0]
+    saved = checkpoint.load() if checkpoint is not None else None
+    if saved is not None:
+        start = int(saved["num_steps"])
+        nn.utils.vector_to_parameters(torch.from_numpy(saved["theta"]), model.parameters())
+        _restore_momentum(optimizer, saved, start)
+        history = {key: saved[key].tolist() for key in history}
+        removed = saved["removed"].tolist()
+    for step, rows in zip(
+        range(start, plan.num_steps), data.batches(plan.seed, plan.batch_size, start), strict=False
+    ):
+        if step % plan.evaluate_every == 0:
+            _evaluate(model, data, step, history, removed)
+        x, y = data.x_train[rows], data.y_train[rows]
+        optimizer.zero_grad()
+        value = loss(model(x), y)
+        if not torch.isfinite(value):
+            raise FloatingPointError(f"The loss is not finite at step {step}; lower the learning rate.")
+        value.backward()
+        if isinstance(optimizer, CGD):
+            optimizer.step(surface.hessian(None, x, y) if optimizer.needs_curvature else None)
+            removed = [removed[0] + optimizer.last_pruned_fraction, removed[1] + 1]
+        else:
+            optimizer.step()
+        if checkpoint is not None and (step + 1) % plan.checkpoint_every == 0:
+            state = _momentum_state(optimizer)
+            checkpoint.save(
+                num_steps=step + 1, theta=flat_parameters(model).numpy(), removed=removed, **history, **state
+            )
+    _evaluate(model, data, plan.num_steps, history, removed)
+    return {key: np.array(values) for key, values in history.items()} | {
+        "parameters": flat_parameters(model).numpy()
+    }
+
+
+def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.SGD:
+    if plan.prune_set is None:
+        return torch.optim.SGD(model.parameters(), lr=plan.learning_rate, momentum=plan.momentum)
+    return CGD(
+        model.parameters(),
+        lr=plan.learning_rate,
+        momentum=plan.momentum,
+        prune_set=plan.prune_set,
+        prune_start=plan.prune_start,
+    )
+
+
+def _evaluate(
+    model: nn.Module, data: Data, step: int, history: dict[str, list[float]], removed: list[float]
+) -> None:
+    with torch.no_grad():
+        output = model(data.x_test)
+    history["step"].append(step)
+    history["accuracy"].append(float((output.argmax(1) == data.y_test).double().mean()))
+    history["loss"].append(float(nn.functional.cross_entropy(output, data.y_test)))
+    history["pruned_fraction"].append(removed[0] / removed[1] if removed[1] else 0.0)
+    removed[:] = [0.0, 0.0]
+
+
+def _momentum_state(optimizer: torch.optim.SGD) -> Arrays:
+    buffers = [optimizer.state[p].get("momentum_buffer") for p in optimizer.param_groups[0]["params"]]
+    if any(buffer is None for buffer in buffers):
+        return {}
+    return {"momentum": torch.cat([buffer.reshape(-1) for buffer in buffers]).numpy()}
+
+
+def _restore_momentum(optimizer: torch.optim.SGD, saved: Arrays, num_steps: int) -> None:
+    if isinstance(optimizer, CGD):
+        optimizer.num_steps = num_steps
+    if "momentum" not in saved:
+        return
+    parameters = optimizer.param_groups[0]["params"]
+    pieces = torch.from_numpy(saved["momentum"]).split([p.numel() for p in parameters])
+    for p, piece in zip(parameters, pieces, strict=True):
+        optimizer.state[p]["momentum_buffer"] = piece.view_as(p).clone()
+
+
+def track(
+    model: nn.Module,
+    data: Data,
+    plan: Plan,
+    at: list[int],
+    checkpoint: Checkpoint | None = None,
+) -> tuple[LyapunovTracker, Arrays]:
+    """Train with SGD and carry the tangent matrix along.
+
+    Args:
+        model: Trained in place.
+        data: Training set.
+        plan: Steps, batches and rate; its ``prune_set`` is ignored.
+        at: Steps after which exponents are computed.
+        checkpoint: Where to continue from and save to.
+
+    Returns:
+        The tracker and ``exponents`` (len(at), n), ascending in each row.
+    """
+    loss = nn.CrossEntropyLoss()
+    surface = LossSurface(model, loss)
+    optimizer = torch.optim.SGD(model.parameters(), lr=plan.learning_rate, momentum=plan.momentum)
+    tracker = LyapunovTracker(surface.n, plan.learning_rate, plan.momentum)
+    rows_out: list[np.ndarray] = []
+    saved = checkpoint.load() if checkpoint is not None else None
+    if saved is not None:
+        nn.utils.vector_to_parameters(torch.from_numpy(saved["theta"]), model.parameters())
+        tracker.load_state_dict(
+            {k: torch.from_numpy(saved[k]) for k in ("Y", "log_growth", "num_steps", "G") if k in saved}
+        )
+        _restore_momentum(optimizer, saved, tracker.num_steps)
+        rows_out = list(saved["exponents"])
+    start = tracker.num_steps
+    for step, rows in zip(
+        range(start, plan.num_steps), data.batches(plan.seed, plan.batch_size, start), strict=False
+    ):
+        x, y = data.x_train[rows], data.y_train[rows]
+        H = surface.hessian(None, x, y)
+        optimizer.zero_grad()
+        loss(model(x), y).backward()
+        optimizer.step()
+        tracker.update(H)
+        if step + 1 in at:
+            rows_out.append(tracker.exponents().numpy())
+        if checkpoint is not None and (step + 1) % plan.checkpoint_every == 0:
+            state = {key: value.numpy() for key, value in tracker.state_dict().items()}
+            exponents = np.array(rows_out).reshape(len(rows_out), surface.n)
+            checkpoint.save(
+                theta=flat_parameters(model).numpy(),
+                exponents=exponents,
+                **state,
+                **_momentum_state(optimizer),
+            )
+    return tracker, {"exponents": np.array(rows_out)}
+
+
+def advance_together(
+    model: nn.Module, starts: Float[Tensor, "m n"], data: Data, plan: Plan
+) -> Iterator[tuple[int, Float[Tensor, "m n"]]]:
+    """Train several copies of a model on the same batches at once; yield (step, parameters) after each.
+
+    Args:
+        model: Gives the architecture; it is not changed.
+        starts: Initial parameters, one row per copy.
+        data: Training set.
+        plan: Steps, batches, rate and momentum.
+    """
+    surface = LossSurface(model, nn.CrossEntropyLoss(), dtype=starts.dtype)
+    theta, velocity = starts.clone(), torch.zeros_like(starts)
+    shapes = surface.layout
+
+    def loss(flat: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        output = torch.func.functional_call(model, shapes.unflatten(flat), (x,))
+        return nn.functional.cross_entropy(output, y)
+
+    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(0, None, None))
+    for step, rows in zip(range(plan.num_steps), data.batches(plan.seed, plan.batch_size), strict=False):
+        g = gradients(theta, data.x_train[rows], data.y_train[rows])
+        velocity = plan.momentum * velocity + g
+        theta = theta - plan.learning_rate * velocity
+        yield step + 1, theta
+
+
+def model_seed(seed: int) -> int:
+    """Seed of the initial weights of a run."""
+    return named_seed(seed, "model")

@@ -1,0 +1,74 @@
+"""Every registered run executes at smoke size and draws its figure; the registry resolves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from chaos.cli import COMMANDS
+from chaos.paper import PAPER
+from gdyn_common.cli import dispatch
+from gdyn_common.registry import resolve
+from gdyn_common.storage import read_arrays
+
+
+@pytest.mark.parametrize("figure", PAPER.figures, ids=lambda f: f.id)
+def test_smoke(figure, tmp_path):
+    assert dispatch(PAPER, COMMANDS, ["run", figure.id, "preset=smoke", f"out={tmp_path}"]) == 0
+    folder = next(tmp_path.glob(f"chaos/{figure.id}/smoke/*"))
+    arrays = read_arrays(folder / "arrays.npz")
+    assert (folder / "figure.svg").stat().st_size > 1000
+    assert all(np.isfinite(a).all() for k, a in arrays.items() if a.dtype.kind == "f" and k != "last")
+    metrics = {claim.metric for claim in PAPER.claims_of(figure.id) if "paper" not in claim.presets}
+    assert metrics <= set(_measurements(folder))
+
+
+def _measurements(folder):
+    from gdyn_common.records import read_record
+
+    return read_record(folder).measurements
+
+
+def test_registry_resolves():
+    for figure in PAPER.figures:
+        resolve(figure.config)
+        module = resolve(figure.module)
+        assert callable(module.compute)
+        assert callable(module.plot)
+        assert {"quick", "paper", "smoke"} <= set(figure.presets)
+        assert PAPER.claims_of(figure.id)
+
+
+def test_listing_imports_no_framework():
+    code = (
+        "import sys, chaos, chaos.paper, chaos.cli; "
+        "bad = {'torch', 'scipy', 'hydra', 'matplotlib'} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "fig3"], "Unknown figure 'fig3'"),
+        (["run", "fig1", "dataset=mnist"], "dataset=mnist is unknown. Allowed: usps, fmnist, digits"),
+        (["run", "fig1", "arms=[sgd,up]"], "arms holds 'up'"),
+        (["run", "fig1", "data.normalize=max"], "data.normalize=max is unknown"),
+        (["run", "fig1", "learning_rate=0"], "learning_rate=0.0 must be positive"),
+        (["run", "fig1", "num_steps=0"], "num_steps=0 must be at least 1"),
+        (["run", "fig1", "seeds=[]"], "seeds is empty"),
+        (["run", "fig1", "dtype=float16"], "dtype=float16 is unknown"),
+        (["run", "fig2a", "starts=[5,2]"], "ascending order"),
+        (["run", "fig2b", "at=[900]", "num_steps=800"], "between 1 and num_steps=800"),
+        (["run", "fig3a", "distance=0"], "distance=0.0 must be positive"),
+        (["run", "fig1", "learning_rat=0.1"], "Did you mean 'learning_rate'?"),
+    ],
+)
+def test_bad_input_exits_2_in_one_line(arguments, message, capsys, tmp_path):
+    assert dispatch(PAPER, COMMANDS, [*arguments, f"out={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
