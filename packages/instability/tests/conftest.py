@@ -5,15 +5,14 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-with install_import_hook("instability", "beartype.beartype"):
-    import instability
+from gdyn_common.testing import pytest_runtest_setup  # noqa: F401
 
+# Shapes and types are checked while the tests run, in the modules that do not report bad input themselves.
+CHECKED = ["activations", "resnet", "vgg16", "sharpness", "lyapunov", "copies", "reduced_map"]
+install_import_hook([f"instability.{name}" for name in CHECKED], "beartype.beartype")
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def golden():
     return np.load(Path(__file__).parent / "golden" / "instability.npz")
-
-
-__all__ = ["instability"]

@@ -55,9 +55,7 @@ def thresholds(config: ThresholdsConfig) -> None:
         if origin < 0 and config.label == 1:
             c = reduced.fixed_point()
             sharpness = float(reduced.sharpness(c))
-            print(
-                f"  learning rate < {2 / sharpness:.6g}   (2 / sharpness {sharpness:.6g} at the minimum c = {c:.6g})"
-            )
+            print(f"  learning rate < {2 / sharpness:.6g}   (2 / sharpness {sharpness:.6g} at c = {c:.6g})")
 
 
 def sensitivity(config: SensitivityConfig) -> int:
@@ -132,9 +130,8 @@ def accuracy_spread(config: AccuracySpreadConfig) -> None:
         for label, values in _read_accuracies(path / "arrays.npz" if path.is_dir() else path).items():
             spread = spread_of(values, last=config.last)
             final = values[:, :, -config.last :].mean(axis=2)
-            print(
-                f"{name} {label}: mean {final.mean():.3f}, {values.shape[0]} perturbations x {values.shape[1]} seeds"
-            )
+            perturbations, seeds, _ = values.shape
+            print(f"{name} {label}: mean {final.mean():.3f}, {perturbations} perturbations x {seeds} seeds")
             print(f"  std over perturbations, per seed: {np.round(spread['over_perturbations'], 3).tolist()}")
             print(f"  std over seeds, per perturbation: {np.round(spread['over_seeds'], 3).tolist()}")
 

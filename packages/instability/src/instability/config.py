@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gdyn_common.runs import RunOptions
@@ -443,7 +444,7 @@ def check_perturbations(perturbations: list[int]) -> None:
         raise ValueError(f"perturbations={perturbations} must start with the baseline 1 and hold ints >= 1.")
 
 
-def _check_not_empty(name: str, values: list) -> None:  # type: ignore[type-arg]  # of anything
+def _check_not_empty(name: str, values: Sequence[object]) -> None:
     if not values:
         raise ValueError(f"{name} is empty; give at least one.")
 
@@ -457,6 +458,6 @@ def _check_rates(name: str, values: list[float], *, zero: bool = False) -> None:
 def _check_checkerboard(image: str) -> None:
     if image != "checkerboard":
         raise ValueError(
-            f"image={image}: this figure is compared with the exact reduced map, which exists for image=checkerboard "
-            "only. For other images use instability.nonlinear_pde.simulate."
+            f"image={image}: this figure is compared with the exact reduced map, which exists for "
+            "image=checkerboard only. For other images use instability.nonlinear_pde.simulate."
         )

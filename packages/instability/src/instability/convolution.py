@@ -94,7 +94,7 @@ class ValidCorrelation:
         """Return ``M^T 1 / num_positions``: for each tap the mean of the pixels it passes over."""
         return self.transpose(torch.ones(self.output_shape, dtype=self.image.dtype)) / self.num_positions
 
-    def gram(self) -> Float[np.ndarray, "k*k k*k"]:
+    def gram(self) -> Float[np.ndarray, "taps taps"]:
         """Return ``M^T M`` in float64, by one summed-area table for each offset between two taps.
 
         Costs ``O(kernel_size**2 * pixels)`` instead of the ``O(kernel_size**4 * num_positions)`` of the

@@ -93,9 +93,10 @@ def crop_and_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     count, _, height, width = images.shape
     padded = np.pad(images, ((0, 0), (0, 0), (PADDING, PADDING), (PADDING, PADDING)))
-    rows = rng.integers(0, 2 * PADDING + 1, count)[:, None] + np.arange(height)
-    columns = rng.integers(0, 2 * PADDING + 1, count)[:, None] + np.arange(width)
-    columns = np.where(rng.random(count)[:, None] < 0.5, columns[:, ::-1], columns)
+    down, across = rng.integers(0, 2 * PADDING + 1, (2, count, 1))
+    mirrored = rng.random((count, 1)) < 0.5
+    rows = down + np.arange(height)
+    columns = across + np.where(mirrored, np.arange(width)[::-1], np.arange(width))
     # Advanced indices on both sides of the channel slice put the channel last.
     cropped = padded[np.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return np.ascontiguousarray(np.moveaxis(cropped, -1, 1))

@@ -20,7 +20,7 @@ MARGIN = 1e-7
 def thresholds(config: LinearConfig) -> LinearThresholds:
     """Return the exact stability interval of the configured setting."""
     image = make_image(config.image, config.image_size, config.seed)
-    return linear_thresholds(image, config.kernel_size, config.learning_rate, normalize=config.normalize)  # type: ignore[arg-type]
+    return linear_thresholds(image, config.kernel_size, config.learning_rate, normalize=config.normalize)  # type: ignore[arg-type]  # checked by the configuration
 
 
 def predicted_growth(config: LinearConfig) -> np.ndarray:
@@ -28,11 +28,11 @@ def predicted_growth(config: LinearConfig) -> np.ndarray:
     image = make_image(config.image, config.image_size, config.seed)
     ends = np.array(signal_eigenvalues(image, config.kernel_size, normalize=config.normalize)) / 4  # type: ignore[arg-type]
     decays = np.array(config.weight_decays)[:, None]
-    return np.abs(1 - config.learning_rate * (decays - ends)).max(axis=1)
+    return np.asarray(np.abs(1 - config.learning_rate * (decays - ends)).max(axis=1))
 
 
 def simulate(config: LinearConfig, weight_decay: float) -> dict[str, np.ndarray | bool | float]:
-    """Simulate ``k = 1, 1, 2`` and return the losses, the final growth of the weights per step, and the controls."""
+    """Simulate ``k = 1, 1, 2``; return losses, final growth of the weights per step, and the controls."""
     norms: list[float] = []
 
     def observe(_: int, kernels: torch.Tensor) -> None:

@@ -57,7 +57,7 @@ def lyapunov_estimate(
 
 
 def _state(copies: Copies) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Weights and momentum of both copies; buffers such as batch norm's averages do not feed back in training."""
+    """Weights and momentum of both copies; batch norm's averages do not feed back in training."""
     states = []
     for model, optimizer in zip(copies.models, copies.optimizers, strict=True):
         parameters = list(model.parameters())
@@ -80,7 +80,7 @@ def _distance(copies: Copies) -> float:
 
 
 def _rescale(copies: Copies, separation: float) -> float:
-    """Scale the second copy's difference to ``separation`` times the first's size; return the distance it now has."""
+    """Scale the difference to ``separation`` times the first copy's size; return the distance."""
     first, second = _state(copies)
     target = separation * max(_norm([p.detach() for p in copies.models[0].parameters()]), 1e-12)
     scale = target / _distance(copies)

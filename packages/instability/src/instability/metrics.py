@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 __all__ = [
     "accuracy_spread",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 
-def average_relative_l1(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"]) -> float:
+def average_relative_l1(a: ArrayLike, b: ArrayLike) -> float:
     """Return ``2 mean(|a - b| / (|a| + |b|))`` over all entries: 0 if equal, 2 if all signs are opposite.
 
     ``0 / 0`` counts as 0. NaN if an entry is not finite.
@@ -37,7 +38,7 @@ def average_relative_l1(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*s
     return float(2 * np.mean(np.divide(difference, size, out=np.zeros_like(size), where=size != 0)))
 
 
-def max_abs(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"]) -> float:
+def max_abs(a: ArrayLike, b: ArrayLike) -> float:
     """Return the largest absolute difference.
 
     >>> max_abs([1.0, 2.0], [1.0, 5.0])
@@ -47,7 +48,7 @@ def max_abs(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"]) -> f
     return float(np.max(np.abs(a - b)))
 
 
-def relative_l2(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"]) -> float:
+def relative_l2(a: ArrayLike, b: ArrayLike) -> float:
     """Return ``2 |a - b| / (|a| + |b|)`` in the Euclidean norm; 0 if both vanish.
 
     >>> relative_l2([3.0, 4.0], [0.0, 0.0])
@@ -58,7 +59,7 @@ def relative_l2(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"]) 
     return 2 * float(np.linalg.norm(a - b)) / size if size else 0.0
 
 
-def ulp_distance(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"]) -> np.ndarray:
+def ulp_distance(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Return, entry by entry, the number of floating-point numbers between a and b, in their own type.
 
     >>> ulp_distance(np.float32([1.0, -0.0]), np.float32([1 + 2**-22, 0.0])).tolist()
@@ -72,7 +73,7 @@ def ulp_distance(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"])
     return np.asarray(np.abs(_ordinal(a) - _ordinal(b)))
 
 
-def equal_fraction(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"]) -> float:
+def equal_fraction(a: ArrayLike, b: ArrayLike) -> float:
     """Return the share of entries that are equal.
 
     >>> equal_fraction([1.0, 2.0], [1.0, 5.0])
@@ -82,9 +83,7 @@ def equal_fraction(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"
     return float(np.mean(a == b))
 
 
-def disagreement(
-    logits_a: Float[np.ndarray, "sample cls"], logits_b: Float[np.ndarray, "sample cls"]
-) -> float:
+def disagreement(logits_a: ArrayLike, logits_b: ArrayLike) -> float:
     """Return the share of samples whose predicted class differs.
 
     >>> disagreement([[1.0, 0.0], [0.0, 1.0]], [[2.0, 0.0], [1.0, 0.0]])
@@ -94,7 +93,7 @@ def disagreement(
     return float(np.mean(a.argmax(axis=-1) != b.argmax(axis=-1)))
 
 
-def moving_average(x: Float[np.ndarray, "n"], window: int = 100) -> Float[np.ndarray, "m"]:
+def moving_average(x: ArrayLike, window: int = 100) -> Float[np.ndarray, "m"]:
     """Return the means of the windows that start at 0, 1, ..., ``n - window - 1``.
 
     The last full window is left out, as in the paper's plots: the result has ``n - window`` entries.
@@ -111,7 +110,7 @@ def moving_average(x: Float[np.ndarray, "n"], window: int = 100) -> Float[np.nda
     return np.asarray(windows[:-1].mean(axis=-1))
 
 
-def first_step_above(divergence: Float[np.ndarray, "n"], level: float) -> int:
+def first_step_above(divergence: ArrayLike, level: float) -> int:
     """Return the first index at which the curve exceeds ``level``, or -1.
 
     >>> first_step_above([0.0, 1e-5, 1e-2], 1e-3), first_step_above([0.0], 1e-3)
@@ -121,7 +120,7 @@ def first_step_above(divergence: Float[np.ndarray, "n"], level: float) -> int:
     return int(above.argmax()) if above.any() else -1
 
 
-def growth_rate(divergence: Float[np.ndarray, "n"], level_low: float, level_high: float) -> float:
+def growth_rate(divergence: ArrayLike, level_low: float, level_high: float) -> float:
     """Return the slope per step of log divergence between first exceeding the two levels, by least squares.
 
     NaN if the curve never reaches ``level_high`` or has fewer than two points between.
@@ -137,9 +136,7 @@ def growth_rate(divergence: Float[np.ndarray, "n"], level_low: float, level_high
     return float(np.polyfit(steps, np.log(values[start:end]), 1)[0])
 
 
-def accuracy_spread(
-    accuracies: Float[np.ndarray, "perturbation seed epoch"], *, last: int = 10
-) -> dict[str, Float[np.ndarray, "n"]]:
+def accuracy_spread(accuracies: ArrayLike, *, last: int = 10) -> dict[str, Float[np.ndarray, "n"]]:
     """Return the standard deviation (ddof 0) of final accuracies along each axis.
 
     The final accuracy of a run is its mean over the ``last`` epochs.

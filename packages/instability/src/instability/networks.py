@@ -15,7 +15,7 @@ __all__ = ["build_model", "load_configured_images"]
 
 
 def build_model(config: NetworkConfig, images: ImageSet, seed: int, activation: str = "") -> nn.Module:
-    """Return the configured network, initialised from ``seed``; torch's global generator is left as it was."""
+    """Return the configured network, initialised from ``seed``; torch's generator is left as it was."""
     options = {
         "activation": activation or config.activation,
         "channels_in": images.num_channels,

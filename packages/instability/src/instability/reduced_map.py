@@ -161,9 +161,10 @@ class ReducedMap:
             ValueError: weight decay is so strong that only ``c = 0`` is left.
         """
         if float(self.sharpness(0.0)) >= 0:
+            largest = self.weight_decay - float(self.sharpness(0.0))
             raise ValueError(
                 f"weight_decay {self.weight_decay:g} holds c at 0 (the curvature there is not negative): "
-                f"there is no other fixed point. Pass less than {self.weight_decay - float(self.sharpness(0.0)):g}."
+                f"there is no other fixed point. Pass less than {largest:g}."
             )
         low, high = 1e-6, 1e3
         for _ in range(200):

@@ -8,7 +8,7 @@ Source: Sec. 4.1 of Sun et al. 2022.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 
+@runtime_checkable
 class RoundingPerturbation(Protocol):
     """Anything that maps a direction and a rate to a direction and a rate with nearly the same product."""
 

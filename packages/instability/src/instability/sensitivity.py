@@ -69,7 +69,7 @@ class SensitivityReport:
         lines = [
             f"{len(self.perturbations)} copies, {int(self.steps[-1])} steps, {self.settings['dtype']}, "
             f"{self.settings['threads']} thread(s)",
-            f"null controls exactly equal: {'yes' if self.controls_hold else 'NO: the run is not deterministic'}",
+            f"null controls exactly equal: {'yes' if self.controls_hold else 'NO, not deterministic'}",
         ]
         odd = [k for k in self.perturbations if k & (k - 1)]
         for k, rate, step, level in zip(
@@ -96,7 +96,7 @@ class SensitivityProbe:
 
     >>> model = nn.Linear(3, 1)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    >>> probe = SensitivityProbe(model, lambda p: torch.optim.SGD(p, lr=0.1), perturbations=(1, 1, 2, 3), every=5)
+    >>> probe = SensitivityProbe(model, lambda p: torch.optim.SGD(p, lr=0.1), (1, 1, 2, 3), every=5)
     >>> for x in torch.eye(3).repeat(7, 1)[:20]:
     ...     loss_of = lambda m: (m(x) - 1).square().sum()
     ...     probe.step(loss_of)

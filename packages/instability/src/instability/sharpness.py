@@ -25,7 +25,7 @@ __all__ = ["hessian_vector_product", "sharpness"]
 def hessian_vector_product(
     model: nn.Module, loss_of: Callable[[nn.Module], Tensor]
 ) -> Callable[[Float[np.ndarray, "n"]], Float[np.ndarray, "n"]]:
-    """Return the map ``v -> H v`` of the loss at the model's current weights, in ``model.parameters()`` order.
+    """Return ``v -> H v`` of the loss at the model's weights, in ``model.parameters()`` order.
 
     The gradient's graph is built once and kept. The model is not changed.
 
@@ -33,7 +33,8 @@ def hessian_vector_product(
         NotImplementedError: an operation of the model has no second derivative; the message names it.
 
     >>> model = nn.Linear(2, 1, bias=False)
-    >>> product = hessian_vector_product(model, lambda m: (m.weight * torch.tensor([1.0, 3.0])).square().sum())
+    >>> scales = torch.tensor([1.0, 3.0])
+    >>> product = hessian_vector_product(model, lambda m: (m.weight * scales).square().sum())
     >>> product(np.array([1.0, 1.0])).tolist()
     [2.0, 18.0]
     """
@@ -83,7 +84,8 @@ def sharpness(
         seed: of the start vector.
 
     >>> model = nn.Linear(2, 1, bias=False)
-    >>> round(sharpness(model, lambda m: (m.weight * torch.tensor([1.0, 3.0])).square().sum(), weight_decay=1.0), 3)
+    >>> scales = torch.tensor([1.0, 3.0])
+    >>> round(sharpness(model, lambda m: (m.weight * scales).square().sum(), weight_decay=1.0), 3)
     19.0
     """
     product = hessian_vector_product(model, loss_of)
@@ -106,6 +108,6 @@ def _name_operation(error: RuntimeError) -> Exception:
         return error
     name = match.group(1) or match.group(2)
     return NotImplementedError(
-        f"{name} has no second derivative in torch; replace it in the model (for attention use the math kernel: "
-        "torch.nn.attention.sdpa_kernel(SDPBackend.MATH))."
+        f"{name} has no second derivative in torch; replace it in the model (for attention use the math "
+        "kernel: torch.nn.attention.sdpa_kernel(SDPBackend.MATH))."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ __all__ = ["Measure", "TrainingPlan", "make_copies", "test_accuracies", "train"]
 CHECKPOINT_EVERY_S = 30.0
 
 
+@runtime_checkable
 class CheckpointStore(Protocol):
     """Where a run keeps its state; ``gdyn_common``'s checkpoints are one."""
 
@@ -71,23 +72,27 @@ class TrainingPlan:
         >>> [plan.learning_rate_at(step) for step in (3, 4, 8)]
         [1.0, 0.1, 0.01]
         """
-        return self.learning_rate / 10 ** sum(step >= milestone for milestone in self.milestones)
+        return self.learning_rate / float(10 ** sum(step >= milestone for milestone in self.milestones))
 
 
-Measure = Callable[[Copies, Float[np.ndarray, "copy"]], Sequence[Sequence[float]]]
-"""Maps the copies and their training accuracies since the last measurement to rows, one number per copy each."""
+Measure = Callable[[Copies, Float[np.ndarray, "copy"]], Sequence[Sequence[float] | np.ndarray]]
+"""Maps copies and training accuracies since the last measurement to rows of one number per copy."""
 
 
 def make_copies(model: nn.Module, plan: TrainingPlan, perturbations: Sequence[int]) -> Copies:
     """Return copies of a model, each with the plan's ``PerturbedSGD``."""
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
-    settings = {
-        "lr": plan.learning_rate,
-        "momentum": plan.momentum,
-        "nesterov": plan.nesterov,
-        "weight_decay": plan.weight_decay,
-    }
-    return Copies(model, lambda parameters: PerturbedSGD(parameters, **settings), perturbations)
+
+    def optimizer(parameters: Iterable[nn.Parameter]) -> PerturbedSGD:
+        return PerturbedSGD(
+            parameters,
+            lr=plan.learning_rate,
+            momentum=plan.momentum,
+            nesterov=plan.nesterov,
+            weight_decay=plan.weight_decay,
+        )
+
+    return Copies(model, optimizer, perturbations)
 
 
 def train(
@@ -143,7 +148,7 @@ def train(
 
 
 def test_accuracies(copies: Copies, images: ImageSet) -> Float[np.ndarray, "copy"]:
-    """Return the share of test images that each copy classifies correctly, with batch norm's running averages."""
+    """Return each copy's share of correctly classified test images, with batch norm's averages."""
     totals = np.zeros(len(copies.models))
     for x, y in images.test_batches():
         for i, model in enumerate(copies.models):

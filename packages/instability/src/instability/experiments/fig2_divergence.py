@@ -1,6 +1,8 @@
-"""Figure 2: the weights of two copies against scaled iteration, over all parameters (left) or in one layer (right)."""
+"""Figure 2: two copies against scaled iteration, over all parameters (left) or in one layer (right)."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,7 +20,7 @@ NULL_CONTROLS = [1, 2]
 
 
 def compute(config: Fig2Config, run: Run) -> Result:
-    """Train two copies per divisor and seed; the smallest divisor's first seed also trains the null controls."""
+    """Train two copies per divisor and seed; the first divisor and seed also the null controls."""
     images = load_configured_images(config, config.seeds[0])
     run.note(data=images.source)
     if config.layer:
@@ -28,9 +30,7 @@ def compute(config: Fig2Config, run: Run) -> Result:
         )  # refuses unknown names
     keys = [(n, s) for n in config.divisors for s in config.seeds]
     with bit_reproducible(config.device):
-        pieces = [
-            run.piece(f"divisor={n}/seed={s}", lambda n=n, s=s: _train(config, run, n, s)) for n, s in keys
-        ]
+        pieces = [run.piece(f"divisor={n}/seed={s}", partial(_train, config, run, n, s)) for n, s in keys]
     shape = (len(config.divisors), len(config.seeds), config.scaled_iterations)
     curves = np.array([p["divergence"] for p in pieces]).reshape(shape)
     return Result(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -16,7 +18,7 @@ def compute(config: LinearConfig, run: Run) -> Result:
     """Simulate every weight decay with its null controls and compare its growth with the spectrum's."""
     thresholds = linear_runs.thresholds(config)
     runs = [
-        run.piece(f"weight_decay={decay:g}", lambda d=decay: linear_runs.simulate(config, d))
+        run.piece(f"weight_decay={decay:g}", partial(linear_runs.simulate, config, decay))
         for decay in run.progress(config.weight_decays, "weight decays")
     ]
     stable = np.array([thresholds.is_stable(decay) for decay in config.weight_decays])

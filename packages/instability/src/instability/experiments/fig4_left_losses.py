@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -15,6 +17,8 @@ from instability.images import make_image
 from instability.reduced_map import ReducedMap, split_kernel
 
 COMPARED_STEPS = 30
+BOUNDED = 10.0
+"""Largest loss over the first one that counts as bounded; a loss that diverges gains a factor of 1e79."""
 
 
 def compute(config: Fig4LeftConfig, run: Run) -> Result:
@@ -22,7 +26,7 @@ def compute(config: Fig4LeftConfig, run: Run) -> Result:
     reduced = ReducedMap(config.kernel_size, config.image_size, config.weight_decay, config.label)
     rates = np.array(config.learning_rates)
     runs = [
-        run.piece(f"learning_rate={rate:g}", lambda r=rate: _simulate(config, r))
+        run.piece(f"learning_rate={rate:g}", partial(_simulate, config, rate))
         for rate in run.progress(config.learning_rates, "learning rates")
     ]
     losses = np.array([r["losses"] for r in runs])
@@ -31,7 +35,7 @@ def compute(config: Fig4LeftConfig, run: Run) -> Result:
     edge, decay_bound = 2 / float(reduced.sharpness(reduced.fixed_point())), 2 / config.weight_decay
     settled = float(reduced.loss(reduced.fixed_point()))
     settles = np.abs(losses[:, -50:] - settled).max(axis=1) < 1e-6
-    bounded = np.isfinite(losses[:, -1]) & (losses.max(axis=1) <= 1.01 * losses[:, 0])
+    bounded = np.isfinite(losses[:, -1]) & (losses.max(axis=1) <= BOUNDED * losses[:, 0])
     below, beyond = rates < edge, rates > decay_bound * (1 + 1e-12)
     regular = np.flatnonzero(~(reduced.lyapunov_exponent(rates, num_steps=3000) > 0))
     early = slice(0, min(COMPARED_STEPS, config.num_steps))
@@ -55,13 +59,15 @@ def plot(result: Result) -> Figure:
     arrays = result.arrays
     edge, decay_bound = arrays["bounds"]
     figure, axis = new_figure()
-    for colour, rate, losses in zip(COLOURS, arrays["learning_rates"], arrays["losses"], strict=False):
+    low, high = np.nanmin(arrays["losses"]) / 2, arrays["losses"][:, 0].max() * 1e3
+    drawn = np.minimum(arrays["losses"], 10 * high)
+    for colour, rate, losses in zip(COLOURS, arrays["learning_rates"], drawn, strict=False):
         style = "-" if rate < edge else "--" if rate <= decay_bound else ":"
         axis.plot(
             np.arange(1, len(losses) + 1), losses, style, color=colour, label=f"{rate:.3g}", linewidth=1
         )
     axis.set(xlabel="iteration", ylabel="loss", xscale="log", yscale="log")
-    axis.set_ylim(arrays["losses"].min() / 2, arrays["losses"][:, 0].max() * 1e3)
+    axis.set_ylim(low, high)
     axis.set_title(
         f"2 / sharpness = {edge:.4g} (dashed beyond), 2 / weight decay = {decay_bound:.4g} (dotted beyond)"
     )

@@ -1,6 +1,8 @@
-"""Figure 4, right: copies of the non-linear PDE that differ by rounding, and the growth their curvature predicts."""
+"""Figure 4, right: copies of the non-linear PDE that differ by rounding, and their predicted growth."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,12 +30,12 @@ def compute(config: Fig4RightConfig, run: Run) -> Result:
     shape = (len(config.seeds), len(rates))
     keys = [(s, r) for s in config.seeds for r in config.learning_rates]
     pieces = [
-        run.piece(f"seed={s}/learning_rate={r:g}", lambda s=s, r=r: _simulate(config, s, r))
+        run.piece(f"seed={s}/learning_rate={r:g}", partial(_simulate, config, s, r))
         for s, r in run.progress(keys, "copies")
     ]
     curves = np.array([p["divergence"] for p in pieces]).reshape(*shape, -1, config.num_steps)
     predicted = np.array([_predict(config, reduced, s, r) for s, r in keys]).reshape(*shape, -1)
-    chaotic = reduced.lyapunov_exponent(rates) > 0.05
+    chaotic = np.asarray(reduced.lyapunov_exponent(rates)) > 0.05
     floor = FLOOR[config.dtype]
     # The controls below amplify a little before they settle; what they must do is forget.
     start = min(TRANSIENT, config.num_steps // 2)
@@ -117,7 +119,7 @@ def _simulate(config: Fig4RightConfig, seed: int, learning_rate: float) -> dict[
 def _predict(config: Fig4RightConfig, reduced: ReducedMap, seed: int, learning_rate: float) -> np.ndarray:
     c, _ = split_kernel(nonlinear_pde.initial_kernel(config.kernel_size, seed))
     path = reduced.trajectory(c, learning_rate, config.num_steps - 1)
-    return log_growth(reduced.sharpness(path), learning_rate)
+    return log_growth(np.asarray(reduced.sharpness(path)), learning_rate)
 
 
 def _pairs(

@@ -1,8 +1,9 @@
-"""The same copies in several floating types: where divergence starts, and how it grows (ours, beside figure 2)."""
+"""The same copies in several floating types: where divergence starts and how it grows (ours)."""
 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def compute(config: PrecisionConfig, run: Run) -> Result:
     keys = [(d, s) for d in config.dtypes for s in config.seeds]
     with bit_reproducible(config.device):
         pieces = [
-            run.piece(f"dtype={d}/seed={s}", lambda d=d, s=s: _train(config, run, d, s))
+            run.piece(f"dtype={d}/seed={s}", partial(_train, config, run, d, s))
             for d, s in run.progress(keys, "trainings")
         ]
     curves = np.array([p["divergence"] for p in pieces]).reshape(len(config.dtypes), len(config.seeds), -1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from matplotlib.figure import Figure
 from torch import nn
@@ -25,7 +27,7 @@ def compute(config: SharpnessConfig, run: Run) -> Result:
     keys = [(r, s) for r in config.learning_rates for s in config.seeds]
     with bit_reproducible(config.device):
         pieces = [
-            run.piece(f"learning_rate={r:g}/seed={s}", lambda r=r, s=s: _train(config, run, r, s))
+            run.piece(f"learning_rate={r:g}/seed={s}", partial(_train, config, run, r, s))
             for r, s in run.progress(keys, "trainings")
         ]
     limits = np.array(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -19,12 +21,12 @@ NULL_CONTROLS = [1, 2]
 
 
 def compute(config: Table1Config, run: Run) -> Result:
-    """Train every perturbation for every seed and activation; the first seed also trains the null controls."""
+    """Train every perturbation for every seed and activation; the first seed also the null controls."""
     run.note(data=load_configured_images(config, config.seeds[0]).source)
     keys = [(a, s) for a in config.activations for s in config.seeds]
     with bit_reproducible(config.device):
         pieces = [
-            run.piece(f"activation={a}/seed={s}", lambda a=a, s=s: _train(config, run, a, s))
+            run.piece(f"activation={a}/seed={s}", partial(_train, config, run, a, s))
             for a, s in run.progress(keys, "trainings")
         ]
     shape = (len(config.activations), len(config.seeds), *pieces[0]["test"].shape)
@@ -64,7 +66,7 @@ def plot(result: Result) -> Figure:
         axis.set_xticks(np.arange(final.shape[0]), [str(s) for s in arrays["seeds"]])
         axis.set(xlabel="seed", ylabel="final test accuracy (%)")
         axis.set_title(
-            f"{activation}: std over k {final.std(axis=1).mean():.2f}, over seeds {final.std(axis=0).mean():.2f}"
+            f"{activation}: std over k {final.std(axis=1).mean():.2f}, seeds {final.std(axis=0).mean():.2f}"
         )
         axis.legend(fontsize=7)
     return figure

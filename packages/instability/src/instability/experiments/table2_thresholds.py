@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -17,7 +19,7 @@ def compute(config: LinearConfig, run: Run) -> Result:
     thresholds = linear_runs.thresholds(config)
     predicted = linear_runs.predicted_growth(config)
     runs = [
-        run.piece(f"weight_decay={decay:g}", lambda d=decay: linear_runs.simulate(config, d))
+        run.piece(f"weight_decay={decay:g}", partial(linear_runs.simulate, config, decay))
         for decay in run.progress(config.weight_decays, "weight decays")
     ]
     measured = np.array([float(r["growth"]) for r in runs])

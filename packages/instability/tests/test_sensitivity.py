@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from instability.perturbed_sgd import PerturbedSGD
+from instability.sensitivity import SensitivityProbe, numerical_sensitivity
+
+
+class Transformer(nn.Module):
+    """Two layers with attention, LayerNorm and Embedding, dropout included."""
+
+    def __init__(self, dim=16, vocabulary=12):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, dim)
+        layer = nn.TransformerEncoderLayer(dim, 2, 32, dropout=0.1, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.out = nn.Linear(dim, vocabulary)
+
+    def forward(self, tokens):
+        return self.out(self.encoder(self.embedding(tokens))).flatten(0, 1)
+
+
+def token_batch(step):
+    generator = torch.Generator().manual_seed(step)
+    tokens = torch.randint(0, 12, (8, 6), generator=generator)
+    return tokens, tokens.roll(1, dims=1).flatten()
+
+
+def chaotic_network():
+    """Deep, saturating, at a large rate: amplifies within a few dozen steps."""
+    layers = [m for _ in range(8) for m in (nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Tanh())]
+    return nn.Sequential(nn.Linear(8, 16), *layers, nn.Linear(16, 4))
+
+
+def noise_batch(step):
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(16, 8, generator=generator), torch.randint(0, 4, (16,), generator=generator)
+
+
+@pytest.mark.parametrize(
+    "optimizer_fn",
+    [
+        lambda p: PerturbedSGD(p, lr=0.1, momentum=0.9),
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        lambda p: torch.optim.AdamW(p, lr=1e-3),
+    ],
+    ids=["perturbed", "sgd", "adamw"],
+)
+def test_transformer_controls_are_exact_and_copies_differ(optimizer_fn):
+    report = numerical_sensitivity(
+        Transformer, token_batch, optimizer_fn, steps=12, perturbations=(1, 1, 2, 3)
+    )
+    assert report.controls_hold
+    assert (report.divergence[:3] == 0).all()
+    assert report.divergence[3, -1] > 0
+
+
+def test_chaotic_network_is_found_sensitive_and_a_small_rate_is_not():
+    reports = {
+        lr: numerical_sensitivity(
+            chaotic_network,
+            noise_batch,
+            lambda p, lr=lr: PerturbedSGD(p, lr=lr, momentum=0.9),
+            250,
+            (1, 1, 2, 3),
+            every=5,
+        )
+        for lr in (1.0, 1e-3)
+    }
+    assert all(report.controls_hold for report in reports.values())
+    assert reports[1.0].saturation[0] > 0.1
+    assert reports[1.0].growth_rates[0] > 0
+    assert 0 < reports[1.0].visible_at[0] <= 250
+    assert reports[1e-3].saturation[0] < 1e-3
+    assert reports[1e-3].visible_at[0] == -1
+
+
+def test_a_nondeterministic_model_fails_its_controls():
+    class Noisy(nn.Linear):
+        calls = 0
+
+        def forward(self, x):
+            Noisy.calls += 1
+            return super().forward(x) + Noisy.calls * 1e-3
+
+    report = numerical_sensitivity(lambda: Noisy(8, 4), noise_batch, lambda p: torch.optim.SGD(p, lr=0.1), 5)
+    assert not report.controls_hold
+    assert "NO, not deterministic" in report.summary()
+
+
+def test_probe_leaves_the_users_run_alone():
+    def run(with_probe):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.5), nn.Linear(16, 4))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        probe = SensitivityProbe(model, lambda p: torch.optim.SGD(p, lr=0.1), every=4) if with_probe else None
+        for step in range(12):
+            x, y = noise_batch(step)
+            if probe:
+                probe.step(lambda m, x=x, y=y: nn.functional.cross_entropy(m(x), y))
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        return torch.cat([p.detach().flatten() for p in model.parameters()]), probe
+
+    plain, _ = run(False)
+    probed, probe = run(True)
+    assert torch.equal(plain, probed)
+    assert probe.report().steps.tolist() == [4, 8, 12]
+
+
+def test_report_scores_settings_and_summary():
+    report = numerical_sensitivity(
+        chaotic_network,
+        [noise_batch(0), noise_batch(1)],
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        6,
+        evaluate=lambda m: 0.5,
+    )
+    np.testing.assert_array_equal(report.scores, 0.5)
+    assert report.score_spread == 0
+    assert report.settings["dtype"] == "float32"
+    assert "k=3" in report.summary()
+
+
+def test_global_generator_is_untouched():
+    before = torch.get_rng_state()
+    numerical_sensitivity(chaotic_network, noise_batch, lambda p: torch.optim.SGD(p, lr=0.1), 2)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"perturbations": ()}, "perturbations is empty"),
+        ({"perturbations": (3, 5)}, "must start with the baseline"),
+        ({"data": iter([noise_batch(0)])}, "data ran out after 1 of 3 steps"),
+    ],
+)
+def test_bad_input(change, message):
+    arguments = {"data": noise_batch, "steps": 3, "perturbations": (1, 3)} | change
+    with pytest.raises(ValueError, match=message):
+        numerical_sensitivity(chaotic_network, optimizer_fn=lambda p: torch.optim.SGD(p, lr=0.1), **arguments)
+
+
+def test_probe_without_measurements():
+    probe = SensitivityProbe(nn.Linear(1, 1), lambda p: torch.optim.SGD(p, lr=0.1), every=5)
+    with pytest.raises(ValueError, match="nothing measured yet"):
+        probe.report()
+    with pytest.raises(ValueError, match="every=0"):
+        SensitivityProbe(nn.Linear(1, 1), lambda p: torch.optim.SGD(p, lr=0.1), every=0)
