@@ -32,7 +32,7 @@ endif
 dev: .tools/ready  ## make .venv with common and all packages, editable
 	$(NOX) -s dev
 
-bench: .tools/ready  ## measure the performance targets
+bench: .tools/ready  ## measure the performance targets (BENCH_PEERS=1 adds other libraries)
 	$(NOX) -s $(if $(PKG),bench-$(PKG),$(patsubst packages/%/pyproject.toml,bench-%,$(wildcard packages/*/pyproject.toml)))
 
 docs: .tools/ready  ## build docs/_build/html

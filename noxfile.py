@@ -135,7 +135,8 @@ def _package_sessions(name: str) -> None:
 
     @nox.session(name=f"bench-{name}")
     def bench(session: nox.Session) -> None:
-        install(session, *editable(name, "[bench]"))
+        # Peers that pull in torchvision replace a CPU build of torch, hence only when asked for.
+        install(session, *editable(name, "[bench]" if os.environ.get("BENCH_PEERS") else ""))
         session.run("python", f"packages/{name}/benchmarks", *session.posargs, env=ONE_THREAD | QUIET)
 
     @nox.session(name=f"lowest-{name}", venv_backend="uv", python=["3.11"])
