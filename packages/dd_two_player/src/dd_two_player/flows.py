@@ -18,8 +18,9 @@ from scipy.integrate import solve_ivp
 from dd_two_player.drift import Coefficients, drift_coefficients
 from dd_two_player.game import Game
 from dd_two_player.regularization import active_terms
+from dd_two_player.runge_kutta import TABLEAUX
 
-__all__ = ["discrete_path", "integrate", "jacobian", "modified_field", "step_map"]
+__all__ = ["discrete_path", "integrate", "jacobian", "modified_field", "runge_kutta_map", "step_map"]
 
 Pair = tuple[Any, Any]
 
@@ -73,7 +74,7 @@ def _field(
 
 
 def integrate(
-    field: Callable[[Pair], Pair], start: Pair, times: Any, *, rtol: float = 1e-10, atol: float = 1e-12
+    field: Callable[[Any], Any], start: Any, times: Any, *, rtol: float = 1e-10, atol: float = 1e-12
 ) -> np.ndarray:
     """Integrate a field with an adaptive Runge-Kutta method of order 8.
 
@@ -146,6 +147,36 @@ def _step(
         for _ in range(turns.num_updates[player]):
             params = update(params, game.gradients(params, batch, coefficients, mask=turns.mask), player)
     return params
+
+
+def runge_kutta_map(
+    game: Game, learning_rates: tuple[float, float], *, order: int = 4, batch: Any = None
+) -> Callable[[Pair], Pair]:
+    """Return one Runge-Kutta step of a game (order 1, 2 or 4) as a map of the parameters."""
+    if order not in TABLEAUX:
+        raise ValueError(f"order is {order}; allowed: 1, 2, 4.")
+
+    def step(params: Pair) -> Pair:
+        moved: Pair = _runge_kutta(game, order, params, learning_rates, batch)
+        return moved
+
+    return step
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _runge_kutta(game: Game, order: int, params: Pair, rates: tuple[Any, Any], batch: Any) -> Pair:
+    def moved(slopes: Pair, scale: float) -> Pair:
+        return tuple(
+            jax.tree.map(lambda x, g, r=r: x - scale * r * g, p, s)
+            for p, s, r in zip(params, slopes, rates, strict=True)
+        )
+
+    slopes: list[Any] = []
+    for node in TABLEAUX[order].nodes:
+        slopes.append(game.gradients(moved(slopes[-1], node) if slopes else params, batch))
+    weights = TABLEAUX[order].weights
+    total = jax.tree.map(lambda *g: sum(w * x for w, x in zip(weights, g, strict=True)), *slopes)
+    return moved(total, 1.0)
 
 
 def discrete_path(step: Callable[[Pair], Pair], start: Pair, num_steps: int) -> np.ndarray:

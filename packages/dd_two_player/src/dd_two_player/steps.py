@@ -22,9 +22,9 @@ from dd_two_player.gan import Batch, Gan, GanState
 from dd_two_player.optimizers import apply_updates
 from dd_two_player.regularization import active_terms, combine
 from dd_two_player.regularizers import ESTIMATORS
+from dd_two_player.runge_kutta import TABLEAUX
 
 __all__ = [
-    "TABLEAUX",
     "Hyperparameters",
     "TrainState",
     "UpdateRule",
@@ -35,24 +35,6 @@ __all__ = [
 
 Pair = tuple[Any, Any]
 
-
-class Tableau(NamedTuple):
-    """An explicit Runge-Kutta method whose stages use the previous stage only.
-
-    Attributes:
-        nodes: Where each stage stands, in steps.
-        weights: Weight of each stage's gradient.
-    """
-
-    nodes: tuple[float, ...]
-    weights: tuple[float, ...]
-
-
-TABLEAUX = {
-    1: Tableau((0.0,), (1.0,)),  # Euler
-    2: Tableau((0.0, 1.0), (1 / 2, 1 / 2)),  # Heun
-    4: Tableau((0.0, 1 / 2, 1 / 2, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),  # the classical one, of ODE-GAN
-}
 
 NO_TERMS = active_terms(Coefficients())
 

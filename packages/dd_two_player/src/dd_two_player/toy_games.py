@@ -1,8 +1,12 @@
-"""Games small enough for theory: the linear game, DiracGAN with its closed forms, a random game."""
+"""Games small enough for theory: the linear game, DiracGAN with its closed forms, a random game.
+
+The same arguments give the same object, so that its fields and steps are compiled once.
+"""
 
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -21,6 +25,7 @@ __all__ = [
 ]
 
 
+@cache
 def linear_game(damping: tuple[float, float] = (0.09, 0.09)) -> Game:
     """Return the rotational linear game ``phi' = -e1 phi + theta``, ``theta' = -e2 theta - phi``.
 
@@ -58,6 +63,7 @@ def linear_game_thresholds(damping: float) -> Thresholds:
     return Thresholds(2 * damping / (1 - damping**2), 2 * damping / (1 + damping**2))
 
 
+@cache
 def dirac_gan() -> Game:
     """Return DiracGAN: ``L_D = softplus(phi theta) + softplus(0) = -L_G``, data at 0, generator at ``theta``.
 
@@ -96,6 +102,7 @@ def dirac_gan_regularizers(phi: float, theta: float) -> Coefficients:
     return Coefficients(disc=terms(phi, theta), gen=terms(theta, phi))
 
 
+@cache
 def random_smooth_game(seed: int = 0, dim: int = 2) -> Game:
     """Return a random nonlinear game on ``dim + dim`` parameters that has no special structure."""
     rng = np.random.default_rng(seed)

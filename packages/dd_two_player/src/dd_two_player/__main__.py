@@ -1,0 +1,5 @@
+"""``python -m dd_two_player``."""
+
+from dd_two_player.cli import main
+
+main()

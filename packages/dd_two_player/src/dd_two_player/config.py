@@ -1,0 +1,396 @@
+"""Configurations of commands and experiments, with the published keys where there are any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gdyn_common.registry import unknown
+from gdyn_common.runs import RunOptions
+
+__all__ = ["EvalConfig", "TrainConfig"]
+
+TERM_KEYS = ("self_norm", "other_norm", "other_dot_prod")
+LOSSES = {
+    "disc": (
+        "discriminator_goodfellow_loss",
+        "discriminator_square_loss",
+        "discriminator_square_loss_with_sigmoid",
+        "wasserstein_discriminator_loss",
+    ),
+    "gen": (
+        "generator_goodfellow_loss",
+        "generator_saturating_loss",
+        "generator_square_loss",
+        "generator_square_loss_with_sigmoid",
+        "wasserstein_generator_loss",
+    ),
+}
+NETS = {
+    "disc": ("CifarDiscriminator", "MnistDiscriminator", "MLP"),
+    "gen": ("CifarGenerator", "MnistGenerator", "MLP", "PointMLP"),
+}
+
+
+def require(name: str, value: object, good: bool, allowed: str) -> None:
+    """Raise one line naming the key, what was given and what is allowed."""
+    if not good:
+        raise ValueError(f"{name} is {value!r}; allowed: {allowed}.")
+
+
+def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse an unknown name with the nearest match."""
+    if value not in allowed:
+        raise ValueError(unknown(name, value, allowed))
+
+
+@dataclass
+class TermsConfig:
+    """One number per regularisation term."""
+
+    self_norm: float = 0.0
+    other_norm: float = 0.0
+    other_dot_prod: float = 0.0
+
+
+@dataclass
+class PlayersConfig:
+    """The terms of both players."""
+
+    disc: TermsConfig = field(default_factory=TermsConfig)
+    gen: TermsConfig = field(default_factory=TermsConfig)
+
+
+@dataclass
+class GradRegularizesConfig:
+    """Regularisation with the published keys.
+
+    Attributes:
+        dd_coeffs_multiplier: Multipliers of the drift coefficients: -1 cancels, 0 leaves, 1 doubles.
+        explicit_non_dd_coeffs: Coefficients that do not depend on learning rates.
+        rk_after_explicit_coeffs: Runge-Kutta: explicit terms added once after the stages.
+    """
+
+    dd_coeffs_multiplier: PlayersConfig = field(default_factory=PlayersConfig)
+    explicit_non_dd_coeffs: PlayersConfig = field(default_factory=PlayersConfig)
+    rk_after_explicit_coeffs: PlayersConfig = field(default_factory=PlayersConfig)
+
+
+@dataclass
+class OptimizerConfig:
+    """One player's optimiser.
+
+    Attributes:
+        name: ``sgd`` or ``adam``.
+        lr: Learning rate of one update.
+        momentum: Of ``sgd``.
+        b1: Of ``adam``.
+        b2: Of ``adam``.
+        clip: Bound on the entries of the gradient, or null.
+        num_updates: Updates per step; more than one only when alternating.
+    """
+
+    name: str = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.0
+    b1: float = 0.5
+    b2: float = 0.999
+    clip: float | None = None
+    num_updates: int = 1
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        choice("optimizer name", self.name, ("sgd", "adam"))
+        require("lr", self.lr, 0 < self.lr < float("inf"), "positive and finite")
+        require("num_updates", self.num_updates, self.num_updates >= 1, "integers of at least 1")
+
+
+@dataclass
+class OptimizersConfig:
+    """Both players' optimisers."""
+
+    disc: OptimizerConfig = field(default_factory=OptimizerConfig)
+    gen: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass
+class NetsConfig:
+    """Networks.
+
+    Attributes:
+        disc: CifarDiscriminator, MnistDiscriminator or MLP.
+        gen: CifarGenerator, MnistGenerator, MLP (images) or PointMLP (mixtures).
+        hidden: Widths of the hidden layers of MLPs.
+        num_latents: Dimension of the latents.
+        spectral_norm: On the discriminator's weights: apply, no_op (track only) or none.
+        convolution: auto, lax or slices.
+    """
+
+    disc: str = "MLP"
+    gen: str = "MLP"
+    hidden: list[int] = field(default_factory=lambda: [128, 128])
+    num_latents: int = 16
+    spectral_norm: str = "none"
+    convolution: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check names and sizes."""
+        choice("discriminator", self.disc, NETS["disc"])
+        choice("generator", self.gen, NETS["gen"])
+        choice("spectral_norm", self.spectral_norm, ("apply", "no_op", "none"))
+        choice("convolution", self.convolution, ("auto", "lax", "slices"))
+        require("num_latents", self.num_latents, self.num_latents >= 1, "integers of at least 1")
+        require("hidden", self.hidden, all(n >= 1 for n in self.hidden), "positive widths")
+
+
+@dataclass
+class LossesConfig:
+    """Losses, and the weight of the WGAN gradient penalty."""
+
+    disc: str = "discriminator_goodfellow_loss"
+    gen: str = "generator_saturating_loss"
+    gradient_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check names."""
+        choice("discriminator loss", self.disc, LOSSES["disc"])
+        choice("generator loss", self.gen, LOSSES["gen"])
+        require("gradient_penalty", self.gradient_penalty, self.gradient_penalty >= 0, "0 or more")
+
+
+@dataclass
+class UpdatesConfig:
+    """Who moves when.
+
+    Attributes:
+        scheme: simultaneous, alternating or runge_kutta.
+        first: disc or gen moves first when alternating.
+        rk_order: 1, 2 or 4.
+        rk_fresh_stages: Every stage draws its own batches.
+        rk_shared_rate: Intermediate points of both players use the discriminator's rate, as published.
+        shared_batch: Both players see the same batch.
+        convention: Of the drift coefficients: paper, joint or original.
+        estimator: Published name of the regularisers' estimator.
+        rate_schedule: Step to factor of both rates from there on, for example ``{500: 4.0}``.
+    """
+
+    scheme: str = "simultaneous"
+    first: str = "disc"
+    rk_order: int = 4
+    rk_fresh_stages: bool = True
+    rk_shared_rate: bool = False
+    shared_batch: bool = False
+    convention: str = "paper"
+    estimator: str = "unbiased_estimate_fn_lowest_variance"
+    rate_schedule: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass
+class TrainConfig(RunOptions):
+    """One GAN training run.
+
+    Attributes:
+        experiment: Name of the run's folder; ``experiment=NAME`` also loads that published configuration.
+        dataset: digits, digits16, mog16, ring8, textures32, mnist, fashion_mnist, cifar10 and others.
+        data_path: Folder with the data; GDYN_DATA_DIR by default.
+        batch_size: Over all devices.
+        num_steps: Steps in all; raising it continues a finished run.
+        seed: Of everything random.
+        device_count: Devices that share each batch.
+        optimizers: Both players'.
+        nets: Networks.
+        losses: Losses.
+        updates: Who moves when.
+        grad_regularizes: Regularisation.
+        restore_path: Start from this checkpoint (file or run folder) instead of a new draw.
+        log_every: Steps per line of metrics.jsonl.
+        checkpoint_every: Steps per checkpoint.
+        sample_every: Steps per picture of samples; 0 for none.
+        eval_every: Steps per score for the best checkpoint; 0 for none.
+        eval_samples: Samples per score.
+        classifier: Of the scores, see ``eval``.
+        continue_on_nan: Go on after a loss that is not finite.
+    """
+
+    experiment: str = "digits"
+    dataset: str = "digits"
+    data_path: str | None = None
+    batch_size: int = 64
+    num_steps: int = 1000
+    seed: int = 0
+    device_count: int = 1
+    optimizers: OptimizersConfig = field(default_factory=OptimizersConfig)
+    nets: NetsConfig = field(default_factory=NetsConfig)
+    losses: LossesConfig = field(default_factory=LossesConfig)
+    updates: UpdatesConfig = field(default_factory=UpdatesConfig)
+    grad_regularizes: GradRegularizesConfig = field(default_factory=GradRegularizesConfig)
+    restore_path: str | None = None
+    log_every: int = 100
+    checkpoint_every: int = 250
+    sample_every: int = 500
+    eval_every: int = 500
+    eval_samples: int = 1000
+    classifier: str = "auto"
+    continue_on_nan: bool = False
+
+    def __post_init__(self) -> None:
+        """Check counts and combinations that need no framework."""
+        for name in ("batch_size", "num_steps", "device_count", "log_every", "checkpoint_every"):
+            value = getattr(self, name)
+            require(name, value, value >= 1, "integers of at least 1")
+        for name in ("sample_every", "eval_every", "seed"):
+            value = getattr(self, name)
+            require(name, value, value >= 0, "integers of at least 0")
+        if self.batch_size % self.device_count:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not divisible by device_count {self.device_count}."
+            )
+        if self.batch_size % 2 and self.updates.estimator.startswith("unbiased"):
+            raise ValueError(
+                f"batch_size is {self.batch_size}; estimator {self.updates.estimator} splits the batch and "
+                "needs an even one."
+            )
+        multipliers = self.grad_regularizes.dd_coeffs_multiplier
+        if self.updates.scheme == "runge_kutta" and any(
+            getattr(player, term) for player in (multipliers.disc, multipliers.gen) for term in TERM_KEYS
+        ):
+            raise ValueError(
+                "dd_coeffs_multiplier needs the drift of gradient descent; updates.scheme=runge_kutta has "
+                "another one. Use explicit_non_dd_coeffs or rk_after_explicit_coeffs."
+            )
+
+
+@dataclass
+class EvalConfig(RunOptions):
+    """Metrics of a checkpoint.
+
+    Attributes:
+        restore_path: Checkpoint file or run folder; by default the newest run of ``experiment``.
+        experiment: Which runs to look for when no path is given.
+        classifier: auto (trained here on the data), PATH of a SavedModel, or tfgan_inception=PATH.
+        num_samples: Per split.
+        num_splits: Mean and standard deviation are over these.
+        reference: Folder of images, or npz with ``mean`` and ``covariance``; the training data by default.
+        save_samples: File for the samples (npz), if wanted.
+        which: best or last checkpoint of a run folder.
+        batch_size: Samples per call of generator and classifier.
+        seed: Of the latents.
+        data_path: Folder with the data.
+    """
+
+    restore_path: str | None = None
+    experiment: str = "digits"
+    classifier: str = "auto"
+    num_samples: int = 1000
+    num_splits: int = 5
+    reference: str | None = None
+    save_samples: str | None = None
+    which: str = "last"
+    batch_size: int = 100
+    seed: int = 0
+    data_path: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check counts."""
+        for name in ("num_samples", "num_splits", "batch_size"):
+            value = getattr(self, name)
+            require(name, value, value >= 1, "integers of at least 1")
+        choice("which", self.which, ("best", "last"))
+
+
+@dataclass
+class ToyConfig(RunOptions):
+    """A small game and how it is played.
+
+    Attributes:
+        game: linear, dirac, mog16 or ring8 (the mixtures are trained as small GANs).
+        scheme: sim, alt or rk4.
+        first: Who moves first when alternating.
+        learning_rate: Of both players.
+        gen_learning_rate: Of the generator, if another one.
+        num_steps: Steps.
+        correct: Cancel the drift's interaction and self terms in this convention: none, paper or joint.
+        damping: Of the linear game.
+        start: Start of both scalars.
+    """
+
+    game: str = "dirac"
+    scheme: str = "sim"
+    first: str = "disc"
+    learning_rate: float = 0.1
+    gen_learning_rate: float | None = None
+    num_steps: int = 200
+    correct: str = "none"
+    damping: float = 0.09
+    start: list[float] = field(default_factory=lambda: [1.0, 1.0])
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        choice("game", self.game, ("linear", "dirac", "mog16", "ring8"))
+        choice("scheme", self.scheme, ("sim", "alt", "rk4"))
+        choice("first", self.first, ("disc", "gen"))
+        choice("correct", self.correct, ("none", "paper", "joint"))
+        require("start", self.start, len(self.start) == 2, "two numbers")
+        require("num_steps", self.num_steps, self.num_steps >= 1, "integers of at least 1")
+        for name in ("learning_rate", "gen_learning_rate"):
+            value = getattr(self, name)
+            good = value is None or 0 < value < float("inf")
+            require(name, value, good, "positive and finite")
+        if self.scheme == "rk4" and self.correct != "none":
+            raise ValueError(
+                "correct cancels the drift of gradient descent; scheme=rk4 has none of that form."
+            )
+
+
+@dataclass
+class PrincipalFlowConfig(RunOptions):
+    """Gradient descent and its continuous models on ``E = sum l_i x_i^2 / 2``.
+
+    Attributes:
+        eigenvalues: ``l_i``.
+        start: ``x`` at time 0.
+        learning_rate: Of gradient descent.
+        num_steps: Steps.
+    """
+
+    eigenvalues: list[float] = field(default_factory=lambda: [2.0, 0.02])
+    start: list[float] = field(default_factory=lambda: [-0.35, -0.2])
+    learning_rate: float = 0.9
+    num_steps: int = 10
+
+    def __post_init__(self) -> None:
+        """Check sizes."""
+        good = len(self.start) == len(self.eigenvalues) >= 1
+        require("start", self.start, good, f"{len(self.eigenvalues)} numbers, one per eigenvalue")
+        require("num_steps", self.num_steps, self.num_steps >= 1, "integers of at least 1")
+        require("learning_rate", self.learning_rate, self.learning_rate > 0, "positive numbers")
+
+
+@dataclass
+class DalConfig(RunOptions):
+    """A two-layer network on embedded digits, full batch, with fixed and drift adjusted rates.
+
+    Attributes:
+        learning_rate: The fixed rate.
+        power: p of DAL-p.
+        cap: Largest rate.
+        num_steps: Steps.
+        width: Hidden units.
+        num_examples: Training examples.
+        seed: Of the weights.
+    """
+
+    learning_rate: float = 1.0
+    power: float = 1.0
+    cap: float = 5.0
+    num_steps: int = 200
+    width: int = 32
+    num_examples: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("learning_rate", "cap"):
+            require(name, getattr(self, name), getattr(self, name) > 0, "positive numbers")
+        for name in ("num_steps", "width", "num_examples"):
+            require(name, getattr(self, name), getattr(self, name) >= 1, "integers of at least 1")
+        require("power", self.power, self.power >= 0, "0 or more")

@@ -1,0 +1,149 @@
+"""Training data in [-1, 1], and batches that are a pure function of their number.
+
+Because batch ``i`` of a run depends on the seed and ``i`` only, a restored run needs no data position but its
+step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from gdyn_common.data import load_dataset, names
+from gdyn_common.registry import unknown
+from gdyn_common.seeding import generator
+
+__all__ = ["MIXTURES", "BatchStream", "Samples", "load_samples", "mixture_modes"]
+
+MIXTURE_SIZE = 20_000
+STANDARD_DEVIATION = {"mog16": 0.02, "ring8": 0.02}
+MIXTURES = tuple(STANDARD_DEVIATION)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A data set as stored, with the linear map to [-1, 1].
+
+    Attributes:
+        name: Name of the data set.
+        raw: ``(n, ...)`` in the stored type; images have a channel axis.
+        labels: Class or mode of each sample.
+        offset: Stored value that becomes 0.
+        scale: Stored difference that becomes 1.
+        provenance: Source and hashes, for the record.
+    """
+
+    name: str
+    raw: np.ndarray
+    labels: Int[np.ndarray, " n"]
+    offset: float
+    scale: float
+    provenance: dict[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of one sample."""
+        return self.raw.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def scaled(self, indices: Any = slice(None)) -> Float[np.ndarray, "n ..."]:
+        """Return samples as float32 in [-1, 1] (mixtures: as they are)."""
+        values: np.ndarray = self.raw[indices].astype(np.float32)
+        return (values - np.float32(self.offset)) / np.float32(self.scale)
+
+
+def mixture_modes(name: str) -> Float[np.ndarray, "modes 2"]:
+    """Return the means of a mixture of Gaussians in the plane.
+
+    >>> mixture_modes("mog16")[0].tolist(), len(mixture_modes("ring8"))
+    ([-1.5, -1.5], 8)
+    """
+    if name == "mog16":
+        grid = np.array([-1.5, -0.5, 0.5, 1.5])
+        return np.stack(np.meshgrid(grid, grid, indexing="ij"), -1).reshape(-1, 2)
+    angles = 2 * np.pi * np.arange(8) / 8
+    return np.stack([np.cos(angles), np.sin(angles)], -1)
+
+
+def load_samples(name: str, split: str = "train", root: str | None = None) -> Samples:
+    """Load a data set by name; nothing is downloaded.
+
+    Args:
+        name: ``mog16``, ``ring8``, or any name of `gdyn_common.data` (``digits``, ``mnist``, ``cifar10``
+            ...).
+        split: ``train`` or ``test``.
+        root: Folder with the data, ``GDYN_DATA_DIR`` by default.
+
+    Raises:
+        ValueError: For an unknown name, with the nearest match.
+        FileNotFoundError: If the files are not there.
+
+    Example:
+        >>> digits = load_samples("digits")
+        >>> digits.shape, float(digits.scaled().min()), float(digits.scaled().max())
+        ((8, 8, 1), -1.0, 1.0)
+    """
+    if name in MIXTURES:
+        stream = generator(0, name, split)
+        modes = mixture_modes(name)
+        labels = stream.integers(len(modes), size=MIXTURE_SIZE)
+        noise = STANDARD_DEVIATION[name] * stream.standard_normal((MIXTURE_SIZE, 2))
+        points = (modes[labels] + noise).astype(np.float32)
+        return Samples(name, points, labels, 0.0, 1.0, {"name": name, "source": "generated from seed 0"})
+    if name not in names():
+        raise ValueError(unknown("dataset", name, [*MIXTURES, *names()]))
+    found = load_dataset(name, split, root)
+    raw = found.x[..., None] if found.x.ndim == 3 else found.x
+    if raw.dtype == np.uint8 and name != "digits":
+        offset, scale = 127.5, 127.5
+    else:
+        low, high = (0.0, 16.0) if name == "digits" else (-1.0, 1.0)
+        offset, scale = (low + high) / 2, (high - low) / 2
+    return Samples(name, raw, found.y, offset, scale, found.provenance())
+
+
+@dataclass(frozen=True)
+class BatchStream:
+    """Batches by number: every epoch is a new permutation, its incomplete last batch is dropped.
+
+    Attributes:
+        samples: The data set.
+        batch_size: Of the whole run, over all hosts.
+        seed: Of the permutations.
+        host: This host's number.
+        num_hosts: Hosts that share the batches; each takes an equal, consecutive part.
+    """
+
+    samples: Samples
+    batch_size: int
+    seed: int
+    host: int = 0
+    num_hosts: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that leave no batch or do not divide."""
+        if not 0 < self.batch_size <= len(self.samples):
+            raise ValueError(
+                f"batch_size is {self.batch_size}; {self.samples.name} has {len(self.samples)} samples."
+            )
+        if self.batch_size % self.num_hosts:
+            raise ValueError(f"batch_size {self.batch_size} is not divisible by {self.num_hosts} hosts.")
+
+    def indices(self, number: int) -> Int[np.ndarray, " n"]:
+        """Return which samples make up a batch on this host."""
+        per_epoch = len(self.samples) // self.batch_size
+        epoch, position = divmod(number, per_epoch)
+        order = generator(self.seed, "epoch", epoch).permutation(len(self.samples))
+        width = self.batch_size // self.num_hosts
+        start = position * self.batch_size + self.host * width
+        return order[start : start + width]
+
+    def step(self, step: int, batches_per_step: int) -> Float[np.ndarray, "batches n ..."]:
+        """Return the data of one training step."""
+        first = step * batches_per_step
+        return np.stack([self.samples.scaled(self.indices(first + i)) for i in range(batches_per_step)])

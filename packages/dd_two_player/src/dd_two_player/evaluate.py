@@ -1,0 +1,144 @@
+"""The ``eval`` command: scores of a stored checkpoint as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dd_two_player.checkpoints import restore_checkpoint
+from dd_two_player.classifiers import load_classifier
+from dd_two_player.config import EvalConfig, TrainConfig
+from dd_two_player.data import Samples, load_samples
+from dd_two_player.evaluation import Moments, classify, evaluate_samples, moments
+from dd_two_player.monitoring import draw_samples
+from dd_two_player.training import build
+from gdyn_common.records import dump_json
+from gdyn_common.storage import atomic_write, read_arrays, write_arrays
+
+__all__ = ["evaluate", "load_config"]
+
+
+def evaluate(config: EvalConfig) -> int:
+    """Restore a checkpoint, draw samples, print and store their scores.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint, or no such classifier or reference.
+        ValueError: If the checkpoint belongs to another configuration.
+    """
+    checkpoint = find_checkpoint(config)
+    trained = load_config(checkpoint.parent.parent / "config.json")
+    samples = load_samples(trained.dataset, "train", config.data_path or trained.data_path)
+    trained.device_count = 1
+    trainer = build(trained, samples.shape)
+    state = restore_checkpoint(checkpoint, trainer.start())
+    classifier = load_classifier(config.classifier, samples)
+
+    def draw(split: int, count: int) -> np.ndarray:
+        return draw_samples(trainer.gan, state, count, config.seed + split, config.batch_size)
+
+    if config.save_samples:
+        write_arrays(Path(config.save_samples), {"samples": draw(0, config.num_samples)})
+    values = evaluate_samples(
+        draw,
+        _reference(config, samples, classifier),
+        classifier,
+        num_samples=config.num_samples,
+        num_splits=config.num_splits,
+        batch_size=config.batch_size,
+    )
+    inception = config.classifier.startswith("tfgan_inception=")
+    names = {"classifier_score": "IS", "frechet_classifier_distance": "FID"} if inception else {}
+    report: dict[str, Any] = {
+        "checkpoint": str(checkpoint),
+        "step": int(state.step),
+        "classifier": config.classifier,
+        "reference": config.reference or f"{trained.dataset} train",
+        "num_samples": config.num_samples,
+        "num_splits": config.num_splits,
+    }
+    for name, per_split in values.items():
+        report[f"{names.get(name, name)}_mean"] = float(np.mean(per_split))
+        report[f"{names.get(name, name)}_std"] = float(np.std(per_split))
+    print(json.dumps(report))
+    atomic_write(checkpoint.parent.parent / f"eval_{checkpoint.stem}.json", dump_json(report))
+    return 0
+
+
+def find_checkpoint(config: EvalConfig) -> Path:
+    """Return the checkpoint file that a configuration means."""
+    if config.restore_path:
+        path = Path(config.restore_path)
+        if path.is_dir():
+            path = path / "checkpoints" / f"{config.which}.npz"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"checkpoint {path} does not exist; give restore_path=<run folder or file>."
+            )
+        return path
+    folder = Path(config.out) / "dd_two_player" / "train" / config.experiment
+    found = sorted(folder.glob(f"*/checkpoints/{config.which}.npz"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(
+            f"no {config.which} checkpoint below {folder}; run `train` first or give restore_path=FILE."
+        )
+    return found[-1]
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read the configuration that a run folder was trained with."""
+    from omegaconf import OmegaConf
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist; a checkpoint needs the config.json of its run folder."
+        )
+    stored = json.loads(path.read_text())
+    rates = stored["updates"].pop("rate_schedule")
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))
+    assert isinstance(config, TrainConfig)
+    config.updates = dataclasses.replace(config.updates, rate_schedule={int(k): v for k, v in rates.items()})
+    return config
+
+
+def _reference(config: EvalConfig, samples: Samples, classifier: Any) -> Any:
+    """Return moments of a stored reference, or a function that draws the same number of real samples."""
+    if config.reference is None:
+        if config.num_samples > len(samples):
+            raise ValueError(
+                f"num_samples is {config.num_samples}; {samples.name} has {len(samples)} training samples."
+            )
+
+        def draw(split: int, count: int) -> np.ndarray:
+            order = np.random.default_rng([config.seed, split]).permutation(len(samples))
+            return samples.scaled(order[:count])
+
+        return draw
+    path = Path(config.reference)
+    if path.is_dir():
+        return moments(classify(classifier, _read_images(path, samples.shape), config.batch_size)[1])
+    if not path.is_file():
+        raise FileNotFoundError(f"reference {path} is neither a folder of images nor an npz file.")
+    arrays = read_arrays(path)
+    if not {"mean", "covariance"} <= set(arrays):
+        raise ValueError(f"{path} holds {sorted(arrays)}; a reference needs mean and covariance.")
+    return Moments(arrays["mean"], arrays["covariance"])
+
+
+def _read_images(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
+    from matplotlib.image import imread
+
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".png")
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no .png images.")
+    images = []
+    for file in files:
+        pixels = np.asarray(imread(file), np.float32)
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels[..., : shape[-1]]
+        if pixels.shape != shape:
+            raise ValueError(f"{file} has shape {pixels.shape}; samples have {shape}.")
+        images.append(2 * pixels - 1)
+    return np.stack(images)

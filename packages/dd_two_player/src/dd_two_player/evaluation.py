@@ -1,0 +1,136 @@
+"""Scores of samples from a classifier's logits and features, in double precision.
+
+With the Inception network these are the Inception Score and the Frechet Inception Distance; with any other
+classifier they are called ``classifier_score`` and ``frechet_classifier_distance`` and must not be compared
+with published IS and FID. The Frechet distance depends on the number of samples: never compare across counts.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+__all__ = [
+    "Moments",
+    "classifier_score",
+    "evaluate_samples",
+    "frechet_distance",
+    "moments",
+]
+
+Classifier = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class Moments(NamedTuple):
+    """Mean and unbiased covariance of features.
+
+    Attributes:
+        mean: ``(features,)``.
+        covariance: ``(features, features)``, divided by ``n - 1``.
+    """
+
+    mean: Float[np.ndarray, " features"]
+    covariance: Float[np.ndarray, "features features"]
+
+
+def classifier_score(logits: Float[np.ndarray, "n classes"]) -> float:
+    """Return ``exp(mean KL(p(y|x) || p(y)))``, the formula of the Inception Score.
+
+    It lies between 1 and the number of classes.
+
+    >>> round(classifier_score(50.0 * np.eye(3)), 6), round(classifier_score(np.zeros((5, 3))), 6)
+    (3.0, 1.0)
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    if values.ndim != 2:
+        raise ValueError(f"logits have shape {values.shape}; a classifier must return (n, classes).")
+    shifted = values - values.max(1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    p = np.exp(log_p)
+    marginal = p.mean(0)
+    log_marginal = np.log(np.where(marginal > 0, marginal, 1.0))
+    return float(np.exp((p * (log_p - log_marginal)).sum(1).mean()))
+
+
+def moments(features: Float[np.ndarray, "n features"]) -> Moments:
+    """Return mean and covariance; warns when there are too few samples for a regular covariance."""
+    values = np.asarray(features, dtype=np.float64)
+    if values.ndim != 2 or len(values) < 2:
+        raise ValueError(f"features have shape {values.shape}; need (n, features) with n of at least 2.")
+    if len(values) < values.shape[1] + 1:
+        warnings.warn(
+            f"{len(values)} samples for {values.shape[1]} features: the covariance is singular; use more",
+            stacklevel=2,
+        )
+    return Moments(values.mean(0), np.atleast_2d(np.cov(values, rowvar=False, ddof=1)))
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """Return ``|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a^(1/2) S_b S_a^(1/2))^(1/2))``.
+
+    The symmetric form has a real spectrum; eigenvalues that rounding made negative count as zero.
+
+    >>> a = Moments(np.zeros(2), np.eye(2))
+    >>> frechet_distance(a, Moments(np.array([3.0, 4.0]), 4 * np.eye(2)))
+    27.0
+    """
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(
+            f"features have {a.mean.size} and {b.mean.size} dimensions; use the same classifier."
+        )
+    values, vectors = np.linalg.eigh(a.covariance)
+    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    product = root @ b.covariance @ root
+    spectrum = np.linalg.eigvalsh((product + product.T) / 2)
+    trace = np.trace(a.covariance) + np.trace(b.covariance) - 2 * np.sqrt(np.clip(spectrum, 0, None)).sum()
+    return float(((a.mean - b.mean) ** 2).sum() + trace)
+
+
+def evaluate_samples(
+    sample: Callable[[int, int], np.ndarray],
+    reference: Moments | Callable[[int, int], np.ndarray],
+    classifier: Classifier,
+    *,
+    num_samples: int,
+    num_splits: int,
+    batch_size: int = 100,
+) -> dict[str, list[float]]:
+    """Score independent splits of samples.
+
+    Args:
+        sample: ``(split, count) -> samples``.
+        reference: Moments of the data's features, or ``(split, count) -> data`` for the same count as
+            samples.
+        classifier: Samples to ``(logits, features)``.
+        num_samples: Per split.
+        num_splits: Number of splits.
+        batch_size: Samples per call of the classifier.
+
+    Returns:
+        ``classifier_score`` and ``frechet_classifier_distance``, one value per split.
+    """
+    scores: dict[str, list[float]] = {"classifier_score": [], "frechet_classifier_distance": []}
+    for split in range(num_splits):
+        logits, features = classify(classifier, sample(split, num_samples), batch_size)
+        scores["classifier_score"].append(classifier_score(logits))
+        real = reference
+        if callable(reference):
+            real = moments(classify(classifier, reference(split, num_samples), batch_size)[1])
+        scores["frechet_classifier_distance"].append(frechet_distance(real, moments(features)))  # type: ignore[arg-type]
+    return scores
+
+
+def classify(
+    classifier: Classifier, samples: np.ndarray, batch_size: int = 100
+) -> tuple[np.ndarray, np.ndarray]:
+    """Apply a classifier in batches and check what it returns."""
+    parts = [classifier(samples[i : i + batch_size]) for i in range(0, len(samples), batch_size)]
+    logits, features = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 1))
+    for name, values in (("logits", logits), ("features", features)):
+        if values.ndim != 2 or len(values) != len(samples):
+            raise ValueError(f"the classifier's {name} have shape {values.shape} for {len(samples)} samples.")
+    return logits, features

@@ -1,0 +1,173 @@
+"""Configurations of the experiments, one dataclass per module of `experiments`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dd_two_player.config import NetsConfig, require
+from gdyn_common.runs import RunOptions
+
+
+@dataclass
+class LinearGameConfig(RunOptions):
+    """The linear game.
+
+    Attributes:
+        damping: ``e`` of both players.
+        learning_rate: ``h`` of both players.
+        num_steps: Steps drawn.
+    """
+
+    damping: float = 0.09
+    learning_rate: float = 0.2
+    num_steps: int = 200
+
+
+@dataclass
+class DiracGanConfig(RunOptions):
+    """DiracGAN.
+
+    Attributes:
+        learning_rate: Of both players.
+        horizon: Time over which flows are compared.
+        horizon_points: Points drawn.
+        num_steps: Steps of the long comparison.
+        strength: Of consensus optimisation and SGA.
+    """
+
+    learning_rate: float = 0.1
+    horizon: float = 10.0
+    horizon_points: int = 200
+    num_steps: int = 1000
+    strength: float = 0.3
+
+
+@dataclass
+class TrackingConfig(RunOptions):
+    """Tracking errors.
+
+    Attributes:
+        learning_rates: On DiracGAN, equal rates.
+        horizon: Time on DiracGAN.
+        small_rates: Of the first player on random games; their inverses are whole.
+        ratio: Second player's rate over the first's.
+        num_seeds: Random games.
+    """
+
+    learning_rates: list[float] = field(default_factory=lambda: [0.2, 0.1, 0.05])
+    horizon: float = 4.0
+    small_rates: list[float] = field(default_factory=lambda: [0.05, 0.025, 0.0125])
+    ratio: float = 0.4
+    num_seeds: int = 3
+
+
+@dataclass
+class LocalErrorConfig(RunOptions):
+    """Local errors.
+
+    Attributes:
+        learning_rates: Of the first player.
+        ratio: Second player's rate over the first's.
+        num_seeds: Random games.
+    """
+
+    learning_rates: list[float] = field(default_factory=lambda: [0.01, 0.005, 0.0025])
+    ratio: float = 0.4
+    num_seeds: int = 3
+
+
+@dataclass
+class QuadraticConfig(RunOptions):
+    """The quadratic of the principal flow's illustration, at a stable and a divergent rate."""
+
+    eigenvalues: list[float] = field(default_factory=lambda: [2.0, 0.02])
+    start: list[float] = field(default_factory=lambda: [-0.35, -0.2])
+    learning_rates: list[float] = field(default_factory=lambda: [0.9, 1.05])
+    num_steps: list[int] = field(default_factory=lambda: [10, 5])
+
+
+@dataclass
+class FlowOrdersConfig(RunOptions):
+    """Orders of the continuous models on random losses."""
+
+    learning_rates: list[float] = field(default_factory=lambda: [0.04, 0.02, 0.01])
+    num_seeds: int = 3
+
+
+@dataclass
+class DalStudyConfig(RunOptions):
+    """DAL against a fixed rate.
+
+    Attributes:
+        sharpness: Largest eigenvalue of the quadratic.
+        learning_rate: Fixed rate on the quadratic, above ``2 / sharpness``.
+        quadratic_steps: Steps on the quadratic.
+        network_rate: Fixed rate of the network.
+        network_steps: Steps of the network.
+        cap: Largest rate of DAL.
+        width: Hidden units.
+        num_examples: Training examples, full batch.
+        num_seeds: Weight draws.
+    """
+
+    sharpness: float = 10.0
+    learning_rate: float = 0.25
+    quadratic_steps: int = 60
+    network_rate: float = 3.0
+    network_steps: int = 300
+    cap: float = 5.0
+    width: int = 32
+    num_examples: int = 256
+    num_seeds: int = 3
+
+
+@dataclass
+class GanStudyConfig(RunOptions):
+    """GANs trained side by side: methods, learning rates, seeds.
+
+    Attributes:
+        dataset: Images with labels.
+        arms: Methods, see `dd_two_player.gan_study.ARMS`; the first one is the reference.
+        disc_rates: Learning rates of the discriminator, paired with ``gen_rates``.
+        gen_rates: Learning rates of the generator.
+        adam_rate: Rate of both players for the arm ``adam``.
+        strength: Of consensus optimisation and SGA.
+        num_seeds: Draws of weights, latents and batches.
+        vmapped: Train all seeds of a setting in one compiled program, or one after the other.
+        num_steps: Steps, counted in gradients per player (a Runge-Kutta step of order 4 counts four).
+        batch_size: Examples per update.
+        chunk: Steps between two saved states.
+        nets: Networks.
+        estimator: Of the regularisers.
+        convention: Of the drift coefficients.
+        eval_samples: Samples of the Frechet distance.
+        classifier_steps: Training steps of the scoring classifier.
+        data_path: Folder with the data.
+    """
+
+    dataset: str = "digits"
+    arms: list[str] = field(default_factory=lambda: ["plain", "cancel", "sga"])
+    disc_rates: list[float] = field(default_factory=lambda: [0.1])
+    gen_rates: list[float] = field(default_factory=lambda: [0.1])
+    adam_rate: float = 1e-3
+    strength: float = 0.1
+    num_seeds: int = 3
+    vmapped: bool = True
+    num_steps: int = 400
+    batch_size: int = 64
+    chunk: int = 200
+    nets: NetsConfig = field(default_factory=lambda: NetsConfig(hidden=[64, 64]))
+    estimator: str = "biased_estimate_general_grad_fn"
+    convention: str = "joint"
+    eval_samples: int = 1000
+    classifier_steps: int = 1500
+    data_path: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check lengths."""
+        if len(self.disc_rates) != len(self.gen_rates):
+            raise ValueError(
+                f"disc_rates has {len(self.disc_rates)} entries, gen_rates {len(self.gen_rates)}; "
+                "they are paired."
+            )
+        require("num_seeds", self.num_seeds, self.num_seeds >= 1, "integers of at least 1")

@@ -1,0 +1,1 @@
+"""One module per figure: ``compute`` measures, ``plot`` draws what was stored."""

@@ -1,0 +1,69 @@
+"""A rate above the edge of stability: fixed it diverges or jumps, drift adjusted it does not."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from dd_two_player.experiment_config import DalStudyConfig
+from dd_two_player.principal_flow import dal, exact_hvp
+from dd_two_player.toys import descend, digits_loss
+from gdyn_common.plotting import new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+
+ARMS = {"fixed": 0.0, "dal_1": 1.0, "dal_0.5": 0.5}
+
+
+def compute(config: DalStudyConfig, run: Run) -> Result:
+    """Run the arms on a quadratic and, over seeds, on a small network."""
+    measured: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    values = jnp.asarray([config.sharpness, 1.0])
+
+    def quadratic(x: Any) -> Any:
+        return (values * x**2).sum() / 2
+
+    for arm, power in ARMS.items():
+        optimizer = dal(exact_hvp(quadratic), learning_rate=config.learning_rate, power=power, cap=config.cap)
+        path = descend(quadratic, jnp.ones(2), optimizer, config.quadratic_steps)["loss"]
+        arrays[f"quadratic_{arm}"] = path
+        measured[f"quadratic_{arm}_grows"] = bool(not np.isfinite(path[-1]) or path[-1] > path[0])
+        final, smooth = [], []
+        for seed in range(config.num_seeds):
+            stored = run.piece(f"{arm}/seed={seed}", partial(_network, config, power, seed))
+            losses = stored["loss"]
+            final.append(float(losses[-10:].mean()))
+            smooth.append(float((np.diff(losses) <= 0).mean()))
+            arrays[f"network_{arm}_{seed}"] = losses
+        measured[f"network_{arm}_final_loss"] = final
+        measured[f"network_{arm}_descending_share"] = smooth
+    gain = np.subtract(measured["network_dal_1_descending_share"], measured["network_fixed_descending_share"])
+    measured["descending_share_gain"] = gain.tolist()
+    return Result(measured, arrays)
+
+
+def plot(result: Result) -> Any:
+    """Draw losses of the quadratic and of the network."""
+    figure, axes = new_figure(1, 2, figsize=(9, 4))
+    for number, arm in enumerate(ARMS):
+        path = result.arrays[f"quadratic_{arm}"]
+        axes[0].semilogy(np.where(np.isfinite(path), path, np.nan), label=arm)
+        for name, losses in result.arrays.items():
+            if name.startswith(f"network_{arm}_") and name.rpartition("_")[0] == f"network_{arm}":
+                axes[1].semilogy(losses, color=f"C{number}", linewidth=0.8)
+    axes[0].set(title="quadratic", ylim=(1e-6, 1e6))
+    axes[1].set(title="two-layer network on digits")
+    for ax in axes:
+        ax.set(xlabel="step", ylabel="loss")
+    axes[0].legend()
+    return figure
+
+
+def _network(config: DalStudyConfig, power: float, seed: int) -> dict[str, np.ndarray]:
+    loss, params = digits_loss(config.num_examples, config.width, seed)
+    optimizer = dal(exact_hvp(loss), learning_rate=config.network_rate, power=power, cap=config.cap)
+    return descend(loss, params, optimizer, config.network_steps)

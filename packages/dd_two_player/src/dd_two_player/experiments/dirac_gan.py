@@ -1,0 +1,67 @@
+"""DiracGAN: gradient descent spirals out, the modified flow says so, explicit regularisation converges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from dd_two_player.drift import drift_coefficients
+from dd_two_player.experiment_config import DiracGanConfig
+from dd_two_player.flows import discrete_path, integrate, modified_field, step_map
+from dd_two_player.regularization import Regularization
+from dd_two_player.toy_games import dirac_gan
+from gdyn_common.plotting import new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+
+START = (1.0, 1.0)
+
+
+def compute(config: DiracGanConfig, run: Run) -> Result:
+    """Integrate flow and modified flow; run the discrete methods."""
+    with jax.enable_x64(True):
+        game, h = dirac_gan(), config.learning_rate
+        drift = drift_coefficients((h, h))
+        times = np.linspace(0, config.horizon, config.horizon_points)
+        arrays = {
+            "flow": integrate(modified_field(game), START, times),
+            "modified": integrate(modified_field(game, drift), START, times),
+            "path": discrete_path(step_map(game, (h, h)), START, round(config.horizon / h)),
+        }
+        measured: dict[str, Any] = {f"{name}_norm": _norm(path) for name, path in arrays.items()}
+        methods = {
+            "simultaneous": (Regularization.leave(), "simultaneous", "disc"),
+            "alternating_disc_first": (Regularization.leave(), "alternating", "disc"),
+            "alternating_gen_first": (Regularization.leave(), "alternating", "gen"),
+            "cancelled": (Regularization.cancel_interaction(), "simultaneous", "disc"),
+            "consensus": (Regularization.consensus(config.strength), "simultaneous", "disc"),
+            "sga": (Regularization.sga(config.strength), "simultaneous", "disc"),
+        }
+        for name, (recipe, scheme, first) in methods.items():
+            coefficients = recipe.coefficients(drift_coefficients((h, h), (1, 1), scheme, first))
+            step = step_map(game, (h, h), scheme=scheme, first=first, coefficients=coefficients)
+            path = discrete_path(step, START, config.num_steps)
+            arrays[f"long_{name}"] = path
+            measured[f"final_{name}"] = _norm(path)
+    return Result(measured, arrays)
+
+
+def plot(result: Result) -> Any:
+    """Draw the first turns, and the distance from the equilibrium over all steps."""
+    figure, axes = new_figure(1, 2, figsize=(9, 4))
+    for name, style in (("path", ".-"), ("modified", "-"), ("flow", "--")):
+        axes[0].plot(*result.arrays[name].T, style, markersize=3, label=name)
+    axes[0].set(xlabel="phi", ylabel="theta", aspect="equal")
+    for name, path in result.arrays.items():
+        if name.startswith("long_"):
+            axes[1].semilogy(np.linalg.norm(path, axis=1), label=name.removeprefix("long_"))
+    axes[1].set(xlabel="step", ylabel="distance from the equilibrium", ylim=(1e-3, None))
+    for ax in axes:
+        ax.legend()
+    return figure
+
+
+def _norm(path: np.ndarray) -> float:
+    return float(np.linalg.norm(path[-1]))

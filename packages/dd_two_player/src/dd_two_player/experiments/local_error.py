@@ -1,0 +1,82 @@
+"""Local error of one step against the modified flow, for every convention and scheme."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from dd_two_player.drift import drift_coefficients
+from dd_two_player.experiment_config import LocalErrorConfig
+from dd_two_player.flows import integrate, modified_field, step_map
+from dd_two_player.toy_games import random_smooth_game
+from gdyn_common.plotting import new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+
+SETTINGS: tuple[tuple[str, str, tuple[int, int]], ...] = (
+    ("simultaneous", "disc", (1, 1)),
+    ("alternating", "disc", (1, 1)),
+    ("alternating", "gen", (1, 1)),
+    ("alternating", "disc", (2, 1)),
+    ("alternating", "gen", (3, 2)),
+)
+CONVENTIONS = ("none", "paper", "joint", "original")
+START = (np.array([0.3, -0.2]), np.array([0.4, 0.1]))
+
+
+def compute(config: LocalErrorConfig, run: Run) -> Result:
+    """Fit the order of the local error for every setting, convention and random game."""
+    rates = np.asarray(config.learning_rates)
+    orders = np.zeros((len(CONVENTIONS), len(SETTINGS), config.num_seeds))
+    with jax.enable_x64(True):
+        for i, convention in enumerate(CONVENTIONS):
+            for j, setting in enumerate(SETTINGS):
+                for seed in range(config.num_seeds):
+                    errors = [_error(seed, convention, setting, h, config.ratio) for h in rates]
+                    orders[i, j, seed] = np.polyfit(np.log(rates), np.log(errors), 1)[0]
+    single = [j for j, (_, _, n) in enumerate(SETTINGS) if n == (1, 1)]
+    several = [j for j, (_, _, n) in enumerate(SETTINGS) if n != (1, 1)]
+    measured: dict[str, Any] = {
+        "order_none": orders[0].mean(0).tolist(),
+        "order_paper": orders[1].mean(0).tolist(),
+        "order_joint": orders[2].mean(0).tolist(),
+        "order_original_single_updates": orders[3][single].mean(0).tolist(),
+        "order_original_several_updates": orders[3][several].mean(0).tolist(),
+    }
+    return Result(measured, {"orders": orders})
+
+
+def plot(result: Result) -> Any:
+    """Draw the orders by setting."""
+    figure, axes = new_figure()
+    orders = result.arrays["orders"]
+    for convention, values in zip(CONVENTIONS, orders, strict=True):
+        axes.plot(values.mean(1), "o-", label=convention)
+    labels = [f"{scheme[:3]} {first}\n{n}" for scheme, first, n in SETTINGS]
+    axes.set_xticks(range(len(SETTINGS)), labels)
+    axes.set(ylabel="order of the local error", ylim=(1.5, 3.5))
+    axes.legend(title="convention")
+    return figure
+
+
+def _error(
+    seed: int, convention: str, setting: tuple[str, str, tuple[int, int]], h: float, ratio: float
+) -> float:
+    scheme, first, updates = setting
+    game, lrs = random_smooth_game(seed), (h, ratio * h)
+    total = (updates[0] * lrs[0], updates[1] * lrs[1])
+    step = step_map(game, lrs, num_updates=updates, scheme=scheme, first=first)
+    reached = np.concatenate(step(START))
+    drift = None
+    if convention != "none":
+        drift = drift_coefficients(lrs, updates, scheme, first, convention)
+    if convention in ("paper", "original"):  # each player is read at its own time
+        field = modified_field(game, drift)
+        flow = np.concatenate(
+            [integrate(field, START, [total[0]])[0, :2], integrate(field, START, [total[1]])[0, 2:]]
+        )
+    else:
+        flow = integrate(modified_field(game, drift, rates=total), START, [1.0])[0]
+    return float(np.linalg.norm(reached - flow))

@@ -1,0 +1,97 @@
+"""What happens beside the steps of a training run: pictures of samples, scores, the best checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dd_two_player.checkpoints import save_checkpoint
+from dd_two_player.config import TrainConfig
+from dd_two_player.data import Samples
+from dd_two_player.gan import Gan
+from dd_two_player.steps import TrainState
+from gdyn_common.plotting import house_style, new_figure
+from gdyn_common.storage import read_arrays, write_arrays
+
+__all__ = ["Observer", "draw_samples", "sample_figure"]
+
+
+def draw_samples(gan: Gan, state: TrainState, count: int, seed: int, batch_size: int = 100) -> np.ndarray:
+    """Return ``count`` samples in evaluation mode; the same seed gives the same latents at every step."""
+    sample = jax.jit(gan.sample)
+    latents = jax.random.normal(jax.random.key(seed), (count, gan.num_latents))
+    parts = [
+        np.asarray(sample(state.params[1], state.state, latents[i : i + batch_size]))
+        for i in range(0, count, batch_size)
+    ]
+    return np.concatenate(parts)
+
+
+def sample_figure(samples: np.ndarray, title: str = "", data: np.ndarray | None = None) -> Any:
+    """Return a grid of images, or a scatter plot of points over the data."""
+    figure, axes = new_figure(figsize=(4.5, 4.5))
+    if samples.ndim == 2:
+        if data is not None:
+            axes.plot(*data[:2000].T, ".", markersize=3, label="data")
+        axes.plot(*samples.T, ".", markersize=3, label="samples")
+        axes.set_aspect("equal")
+        axes.legend()
+    else:
+        side = int(np.sqrt(len(samples)))
+        rows = samples[: side * side].reshape(side, side, *samples.shape[1:])
+        grid = np.concatenate(np.concatenate(rows, 1), 1).squeeze()
+        axes.imshow((np.clip(grid, -1, 1) + 1) / 2, cmap="gray", vmin=0, vmax=1)
+        axes.set_axis_off()
+    axes.set_title(title)
+    return figure
+
+
+class Observer:
+    """Called after every step; acts when one of its intervals is due.
+
+    Args:
+        config: Intervals, classifier.
+        trainer: The built run.
+        samples: The training data.
+        folder: The run's folder.
+    """
+
+    def __init__(self, config: TrainConfig, trainer: Any, samples: Samples, folder: Path) -> None:
+        self.config, self.trainer, self.samples, self.folder = config, trainer, samples, folder
+        self._score: Any = None
+
+    def __call__(self, step: int, state: TrainState, *, final: bool) -> None:
+        """Save a picture and a score if they are due."""
+        config = self.config
+        if config.sample_every and (step % config.sample_every == 0 or final):
+            drawn = draw_samples(self.trainer.gan, state, 64 if len(self.samples.shape) == 3 else 1000, 1)
+            with house_style():
+                figure = sample_figure(drawn, f"step {step}", self.samples.scaled(slice(2000)))
+                path = self.folder / "samples" / f"step_{step:07d}.png"
+                path.parent.mkdir(exist_ok=True)
+                figure.savefig(path)
+        if config.eval_every and config.classifier != "none" and step % config.eval_every == 0:
+            self._keep_best(step, state)
+
+    def _keep_best(self, step: int, state: TrainState) -> None:
+        from dd_two_player.classifiers import load_classifier
+        from dd_two_player.evaluation import classifier_score
+
+        if self._score is None:
+            classifier = load_classifier(self.config.classifier, self.samples)
+            self._score = lambda images: classifier_score(classifier(images)[0])
+        config = self.config
+        drawn = draw_samples(self.trainer.gan, state, config.eval_samples, 2)
+        score = float(self._score(drawn))
+        best = self.folder / "checkpoints" / "best_score.npz"
+        line = json.dumps({"step": step, "classifier_score": score, "samples": config.eval_samples})
+        print(line, flush=True)
+        with (self.folder / "scores.jsonl").open("a") as file:
+            file.write(line + "\n")
+        if not best.exists() or score > float(read_arrays(best)["score"]):
+            save_checkpoint(self.folder / "checkpoints" / "best.npz", state)
+            write_arrays(best, {"score": np.asarray(score), "step": np.asarray(step)})

@@ -1,0 +1,246 @@
+"""The commands ``toy``, ``principal-flow`` and ``dal``: one small run each, as CSV and a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dd_two_player.config import DalConfig, PrincipalFlowConfig, ToyConfig
+from dd_two_player.data import load_samples
+from dd_two_player.drift import Coefficients, PlayerTerms, drift_coefficients
+from dd_two_player.flows import discrete_path, integrate, modified_field, runge_kutta_map, step_map
+from dd_two_player.principal_flow import (
+    dal as dal_transformation,
+)
+from dd_two_player.principal_flow import (
+    exact_hvp,
+    gradient_descent,
+    gradient_flow,
+    igr_flow,
+    quadratic_principal_flow,
+)
+from dd_two_player.regularization import Regularization
+from dd_two_player.toy_games import dirac_gan, linear_game
+from gdyn_common.plotting import house_style, new_figure, save_figure
+from gdyn_common.runs import config_hash
+from gdyn_common.storage import atomic_write
+
+__all__ = ["dal", "digits_loss", "draw_vector_field", "principal_flow", "toy"]
+
+CANCEL_ALL = PlayerTerms(self_norm=-1.0, other_dot_prod=-1.0)
+
+
+def toy(config: ToyConfig) -> int:
+    """Play a small game and write ``path.csv`` and ``figure.png``."""
+    if config.game in ("mog16", "ring8"):
+        return _mixture(config)
+    if config.dry_run:
+        print(json.dumps(dataclasses.asdict(config)))
+        return 0
+    folder = _folder(config, "toy")
+    with jax.enable_x64(True):
+        game = dirac_gan() if config.game == "dirac" else linear_game((config.damping, config.damping))
+        rates = (config.learning_rate, config.gen_learning_rate or config.learning_rate)
+        start = (jnp.asarray(config.start[0]), jnp.asarray(config.start[1]))
+        scheme = {"sim": "simultaneous", "alt": "alternating"}.get(config.scheme, "")
+        curves = {}
+        if scheme:
+            added = None
+            if config.correct != "none":
+                recipe = Regularization(dd_coeffs_multiplier=Coefficients(CANCEL_ALL, CANCEL_ALL))
+                drift = drift_coefficients(rates, (1, 1), scheme, config.first, config.correct)
+                added = recipe.coefficients(drift)
+            step = step_map(game, rates, scheme=scheme, first=config.first, coefficients=added)
+            joint = drift_coefficients(rates, (1, 1), scheme, config.first, "joint")
+            curves["modified flow"] = modified_field(game, joint, rates=rates)
+        else:
+            step = runge_kutta_map(game, rates)
+        curves["flow"] = modified_field(game, rates=rates)
+        path = discrete_path(step, start, config.num_steps)
+        times = np.arange(config.num_steps + 1.0)
+        paths = {name: integrate(field, start, times) for name, field in curves.items()}
+        _write_csv(folder / "path.csv", {"step": times, "phi": path[:, 0], "theta": path[:, 1]})
+        with house_style():
+            figure, axes = new_figure(figsize=(5, 4.5))
+            draw_vector_field(axes, curves["flow"], path)
+            for name, curve in paths.items():
+                axes.plot(*curve.T, "--", label=name)
+            axes.plot(*path.T, ".-", markersize=3, linewidth=0.5, label=config.scheme)
+            axes.set(xlabel="phi", ylabel="theta", title=config.game)
+            axes.legend()
+            save_figure(figure, folder / "figure")
+    print(
+        json.dumps({"end": path[-1].tolist(), "norm": float(np.linalg.norm(path[-1])), "folder": str(folder)})
+    )
+    return 0
+
+
+def draw_vector_field(axes: Any, field: Callable[[Any], Any], around: np.ndarray, points: int = 15) -> None:
+    """Draw arrows of a field of two scalars over the range of a path."""
+    low, high = np.nanmin(around, 0), np.nanmax(around, 0)
+    grids = np.meshgrid(*(np.linspace(lo - 0.3, hi + 0.3, points) for lo, hi in zip(low, high, strict=True)))
+    arrows = jax.vmap(lambda p, t: field((p, t)))(
+        jnp.asarray(grids[0].ravel()), jnp.asarray(grids[1].ravel())
+    )
+    axes.quiver(grids[0].ravel(), grids[1].ravel(), *map(np.asarray, arrows), color="0.75", width=0.003)
+
+
+def principal_flow(config: PrincipalFlowConfig) -> int:
+    """Compare gradient descent with its continuous models on a quadratic."""
+    if config.dry_run:
+        print(json.dumps(dataclasses.asdict(config)))
+        return 0
+    folder = _folder(config, "principal-flow")
+    with jax.enable_x64(True):
+        hessian, start, rate = np.diag(config.eigenvalues), np.asarray(config.start), config.learning_rate
+        values = jnp.asarray(config.eigenvalues)
+
+        def loss(x: Any) -> Any:
+            return (values * x**2).sum() / 2
+
+        times = rate * np.arange(config.num_steps + 1.0)
+        curves = {
+            "gradient descent": gradient_descent(loss, rate, start, config.num_steps),
+            "principal flow": quadratic_principal_flow(hessian, rate, start, times).real,
+            "IGR flow": integrate(igr_flow(loss, rate), jnp.asarray(start), times),
+            "gradient flow": integrate(gradient_flow(loss), jnp.asarray(start), times),
+        }
+    columns = {f"{name} x{i}": curve[:, i] for name, curve in curves.items() for i in range(start.size)}
+    _write_csv(folder / "path.csv", {"time": times, **columns})
+    with house_style():
+        figure, axes = new_figure()
+        for name, curve in curves.items():
+            axes.plot(times, curve[:, 0], "o-" if name == "gradient descent" else "-", label=name)
+        axes.set(xlabel="time", ylabel="first coordinate")
+        axes.legend()
+        save_figure(figure, folder / "figure")
+    print(json.dumps({name: curve[-1].tolist() for name, curve in curves.items()} | {"folder": str(folder)}))
+    return 0
+
+
+def digits_loss(num_examples: int, width: int, seed: int) -> tuple[Callable[[Any], Any], Any]:
+    """Return the full-batch loss of a two-layer tanh network on embedded digits, and its start."""
+    samples = load_samples("digits")
+    images = samples.scaled(slice(num_examples)).reshape(num_examples, -1)
+    labels = samples.labels[:num_examples]
+    keys = jax.random.split(jax.random.key(seed))
+    params = {
+        "w0": jax.random.normal(keys[0], (images.shape[1], width)) / images.shape[1] ** 0.5,
+        "b0": jnp.zeros(width),
+        "w1": jax.random.normal(keys[1], (width, 10)) / width**0.5,
+        "b1": jnp.zeros(10),
+    }
+
+    def loss(params: Any) -> Any:
+        hidden = jnp.tanh(images @ params["w0"] + params["b0"])
+        logits = hidden @ params["w1"] + params["b1"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    return loss, params
+
+
+def descend(loss: Callable[[Any], Any], params: Any, optimizer: Any, num_steps: int) -> dict[str, np.ndarray]:
+    """Return losses and rates of a run of DAL, ``num_steps`` each."""
+
+    @jax.jit
+    def run(params: Any) -> Any:
+        def body(carry: Any, _: None) -> Any:
+            params, state = carry
+            value, gradient = jax.value_and_grad(loss)(params)
+            updates, state = optimizer.update(gradient, state, params)
+            return (optax.apply_updates(params, updates), state), (value, state.rate)
+
+        return jax.lax.scan(body, (params, optimizer.init(params)), None, length=num_steps)[1]
+
+    losses, rates = run(params)
+    return {"loss": np.asarray(losses), "rate": np.asarray(rates)}
+
+
+def dal(config: DalConfig) -> int:
+    """Train the small network with a fixed rate and with DAL."""
+    if config.dry_run:
+        print(json.dumps(dataclasses.asdict(config)))
+        return 0
+    folder = _folder(config, "dal")
+    loss, params = digits_loss(config.num_examples, config.width, config.seed)
+    runs = {}
+    for name, power in (("fixed", 0.0), ("DAL", config.power)):
+        optimizer = dal_transformation(
+            exact_hvp(loss), learning_rate=config.learning_rate, power=power, cap=config.cap
+        )
+        runs[name] = descend(loss, params, optimizer, config.num_steps)
+    steps = np.arange(config.num_steps)
+    columns = {f"{name} {key}": values for name, run in runs.items() for key, values in run.items()}
+    _write_csv(folder / "path.csv", {"step": steps, **columns})
+    with house_style():
+        figure, axes = new_figure()
+        for name, run in runs.items():
+            axes.semilogy(steps, run["loss"], label=name)
+        axes.set(xlabel="step", ylabel="loss")
+        axes.legend()
+        save_figure(figure, folder / "figure")
+    ends = {f"{name} final loss": float(run["loss"][-1]) for name, run in runs.items()}
+    print(json.dumps(ends | {"folder": str(folder)}))
+    return 0
+
+
+def _mixture(config: ToyConfig) -> int:
+    """Train a small GAN on a mixture with the options of the ``toy`` command."""
+    from dd_two_player.config import (
+        GradRegularizesConfig,
+        NetsConfig,
+        OptimizerConfig,
+        OptimizersConfig,
+        PlayersConfig,
+        TermsConfig,
+        TrainConfig,
+        UpdatesConfig,
+    )
+    from dd_two_player.training import train
+
+    terms = TermsConfig(*CANCEL_ALL) if config.correct != "none" else TermsConfig()
+    schemes = {"sim": "simultaneous", "alt": "alternating", "rk4": "runge_kutta"}
+    return train(
+        TrainConfig(
+            out=config.out,
+            overwrite=config.overwrite,
+            dry_run=config.dry_run,
+            experiment=f"toy-{config.game}",
+            dataset=config.game,
+            num_steps=config.num_steps,
+            classifier="none",
+            eval_every=0,
+            optimizers=OptimizersConfig(
+                OptimizerConfig(lr=config.learning_rate),
+                OptimizerConfig(lr=config.gen_learning_rate or config.learning_rate),
+            ),
+            nets=NetsConfig(gen="PointMLP"),
+            updates=UpdatesConfig(
+                scheme=schemes[config.scheme],
+                first=config.first,
+                convention="joint" if config.correct == "joint" else "paper",
+            ),
+            grad_regularizes=GradRegularizesConfig(dd_coeffs_multiplier=PlayersConfig(terms, terms)),
+        )
+    )
+
+
+def _folder(config: Any, name: str) -> Path:
+    values = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "overwrite", "dry_run")}
+    folder = Path(config.out) / "dd_two_player" / name / config_hash(values, "toy-1")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_csv(path: Path, columns: dict[str, np.ndarray]) -> None:
+    rows = zip(*(np.asarray(c, float) for c in columns.values()), strict=True)
+    lines = [",".join(columns), *(",".join(f"{v:.17g}" for v in row) for row in rows)]
+    atomic_write(path, "\n".join(lines) + "\n")

@@ -1,0 +1,31 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dd_two_player.checkpoints import restore_checkpoint, save_checkpoint
+
+
+def state(seed=0):
+    return {"w": jnp.arange(3.0) + seed, "key": jax.random.key(seed), "step": jnp.asarray(7 + seed)}
+
+
+def test_round_trip_is_exact_with_keys(tmp_path):
+    save_checkpoint(tmp_path / "last.npz", state(3))
+    restored = restore_checkpoint(tmp_path / "last.npz", state(0))
+    np.testing.assert_array_equal(restored["w"], state(3)["w"])
+    assert int(restored["step"]) == 10
+    assert float(jax.random.normal(restored["key"])) == float(jax.random.normal(jax.random.key(3)))
+
+
+def test_mismatches_name_the_parameter(tmp_path):
+    path = tmp_path / "last.npz"
+    save_checkpoint(path, state())
+    with pytest.raises(ValueError, match=r"\['w'\] has shape \(3,\) in .* and \(4,\) in this configuration"):
+        restore_checkpoint(path, state() | {"w": jnp.zeros(4)})
+    with pytest.raises(ValueError, match=r"does not hold \['extra'\]; it belongs to another configuration"):
+        restore_checkpoint(path, state() | {"extra": jnp.zeros(1)})
+    with pytest.raises(ValueError, match=r"holds \['w'\], which this configuration does not have"):
+        restore_checkpoint(path, {k: v for k, v in state().items() if k != "w"})
+    with pytest.raises(FileNotFoundError, match="does not exist; give restore_path="):
+        restore_checkpoint(tmp_path / "other.npz", state())

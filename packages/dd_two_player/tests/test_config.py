@@ -1,0 +1,52 @@
+import pytest
+
+from dd_two_player.config import (
+    EvalConfig,
+    GradRegularizesConfig,
+    LossesConfig,
+    NetsConfig,
+    OptimizerConfig,
+    PlayersConfig,
+    PrincipalFlowConfig,
+    TermsConfig,
+    ToyConfig,
+    TrainConfig,
+    UpdatesConfig,
+)
+from dd_two_player.experiment_config import GanStudyConfig
+
+CANCEL = GradRegularizesConfig(dd_coeffs_multiplier=PlayersConfig(disc=TermsConfig(other_dot_prod=-1.0)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OptimizerConfig(lr=0.0), "lr is 0.0; allowed: positive and finite"),
+        (lambda: OptimizerConfig(name="sdg"), "Unknown optimizer name 'sdg'.*Did you mean 'sgd'"),
+        (lambda: OptimizerConfig(num_updates=0), "num_updates is 0; allowed: integers of at least 1"),
+        (lambda: NetsConfig(disc="MnistDiscriminater"), "Did you mean 'MnistDiscriminator'"),
+        (lambda: NetsConfig(gen="Cifar"), "Unknown generator 'Cifar'"),
+        (lambda: LossesConfig(gen="saturating"), "Unknown generator loss 'saturating'"),
+        (lambda: TrainConfig(batch_size=0), "batch_size is 0; allowed"),
+        (lambda: TrainConfig(batch_size=63), "batch_size is 63; estimator unbiased.* needs an even one"),
+        (
+            lambda: TrainConfig(batch_size=64, device_count=3),
+            "batch_size 64 is not divisible by device_count 3",
+        ),
+        (
+            lambda: TrainConfig(updates=UpdatesConfig(scheme="runge_kutta"), grad_regularizes=CANCEL),
+            "dd_coeffs_multiplier needs the drift of gradient descent",
+        ),
+        (lambda: EvalConfig(which="first"), "Unknown which 'first'"),
+        (lambda: ToyConfig(game="dirak"), "Did you mean 'dirac'"),
+        (lambda: ToyConfig(scheme="rk4", correct="joint"), "scheme=rk4 has none of that form"),
+        (lambda: PrincipalFlowConfig(start=[1.0]), "start is .*; allowed: 2 numbers"),
+        (
+            lambda: GanStudyConfig(disc_rates=[0.1, 0.2]),
+            "disc_rates has 2 entries, gen_rates 1; they are paired",
+        ),
+    ],
+)
+def test_bad_values(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

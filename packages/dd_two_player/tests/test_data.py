@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from dd_two_player.data import BatchStream, load_samples, mixture_modes
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("digits", (8, 8, 1)), ("digits16", (16, 16, 1)), ("textures32", (32, 32, 3))]
+)
+def test_images_are_scaled_to_the_unit_range(name, shape):
+    samples = load_samples(name)
+    values = samples.scaled(slice(500))
+    assert samples.shape == shape
+    assert values.dtype == np.float32
+    assert -1 <= values.min() < -0.8
+    assert 0.5 < values.max() <= 1
+
+
+def test_mixture_has_the_stated_modes_and_width():
+    samples = load_samples("mog16")
+    modes = mixture_modes("mog16")
+    residual = samples.raw - modes[samples.labels]
+    # 40 000 numbers: the standard deviation is within 2 % with probability above 1 - 1e-7
+    assert residual.std() == pytest.approx(0.02, rel=0.02)
+    assert set(np.unique(modes)) == {-1.5, -0.5, 0.5, 1.5}
+
+
+def test_an_epoch_uses_every_sample_at_most_once_and_epochs_differ():
+    stream = BatchStream(load_samples("digits"), 64, seed=1)
+    per_epoch = len(stream.samples) // 64
+    epochs = [np.concatenate([stream.indices(e * per_epoch + i) for i in range(per_epoch)]) for e in (0, 1)]
+    for epoch in epochs:
+        assert len(np.unique(epoch)) == per_epoch * 64
+    assert not np.array_equal(*epochs)
+
+
+def test_hosts_share_a_batch_without_overlap():
+    samples = load_samples("digits")
+    whole = BatchStream(samples, 32, 0).indices(5)
+    parts = [BatchStream(samples, 32, 0, host, 2).indices(5) for host in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_step_takes_consecutive_batches():
+    stream = BatchStream(load_samples("digits"), 8, 0)
+    np.testing.assert_array_equal(stream.step(3, 2)[1], stream.samples.scaled(stream.indices(7)))
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match=r"Unknown dataset 'digit'.*Did you mean 'digits'"):
+        load_samples("digit")
+    with pytest.raises(ValueError, match="batch_size is 5000; digits has"):
+        BatchStream(load_samples("digits"), 5000, 0)
+    with pytest.raises(ValueError, match="batch_size 9 is not divisible by 2 hosts"):
+        BatchStream(load_samples("digits"), 9, 0, 0, 2)

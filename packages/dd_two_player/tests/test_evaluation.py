@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import scipy.linalg
+
+from dd_two_player.classifiers import accuracy, load_classifier, train_classifier
+from dd_two_player.data import load_samples
+from dd_two_player.evaluation import Moments, classifier_score, evaluate_samples, frechet_distance, moments
+
+
+def test_score_against_the_definition():
+    logits = np.random.default_rng(0).standard_normal((50, 4)) * 3
+    p = scipy.special.softmax(logits, 1)
+    kl = scipy.special.rel_entr(p, p.mean(0)).sum(1)
+    assert classifier_score(logits) == pytest.approx(np.exp(kl.mean()), rel=1e-12)
+
+
+def test_score_bounds_and_overflow():
+    assert classifier_score(np.full((4, 3), 1e4)) == pytest.approx(1)
+    assert classifier_score(1e4 * np.eye(3)) == pytest.approx(3)
+
+
+def test_frechet_against_scipy():
+    rng = np.random.default_rng(1)
+    a, b = (
+        rng.standard_normal((200, 6)) @ rng.standard_normal((6, 6)),
+        2 * rng.standard_normal((150, 6)) + 0.3,
+    )
+    ours = frechet_distance(moments(a), moments(b))
+    root = scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real
+    theirs = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
+    assert ours == pytest.approx(theirs, rel=1e-10)
+
+
+def test_frechet_of_singular_covariances_is_zero_to_rounding():
+    direction = np.outer([1.0, 2.0, 0.0], [1.0, 2.0, 0.0])
+    same = Moments(np.zeros(3), direction)
+    assert frechet_distance(same, same) == pytest.approx(0, abs=1e-7)
+
+
+def test_too_few_samples_warn():
+    with pytest.warns(UserWarning, match="3 samples for 5 features: the covariance is singular"):
+        moments(np.random.default_rng(0).standard_normal((3, 5)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: classifier_score(np.zeros(3)),
+            r"logits have shape \(3,\); a classifier must return \(n, classes\)",
+        ),
+        (lambda: moments(np.zeros((1, 2))), "need .n, features. with n of at least 2"),
+        (
+            lambda: frechet_distance(Moments(np.zeros(2), np.eye(2)), Moments(np.zeros(3), np.eye(3))),
+            "features have 2 and 3 dimensions; use the same classifier",
+        ),
+        (
+            lambda: evaluate_samples(
+                lambda s, n: np.zeros((n, 2)),
+                Moments(np.zeros(2), np.eye(2)),
+                lambda x: (x[:, 0], x),
+                num_samples=4,
+                num_splits=1,
+            ),
+            r"the classifier's logits have shape \(4,\) for 4 samples",
+        ),
+    ],
+)
+def test_bad_shapes(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_identical_data_scores_near_zero_and_noise_far():
+    rng = np.random.default_rng(0)
+    real = Moments(np.zeros(3), np.eye(3))
+    scores = evaluate_samples(
+        lambda split, n: rng.standard_normal((n, 3)) + split,
+        real,
+        lambda x: (x, x),
+        num_samples=4000,
+        num_splits=2,
+    )
+    near, far = scores["frechet_classifier_distance"]
+    assert near < 0.02
+    assert far == pytest.approx(3, rel=0.1)
+
+
+def test_classifier_of_digits_is_good_and_deterministic():
+    train, test = load_samples("digits"), load_samples("digits", "test")
+    classifier = train_classifier(train, steps=400)
+    assert accuracy(classifier, test) > 0.92
+    again = train_classifier(train, steps=400)
+    np.testing.assert_array_equal(classifier(test.scaled())[0], again(test.scaled())[0])
+
+
+def test_classifier_names():
+    digits = load_samples("digits")
+    with pytest.raises(FileNotFoundError, match="'nowhere' is not a SavedModel folder"):
+        load_classifier("nowhere", digits)
+    with pytest.raises(ValueError, match="allowed: auto, PATH of a SavedModel, tfgan_inception=PATH"):
+        load_classifier("inception=x", digits)
+    with pytest.raises(ValueError, match="mog16 has no classifier; scores need images"):
+        load_classifier("auto", load_samples("mog16"))

@@ -1,0 +1,23 @@
+import json
+
+import pytest
+
+from dd_two_player.cli import COMMANDS
+from dd_two_player.paper import PAPER
+from gdyn_common.cli import dispatch
+from gdyn_common.testing import check_killed_runs_resume
+
+
+@pytest.mark.parametrize("figure", [f.id for f in PAPER.figures])
+def test_smoke_run(figure, tmp_path):
+    assert dispatch(PAPER, COMMANDS, ["run", figure, "preset=smoke", f"out={tmp_path}"]) == 0
+    (result,) = tmp_path.rglob("result.json")
+    assert json.loads(result.read_text())["measurements"]
+    assert (result.parent / "figure.png").stat().st_size > 5000
+
+
+@pytest.mark.kill
+def test_killed_runs_resume(tmp_path):
+    check_killed_runs_resume(
+        "dd_two_player", ["run", "gan-simultaneous", "preset=smoke"], tmp_path, after_files=[0, 1, 3]
+    )

@@ -1,0 +1,37 @@
+import json
+
+import numpy as np
+import pytest
+
+from dd_two_player.cli import COMMANDS
+from dd_two_player.paper import PAPER
+from gdyn_common.cli import dispatch
+
+
+def run(capsys, *arguments):
+    assert dispatch(PAPER, COMMANDS, list(arguments)) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_dirac_end_is_the_experiments_number(tmp_path, capsys):
+    report = run(capsys, "toy", "dirac", "num_steps=100", f"out={tmp_path}")
+    assert report["norm"] == pytest.approx(1.58697, abs=1e-5)
+    table = np.genfromtxt(next(tmp_path.rglob("path.csv")), delimiter=",", names=True)
+    assert len(table) == 101
+    assert next(tmp_path.rglob("figure.png")).stat().st_size > 5000
+
+
+@pytest.mark.parametrize("arguments", [["scheme=rk4"], ["scheme=sim", "correct=joint"]])
+def test_schemes_that_follow_the_flow_keep_the_distance(arguments, tmp_path, capsys):
+    report = run(capsys, "toy", "dirac", *arguments, "num_steps=100", f"out={tmp_path}")
+    assert report["norm"] == pytest.approx(np.sqrt(2), abs=2e-2)
+
+
+def test_principal_flow_prints_equal_ends(tmp_path, capsys):
+    report = run(capsys, "principal-flow", f"out={tmp_path}")
+    assert report["gradient descent"] == pytest.approx(report["principal flow"], abs=1e-9)
+
+
+def test_dal_command(tmp_path, capsys):
+    report = run(capsys, "dal", "num_steps=5", "num_examples=32", "width=4", f"out={tmp_path}")
+    assert np.isfinite(report["DAL final loss"])

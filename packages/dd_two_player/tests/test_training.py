@@ -1,0 +1,170 @@
+"""Training runs end to end on a tiny network: restore, stopping, devices, divergence, evaluation."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dd_two_player.cli import COMMANDS
+from dd_two_player.paper import PAPER
+from gdyn_common.cli import dispatch
+from gdyn_common.storage import read_arrays
+
+TINY = [
+    "nets.hidden=[8]",
+    "nets.num_latents=4",
+    "batch_size=16",
+    "eval_every=0",
+    "sample_every=0",
+    "checkpoint_every=4",
+    "log_every=2",
+    "grad_regularizes.dd_coeffs_multiplier.disc.other_dot_prod=-1",
+    "grad_regularizes.dd_coeffs_multiplier.gen.other_dot_prod=-1",
+]
+
+
+def run(*arguments):
+    return dispatch(PAPER, COMMANDS, list(arguments))
+
+
+def last(folder):
+    (path,) = folder.rglob("checkpoints/last.npz")
+    return read_arrays(path)
+
+
+def assert_same(a, b):
+    assert set(a) == set(b)
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_stopped_and_continued_equals_uninterrupted(tmp_path, capsys):
+    assert run("train", *TINY, "num_steps=12", f"out={tmp_path / 'whole'}") == 0
+    assert run("train", *TINY, "num_steps=6", f"out={tmp_path / 'parts'}") == 0
+    assert run("train", *TINY, "num_steps=12", f"out={tmp_path / 'parts'}") == 0
+    assert_same(last(tmp_path / "whole"), last(tmp_path / "parts"))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [line["step"] for line in lines if "disc_loss" in line][:6] == [2, 4, 6, 8, 10, 12]
+
+
+def test_train_then_eval_and_restore_from_a_folder(tmp_path, capsys):
+    out = f"out={tmp_path}"
+    train = ("train", *TINY, "num_steps=4", "sample_every=4", "eval_every=4", "eval_samples=50", out)
+    assert run(*train) == 0
+    (folder,) = (tmp_path / "dd_two_player/train/digits").iterdir()
+    assert (folder / "samples" / "step_0000004.png").stat().st_size > 1000
+    assert (folder / "checkpoints" / "best.npz").exists()
+    capsys.readouterr()
+    assert (
+        run("eval", out, "num_samples=200", "num_splits=2", f"save_samples={tmp_path / 'samples.npz'}") == 0
+    )
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 1 <= report["classifier_score_mean"] <= 10
+    assert report["frechet_classifier_distance_mean"] > 0
+    assert report["step"] == 4
+    assert read_arrays(tmp_path / "samples.npz")["samples"].shape == (200, 8, 8, 1)
+    other = tmp_path / "other"
+    assert run("train", *TINY, "num_steps=5", f"restore_path={folder}", f"out={other}", "seed=9") == 0
+    assert int(last(other)[".step"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "disc_reg_disc_norm=1"], "use grad_regularizes.explicit_non_dd_coeffs.disc.self_norm"),
+        (["train", "experiment=sgd_cifer_config"], "Did you mean 'sgd_cifar_config'?"),
+        (["train", "optimizers.disc.learning=1"], "Unknown key 'optimizers.disc.learning'"),
+        (["train", "batch_size=many"], "batch_size"),
+        (
+            ["train", "nets.gen=MnistGenerator"],
+            "the generator makes samples of shape (28, 28, 1); the data set has",
+        ),
+        (["train", "device_count=64"], "device_count is 64; this machine shows JAX"),
+        (["train", "restore_path=/nowhere/last.npz"], "checkpoint /nowhere/last.npz does not exist"),
+        (["train", "updates.scheme=rk"], "scheme is 'rk'; allowed: simultaneous, alternating, runge_kutta"),
+        (
+            ["train", "optimizers.disc.num_updates=2"],
+            "simultaneous updates take one update per player and step",
+        ),
+        (["train", "dataset=dogs"], "Unknown dataset 'dogs'"),
+        (["eval", "restore_path=/nowhere"], "checkpoint /nowhere does not exist"),
+        (["eval", "experiment=none"], "run `train` first or give restore_path=FILE"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(arguments, message, tmp_path, capsys):
+    assert run(*arguments, f"out={tmp_path}") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_nan_stops_with_the_step_and_keeps_the_last_good_checkpoint(tmp_path, capsys):
+    base = [
+        *TINY,
+        f"out={tmp_path}",
+        "losses.gen=generator_square_loss",
+        "losses.disc=discriminator_square_loss",
+    ]
+    wild = [*base, "optimizers.disc.lr=20", "optimizers.gen.lr=20", "num_steps=400"]
+    assert run("train", *wild) == 2
+    error = capsys.readouterr().err
+    assert "_loss is " in error
+    assert " at step " in error
+    assert "pass continue_on_nan=true" in error
+    for path in tmp_path.rglob("last.npz"):
+        assert all(np.isfinite(a).all() for a in read_arrays(path).values() if a.dtype.kind == "f")
+
+
+def child(arguments, **environment):
+    command = [sys.executable, "-m", "dd_two_player", *arguments]
+    return subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_save_and_exit_130_and_the_rest_is_identical(tmp_path, number):
+    arguments = ["train", *TINY, "num_steps=4000", "checkpoint_every=5000", f"out={tmp_path}"]
+    process = child(arguments)
+    while '"step": 20,' not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(number)
+    assert process.wait(60) == 130
+    stopped = int(last(tmp_path)[".step"])
+    assert 20 <= stopped < 4000
+    total = stopped + 3
+    assert run("train", *TINY, f"num_steps={total}", "checkpoint_every=5000", f"out={tmp_path}") == 0
+    assert (
+        run("train", *TINY, f"num_steps={total}", "checkpoint_every=5000", f"out={tmp_path / 'whole'}") == 0
+    )
+    whole = last(tmp_path / "whole")
+    (path,) = list(tmp_path.glob("dd_two_player/train/digits/*/checkpoints/last.npz"))
+    assert_same(read_arrays(path), whole)
+
+
+def test_four_devices_agree_with_one(tmp_path):
+    estimator = "updates.estimator=unbiased_estimate_fn_lowest_variance"
+    results = []
+    for count in (1, 4):
+        out = tmp_path / str(count)
+        process = child(
+            [
+                "train",
+                *TINY,
+                "num_steps=5",
+                "nets.spectral_norm=apply",
+                estimator,
+                f"device_count={count}",
+                f"out={out}",
+            ],
+            XLA_FLAGS="--xla_force_host_platform_device_count=4",
+        )
+        process.communicate(timeout=200)
+        assert process.returncode == 0
+        results.append(last(out))
+    for name, value in results[0].items():
+        # float32 sums in another order over five steps
+        np.testing.assert_allclose(value, results[1][name], rtol=2e-4, atol=1e-5, err_msg=name)
