@@ -57,7 +57,9 @@ def test_identity_inner_product_changes_nothing(rng):
 def test_matching_undoes_a_permutation(rng):
     E = np.linalg.qr(rng.standard_normal((6, 6)))[0][:4]
     order = np.array([2, 0, 3, 1])
-    np.testing.assert_allclose(np.abs(E[order][metrics.match_vectors(E[order], E)] @ E.T), np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(
+        np.abs(E[order][metrics.match_vectors(E[order], E)] @ E.T), np.eye(4), atol=1e-12
+    )
 
 
 def test_cosines_are_absolute():

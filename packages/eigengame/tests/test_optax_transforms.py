@@ -37,7 +37,9 @@ def test_schedule_passes_through_both_ends_and_is_harmonic():
     assert float(schedule(20)) == pytest.approx(0.5)
     assert float(schedule(1000)) == pytest.approx(0.01, rel=1e-5)
     t = np.array([20.0, 100.0, 1000.0])
-    np.testing.assert_allclose(np.diff(1 / np.array([float(schedule(s)) for s in t])) / np.diff(t), 0.1, rtol=1e-4)
+    np.testing.assert_allclose(
+        np.diff(1 / np.array([float(schedule(s)) for s in t])) / np.diff(t), 0.1, rtol=1e-4
+    )
 
 
 def test_schedule_without_warmup_starts_at_base():

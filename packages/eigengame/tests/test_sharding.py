@@ -63,7 +63,9 @@ def test_initial_vectors_do_not_depend_on_the_layout(report):
 
 def test_layouts_that_cannot_be(report):
     batch, features, devices, both, groups = report["rejected"]
-    assert batch.startswith("A batch of 6 rows cannot be split over data=4 devices; use a batch size divisible by 4")
+    assert batch.startswith(
+        "A batch of 6 rows cannot be split over data=4 devices; use a batch size divisible by 4"
+    )
     assert "cannot be split over features=4" in features
     assert "needs 8 devices; 4 present" in devices
     assert "players=2 and features=2 cannot both exceed 1" in both

@@ -6,8 +6,8 @@ import pytest
 
 from eigengame.core import (
     Config,
-    initial_vectors,
     init,
+    initial_vectors,
     mu_direction,
     sample_steps,
     scan_steps,
@@ -208,7 +208,7 @@ class TestOperators:
         kernel = jnp.asarray(np.exp(-np.square(points[:, None] - points[None]).sum(-1)))
         config = Config(optax.sgd(1.0))
         state = run_operator(init(KEY, 3, 20, config.optimizer, dtype=jnp.float64), kernel, config, 2000)
-        values, vectors = np.linalg.eigh(kernel)
+        _, vectors = np.linalg.eigh(kernel)
         assert angles(state.V, vectors[:, ::-1].T[:3]).max() < 1e-6
 
 
@@ -226,7 +226,9 @@ class TestDegenerate:
         assert angles(state.V, np.eye(3)).max() < 1e-6
 
     def test_one_dimension(self, rng):
-        state, metrics = step(init(KEY, 1, 1, SGD), rng.standard_normal((4, 1)).astype(np.float32), Config(SGD))
+        state, metrics = step(
+            init(KEY, 1, 1, SGD), rng.standard_normal((4, 1)).astype(np.float32), Config(SGD)
+        )
         assert abs(float(state.V[0, 0])) == pytest.approx(1)
         assert bool(metrics["finite"])
 
@@ -286,7 +288,9 @@ class TestBadInput:
         assert not bool(step(init(KEY, 2, 3, SGD), X, Config(SGD))[1]["finite"])
 
     def test_unknown_algorithm(self):
-        with pytest.raises(ValueError, match="Unknown algorithm 'beta'. Allowed: 'mu', 'alpha', 'gha', 'oja'"):
+        with pytest.raises(
+            ValueError, match=r"Unknown algorithm 'beta'\. Allowed: 'mu', 'alpha', 'gha', 'oja'"
+        ):
             Config(SGD, algorithm="beta")
 
 
@@ -294,7 +298,13 @@ def test_pytree_vectors_equal_the_flat_problem(rng):
     X = rng.standard_normal((20, 6)).astype(np.float32)
     config = Config(SGD, center=True, utilities="mu")
     flat = init(KEY, 3, 6, SGD)
-    tree = init(KEY, 3, {"a": jnp.zeros((2, 2)), "b": 2}, SGD, V={"a": flat.V[:, :4].reshape(3, 2, 2), "b": flat.V[:, 4:]})
+    tree = init(
+        KEY,
+        3,
+        {"a": jnp.zeros((2, 2)), "b": 2},
+        SGD,
+        V={"a": flat.V[:, :4].reshape(3, 2, 2), "b": flat.V[:, 4:]},
+    )
     batch = {"a": X[:, :4].reshape(-1, 2, 2), "b": X[:, 4:]}
     after, metrics = step(tree, batch, config)
     expected, flat_metrics = step(flat, X, config)

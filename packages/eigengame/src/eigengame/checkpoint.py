@@ -62,7 +62,8 @@ def from_arrays(arrays: dict[str, NDArray], like: State) -> State:
             )
         return put(jnp.asarray(value, template.dtype), template.sharding)
 
-    return jax.tree.unflatten(structure, [restore(path, leaf) for path, leaf in leaves])
+    state: State = jax.tree.unflatten(structure, [restore(path, leaf) for path, leaf in leaves])
+    return state
 
 
 def save(path: str | os.PathLike[str], state: State, meta: dict[str, Any] | None = None) -> None:
@@ -82,7 +83,7 @@ def save(path: str | os.PathLike[str], state: State, meta: dict[str, Any] | None
     record = json.dumps({"format": FORMAT_VERSION, "meta": meta or {}})
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     with partial.open("wb") as file:
-        np.savez(file, **arrays, **{_META: np.array(record)})
+        np.savez(file, **arrays, **{_META: np.array(record)})  # type: ignore[arg-type]  # NumPy types names as flags
         file.flush()
         os.fsync(file.fileno())
     partial.replace(target)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gdyn_common.storage import read_arrays, write_arrays
 from numpy.typing import NDArray
 
 from eigengame.config import EmbedConfig, EvalConfig, FitConfig
@@ -16,6 +15,7 @@ from eigengame.estimators.spectral import EigenGameSpectralEmbedding
 from eigengame.exact import pca
 from eigengame.metrics import angles, captured_value_ratio, streak_of_angles, subspace_distance
 from eigengame.streams import array_batches
+from gdyn_common.storage import read_arrays, write_arrays
 
 __all__ = ["embed", "evaluate", "fit"]
 
@@ -43,7 +43,7 @@ def read_samples(name: str) -> NDArray:
         rows = rows.reshape(rows.shape[0], -1)  # images; a view, the file is not read
     if rows.ndim != 2 or not rows.shape[0]:
         raise ValueError(f"{path} has shape {rows.shape}; samples must be on rows, shape (n, d).")
-    return rows
+    return np.asanyarray(rows)
 
 
 def fit(config: FitConfig) -> None:
@@ -75,7 +75,7 @@ def fit(config: FitConfig) -> None:
         for batch in batches:
             model.partial_fit(batch.rows[: batch.num_valid])
             if model.n_iter_ % config.checkpoint_every == 0:
-                model.save(checkpoint, identity | {"epoch": now, "start": batch.index + 1})
+                model.save(checkpoint, identity | {"epoch": now, "start": batch.position + 1})
                 print(json.dumps({"step": model.n_iter_, "epoch": now, **_summary(model)}), flush=True)
     model.save(checkpoint, identity | {"epoch": config.epochs, "start": 0})
     write_arrays(

@@ -5,37 +5,32 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
+from eigengame.learning_rate import nesterov, with_learning_rate
 from eigengame.metrics import angles, streak_of_angles, subspace_distance
 from eigengame.solver import Config, init, sample_steps
 
-__all__ = ["METHODS", "as_device", "best_rate", "config_of", "follow", "measure", "nesterov"]
+__all__ = ["METHODS", "as_device", "best_rate", "config_of", "follow", "measure"]
 
 METHODS = ("mu", "alpha", "gha", "oja", "mu projected")
 
 
-def nesterov(learning_rate: float, momentum: float) -> optax.GradientTransformation:
-    """Return SGD with Nesterov momentum, or plain SGD for momentum 0."""
-    return optax.sgd(learning_rate, momentum=momentum or None, nesterov=momentum > 0)
-
-
-def config_of(method: str, learning_rate: float, momentum: float = 0.0) -> Config:
+def config_of(method: str, momentum: float = 0.9) -> Config:
     """Return the step configuration of a method by its name in the figures.
 
     Raises:
         ValueError: For an unknown method.
 
     Example:
-        >>> config_of("mu projected", 0.1).project
+        >>> config_of("mu projected").project
         True
     """
     if method not in METHODS:
         raise ValueError(f"Unknown method {method!r}. Allowed: {', '.join(METHODS)}.")
     name = method.split()[0]
-    return Config(nesterov(learning_rate, momentum), algorithm=name, project=method.endswith("projected"))  # type: ignore[arg-type]
+    return Config(nesterov(momentum), algorithm=name, project=method.endswith("projected"))  # type: ignore[arg-type]
 
 
 def measure(V: Float[Array, "k d"], truth: NDArray) -> dict[str, float]:
@@ -50,6 +45,7 @@ def measure(V: Float[Array, "k d"], truth: NDArray) -> dict[str, float]:
 
 def follow(
     config: Config,
+    learning_rate: float,
     data: Float[Array, "n d"],
     truth: NDArray,
     *,
@@ -61,7 +57,8 @@ def follow(
     """Return curves of streak, distance and angle over `num_steps` steps on random minibatches.
 
     Args:
-        config: What a step does.
+        config: What a step does, with the optimiser `learning_rate.nesterov`.
+        learning_rate: Step size.
         data: Centred samples on rows.
         truth: True vectors on rows; their number is k.
         batch_size: Rows drawn with replacement per step.
@@ -71,11 +68,14 @@ def follow(
     """
     every = max(num_steps // num_points, 1)
     state = init(jax.random.key(seed), truth.shape[0], data.shape[1], config.optimizer)
+    state = with_learning_rate(state, learning_rate)
     points = [measure(state.V, truth)]
     for _ in range(num_points):
         state, metrics = sample_steps(state, data, every, batch_size, config)
         if not bool(metrics["finite"].all()):
-            points.extend([{"streak": 0.0, "distance": 1.0, "angle": np.pi / 2}] * (num_points + 1 - len(points)))
+            points.extend(
+                [{"streak": 0.0, "distance": 1.0, "angle": np.pi / 2}] * (num_points + 1 - len(points))
+            )
             break
         points.append(measure(state.V, truth))
     curves = {name: np.array([point[name] for point in points]) for name in points[0]}

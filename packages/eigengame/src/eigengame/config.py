@@ -44,7 +44,9 @@ class SyntheticConfig(RunOptions):
 
     def __post_init__(self) -> None:
         _check_seeds(self.seeds)
-        _check_positive(dim=self.dim, held_out=self.held_out, num_steps=self.num_steps, num_points=self.num_points)
+        _check_positive(
+            dim=self.dim, held_out=self.held_out, num_steps=self.num_steps, num_points=self.num_points
+        )
 
 
 @dataclass
@@ -71,7 +73,7 @@ class ImagesConfig(RunOptions):
     rate_factors: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])
     momentum: float = 0.9
     num_samples: int = 1_200_000
-    max_steps: int = 12_000
+    max_steps: int = 6000
     num_points: int = 40
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
 
@@ -99,10 +101,10 @@ class BiasConfig(RunOptions):
         seeds: Seeds of data and vectors.
     """
 
-    num_samples: int = 400
+    num_samples: int = 40
     dim: int = 50
     num_components: int = 10
-    parts: list[int] = field(default_factory=lambda: [1, 2, 4, 10, 40, 400])
+    parts: list[int] = field(default_factory=lambda: [1, 2, 4, 10, 40])
     seeds: list[int] = field(default_factory=lambda: list(range(1000)))
 
     def __post_init__(self) -> None:
@@ -125,10 +127,10 @@ class LandscapeConfig(RunOptions):
         seeds: Seeds of the data.
     """
 
-    variances: list[float] = field(default_factory=lambda: [3.0, 2.0, 1.0])
+    variances: list[float] = field(default_factory=lambda: [3.0, 1.2, 1.0])
     parent_degrees: list[float] = field(default_factory=lambda: [-20.0, -10.0, 0.0, 10.0, 20.0])
     batch_size: int = 4
-    num_batches: int = 20_000
+    num_batches: int = 50_000
     num_angles: int = 721
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
 
@@ -155,7 +157,7 @@ class DataParallelConfig(RunOptions):
 
     dim: int = 256
     num_components: int = 16
-    batch_per_copy: int = 32
+    batch_per_copy: int = 8
     copies: list[int] = field(default_factory=lambda: [1, 4, 8])
     rate_factor: float = 0.1
     num_steps: int = 3000

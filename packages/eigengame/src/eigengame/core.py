@@ -29,31 +29,31 @@ from eigengame.solver import (
 from eigengame.utilities import rayleigh, utilities
 
 __all__ = [
-    # directions
-    "alpha_direction",
-    "direction_from_products",
-    "gamma_direction",
-    "gha_direction",
-    "mu_direction",
-    "oja_direction",
-    "parent_mask",
-    "penalty_weights",
-    "project_to_tangent",
-    # what the players maximise
-    "generalized_rayleigh",
-    "rayleigh",
-    "utilities",
     # state and steps
     "Auxiliary",
     "Config",
     "Moments",
     "State",
+    # directions
+    "alpha_direction",
+    "direction_from_products",
+    "gamma_direction",
+    # what the players maximise
+    "generalized_rayleigh",
+    "gha_direction",
     "init",
     "initial_vectors",
+    "mu_direction",
+    "oja_direction",
+    "parent_mask",
+    "penalty_weights",
+    "project_to_tangent",
+    "rayleigh",
     "retract",
     "sample_steps",
     "scan_steps",
     "step",
     "step_operator",
     "update_auxiliary",
+    "utilities",
 ]

@@ -24,8 +24,8 @@ __all__ = [
     "direction_and_gram",
     "direction_from_products",
     "direction_from_responses",
-    "gram_of_responses",
     "gha_direction",
+    "gram_of_responses",
     "mu_direction",
     "oja_direction",
     "parent_mask",
@@ -243,8 +243,8 @@ def gha_direction(
     Example:
         >>> import jax.numpy as jnp
         >>> gha_direction(jnp.eye(2), jnp.array([[2.0, 1.0]]))
-        Array([[ 0.,  2.],
-               [-2.,  0.]], dtype=float32)
+        Array([[0., 2.],
+               [0., 0.]], dtype=float32)
     """
     return _batch_direction("gha", V, X, reduction, weights)
 

@@ -4,7 +4,7 @@ They need a (d, d) matrix and d**3 operations. Where that fits in memory they ar
 any streaming method; see "Which solver when" in the README.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -35,7 +35,7 @@ def orient(V: NDArray) -> NDArray:
     flat = V.reshape(V.shape[0], -1)
     peak = flat[np.arange(flat.shape[0]), np.argmax(np.abs(flat), axis=1)]
     signs = np.where(peak < 0, -1, 1).astype(V.dtype)
-    return V * signs.reshape(-1, *[1] * (V.ndim - 1))
+    return np.asarray(V * signs.reshape(-1, *[1] * (V.ndim - 1)))
 
 
 def covariance(
@@ -47,7 +47,7 @@ def covariance(
         >>> covariance([[1.0], [3.0]])[0]
         array([[1.]])
     """
-    rows = X if hasattr(X, "shape") else np.asarray(X)
+    rows: Any = X if hasattr(X, "shape") else np.asarray(X)
     n, d = rows.shape
     total, second = np.zeros(d), np.zeros((d, d))
     shift = np.asarray(rows[: min(n, chunk)], np.float64).mean(axis=0) if center else np.zeros(d)

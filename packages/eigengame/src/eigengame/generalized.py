@@ -7,15 +7,24 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
+from numpy.typing import NDArray
 
 from eigengame.gamma import Auxiliary, diagonal_products, gamma_direction, update_auxiliary
 from eigengame.optax_transforms import normalize_rows
 from eigengame.solver import State, init
 from eigengame.trees import row_norms
 
-__all__ = ["PencilAverages", "PencilConfig", "pencil_init", "pencil_step", "repeat_pencil_step"]
+__all__ = [
+    "PencilAverages",
+    "PencilConfig",
+    "pencil_init",
+    "pencil_step",
+    "repeat_pencil_step",
+    "unresolved_players",
+]
 
 
 @dataclass(frozen=True)
@@ -64,9 +73,7 @@ def pencil_init(key: Array, k: int, d: PyTree, config: PencilConfig, **options: 
     zeros = jnp.zeros(k, jnp.float32)
     parents = Auxiliary(w=jax.tree.map(jnp.zeros_like, state.V), beta=zeros)
     averages = PencilAverages(parents, zeros, zeros, jnp.zeros((), jnp.int32))
-    return State(
-        state.V, state.opt_state, state.mean, state.count, state.step, averages, state.key, state.k
-    )
+    return State(state.V, state.opt_state, state.mean, state.count, state.step, averages, state.key, state.k)
 
 
 def _pencil_step(state: State, batches: Any, config: PencilConfig) -> tuple[State, dict[str, Array]]:
@@ -93,7 +100,14 @@ def _pencil_step(state: State, batches: Any, config: PencilConfig) -> tuple[Stat
     )
     metrics = {"finite": jnp.all(jnp.isfinite(row_norms(moved))), "numerator": a, "denominator": b}
     return State(
-        normalize_rows(moved), opt_state, state.mean, state.count, state.step + 1, averages, state.key, state.k
+        normalize_rows(moved),
+        opt_state,
+        state.mean,
+        state.count,
+        state.step + 1,
+        averages,
+        state.key,
+        state.k,
     ), metrics
 
 
@@ -134,3 +148,23 @@ def repeat_pencil_step(
 
     state, finite = jax.lax.scan(one, state, None, length=num_steps)
     return state, jnp.all(finite)
+
+
+def unresolved_players(values: NDArray, overlap: NDArray) -> NDArray[np.int64]:
+    """Return the players that found nothing of their own.
+
+    Those whose value is not positive, and those that lie mostly in the span of their parents: where
+    only non-positive values are left, copying a parent costs nothing.
+
+    Args:
+        values: Generalised Rayleigh quotients, (k,).
+        overlap: v_i'B v_j, (k, k).
+
+    Example:
+        >>> unresolved_players(np.array([2.0, 1.0, 2.0]), np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1.0]]))
+        array([2])
+    """
+    norms = np.sqrt(np.maximum(np.diagonal(overlap), np.finfo(np.float32).tiny))
+    cosines = overlap / norms[:, None] / norms[None, :]
+    copied = np.sum(np.square(np.tril(cosines, -1)), axis=1) > 0.5
+    return np.flatnonzero((values <= 0) | copied)

@@ -101,12 +101,12 @@ def top_value_bound(
     for _ in range(iterations):
         v /= np.linalg.norm(v)
         flow = v[first] - v[second]
-        v = np.bincount(first, flow, num_nodes) - np.bincount(second, flow, num_nodes)
+        v = np.asarray(np.bincount(first, flow, num_nodes) - np.bincount(second, flow, num_nodes), float)
         estimate = float(np.linalg.norm(v))
     if lambda_star < estimate * (1 - 1e-6):
         raise ValueError(
-            f"lambda_star={lambda_star:g} is below the Laplacian's largest eigenvalue (at least {estimate:g}): "
-            f"the order of the vectors would turn round. Use lambda_star >= {estimate:.4g}, "
+            f"lambda_star={lambda_star:g} is below the Laplacian's largest eigenvalue (at least "
+            f"{estimate:g}): the order of the vectors would turn round. Use lambda_star >= {estimate:.4g}, "
             f"or leave it out for 2 * max degree = {bound:g}."
         )
     return float(lambda_star)

@@ -5,10 +5,39 @@ and top eigenvalue matters and one constant c serves data of any scale. Small ba
 want a smaller c.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
+import optax
 from numpy.typing import NDArray
 
-__all__ = ["auto_constant", "auto_learning_rate", "largest_eigenvalue"]
+from eigengame.solver import State
+
+__all__ = ["auto_constant", "auto_learning_rate", "largest_eigenvalue", "nesterov", "with_learning_rate"]
+
+
+@lru_cache(maxsize=64)
+def nesterov(momentum: float, schedule: Callable[[Any], Any] | None = None) -> optax.GradientTransformation:
+    """Return SGD with Nesterov momentum; cached, so that equal settings share one compiled step.
+
+    Without a schedule the learning rate is a number in the optimiser state, set by
+    `with_learning_rate`: another value never compiles anew.
+    """
+    if schedule is not None:
+        return optax.sgd(schedule, momentum=momentum or None, nesterov=momentum > 0)
+    build = optax.inject_hyperparams(optax.sgd, static_args=("momentum", "nesterov"))
+    return build(learning_rate=1.0, momentum=momentum or None, nesterov=momentum > 0)
+
+
+def with_learning_rate(state: State, learning_rate: float) -> State:
+    """Return the state with another learning rate in the optimiser state of `nesterov`."""
+    held = state.opt_state.hyperparams["learning_rate"]
+    hyperparams = state.opt_state.hyperparams | {"learning_rate": jnp.full_like(held, learning_rate)}
+    return replace(state, opt_state=state.opt_state._replace(hyperparams=hyperparams))
 
 
 def largest_eigenvalue(rows: NDArray, *, center: bool = True, iterations: int = 10) -> float:
@@ -36,16 +65,15 @@ def largest_eigenvalue(rows: NDArray, *, center: bool = True, iterations: int = 
 def auto_constant(batch_size: int, momentum: float) -> float:
     """Return c of "auto" for a batch size and momentum.
 
-    1 at 256 rows with momentum 0.9, falling linearly below; without momentum up to ten times that,
-    capped at 3, since momentum 0.9 multiplies the effective step by ten.
+    1 at 256 rows with momentum 0.9 or more, 3 with less (momentum 0.9 alone multiplies the effective
+    step by ten), and proportionally less for smaller batches, whose directions are noisier.
 
     Example:
         >>> auto_constant(256, 0.9), auto_constant(32, 0.9)
         (1.0, 0.125)
     """
-    return min(1.0, batch_size / 256) * min(0.1 / (1 - momentum), 3.0) if momentum < 0.9 else min(
-        1.0, batch_size / 256
-    )
+    gain = 3.0 if momentum < 0.9 else 1.0
+    return gain * min(1.0, batch_size / 256)
 
 
 def auto_learning_rate(rows: NDArray, momentum: float, *, center: bool = True) -> float:

@@ -29,7 +29,7 @@ def _unit_rows(V: ArrayLike, name: str) -> NDArray:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.all(np.isfinite(norms)) or np.any(norms == 0):
         raise ValueError(f"{name} contains a zero or non-finite row; angles are undefined.")
-    return rows / norms
+    return np.asarray(rows / norms)
 
 
 def _pair(V: ArrayLike, reference: ArrayLike) -> tuple[NDArray, NDArray]:
@@ -57,7 +57,7 @@ def angles(V: ArrayLike, reference: ArrayLike) -> Float[np.ndarray, " k"]:
     rows, truth = _pair(V, reference)
     cosines = np.sum(rows * truth, axis=1, keepdims=True)
     sines = np.linalg.norm(rows - cosines * truth, axis=1)
-    return np.arctan2(sines, np.abs(cosines[:, 0]))
+    return np.asarray(np.arctan2(sines, np.abs(cosines[:, 0])))
 
 
 def longest_correct_eigenvector_streak(
@@ -114,7 +114,7 @@ def subspace_distance(V: ArrayLike, reference: ArrayLike, B: ArrayLike | None = 
     basis = right[values > values[0] * max(rows.shape) * np.finfo(np.float64).eps]
     distance = spectral.subspace_distance(basis.T, truth.T)
     lost = 1 - basis.shape[0] / rows.shape[0]
-    return lost + (1 - lost) * distance
+    return float(lost + (1 - lost) * distance)
 
 
 def _subspace_distance_in(rows: NDArray, truth: NDArray, B: NDArray) -> float:
@@ -139,7 +139,7 @@ def cosine_similarities(V: ArrayLike, reference: ArrayLike) -> Float[np.ndarray,
         array([1.])
     """
     rows, truth = _pair(V, reference)
-    return np.abs(np.sum(rows * truth, axis=1))
+    return np.asarray(np.abs(np.sum(rows * truth, axis=1)))
 
 
 def match_vectors(V: ArrayLike, reference: ArrayLike) -> NDArray[np.int64]:

@@ -105,7 +105,9 @@ class Experiment:
         num_devices = jax.device_count()
         groups = [list(range(num_devices))] if axis_index_groups is None else axis_index_groups
         if sorted(device for group in groups for device in group) != list(range(num_devices)):
-            raise ValueError(f"axis_index_groups {axis_index_groups} must name each of {num_devices} devices once.")
+            raise ValueError(
+                f"axis_index_groups {axis_index_groups} must name each of {num_devices} devices once."
+            )
         if len({len(group) for group in groups}) != 1 or total_k % len(groups):
             raise ValueError(
                 f"{len(groups)} groups need equal numbers of copies and must divide total_k={total_k}."
@@ -137,7 +139,7 @@ class Experiment:
         vi: Float[Array, "own d"],
         weights: Float[Array, "own k"],
         eigs: Float[Array, "k d"],
-        input: Float[Array, "n d"],  # noqa: A002 - the published name
+        input: Float[Array, "n d"],
         opt_state: Any,
         axis_index_groups: Sequence[Sequence[int]],
     ) -> tuple[Array, Any, Array]:

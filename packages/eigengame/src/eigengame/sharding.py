@@ -45,7 +45,9 @@ def make_mesh(*, data: int = 1, players: int = 1, features: int = 1, devices: An
     """
     shape = (data, players, features)
     if min(shape) < 1:
-        raise ValueError(f"Mesh axes must be at least 1; got data={data}, players={players}, features={features}.")
+        raise ValueError(
+            f"Mesh axes must be at least 1; got data={data}, players={players}, features={features}."
+        )
     if players > 1 and features > 1:
         raise ValueError(
             f"players={players} and features={features} cannot both exceed 1: "
@@ -124,10 +126,12 @@ def put(leaf: Array, sharding: NamedSharding) -> Array:
     Every process passes the same full array.
     """
     if sharding.is_fully_addressable:
-        return jax.device_put(leaf, sharding)
+        placed: Array = jax.device_put(leaf, sharding)
+        return placed
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data = put(jax.random.key_data(leaf), sharding)
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        key: Array = jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return key
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
@@ -202,4 +206,5 @@ def sharded_direction(
         )
         return jax.lax.psum(direction, "data"), S
 
-    return on_device(V, X, weights)
+    direction, S = on_device(V, X, weights)
+    return direction, S

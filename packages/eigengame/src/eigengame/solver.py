@@ -29,7 +29,7 @@ from eigengame.directions import (
 )
 from eigengame.optax_transforms import normalize_rows
 from eigengame.sharding import padded_players, put, sharded_direction, vector_sharding
-from eigengame.trees import batch_size, combine, gram, num_players, row_norms, scale_rows
+from eigengame.trees import batch_size, gram, num_players, row_norms, scale_rows
 from eigengame.utilities import utilities_from_products
 
 __all__ = [
@@ -211,9 +211,7 @@ def init(
     return state if mesh is None else place(state, mesh)
 
 
-@partial(
-    jax.jit, static_argnames=("k", "padding", "shapes", "structure", "optimizer", "moments", "dtype")
-)
+@partial(jax.jit, static_argnames=("k", "padding", "shapes", "structure", "optimizer", "moments", "dtype"))
 def _fresh(
     key: Array,
     V: PyTree | None,
@@ -251,7 +249,8 @@ def place(state: State, mesh: Mesh) -> State:
         )
     }
     replicated = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda leaf: put(leaf, by_shape.get(leaf.shape, replicated)), state)
+    placed: State = jax.tree.map(lambda leaf: put(leaf, by_shape.get(leaf.shape, replicated)), state)
+    return placed
 
 
 def retract(algorithm: Algorithm, V: PyTree, k: int) -> PyTree:
@@ -271,7 +270,9 @@ def retract(algorithm: Algorithm, V: PyTree, k: int) -> PyTree:
     rows = (Q * jnp.where(jnp.diagonal(R) < 0, -1, 1)).T
     cuts = np.cumsum([leaf[0].size for leaf in leaves])[:-1]
     parts = jnp.split(rows, cuts, axis=1)
-    filled = [leaf.at[:k].set(part.reshape(k, *leaf.shape[1:])) for leaf, part in zip(leaves, parts, strict=True)]
+    filled = [
+        leaf.at[:k].set(part.reshape(k, *leaf.shape[1:])) for leaf, part in zip(leaves, parts, strict=True)
+    ]
     return jax.tree.unflatten(structure, filled)
 
 
@@ -391,9 +392,7 @@ def sample_steps(
     def one(carry: State, _: None) -> tuple[State, dict[str, Array]]:
         key, draw = jax.random.split(carry.key)
         rows = jax.random.randint(draw, (batch_size,), 0, size)
-        carry = State(
-            carry.V, carry.opt_state, carry.mean, carry.count, carry.step, carry.aux, key, carry.k
-        )
+        carry = State(carry.V, carry.opt_state, carry.mean, carry.count, carry.step, carry.aux, key, carry.k)
         return _step(carry, jax.tree.map(lambda x: x[rows], data), config)
 
     return jax.lax.scan(one, state, None, length=num_steps)

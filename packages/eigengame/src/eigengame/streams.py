@@ -20,12 +20,12 @@ class Batch(NamedTuple):
     Attributes:
         rows: Shape (size, d); padding rows are zero.
         num_valid: Number of leading rows that are samples.
-        index: Position in the epoch, for messages and resuming.
+        position: Index within the epoch, for messages and resuming.
     """
 
     rows: NDArray
     num_valid: int
-    index: int
+    position: int
 
 
 def is_stream(X: Any) -> bool:

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 __all__ = ["block_graph", "mixed_sources", "spectrum", "symmetric_matrix", "two_views"]
 
 
-def spectrum(kind: Literal["linear", "exponential"], size: int, top: float = 1000.0) -> Float[np.ndarray, " d"]:
+def spectrum(
+    kind: Literal["linear", "exponential"], size: int, top: float = 1000.0
+) -> Float[np.ndarray, " d"]:
     """Return eigenvalues falling from `top` to 1, linearly or exponentially.
 
     Example:
@@ -47,7 +49,8 @@ def two_views(
     """Return two views of the same Gaussian latents, each mixed linearly, plus noise; centred."""
     shared = generator.standard_normal((num_samples, latents))
     views = [
-        shared @ generator.standard_normal((latents, dim)) + noise * generator.standard_normal((num_samples, dim))
+        shared @ generator.standard_normal((latents, dim))
+        + noise * generator.standard_normal((num_samples, dim))
         for _ in range(2)
     ]
     return TwoViews(*(view - view.mean(axis=0) for view in views))
@@ -72,7 +75,7 @@ def mixed_sources(
 def block_graph(
     generator: np.random.Generator, blocks: int = 8, nodes: int = 50, degree: int = 12
 ) -> tuple[Int[np.ndarray, "m 2"], Int[np.ndarray, " d"]]:
-    """Return edges of `blocks` random graphs joined by one edge per pair of blocks, and the blocks of nodes."""
+    """Return edges of random graphs joined by one edge per pair of blocks, and each node's block."""
     edges = []
     for block in range(blocks):
         offset = block * nodes

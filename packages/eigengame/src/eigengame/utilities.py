@@ -55,11 +55,11 @@ def utilities_from_products(
     S: Float[Array, "k k"], overlap: Float[Array, "k k"], kind: Literal["alpha", "mu"]
 ) -> Float[Array, " k"]:
     """Return the utilities given S = V C V' and the overlaps V V'."""
+    penalty = overlap * S
     if kind == "alpha":
         penalty = jnp.square(S) * safe_reciprocal(jnp.diagonal(S))[None, :]
-    else:
-        penalty = overlap * S
-    return jnp.diagonal(S) - jnp.sum(jnp.tril(penalty, -1), axis=1)
+    values: Array = jnp.diagonal(S) - jnp.sum(jnp.tril(penalty, -1), axis=1)
+    return values
 
 
 def rayleigh(V: PyTree, X: PyTree) -> Float[Array, " k"]:
@@ -72,4 +72,5 @@ def rayleigh(V: PyTree, X: PyTree) -> Float[Array, " k"]:
     """
     V, X = jax.tree.map(jnp.asarray, (V, X))
     Y = responses(V, X)
-    return jnp.mean(jnp.square(Y), axis=1) / jnp.diagonal(gram(V, V))
+    values: Array = jnp.mean(jnp.square(Y), axis=1) / jnp.diagonal(gram(V, V))
+    return values

@@ -17,7 +17,7 @@ from sklearn.utils.validation import validate_data
 
 from eigengame.estimators.pencil import adam
 from eigengame.exact import orient
-from eigengame.generalized import PencilConfig, pencil_init, repeat_pencil_step
+from eigengame.generalized import PencilConfig, pencil_init, repeat_pencil_step, unresolved_players
 
 __all__ = ["EigenGameGEVP"]
 
@@ -46,7 +46,7 @@ class _CallableProducts:
         return A(V), V if B is None else B(V)
 
 
-class EigenGameGEVP(BaseEstimator):  # type: ignore[misc]
+class EigenGameGEVP(BaseEstimator):
     """Top-k solutions of A v = lambda B v for symmetric A and positive definite B.
 
     For linear discriminant analysis, normalised Laplacians (L, degrees) and other pencils that are
@@ -64,8 +64,8 @@ class EigenGameGEVP(BaseEstimator):  # type: ignore[misc]
     Attributes:
         components_: Vectors on rows with v'B v = 1, largest-magnitude entry positive.
         eigenvalues_: Generalised Rayleigh quotients (of A, also when minimising).
-        unresolved_: Players whose (sought) value is not positive; a child may have copied a parent.
-            Add a multiple of B to A to lift the spectrum.
+        unresolved_: Players that found nothing of their own: the (sought) value is not positive, or the
+            vector copies a parent. Add a multiple of B to A to lift the spectrum.
 
     Source: Gemp et al. 2022 (arXiv 2206.04993).
 
@@ -112,7 +112,9 @@ class EigenGameGEVP(BaseEstimator):  # type: ignore[misc]
                 raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
         products, operators, dim = self._operators(X, B, dim)
         if self.n_components > dim:
-            raise ValueError(f"n_components={self.n_components} exceeds n_features={dim}; ask for at most {dim}.")
+            raise ValueError(
+                f"n_components={self.n_components} exceeds n_features={dim}; ask for at most {dim}."
+            )
         config = PencilConfig(
             adam(float(self.learning_rate), int(self.n_iter)),
             products,
@@ -126,7 +128,9 @@ class EigenGameGEVP(BaseEstimator):  # type: ignore[misc]
         state = pencil_init(jax.random.key(seed), int(self.n_components), dim, config)
         state, finite = repeat_pencil_step(state, operators, config, int(self.n_iter))
         if not finite:
-            raise ValueError(f"The iteration left the finite numbers; lower learning_rate={self.learning_rate}.")
+            raise ValueError(
+                f"The iteration left the finite numbers; lower learning_rate={self.learning_rate}."
+            )
         self._finish(np.asarray(state.V), products, operators)
         self.n_iter_ = int(self.n_iter)
         return self
@@ -134,7 +138,9 @@ class EigenGameGEVP(BaseEstimator):  # type: ignore[misc]
     def _operators(self, A: Operator, B: Operator | None, dim: int | None) -> tuple[Any, Any, int]:
         if callable(A):
             if dim is None or not (B is None or callable(B)):
-                raise ValueError("With A as a function pass dim= (the dimension d), and B as a function or None.")
+                raise ValueError(
+                    "With A as a function pass dim= (the dimension d), and B as a function or None."
+                )
             self.n_features_in_ = dim
             return _CallableProducts(A, B), (), dim
         matrix = validate_data(self, A, accept_sparse="csr", dtype="numeric")
@@ -143,8 +149,9 @@ class EigenGameGEVP(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"A has shape {matrix.shape}; a symmetric matrix is square.")
         if B is None:
             return _matrix_products, (self._device(matrix), None), d
-        if callable(B) or np.shape(B) != (d, d):
-            raise ValueError(f"B must be a matrix of shape {(d, d)} like A; got {np.shape(B)}.")
+        shape: Any = getattr(B, "shape", None) or np.shape(np.asarray(B))
+        if callable(B) or shape != (d, d):
+            raise ValueError(f"B must be a matrix of shape {(d, d)} like A; got {shape}.")
         return _matrix_products, (self._device(matrix), self._device(B)), d
 
     @staticmethod
@@ -160,8 +167,8 @@ class EigenGameGEVP(BaseEstimator):  # type: ignore[misc]
             table = np.asarray(U @ product.T, np.float64)
             if abs(table[0, 1] - table[1, 0]) > 1e-3 * max(np.abs(table).max(), 1e-30):
                 warnings.warn(
-                    f"{name} is not symmetric: u'{name}v = {table[0, 1]:.4g} but v'{name}u = {table[1, 0]:.4g} "
-                    f"for random u, v. Pass ({name} + {name}') / 2.",
+                    f"{name} is not symmetric: u'{name}v = {table[0, 1]:.4g} but v'{name}u = "
+                    f"{table[1, 0]:.4g} for random u, v. Pass ({name} + {name}') / 2.",
                     UserWarning,
                     stacklevel=3,
                 )
@@ -181,7 +188,7 @@ class EigenGameGEVP(BaseEstimator):  # type: ignore[misc]
         self.eigenvalues_: NDArray = (np.sum(V * AV, axis=1) / safe).astype(V.dtype)
         self.components_: Float[np.ndarray, "k d"] = orient((V / np.sqrt(safe)[:, None]).astype(V.dtype))
         sought = self.eigenvalues_ if self.maximize else -self.eigenvalues_
-        self.unresolved_: NDArray = np.flatnonzero(sought <= 0)
+        self.unresolved_: NDArray = unresolved_players(sought, V @ BV.T)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -3,8 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Literal, Self
 
 import jax
@@ -19,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from eigengame import checkpoint
 from eigengame.directions import Algorithm
 from eigengame.exact import orient
-from eigengame.learning_rate import auto_learning_rate
+from eigengame.learning_rate import auto_learning_rate, nesterov, with_learning_rate
 from eigengame.metrics import angles
 from eigengame.solver import Config, State, init, step
 from eigengame.streams import (
@@ -48,20 +47,7 @@ _COUNTERS = (
 Data = ArrayLike | Iterable[ArrayLike] | Callable[[], Iterable[ArrayLike]]
 
 
-@lru_cache(maxsize=64)
-def _optimizer(momentum: float, schedule: Callable[[Any], Any] | None) -> optax.GradientTransformation:
-    """Return SGD; cached, so that estimators with equal settings share one compiled step.
-
-    A plain number as learning rate lives in the optimiser state and never causes a compilation.
-    """
-    nesterov = momentum > 0
-    if schedule is not None:
-        return optax.sgd(schedule, momentum=momentum or None, nesterov=nesterov)
-    build = optax.inject_hyperparams(optax.sgd, static_args=("momentum", "nesterov"))
-    return build(learning_rate=1.0, momentum=momentum or None, nesterov=nesterov)
-
-
-class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Top principal components from minibatches.
 
     Memory is O(batch_size * d + n_components * d): data may be larger than memory or never end. When
@@ -82,8 +68,8 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         mesh: Device layout from `eigengame.sharding.make_mesh`.
         random_state: Seed of the initial vectors and of the order of the rows.
         tol: Stop `fit` after an epoch in which every Rayleigh quotient changed by less than `tol`
-            relative to the largest and every vector turned by less than `tol` radians. A signal without ground
-            truth: slow progress looks like convergence.
+            relative to the largest and every vector turned by less than `tol` radians. A signal without
+            ground truth: slow progress looks like convergence.
         dtype: `"float32"` or `"float64"` (needs `jax.enable_x64`).
 
     Attributes:
@@ -220,22 +206,23 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             value = getattr(self, name)
             if not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
-        if self.n_components is not None and (
-            not isinstance(self.n_components, Integral) or self.n_components < 1
-        ):
-            raise ValueError(f"n_components is {self.n_components!r}; it must be an integer of at least 1.")
-        if not isinstance(self.momentum, Real) or not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is {self.momentum!r}; it must lie in [0, 1).")
-        if self.center not in ("running", None):
-            raise ValueError(f"center is {self.center!r}; allowed are 'running' and None.")
-        rate = self.learning_rate
-        if not (rate == "auto" or callable(rate) or (isinstance(rate, Real) and 0 < rate < math.inf)):
+        k: Any = self.n_components
+        if k is not None and not (isinstance(k, Integral) and k >= 1):  # type: ignore[operator]  # Integral has no order
+            raise ValueError(f"n_components is {k!r}; it must be an integer of at least 1.")
+        momentum: Any = self.momentum
+        if not (isinstance(momentum, int | float) and 0 <= momentum < 1):
+            raise ValueError(f"momentum is {momentum!r}; it must lie in [0, 1).")
+        center: Any = self.center
+        if center not in ("running", None):
+            raise ValueError(f"center is {center!r}; allowed are 'running' and None.")
+        rate: Any = self.learning_rate
+        if not (rate == "auto" or callable(rate) or (isinstance(rate, int | float) and 0 < rate < math.inf)):
             raise ValueError(f"learning_rate is {rate!r}; pass a positive number, a schedule or 'auto'.")
         if self.optimizer is not None and rate != "auto":
             raise ValueError("Pass either optimizer or learning_rate; an optimizer brings its own step size.")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype is {self.dtype!r}; allowed are 'float32' and 'float64'.")
-        if self.dtype == "float64" and not jax.config.jax_enable_x64:
+        if self.dtype == "float64" and not jax.config.read("jax_enable_x64"):
             raise ValueError(
                 "dtype='float64' needs 64-bit JAX: run inside `with jax.enable_x64(True):` "
                 "or set JAX_ENABLE_X64=1."
@@ -261,7 +248,7 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _config(self) -> Config:
         schedule = self.learning_rate if callable(self.learning_rate) else None
         return Config(
-            optimizer=self.optimizer or _optimizer(float(self.momentum), schedule),
+            optimizer=self.optimizer or nesterov(float(self.momentum), schedule),
             algorithm=self.algorithm,
             center=self.center == "running",
             moments=True,
@@ -280,16 +267,13 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         self.learning_rate_ = None
         if self.optimizer is None and not callable(self.learning_rate):
             rows = np.asarray(batch.rows[:n])
-            check_finite(rows, batch.index)
+            check_finite(rows, batch.position)
             rate = (
                 auto_learning_rate(rows, float(self.momentum), center=config.center)
                 if self.learning_rate == "auto"
                 else float(self.learning_rate)
             )
-            hyperparams = state.opt_state.hyperparams
-            hyperparams["learning_rate"] = jax.device_put(
-                np.asarray(rate, hyperparams["learning_rate"].dtype), hyperparams["learning_rate"].sharding
-            )
+            state = with_learning_rate(state, rate)
             self.learning_rate_ = rate
         self._state: State = state
 
@@ -298,9 +282,9 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             self._start(batch)
         state, metrics = step(self._state, batch.rows, self._config(), np.int32(batch.num_valid))
         if not metrics["finite"]:
-            check_finite(np.asarray(batch.rows), batch.index)
+            check_finite(np.asarray(batch.rows), batch.position)
             raise ValueError(
-                f"The update on batch {batch.index} is not finite although the data are: "
+                f"The update on batch {batch.position} is not finite although the data are: "
                 f"learning_rate={self.learning_rate_} is too large. The state before it was kept."
             )
         self._state = state
@@ -313,7 +297,9 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _converged(self, before: tuple[NDArray, NDArray] | None) -> bool:
         if self.tol is None or before is None:
             return False
-        change = np.abs(self.explained_variance_ - before[1]).max() / max(self.explained_variance_.max(), 1e-30)
+        change = np.abs(self.explained_variance_ - before[1]).max() / max(
+            self.explained_variance_.max(), 1e-30
+        )
         return bool(change < self.tol and angles(self.components_, before[0]).max() < self.tol)
 
     def save(self, path: str | os.PathLike[str], extra: dict[str, Any] | None = None) -> None:
@@ -345,7 +331,9 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         arrays, meta = checkpoint.read(path)
         if not {"params", "counters", "k"} <= set(meta):
-            raise ValueError(f"{path} holds a State but no estimator; read it with eigengame.checkpoint.load.")
+            raise ValueError(
+                f"{path} holds a State but no estimator; read it with eigengame.checkpoint.load."
+            )
         model = cls(**meta["params"])
         for name, value in meta["counters"].items():
             setattr(model, name, value)

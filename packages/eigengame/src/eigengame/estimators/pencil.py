@@ -16,10 +16,17 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from eigengame.exact import orient
-from eigengame.generalized import PencilConfig, pencil_init, pencil_step, repeat_pencil_step
+from eigengame.generalized import (
+    PencilConfig,
+    pencil_init,
+    pencil_step,
+    repeat_pencil_step,
+    unresolved_players,
+)
 from eigengame.pencils import cca_products, ica_products, pls_products
 from eigengame.solver import State
 from eigengame.streams import check_finite
+from eigengame.trees import gram
 
 __all__ = ["EigenGameCCA", "EigenGameICA", "EigenGamePLS"]
 
@@ -47,7 +54,7 @@ def _has_batch_size(estimator: Any) -> bool:
     return True
 
 
-class _PencilEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class _PencilEstimator(TransformerMixin, BaseEstimator):
     """What CCA, PLS and ICA share: settings, centring, splitting into independent batches, steps."""
 
     _problem: ClassVar[str]
@@ -99,13 +106,12 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ("batch_size", True),
             ("independent_batches", True),
         ):
-            value = getattr(self, name)
+            value: Any = getattr(self, name)
             if not (optional and value is None) and (not isinstance(value, Integral) or value < 1):
                 raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
-        if self.learning_rate is not None and not (
-            isinstance(self.learning_rate, Real) and self.learning_rate > 0
-        ):
-            raise ValueError(f"learning_rate is {self.learning_rate!r}; it must be a positive number or None.")
+        rate: Any = self.learning_rate
+        if rate is not None and not (isinstance(rate, Real) and rate > 0):  # type: ignore[operator]  # Real has no order
+            raise ValueError(f"learning_rate is {rate!r}; it must be a positive number or None.")
 
     def _fit(self, views: tuple[NDArray, ...]) -> Self:
         self._check_settings()
@@ -141,7 +147,8 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _forget(self) -> None:
         self.__dict__.pop("_state", None)
-        self.n_iter_, self.n_samples_seen_, self._means = 0, 0, None
+        self.n_iter_, self.n_samples_seen_ = 0, 0
+        self._means: tuple[NDArray, ...] = ()
 
     def _draw_seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -159,7 +166,6 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _centred(self, views: tuple[NDArray, ...]) -> Any:
-        assert self._means is not None
         centred = tuple(
             (view - mean).astype(np.float32) for view, mean in zip(views, self._means, strict=True)
         )
@@ -170,7 +176,8 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if self.n_components > smallest:
             what = "the smaller view has" if self._two_views else "the data have"
             raise ValueError(
-                f"n_components={self.n_components} but {what} n_features={smallest}; ask for at most {smallest}."
+                f"n_components={self.n_components} but {what} n_features={smallest}; "
+                f"ask for at most {smallest}."
             )
         dims = tuple(view.shape[1] for view in views)
         key = jax.random.key(self._draw_seed())
@@ -186,7 +193,9 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return  # a tail too short to be split into independent batches
         assert self.batch_size is not None
         batches = tuple(
-            self._centred(tuple(np.resize(view[part::count], (self.batch_size, view.shape[1])) for view in views))
+            self._centred(
+                tuple(np.resize(view[part::count], (self.batch_size, view.shape[1])) for view in views)
+            )
             for part in range(count)
         )
         state, metrics = pencil_step(self._state, batches, self._config(None))
@@ -219,15 +228,16 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Running estimates of v'A v / v'B v."""
         averages = self._state.aux
         floor = np.finfo(np.float32).tiny
-        return np.asarray(averages.numerator) / np.maximum(np.asarray(averages.denominator), floor)
+        denominator = np.maximum(np.asarray(averages.denominator), floor)
+        return np.asarray(np.asarray(averages.numerator) / denominator)
 
     @property
     def unresolved_(self) -> NDArray[np.int64]:
-        """Players whose value is not positive: they may copy a parent and mean nothing."""
-        return np.flatnonzero(self.eigenvalues_ <= 0)
+        """Players that found nothing of their own: no positive value, or the copy of a parent."""
+        overlap = np.asarray(gram(self._state.V, self._state.aux.parents.w))
+        return unresolved_players(self.eigenvalues_, overlap)
 
     def _project(self, rows: NDArray, view: int, components: NDArray) -> NDArray:
-        assert self._means is not None
         return np.asarray((rows - self._means[view]) @ components.T, dtype=np.float32)
 
     @property
@@ -235,7 +245,7 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self._state.k
 
 
-class _TwoViews(ClassNamePrefixFeaturesOutMixin, _PencilEstimator):  # type: ignore[misc]
+class _TwoViews(ClassNamePrefixFeaturesOutMixin, _PencilEstimator):
     """Two views of the same samples; X and y may each have several columns."""
 
     _two_views = True
@@ -245,7 +255,7 @@ class _TwoViews(ClassNamePrefixFeaturesOutMixin, _PencilEstimator):  # type: ign
         """Learn pairs of directions from samples on the rows of X (n, dx) and y (n, dy)."""
         return self._fit(self._validated(X, y, reset=True))
 
-    @available_if(_has_batch_size)
+    @available_if(_has_batch_size)  # type: ignore[untyped-decorator]  # scikit-learn has no types
     def partial_fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Continue with more rows, `independent_batches * batch_size` per step."""
         return self._partial_fit(self._validated(X, y, reset=not hasattr(self, "_state")))
@@ -264,10 +274,9 @@ class _TwoViews(ClassNamePrefixFeaturesOutMixin, _PencilEstimator):  # type: ign
         joint = np.concatenate([x, y], axis=1)
         turned = orient(joint)
         signs = np.sign(np.sum(joint * turned, axis=1, keepdims=True))
-        return tuple(
-            signs * view / np.maximum(np.linalg.norm(view, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-            for view in (x, y)
-        )  # type: ignore[return-value]
+        tiny = np.finfo(np.float32).tiny
+        lengths = [np.maximum(np.linalg.norm(view, axis=1, keepdims=True), tiny) for view in (x, y)]
+        return signs * x / lengths[0], signs * y / lengths[1]
 
     @property
     def components_x_(self) -> Float[np.ndarray, "k dx"]:
@@ -280,9 +289,8 @@ class _TwoViews(ClassNamePrefixFeaturesOutMixin, _PencilEstimator):  # type: ign
         return self._oriented()[1]
 
     @property
-    def mean_(self) -> tuple[NDArray, NDArray]:
+    def mean_(self) -> tuple[NDArray, ...]:
         """Means of both views."""
-        assert self._means is not None
         return self._means
 
     def transform(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:
@@ -295,7 +303,7 @@ class _TwoViews(ClassNamePrefixFeaturesOutMixin, _PencilEstimator):  # type: ign
         targets = np.asarray(y).reshape(len(rows), -1)
         return scores, self._project(targets, 1, self.components_y_)
 
-    def fit_transform(self, X: ArrayLike, y: ArrayLike) -> NDArray:  # type: ignore[override]
+    def fit_transform(self, X: ArrayLike, y: ArrayLike) -> NDArray:
         """Fit, then return the scores of X."""
         return np.asarray(self.fit(X, y).transform(X))
 
@@ -363,7 +371,7 @@ class EigenGamePLS(_TwoViews):
     _problem = "pls"
 
 
-class EigenGameICA(ClassNamePrefixFeaturesOutMixin, _PencilEstimator):  # type: ignore[misc]
+class EigenGameICA(ClassNamePrefixFeaturesOutMixin, _PencilEstimator):
     """Independent components with non-zero kurtosis, from minibatches.
 
     Finds sources whose excess kurtosis is positive (`maximize=True`) or negative (False), in the order
@@ -394,7 +402,7 @@ class EigenGameICA(ClassNamePrefixFeaturesOutMixin, _PencilEstimator):  # type: 
         """Learn unmixing directions from samples on the rows of X."""
         return self._fit((self._validated(X, reset=True),))
 
-    @available_if(_has_batch_size)
+    @available_if(_has_batch_size)  # type: ignore[untyped-decorator]  # scikit-learn has no types
     def partial_fit(self, X: ArrayLike, y: None = None) -> Self:
         """Continue with more rows, `independent_batches * batch_size` per step."""
         return self._partial_fit((self._validated(X, reset=not hasattr(self, "_state")),))
@@ -410,7 +418,6 @@ class EigenGameICA(ClassNamePrefixFeaturesOutMixin, _PencilEstimator):  # type: 
     @property
     def mean_(self) -> Float[np.ndarray, " d"]:
         """Mean of the samples."""
-        assert self._means is not None
         return self._means[0]
 
     def transform(self, X: ArrayLike) -> Float[np.ndarray, "n k"]:

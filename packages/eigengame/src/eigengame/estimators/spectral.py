@@ -59,7 +59,7 @@ def embed(
     return V, key
 
 
-class EigenGameSpectralEmbedding(BaseEstimator):  # type: ignore[misc]
+class EigenGameSpectralEmbedding(BaseEstimator):
     """Bottom-k eigenvectors of a graph's Laplacian, from its edges.
 
     Args:

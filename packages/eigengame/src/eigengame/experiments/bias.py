@@ -6,16 +6,16 @@ from functools import partial
 
 import jax
 import numpy as np
-from gdyn_common.plotting import COLOURS, band, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
-from gdyn_common.seeding import generator
 from jaxtyping import Array
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from eigengame.config import BiasConfig
 from eigengame.directions import alpha_direction, mu_direction
+from gdyn_common.plotting import COLOURS, band, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import generator
 
 DIRECTIONS = {"mu": mu_direction, "alpha": alpha_direction}
 
@@ -38,7 +38,9 @@ def plot(result: Result) -> Figure:
     figure, axis = new_figure()
     for colour, name in zip(COLOURS, DIRECTIONS, strict=False):
         band(axis, result.arrays["parts"], np.maximum(result.arrays[name], 1e-17), name, colour)
-    axis.set(xscale="log", yscale="log", xlabel="parts of the batch", ylabel="relative error of the mean direction")
+    axis.set(
+        xscale="log", yscale="log", xlabel="parts of the batch", ylabel="relative error of the mean direction"
+    )
     axis.legend()
     return figure
 
@@ -64,4 +66,5 @@ def _errors_of_seed(config: BiasConfig, seed: int) -> dict[str, list[float]]:
 
 @partial(jax.jit, static_argnames="name")
 def _averaged(V: Array, parts: Array, name: str) -> Array:
-    return jax.vmap(partial(DIRECTIONS[name], V))(parts).mean(axis=0)
+    average: Array = jax.vmap(partial(DIRECTIONS[name], V))(parts).mean(axis=0)
+    return average

@@ -5,11 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from gdyn_common.data import load
-from gdyn_common.plotting import COLOURS, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
-from gdyn_common.seeding import generator
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -18,6 +13,11 @@ from eigengame.estimators.pencil import EigenGameCCA
 from eigengame.exact import pencil
 from eigengame.metrics import cosine_similarities
 from eigengame.synthetic import TwoViews, two_views
+from gdyn_common.data import load
+from gdyn_common.plotting import COLOURS, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import generator
 
 
 def compute(config: CCAConfig, run: Run) -> Result:
@@ -36,7 +36,9 @@ def compute(config: CCAConfig, run: Run) -> Result:
         {
             "full_batch_worst_cosine": arrays["cosines"].min(axis=1).tolist(),
             "minibatch_captured": arrays["captured"].tolist(),
-            "image_captured": (arrays["image_found"].sum(axis=1) / arrays["image_exact"].sum(axis=1)).tolist(),
+            "image_captured": (
+                arrays["image_found"].sum(axis=1) / arrays["image_exact"].sum(axis=1)
+            ).tolist(),
         },
         arrays,
     )
@@ -46,8 +48,15 @@ def plot(result: Result) -> Figure:
     """Draw cosines of the synthetic views and correlations of the image halves."""
     figure, (left, right) = new_figure(1, 2)
     for row, cosines in enumerate(result.arrays["cosines"]):
-        left.plot(np.arange(1, cosines.size + 1), np.maximum(1 - cosines, 1e-16), "o-", color=COLOURS[row % 8])
-    left.set(xlabel="component", ylabel="1 - |cosine| with the exact vector", yscale="log", title="two views, full batch")
+        left.plot(
+            np.arange(1, cosines.size + 1), np.maximum(1 - cosines, 1e-16), "o-", color=COLOURS[row % 8]
+        )
+    left.set(
+        xlabel="component",
+        ylabel="1 - |cosine| with the exact vector",
+        yscale="log",
+        title="two views, full batch",
+    )
     index = np.arange(1, result.arrays["image_exact"].shape[1] + 1)
     right.plot(index, result.arrays["image_exact"][0], color=COLOURS[0], label="exact")
     right.plot(index, result.arrays["image_found"].T, "o", color=COLOURS[1])

@@ -1,5 +1,9 @@
 """Data parallelism: more copies with their own samples help mu; locally formed alpha stays biased.
 
+With n samples per copy and p parents the locally formed alpha penalties shrink a player's expected reward
+by p / n, also on Gaussian data: players with more parents than a copy has samples are driven away from their
+vector, however many copies there are. Copies see 8 samples here and the last player has 15 parents.
+
 The copies are the leading axis of a batch here. That several devices give the same numbers is a test of
 `eigengame.sharding`, not of this experiment.
 """
@@ -12,10 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from gdyn_common.plotting import COLOURS, band, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
-from gdyn_common.seeding import generator, named_seed
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -26,6 +26,10 @@ from eigengame.metrics import subspace_distance
 from eigengame.optax_transforms import normalize_rows
 from eigengame.solver import initial_vectors
 from eigengame.synthetic import symmetric_matrix
+from gdyn_common.plotting import COLOURS, band, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import generator, named_seed
 
 METHODS = ("mu", "alpha_local")
 POINTS = 50
@@ -61,7 +65,9 @@ def plot(result: Result) -> Figure:
     figure, axes = new_figure(1, 2, sharey=True)
     for axis, method in zip(axes, METHODS, strict=True):
         for colour, copies in zip(COLOURS, result.arrays["copies"], strict=False):
-            band(axis, result.arrays["steps"], result.arrays[f"{method}/{copies}"], f"{copies} copies", colour)
+            band(
+                axis, result.arrays["steps"], result.arrays[f"{method}/{copies}"], f"{copies} copies", colour
+            )
         axis.set(xlabel="step", ylabel="subspace distance", title=method.replace("_", " "), yscale="log")
         axis.legend()
     return figure

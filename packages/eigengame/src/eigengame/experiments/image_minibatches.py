@@ -6,10 +6,6 @@ from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
-from gdyn_common.data import load_dataset
-from gdyn_common.plotting import COLOURS, band, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -17,6 +13,10 @@ from eigengame.comparison import as_device, best_rate, config_of, follow
 from eigengame.config import ImagesConfig
 from eigengame.exact import pca
 from eigengame.learning_rate import auto_constant
+from gdyn_common.data import load_dataset
+from gdyn_common.plotting import COLOURS, band, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
 
 HELD_OUT = 1_000_003  # seed on which learning rates are chosen, never reported
 
@@ -36,9 +36,7 @@ def compute(config: ImagesConfig, run: Run) -> Result:
             name = f"batch={batch_size}/{method}"
             chosen = run.piece(f"{name}/rate", lambda one=one: _choose(config, one))  # type: ignore[misc]
             factor = float(chosen["factor"])
-            curves = [
-                run.piece(f"{name}/seed={seed}", partial(one, factor, seed)) for seed in config.seeds
-            ]
+            curves = [run.piece(f"{name}/seed={seed}", partial(one, factor, seed)) for seed in config.seeds]
             arrays[f"{batch_size}/steps"] = curves[0]["steps"]
             arrays[f"{batch_size}/{method}/factor"] = np.array(factor)
             for metric in ("streak", "distance"):
@@ -92,7 +90,8 @@ def _follow(
 ) -> dict[str, NDArray]:
     rate = factor * auto_constant(batch_size, config.momentum) / top
     return follow(
-        config_of(method, rate, config.momentum),
+        config_of(method, config.momentum),
+        rate,
         rows,
         truth,
         batch_size=batch_size,
@@ -118,7 +117,10 @@ def _comparisons(
     for other in methods:
         if other != "mu" and "mu" in methods:
             ours, theirs = (
-                {metric: np.array(measured[f"batch{batch_size}_{name}_{metric}"]) for metric in ("streak", "distance")}
+                {
+                    metric: np.array(measured[f"batch{batch_size}_{name}_{metric}"])
+                    for metric in ("streak", "distance")
+                }
                 for name in ("mu", other)
             )
             prefix = f"batch{batch_size}_mu_over_{other}"

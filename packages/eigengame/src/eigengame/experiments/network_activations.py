@@ -7,21 +7,21 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gdyn_common.data import textures32
-from gdyn_common.plotting import COLOURS, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
-from gdyn_common.seeding import named_seed
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
-from eigengame.comparison import nesterov
 from eigengame.config import ActivationsConfig
+from eigengame.learning_rate import nesterov, with_learning_rate
 from eigengame.metrics import captured_value_ratio
 from eigengame.solver import Config, init, sample_steps
 from eigengame.trees import responses
+from gdyn_common.data import textures32
+from gdyn_common.plotting import COLOURS, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import named_seed
 
 
 def compute(config: ActivationsConfig, run: Run) -> Result:
@@ -66,16 +66,23 @@ def _captured(config: ActivationsConfig, seed: int) -> dict[str, NDArray]:
     images, _ = textures32("train", seed=seed, num_samples=config.num_images)
     pixels = jnp.asarray(np.asarray(images, np.float32) / 255)[:, : config.image_size, : config.image_size]
     data = jax.jit(activations, static_argnames="width")(pixels, jax.random.key(seed), config.width)
-    flat = np.concatenate([np.asarray(leaf).reshape(config.num_images, -1) for leaf in jax.tree.leaves(data)], axis=1)
+    flat = np.concatenate(
+        [np.asarray(leaf).reshape(config.num_images, -1) for leaf in jax.tree.leaves(data)], axis=1
+    )
     _, singular, _ = randomized_svd(flat, config.num_components, random_state=seed)
     exact = singular**2 / config.num_images
-    step = Config(nesterov(config.rate_factor / float(exact[0]), 0.9))
+    step = Config(nesterov(0.9))
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), data)
     key = jax.random.key(named_seed(seed, "activations") % 2**31)
     state = init(key, config.num_components, template, step.optimizer)
+    state = with_learning_rate(state, config.rate_factor / float(exact[0]))
     state, _ = sample_steps(state, data, config.num_steps, config.batch_size, step)
     Y = np.asarray(responses(state.V, data), np.float64)
     # variance in the span, in the order of an orthonormal basis built from the first player on
-    basis = np.linalg.qr(np.concatenate([np.asarray(v).reshape(config.num_components, -1) for v in jax.tree.leaves(state.V)], axis=1).T)[1]
+    basis = np.linalg.qr(
+        np.concatenate(
+            [np.asarray(v).reshape(config.num_components, -1) for v in jax.tree.leaves(state.V)], axis=1
+        ).T
+    )[1]
     orthonormal = np.linalg.solve(basis.T, Y)
     return {"ours": np.mean(orthonormal**2, axis=1), "exact": exact, "dimension": np.array(flat.shape[1])}

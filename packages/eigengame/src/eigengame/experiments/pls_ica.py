@@ -5,10 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from gdyn_common.plotting import COLOURS, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
-from gdyn_common.seeding import generator
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
@@ -19,6 +15,10 @@ from eigengame.exact import pencil
 from eigengame.experiments.cca import exact_pencil
 from eigengame.metrics import cosine_similarities
 from eigengame.synthetic import mixed_sources, two_views
+from gdyn_common.plotting import COLOURS, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import generator
 
 
 def compute(config: PlsIcaConfig, run: Run) -> Result:
@@ -28,7 +28,9 @@ def compute(config: PlsIcaConfig, run: Run) -> Result:
         | run.piece(f"ica/seed={seed}", partial(_ica, config, seed))
         for seed in run.progress(config.seeds, "seeds")
     ]
-    arrays = {name: np.stack([piece[name] for piece in pieces]) for name in ("cosines", "sources", "sources_exact")}
+    arrays = {
+        name: np.stack([piece[name] for piece in pieces]) for name in ("cosines", "sources", "sources_exact")
+    }
     return Result(
         {
             "pls_worst_cosine": arrays["cosines"].min(axis=1).tolist(),

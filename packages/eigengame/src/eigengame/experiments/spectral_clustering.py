@@ -7,10 +7,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gdyn_common.plotting import COLOURS, band, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
-from gdyn_common.seeding import generator
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
@@ -21,6 +17,10 @@ from eigengame.laplacian import check_edges, top_value_bound
 from eigengame.metrics import clustering_accuracy
 from eigengame.solver import initial_vectors
 from eigengame.synthetic import block_graph
+from gdyn_common.plotting import COLOURS, band, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import generator
 
 
 def compute(config: ClusteringConfig, run: Run) -> Result:

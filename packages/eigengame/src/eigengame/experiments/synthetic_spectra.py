@@ -8,10 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from gdyn_common.plotting import COLOURS, band, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
-from gdyn_common.seeding import generator
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -22,6 +18,10 @@ from eigengame.directions import direction_from_products, project_to_tangent
 from eigengame.metrics import longest_correct_eigenvector_streak
 from eigengame.solver import initial_vectors, retract
 from eigengame.synthetic import spectrum, symmetric_matrix
+from gdyn_common.plotting import COLOURS, band, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import generator
 
 
 def compute(config: SyntheticConfig, run: Run) -> Result:
@@ -33,9 +33,9 @@ def compute(config: SyntheticConfig, run: Run) -> Result:
             rate = float(run.piece(f"{kind}/{method}/rate", partial(_choose, config, kind, method))["rate"])
             curves = np.stack(
                 [
-                    run.piece(f"{kind}/{method}/seed={seed}", partial(_streaks, config, kind, method, rate, seed))[
-                        "streak"
-                    ]
+                    run.piece(
+                        f"{kind}/{method}/seed={seed}", partial(_streaks, config, kind, method, rate, seed)
+                    )["streak"]
                     for seed in config.seeds
                 ]
             )
@@ -82,7 +82,9 @@ def _streaks(config: SyntheticConfig, kind: str, method: str, rate: float, seed:
     matrix, vectors = symmetric_matrix(spectrum(kind, config.dim), draw)  # type: ignore[arg-type]  # checked there
     start = initial_vectors(jax.random.key(seed % 2**32), config.dim, config.dim)
     every = int(_steps(config)[0])
-    points = _trajectory(start, jnp.asarray(matrix, jnp.float32), jnp.float32(rate), method, every, config.num_points)
+    points = _trajectory(
+        start, jnp.asarray(matrix, jnp.float32), jnp.float32(rate), method, every, config.num_points
+    )
     return {"streak": np.array([longest_correct_eigenvector_streak(V, vectors) for V in np.asarray(points)])}
 
 
@@ -96,7 +98,8 @@ def _trajectory(
         direction = direction_from_products(algorithm, V, V @ matrix)  # type: ignore[arg-type]  # refuses others
         if method.endswith("projected"):
             direction = project_to_tangent(V, direction)
-        return retract(algorithm, optax.apply_updates(V, rate * direction), V.shape[0])  # type: ignore[arg-type]
+        moved: Array = retract(algorithm, optax.apply_updates(V, rate * direction), V.shape[0])  # type: ignore[arg-type]
+        return moved
 
     def point(V: Array, _: None) -> tuple[Array, Array]:
         V = jax.lax.fori_loop(0, every, one, V)

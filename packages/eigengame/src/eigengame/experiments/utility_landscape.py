@@ -1,4 +1,9 @@
-"""Utility of a child against its angle, exact and averaged over minibatches, around a rotated parent."""
+"""Utility of a child on the circle orthogonal to an imperfect parent, exact and averaged over minibatches.
+
+The samples are heavy-tailed (Laplace). For Gaussian ones the alpha utility does not move its maximum at
+all: orthogonal to the parent it is a Schur complement of a Wishart matrix, whose mean is the exact one
+times (n - 1) / n. Only the height is biased then.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +12,16 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gdyn_common.plotting import COLOURS, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
-from gdyn_common.seeding import generator
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from eigengame.config import LandscapeConfig
 from eigengame.utilities import utilities
+from gdyn_common.plotting import COLOURS, new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import generator
 
 KINDS = ("mu", "alpha")
 
@@ -51,7 +56,11 @@ def plot(result: Result) -> Figure:
         ):
             axis.plot(result.arrays["theta"], sampled, color=colour, label=f"parent at {degrees:g} degrees")
             axis.plot(result.arrays["theta"], exact, color=colour, linestyle="--")
-        axis.set(xlabel="angle of the child (degrees)", ylabel="utility", title=f"{kind}: dashed exact, solid sampled")
+        axis.set(
+            xlabel="angle of the child (degrees)",
+            ylabel="utility",
+            title=f"{kind}: dashed exact, solid sampled",
+        )
         axis.legend()
     return figure
 
@@ -64,7 +73,7 @@ def _landscapes(config: LandscapeConfig, seed: int) -> dict[str, NDArray]:
     draw = generator(seed, "landscape")
     scales = np.sqrt(config.variances)
     batches = jnp.asarray(
-        draw.standard_normal((config.num_batches, config.batch_size, 3)) * scales, jnp.float32
+        draw.laplace(scale=0.5**0.5, size=(config.num_batches, config.batch_size, 3)) * scales, jnp.float32
     )
     # same samples in both, so that the difference is sampling's non-linearity and not its noise
     everything = batches.reshape(1, -1, 3)
@@ -73,7 +82,12 @@ def _landscapes(config: LandscapeConfig, seed: int) -> dict[str, NDArray]:
     for kind in KINDS:
         for name, data in (("sampled", batches), ("exact", everything)):
             found[f"{kind}/{name}"] = np.stack(
-                [np.asarray(_mean_utility(jnp.float32(parent), jnp.asarray(thetas, jnp.float32), data, kind)) for parent in parents]
+                [
+                    np.asarray(
+                        _mean_utility(jnp.float32(parent), jnp.asarray(thetas, jnp.float32), data, kind)
+                    )
+                    for parent in parents
+                ]
             )
     return found
 
@@ -82,12 +96,15 @@ def _landscapes(config: LandscapeConfig, seed: int) -> dict[str, NDArray]:
 def _mean_utility(
     parent: Array, thetas: Float[Array, " t"], batches: Float[Array, "b n 3"], kind: str
 ) -> Float[Array, " t"]:
-    """Return the child's mean utility; parent and child lie in the plane of the first two axes."""
-    first = jnp.stack([jnp.cos(parent), jnp.sin(parent), 0.0])
+    """Return the child's mean utility; the parent leans from the first axis between the other two."""
+    lean = jnp.sqrt(0.5)
+    first = jnp.stack([jnp.cos(parent), lean * jnp.sin(parent), lean * jnp.sin(parent)])
+    down = jnp.stack([-jnp.sin(parent), lean * jnp.cos(parent), lean * jnp.cos(parent)])
+    across = jnp.stack([0.0, -lean, lean])
 
     def of_angle(theta: Array) -> Array:
-        child = jnp.stack([-jnp.sin(theta), jnp.cos(theta), 0.0])
-        V = jnp.stack([first, child])
-        return jnp.mean(jax.vmap(lambda X: utilities(V, X, kind)[1])(batches))  # type: ignore[arg-type]
+        V = jnp.stack([first, jnp.cos(theta) * down + jnp.sin(theta) * across])
+        return jnp.mean(jax.vmap(lambda X: utilities(V, X, kind)[1])(batches))  # type: ignore[arg-type]  # str
 
-    return jax.lax.map(of_angle, thetas)
+    values: Array = jax.lax.map(of_angle, thetas)
+    return values

@@ -1,0 +1,94 @@
+import json
+
+import numpy as np
+import pytest
+
+from eigengame.commands import embed, evaluate, fit
+from eigengame.config import EmbedConfig, EvalConfig, FitConfig
+from eigengame.synthetic import block_graph
+
+
+@pytest.fixture
+def file(tmp_path, rng):
+    X = rng.standard_normal((600, 6)).astype(np.float32) * [6, 4, 2.5, 1, 1, 1] + 3
+    np.save(tmp_path / "x.npy", X.astype(np.float32))
+    return tmp_path / "x.npy"
+
+
+def options(file, folder, **changes):
+    return FitConfig(
+        data=str(file), k=2, batch_size=64, epochs=3, checkpoint_every=5, out=str(folder), **changes
+    )
+
+
+def test_fit_then_eval(file, tmp_path, capsys):
+    fit(options(file, tmp_path / "out"))
+    evaluate(EvalConfig(components=str(tmp_path / "out" / "components.npz"), data=str(file)))
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["streak"] == 2
+    assert report["captured_value_ratio"] == pytest.approx(1, abs=0.1)
+
+
+def test_an_interrupted_fit_ends_in_the_same_bits(file, tmp_path, monkeypatch):
+    fit(options(file, tmp_path / "whole"))
+    import eigengame.commands as commands
+
+    calls = []
+
+    def interrupt(*arguments, **keywords):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        print(*arguments, **keywords)
+
+    monkeypatch.setattr(commands, "print", interrupt, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        fit(options(file, tmp_path / "cut"))
+    monkeypatch.delattr(commands, "print", raising=False)
+    fit(options(file, tmp_path / "cut"))
+    with (
+        np.load(tmp_path / "whole" / "components.npz") as whole,
+        np.load(tmp_path / "cut" / "components.npz") as cut,
+    ):
+        for name in whole.files:
+            np.testing.assert_array_equal(whole[name], cut[name])
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(file, tmp_path):
+    fit(options(file, tmp_path / "out"))
+    with pytest.raises(ValueError, match=r"belongs to another configuration or file. Pass overwrite=true"):
+        fit(options(file, tmp_path / "out", momentum=0.5))
+    fit(options(file, tmp_path / "out", momentum=0.5, overwrite=True))
+
+
+def test_embed_from_text_and_npy(tmp_path, rng, capsys):
+    edges, labels = block_graph(rng, blocks=3, nodes=12)
+    np.save(tmp_path / "e.npy", edges)
+    np.savetxt(tmp_path / "e.txt", edges, fmt="%d", header="edges")
+    for name in ("e.npy", "e.txt"):
+        embed(EmbedConfig(edges=str(tmp_path / name), k=3, steps=300, out=str(tmp_path / "v.npy")))
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["nodes"] == len(labels)
+    assert np.load(tmp_path / "v.npy").shape == (36, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda p: fit(FitConfig(data="")), FileNotFoundError, "No data file ''"),
+        (lambda p: fit(FitConfig(data=str(p / "a.txt"))), ValueError, "neither .npy nor .npz"),
+        (lambda p: fit(FitConfig(data=str(p / "two.npz"))), ValueError, "save the samples alone"),
+        (lambda p: fit(FitConfig(data=str(p / "flat.npy"))), ValueError, "samples must be on rows"),
+        (lambda p: evaluate(EvalConfig()), FileNotFoundError, "pass components.npz"),
+        (lambda p: evaluate(EvalConfig(components=str(p / "two.npz"))), ValueError, "no array 'components'"),
+        (lambda p: embed(EmbedConfig()), FileNotFoundError, "No edge file ''"),
+        (lambda p: embed(EmbedConfig(edges=str(p / "a.txt"))), ValueError, "is not an edge list"),
+        (lambda p: FitConfig(k=0), ValueError, "k=0 must be positive"),
+        (lambda p: FitConfig(algorithm="beta"), ValueError, "allowed are mu, alpha, gha, oja"),
+    ],
+)
+def test_bad_input(tmp_path, call, error, message):
+    (tmp_path / "a.txt").write_text("one two\n")
+    np.savez(tmp_path / "two.npz", a=np.zeros((2, 2)), b=np.zeros((2, 2)))
+    np.save(tmp_path / "flat.npy", np.zeros(3))
+    with pytest.raises(error, match=message):
+        call(tmp_path)
