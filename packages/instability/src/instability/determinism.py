@@ -16,7 +16,24 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["bit_reproducible", "numerical_settings"]
+__all__ = ["bit_reproducible", "check_device", "numerical_settings"]
+
+
+def check_device(device: str) -> str:
+    """Return ``device`` if work can be bit-reproducible there.
+
+    Raises:
+        ValueError: it is neither cpu nor a GPU that torch sees, or, on a GPU, ``CUBLAS_WORKSPACE_CONFIG`` is not
+            set (it must be, before the first call).
+    """
+    if device != "cpu" and not device.startswith("cuda"):
+        raise ValueError(f"device={device} is unknown. Allowed: cpu, cuda, cuda:0, ...")
+    if device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise ValueError(f"device={device} was asked for, but torch sees no GPU. Use device=cpu.")
+        if "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
+            raise ValueError("On a GPU set CUBLAS_WORKSPACE_CONFIG=:4096:8 before starting Python.")
+    return device
 
 
 @contextlib.contextmanager
@@ -24,17 +41,9 @@ def bit_reproducible(device: str = "cpu") -> Iterator[None]:
     """Run torch with deterministic algorithms, without TF32 and without cuDNN's benchmark, then restore.
 
     Args:
-        device: where the work will run; on a GPU ``CUBLAS_WORKSPACE_CONFIG`` must be set before the first
-            call.
-
-    Raises:
-        ValueError: the device is not there, or the environment variable is missing.
+        device: where the work will run, see ``check_device``.
     """
-    if device.startswith("cuda"):
-        if not torch.cuda.is_available():
-            raise ValueError(f"device={device} was asked for, but torch sees no GPU. Use device=cpu.")
-        if "CUBLAS_WORKSPACE_CONFIG" not in os.environ:
-            raise ValueError("On a GPU set CUBLAS_WORKSPACE_CONFIG=:4096:8 before starting Python.")
+    check_device(device)
     deterministic = torch.are_deterministic_algorithms_enabled()
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
     before = (matmul.allow_tf32, convolution.allow_tf32, convolution.benchmark)

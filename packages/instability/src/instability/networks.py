@@ -8,6 +8,7 @@ from torch import nn
 from gdyn_common.seeding import named_seed
 from instability.config import NetworkConfig
 from instability.data import ImageSet, load_images
+from instability.determinism import check_device
 from instability.resnet import ResNet, resnet
 from instability.vgg16 import VGG16
 
@@ -29,7 +30,7 @@ def build_model(config: NetworkConfig, images: ImageSet, seed: int, activation: 
             model = VGG16(**options)  # type: ignore[arg-type]
         else:
             model = resnet(config.depth, **options)  # type: ignore[arg-type]
-    return model.to(device=config.device, dtype=getattr(torch, config.dtype))
+    return model.to(device=check_device(config.device), dtype=getattr(torch, config.dtype))
 
 
 def load_configured_images(config: NetworkConfig, seed: int) -> ImageSet:

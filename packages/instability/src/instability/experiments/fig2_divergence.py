@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from gdyn_common.plotting import COLOURS, band, new_figure
 from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_common.runs import Estimate, Run
+from instability.calibration import training_cost
 from instability.config import Fig2Config
 from instability.copies import Copies
 from instability.determinism import bit_reproducible
@@ -47,6 +48,12 @@ def compute(config: Fig2Config, run: Run) -> Result:
             "layer": np.array(config.layer or "all parameters"),
         },
     )
+
+
+def estimate(config: Fig2Config) -> Estimate:
+    """Time a few updates of one copy and count the updates of all."""
+    pairs = 2 * len(config.seeds) * sum(config.divisors)
+    return training_cost(config, config.scaled_iterations * (pairs + len(NULL_CONTROLS) * config.divisors[0]))
 
 
 def plot(result: Result) -> Figure:

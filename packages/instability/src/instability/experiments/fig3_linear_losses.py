@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from gdyn_common.plotting import COLOURS, new_figure
 from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_common.runs import Estimate, Run
 from instability import linear_runs
+from instability.calibration import one_layer_cost
 from instability.config import LinearConfig
 
 
@@ -40,6 +41,11 @@ def compute(config: LinearConfig, run: Run) -> Result:
             "bounds": np.array([thresholds.alpha_min, thresholds.alpha_max]),
         },
     )
+
+
+def estimate(config: LinearConfig) -> Estimate:
+    """Time a step and count three copies for each weight decay."""
+    return one_layer_cost(config, 3 * len(config.weight_decays))
 
 
 def plot(result: Result) -> Figure:

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from gdyn_common.plotting import COLOURS, new_figure
 from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_common.runs import Estimate, Run
 from instability import nonlinear_pde
+from instability.calibration import one_layer_cost
 from instability.config import Fig4LeftConfig
 from instability.images import make_image
 from instability.reduced_map import ReducedMap, split_kernel
@@ -54,6 +55,11 @@ def compute(config: Fig4LeftConfig, run: Run) -> Result:
     )
 
 
+def estimate(config: Fig4LeftConfig) -> Estimate:
+    """Time a step and count three copies for each learning rate."""
+    return one_layer_cost(config, 3 * len(config.learning_rates))
+
+
 def plot(result: Result) -> Figure:
     """Draw the losses on logarithmic axes."""
     arrays = result.arrays
@@ -69,8 +75,9 @@ def plot(result: Result) -> Figure:
     axis.set(xlabel="iteration", ylabel="loss", xscale="log", yscale="log")
     axis.set_ylim(low, high)
     axis.set_title(
-        f"2 / sharpness = {edge:.4g} (dashed beyond), 2 / weight decay = {decay_bound:.4g} (dotted beyond)"
+        f"dashed above 2 / sharpness = {edge:.4g}, dotted above 2 / weight decay = {decay_bound:.3g}"
     )
+    axis.title.set_fontsize(10)
     axis.legend(title="learning rate", ncols=2)
     return figure
 

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from gdyn_common.plotting import COLOURS, new_figure
 from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_common.runs import Estimate, Run
 from instability import metrics, nonlinear_pde
+from instability.calibration import one_layer_cost
 from instability.config import Fig4RightConfig
 from instability.images import make_image
 from instability.reduced_map import ReducedMap, log_growth, split_kernel
@@ -64,6 +65,12 @@ def compute(config: Fig4RightConfig, run: Run) -> Result:
     )
 
 
+def estimate(config: Fig4RightConfig) -> Estimate:
+    """Time a step and count every copy and control."""
+    copies = len(NULL_CONTROLS) + len(config.perturbations)
+    return one_layer_cost(config, copies * len(config.learning_rates) * len(config.seeds))
+
+
 def plot(result: Result) -> Figure:
     """Draw raw curves from rounding level up, with their prediction, and the paper's moving average."""
     arrays = result.arrays
@@ -74,7 +81,7 @@ def plot(result: Result) -> Figure:
         axes[0].plot(np.maximum(first[i], 1e-17), color=colour, label=f"{rate:.3g}", linewidth=1)
         if arrays["chaotic"][i]:
             growth = arrays["predicted"][0, i]
-            line = np.exp(growth - growth[0]) * max(first[i][0], 1e-16)
+            line = np.exp(np.minimum(growth - growth[0], 100)) * max(first[i][0], 1e-16)
             axes[0].plot(np.where(line < 2, line, np.nan), ":", color=colour, linewidth=1)
         axes[1].plot(metrics.moving_average(first[i], window), color=colour)
     axes[0].set(

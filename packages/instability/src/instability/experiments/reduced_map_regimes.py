@@ -38,8 +38,8 @@ def compute(config: ReducedMapConfig, run: Run) -> Result:
     grid = np.linspace(0.02, 2 / config.weight_decay, config.resolution)
     curve = run.piece("curve", lambda: {"x": reduced.lyapunov_exponent(grid, num_steps=1000)})["x"]
     attractor = reduced.trajectory(1.0, grid, 1200)[-100:]
-    # Two equal orbits, and one that starts a rounding error away. (One unit in the last place may be rounded off
-    # again: a one-dimensional orbit can merge with its neighbour.)
+    # Two equal orbits, and one that starts a rounding error away. (One unit in the last place may be rounded
+    # off again: a one-dimensional orbit can merge with its neighbour.)
     twins = np.array([0.1, 0.1, 0.1 * (1 + ROUNDING)])
     orbits = reduced.trajectory(twins, 0.07, 300)
     fixed = reduced.fixed_point()

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from gdyn_common.plotting import COLOURS, new_figure
 from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_common.runs import Estimate, Run
+from instability.calibration import steps_per_epoch, training_cost
 from instability.config import Table1Config
 from instability.copies import Copies
 from instability.determinism import bit_reproducible
@@ -54,6 +55,12 @@ def compute(config: Table1Config, run: Run) -> Result:
             "seeds": np.array(config.seeds),
         },
     )
+
+
+def estimate(config: Table1Config) -> Estimate:
+    """Time a few updates of one copy and count all trainings."""
+    trainings = len(config.activations) * (len(config.seeds) * len(config.perturbations) + len(NULL_CONTROLS))
+    return training_cost(config, trainings * config.epochs * steps_per_epoch(config))
 
 
 def plot(result: Result) -> Figure:
