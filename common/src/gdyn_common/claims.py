@@ -57,7 +57,7 @@ class Between:
 
     def band(self, paper: float | str | None) -> str:
         """Return the interval."""
-        return f"{self.low:g} to {self.high:g}"
+        return f"{self.low:.7g} to {self.high:.7g}"
 
 
 @dataclass(frozen=True)
