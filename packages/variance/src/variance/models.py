@@ -1,6 +1,7 @@
 """The networks of the paper and their small versions."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name
@@ -19,7 +20,7 @@ def mlp(*sizes: int, dropout: float = 0.0) -> nn.Sequential:
         1863690
     """
     layers: list[nn.Module] = [nn.Flatten()]
-    for index, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for index, (inputs, outputs) in enumerate(pairwise(sizes)):
         layers.append(nn.Linear(inputs, outputs))
         if index < len(sizes) - 2:
             layers.append(nn.ReLU())
@@ -37,7 +38,7 @@ def mnist_cnn() -> nn.Sequential:
 
 
 def small_cnn(channels: int = 1, size: int = 28, classes: int = 10) -> nn.Sequential:
-    """Return two convolutions (16, 32, 3x3, pooled) and two fully connected layers, for benchmarks and digits."""
+    """Return two pooled 3x3 convolutions (16, 32) and two fully connected layers, for benchmarks."""
     return nn.Sequential(
         nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
@@ -46,7 +47,7 @@ def small_cnn(channels: int = 1, size: int = 28, classes: int = 10) -> nn.Sequen
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with a parameter-free shortcut (option A of He et al. 2016: stride and zero channels)."""
+    """Two 3x3 convolutions and a shortcut without parameters (option A of He et al. 2016)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()

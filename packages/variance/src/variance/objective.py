@@ -202,6 +202,15 @@ def _seeded(generator: torch.Generator | None, device: torch.device) -> Abstract
 def _own_randomness(generator: torch.Generator, device: torch.device) -> Iterator[None]:
     """Run with global random state derived from `generator`, and put the old state back."""
     seed = int(torch.randint(2**62, (), generator=generator))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    if device.type != "cpu":
+        with torch.random.fork_rng(devices=[device]):
+            torch.manual_seed(seed)
+            yield
+        return
+    # torch.manual_seed also queues a call, with a formatted traceback, for every idle accelerator.
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
         yield
+    finally:
+        torch.default_generator.set_state(state)

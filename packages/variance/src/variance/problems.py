@@ -1,4 +1,4 @@
-"""Synthetic problems of the paper: random features, noisy linear regression, and four clusters in the plane."""
+"""Synthetic problems: random features, noisy linear regression, and four clusters in the plane."""
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ def random_features(
     duplicates: tuple[int, float] | None = None,
     seed: int = 0,
 ) -> TensorPopulation:
-    """Make a classification problem on fixed ReLU features of Gaussian inputs; the top layer is to be trained.
+    """Make a classification problem on fixed ReLU features of Gaussian inputs.
 
     Labels are the sign of a random-features teacher minus its mean.
 
@@ -37,7 +37,7 @@ def random_features(
     def rows(count: int, name: str) -> np.ndarray:
         source = generator(seed, "random features", name)
         if not unit_rows:
-            return source.uniform(-1, 1, (count, input_dim)) / np.sqrt(input_dim)
+            return np.asarray(source.uniform(-1, 1, (count, input_dim)) / np.sqrt(input_dim))
         values = source.standard_normal((count, input_dim))
         return np.asarray(values / np.linalg.norm(values, axis=1, keepdims=True))
 
@@ -58,7 +58,7 @@ def random_features(
 def linear_regression(
     num_examples: int, dim: int, *, signal_to_noise: float = 10.0, norm: float = 1.0, seed: int = 0
 ) -> TensorPopulation:
-    """Make targets w*^T x + noise with x ~ N(0, I), |w*| = norm and noise of standard deviation norm / snr."""
+    """Make targets w^T x + noise with x ~ N(0, I), |w| = norm and noise of deviation norm / snr."""
     source = generator(seed, "linear regression")
     w = source.standard_normal(dim)
     w *= norm / np.linalg.norm(w)

@@ -9,11 +9,14 @@ import torch
 from gdyn_common.seeding import named_seed
 from variance.errors import ConfigError, NonFiniteGradient
 from variance.estimators import GradientEstimator
-from variance.measurement import Measurement, preserved_randomness
+from variance.measurement import preserved_randomness
+from variance.objective import Point
 from variance.optimizer import Optimizer
 from variance.stream import DataStream
 
 MeasureCallback = Callable[[int, dict[str, float]], None]
+Measure = Callable[[int, Point], dict[str, float]]
+"""`measure(step, point)`; usually a `variance.measurement.Measurement`."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Trainer:
         driver: GradientEstimator,
         *,
         measured: Sequence[GradientEstimator] = (),
-        measurement: Measurement | None = None,
+        measurement: Measure | None = None,
         timing: Timing | None = None,
         schedule: Callable[[int], float] | None = None,
     ) -> None:

@@ -60,24 +60,36 @@ class _Stratified(GradientEstimator):
         """
         if self.assignment is None:
             raise NotReady(f"{self.name} has no clusters yet.")
-        sizes = cluster_sizes(self.assignment).double()
-        num_draws = batch_size / int((sizes > 0).sum())
-        row_weights = (sizes / len(population) ** 2 / num_draws)[self.assignment]
-        sums: dict[str, Tensor] = {}
-        second = torch.zeros((), dtype=torch.float64)
-        for indices in torch.arange(len(population)).split(EXACT_CHUNK):
-            found = self.objective.capture(point, population.fetch(indices))
-            second = second + quantities.weighted_second_moments(found, row_weights[indices]).double()
-            for name, value in _sums_by_cluster(found, self.assignment[indices], len(sizes)).items():
-                sums[name] = sums[name] + value.double() if name in sums else value.double()
-        first = torch.cat([value.flatten(1) for value in sums.values()], 1)
-        live = sizes > 0
-        between = (first[live].square() / len(population) ** 2 / num_draws).sum(0)
-        variance = (second - between).clamp_min(0)
-        return from_moments(first.sum(0) / len(population), variance, len(population), 1)
+        num_draws = batch_size / int((cluster_sizes(self.assignment) > 0).sum())
+        return stratified_statistics(self.objective, point, population, self.assignment, num_draws)
 
     def _capture_at(self, point: Point, population: Population, indices: Tensor) -> Capture:
         return self.objective.capture(point, population.fetch(indices), weights_only=True)
+
+
+def stratified_statistics(
+    objective: Objective,
+    point: Point,
+    population: Population,
+    assignment: Int[Tensor, "n"],
+    num_draws: float = 1,
+) -> ExactStatistics:
+    """Return exact statistics of stratified sampling with `num_draws` draws per non-empty cluster.
+
+    Needs memory for one mean gradient per cluster; per-example gradients of linear layers are never formed.
+    """
+    n, sizes = len(population), cluster_sizes(assignment).double()
+    row_weights = (sizes / n**2 / num_draws)[assignment]
+    sums: dict[str, Tensor] = {}
+    second = torch.zeros((), dtype=torch.float64)
+    for indices in torch.arange(n).split(EXACT_CHUNK):
+        found = objective.capture(point, population.fetch(indices))
+        second = second + quantities.weighted_second_moments(found, row_weights[indices]).double()
+        for name, value in _sums_by_cluster(found, assignment[indices], len(sizes)).items():
+            sums[name] = sums[name] + value.double() if name in sums else value.double()
+    first = torch.cat([value.flatten(1) for value in sums.values()], 1)
+    between = (first.square() / n**2 / num_draws).sum(0)
+    return from_moments(first.sum(0) / n, (second - between).clamp_min(0), n, 1)
 
 
 def _sums_by_cluster(found: Capture, ids: Int[Tensor, "n"], num_clusters: int) -> dict[str, Tensor]:

@@ -143,11 +143,9 @@ class SVRG(GradientEstimator):
         first = second = torch.zeros((), dtype=torch.float64)
         for indices in torch.arange(len(population)).split(EXACT_CHUNK):
             batch = population.fetch(indices)
-            new = quantities.materialised(self.objective.capture(point, batch))
-            old = quantities.materialised(self.objective.capture(self.snapshot, batch))
-            d = torch.cat([(new[name]).flatten(1) for name in new], 1)
-            d -= scale * torch.cat([old[name].flatten(1) for name in old], 1)
-            first, second = first + d.sum(0).double(), second + d.square().sum(0).double()
+            new, old = self.objective.capture(point, batch), self.objective.capture(self.snapshot, batch)
+            sums, squares = quantities.difference_moments(new, old, scale)
+            first, second = first + sums, second + squares
         centre = first / len(population)
         variance = (second / len(population) - centre.square()).clamp_min(0)
         return from_moments(centre + scale * self.snapshot_mean, variance, len(population), batch_size)

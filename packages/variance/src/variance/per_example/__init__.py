@@ -69,7 +69,8 @@ def gram(model: nn.Module, loss: LossFunction, x: Tensor, y: Tensor) -> Float[Te
 
 def second_moments(model: nn.Module, loss: LossFunction, x: Tensor, y: Tensor) -> Float[Tensor, "parameters"]:
     """Return the mean over examples of g squared, for every coordinate."""
-    return quantities.first_and_second_moments(capture(model, loss, x, y))[1] / len(x)
+    weights = torch.full((len(x),), 1 / len(x), dtype=torch.float64, device=x.device)
+    return quantities.weighted_second_moments(capture(model, loss, x, y), weights)
 
 
 def inner_products(

@@ -156,6 +156,42 @@ def first_and_second_moments(capture: Capture) -> tuple[Float[Tensor, "p"], Floa
     return _flat(capture, first), _flat(capture, second)
 
 
+def difference_moments(
+    new: Capture, old: Capture, scale: Float[Tensor, "p"]
+) -> tuple[Float[Tensor, "p"], Float[Tensor, "p"]]:
+    """Return the sums over examples of d and of d squared, d = g_new - scale * g_old, flat and in float64.
+
+    For linear layers d^2 is expanded into three products of factors; float64 keeps its cancellation harmless.
+    """
+    crosses = [_cross_moments(first, second) for first, second in ((new, new), (new, old), (old, old))]
+    sums = [first_moment(capture) for capture in (new, old)]
+    s = scale.double()
+    return sums[0] - s * sums[1], crosses[0] - 2 * s * crosses[1] + s.square() * crosses[2]
+
+
+def first_moment(capture: Capture) -> Float[Tensor, "p"]:
+    """Return the sum over examples of g, flat and in float64."""
+    parts = {name: value.double().sum(0) for name, value in small_gradients(capture)}
+    parts |= {name: weight_sum(layer).double() for name, layer in weight_layers(capture)}
+    return _flat(capture, parts).double()
+
+
+def _cross_moments(one: Capture, other: Capture) -> Float[Tensor, "p"]:
+    """Return the sum over examples of g_one * g_other elementwise, in float64."""
+    pairs = dict(small_gradients(other))
+    parts = {name: (value.double() * pairs[name].double()).sum(0) for name, value in small_gradients(one)}
+    layers = dict(weight_layers(other))
+    for name, layer in weight_layers(one):
+        if choice_for(layer, "second_moments").formulation == "outer":
+            (a, b), (c, d) = layer.positions(), layers[name].positions()
+            parts[name] = (b[:, 0].double() * d[:, 0].double()).T @ (a[:, 0].double() * c[:, 0].double())
+        else:
+            chunks = ((k, layers[name].kernels(rows)) for rows, k in kernel_chunks(layer))
+            pieces = [(first.double() * second.double()).sum(0) for first, second in chunks]
+            parts[name] = sum(pieces[1:], pieces[0])
+    return _flat(one, parts).double()
+
+
 def weighted_second_moments(capture: Capture, weights: Float[Tensor, "n"]) -> Float[Tensor, "p"]:
     """Return sum_n w_n g_n^2 for non-negative weights, flat."""
     w = weights.to(capture.losses)

@@ -1,0 +1,5 @@
+"""`python -m variance` is `gdyn-variance`."""
+
+from variance.cli import main
+
+main()

@@ -1,0 +1,34 @@
+"""The command line `gdyn-variance`."""
+
+from typing import NoReturn
+
+from gdyn_common.cli import Command
+from gdyn_common.cli import main as common_main
+
+COMMANDS = (
+    Command(
+        "train",
+        "Train one network and measure estimators along the way.",
+        run="variance.commands:train",
+        config="variance.config:TrainConfig",
+    ),
+    Command(
+        "grid",
+        "Run every configuration of a grid file (see grids/*.yaml); finished runs are skipped.",
+        run="variance.grid.command:run_grid",
+        config="variance.config:GridConfig",
+        positional=("file",),
+    ),
+    Command(
+        "collect",
+        "One tidy table of all finished runs below a folder.",
+        run="variance.grid.command:collect",
+        config="variance.config:CollectConfig",
+        positional=("folder",),
+    ),
+)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    common_main("variance.paper:PAPER", COMMANDS)

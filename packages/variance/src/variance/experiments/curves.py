@@ -1,0 +1,74 @@
+"""Curves over training that several figures share: stacking seeds, reading ends, drawing bands."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from gdyn_common.plotting import band, new_figure
+from gdyn_common.records import Result
+
+COLOURS = {"SG-B": "C0", "SG-2B": "C1", "SVRG": "C2", "GC": "C3", "GC-online": "C4"}
+ESTIMATORS = tuple(COLOURS)
+
+
+def stack(pieces: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return one array per column with seeds along the first axis; `steps` stays a vector."""
+    names = [name for name in pieces[0] if name != "steps"]
+    return {
+        "steps": pieces[0]["steps"],
+        **{name: np.stack([piece[name] for piece in pieces]) for name in names},
+    }
+
+
+def flatten(found: dict[float, list[dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
+    """Return arrays named `lr=<rate>|<column>` for all learning rates."""
+    return {
+        f"lr={rate:g}|{name}": value
+        for rate, pieces in found.items()
+        for name, value in stack(pieces).items()
+    }
+
+
+def tail_mean(values: np.ndarray, fraction: float = 0.3) -> np.ndarray:
+    """Return the mean over the last part of the measurements, per seed."""
+    count = max(1, round(fraction * values.shape[-1]))
+    return np.asarray(values[..., -count:].mean(-1))
+
+
+def estimators_in(columns: Iterable[str]) -> list[str]:
+    """Return the estimators that were measured, in the house order."""
+    found = {name.partition(".")[0] for name in columns}
+    return [name for name in ESTIMATORS if name in found]
+
+
+def is_ordered(columns: dict[str, np.ndarray], order: list[str]) -> list[bool]:
+    """Return, per seed, whether the variances at the end rise along `order`."""
+    ends = np.stack([tail_mean(columns[f"{name}.avg_var"]) for name in order])
+    return [bool((np.diff(column) > 0).all()) for column in ends.T]
+
+
+def ratio_at_end(columns: dict[str, np.ndarray], name: str, reference: str) -> list[float]:
+    """Return, per seed, the ratio of two estimators' variances at the end."""
+    ends = tail_mean(columns[f"{name}.avg_var"]) / tail_mean(columns[f"{reference}.avg_var"])
+    return [float(value) for value in ends]
+
+
+def plot_training(result: Result, title: str) -> Figure:
+    """Draw average and normalised variance: one colour per estimator, one dash per learning rate."""
+    figure, axes = new_figure(1, 2)
+    rates = sorted({name.partition("|")[0] for name in result.arrays}, key=lambda name: -float(name[3:]))
+    for rate, dash in zip(rates, ("-", "--", ":", "-."), strict=False):
+        columns = {k.partition("|")[2]: v for k, v in result.arrays.items() if k.startswith(rate + "|")}
+        steps = columns["steps"]
+        for name in estimators_in(columns):
+            label = name if len(rates) == 1 else f"{name}, {rate}"
+            band(axes[0], steps, columns[f"{name}.avg_var"], label, COLOURS[name])
+            statistic = "norm_var_trace" if f"{name}.norm_var_trace" in columns else "norm_var"
+            band(axes[1], steps, columns[f"{name}.{statistic}"], label, COLOURS[name])
+            for ax in axes:
+                ax.lines[-1].set_linestyle(dash)
+    axes[0].set(yscale="log", xlabel="step", ylabel="average variance", title=title)
+    axes[1].set(xlabel="step", ylabel="normalised variance")
+    axes[0].legend()
+    return figure

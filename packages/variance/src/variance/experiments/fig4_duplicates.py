@@ -1,0 +1,25 @@
+"""F4: with many duplicated examples gradient clustering beats the doubled batch."""
+
+from matplotlib.figure import Figure
+
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from variance.config import TrainingConfig
+from variance.experiments.curves import flatten, plot_training, ratio_at_end, stack
+from variance.trajectory import image_runs
+
+
+def compute(config: TrainingConfig, run: Run) -> Result:
+    """Train on data with duplicates and compare gradient clustering with the doubled batch."""
+    found = image_runs(config, run)
+    columns = stack(found[config.learning_rates[0]])
+    measurements = {
+        "gc_over_sg2": ratio_at_end(columns, "GC", "SG-2B"),
+        "gc_over_sg": ratio_at_end(columns, "GC", "SG-B"),
+    }
+    return Result(measurements, flatten(found))
+
+
+def plot(result: Result) -> Figure:
+    """Draw both variances."""
+    return plot_training(result, "F4")

@@ -1,0 +1,119 @@
+"""F6 and F7: variance against over-parametrisation with random features, without and with duplicates."""
+
+from functools import partial
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import nn
+
+from gdyn_common.plotting import new_figure
+from gdyn_common.records import Result
+from gdyn_common.runs import Run
+from gdyn_common.seeding import named_seed
+from variance.config import RandomFeaturesConfig
+from variance.estimators import SGB
+from variance.experiments.curves import COLOURS
+from variance.losses import cross_entropy
+from variance.models import mlp
+from variance.objective import Objective
+from variance.problems import random_features
+from variance.training import Timing
+from variance.trajectory import Setting, estimators_for, follow, trainer_for
+
+ESTIMATORS = ("SG-B", "SG-2B", "SVRG", "GC")
+
+
+def compute(config: RandomFeaturesConfig, run: Run) -> Result:
+    """Train the top layer for every ratio, learning rate, duplicate fraction and seed."""
+    shape = (
+        len(config.duplicate_fractions),
+        len(config.learning_rates),
+        len(config.ratios),
+        len(config.seeds),
+    )
+    means = {name: np.zeros(shape) for name in ESTIMATORS}
+    peaks = {name: np.zeros(shape) for name in ESTIMATORS}
+    for index in run.progress(list(np.ndindex(shape)), "training runs"):
+        fraction, rate = config.duplicate_fractions[index[0]], config.learning_rates[index[1]]
+        ratio, seed = config.ratios[index[2]], config.seeds[index[3]]
+        name = f"fraction={fraction}/learning_rate={rate}/ratio={ratio}/seed={seed}"
+        piece = run.piece(name, partial(_train, config, fraction, rate, ratio, seed))
+        late = slice(round(0.3 * len(piece["steps"])), None)
+        for estimator in ESTIMATORS:
+            means[estimator][index] = piece[f"{estimator}.avg_var"][late].mean()
+            peaks[estimator][index] = piece[f"{estimator}.avg_var"][late].max()
+    axes = {
+        "ratios": np.array(config.ratios),
+        "learning_rates": np.array(config.learning_rates),
+        "fractions": np.array(config.duplicate_fractions),
+    }
+    arrays = axes | {f"mean|{n}": v for n, v in means.items()} | {f"max|{n}": v for n, v in peaks.items()}
+    return Result(_measure(config, means), arrays)
+
+
+def _train(
+    config: RandomFeaturesConfig, fraction: float, rate: float, ratio: float, seed: int
+) -> dict[str, np.ndarray]:
+    population = random_features(
+        round(config.hidden / ratio),
+        hidden=config.hidden,
+        input_dim=config.input_dim,
+        teacher_width=config.teacher_width,
+        unit_rows=config.unit_rows,
+        duplicates=(config.duplicate_points, fraction) if fraction else None,
+        seed=named_seed(seed, "problem"),
+    )
+    model: nn.Module = mlp(config.hidden, 2)
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    objective = Objective(model, cross_entropy)
+    timing = Timing(
+        infrequent_every=config.snapshot_every,
+        first_infrequent=config.first_measure,
+        measure_every=config.measure_every,
+        first_measure=config.first_measure,
+    )
+    setting = Setting(
+        model, cross_entropy, population, config.batch_size, lambda step: rate, 0.0, config.weight_decay,
+        config.num_steps, timing, seed=seed,
+    )  # fmt: skip
+    estimators = estimators_for(
+        ESTIMATORS, objective, clusters=config.clusters, iterations=config.cluster_iterations, seed=seed
+    )
+    return follow(trainer_for(setting, estimators, SGB(objective)), config.num_steps)
+
+
+def _measure(
+    config: RandomFeaturesConfig, means: dict[str, np.ndarray]
+) -> dict[str, list[float] | list[bool]]:
+    sg, gc, svrg = means["SG-B"], means["GC"], means["SVRG"]
+    low, high = int(np.argmin(config.ratios)), int(np.argmax(config.ratios))
+    rates = np.argsort(config.learning_rates)[::-1]
+    last = sg[-1][rates]  # (rates falling, ratios, seeds)
+    found: dict[str, list[float] | list[bool]] = {
+        "fall_with_ratio": (sg[0, rates[0], low] / sg[0, rates[0], high]).tolist(),
+        "gc_over_sg": (gc / sg)[0].mean((0, 1)).tolist(),
+        "gc_over_sg2": (gc / means["SG-2B"])[-1].mean((0, 1)).tolist(),
+        "svrg_over_sg_small_ratio": (svrg / sg)[0, :, low].mean(0).tolist(),
+        "gc_below_svrg_at_high_ratio": np.asarray((gc < svrg)[-1, :, high].all(0)).tolist(),
+    }
+    if len(rates) > 1:
+        found["rises_as_rate_falls"] = (np.diff(last[:, high], axis=0) > 0).all(0).tolist()
+        gap = last[-1] / last[0]
+        found["gap_grows_with_ratio"] = (gap[high] > gap[low]).tolist()
+    return found
+
+
+def plot(result: Result) -> Figure:
+    """Draw the variance against the ratio for every learning rate; one row per duplicate fraction."""
+    a = result.arrays
+    rates, fractions = a["learning_rates"], a["fractions"]
+    figure, axes = new_figure(len(fractions), len(rates), squeeze=False)
+    for (i, fraction), (j, rate) in ((x, y) for x in enumerate(fractions) for y in enumerate(rates)):
+        ax = axes[i, j]
+        for name in ESTIMATORS:
+            ax.plot(a["ratios"], a[f"mean|{name}"][i, j].mean(-1), "o-", label=name, color=COLOURS[name])
+        ax.set(xscale="log", yscale="log", xlabel="features / examples", ylabel="average variance")
+        ax.set_title(f"learning rate {rate:g}, duplicates {fraction:g}")
+    axes[0, 0].legend()
+    return figure

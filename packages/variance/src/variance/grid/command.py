@@ -1,0 +1,58 @@
+"""The commands `grid` and `collect`."""
+
+import csv
+import io
+import shlex
+from pathlib import Path
+
+from gdyn_common.records import load_runs
+from gdyn_common.registry import program
+from gdyn_common.storage import atomic_write
+from variance.config import CollectConfig, GridConfig
+from variance.errors import ConfigError
+from variance.grid.executors import jobs_for, run_jobs
+from variance.grid.expansion import load_grid
+
+
+def run_grid(config: GridConfig) -> int:
+    """Run every configuration of a grid file, report failures at the end, and return the worst exit code."""
+    if not config.file:
+        raise ConfigError("grid needs a file: gdyn-variance grid packages/variance/grids/F6.yaml")
+    jobs = jobs_for(load_grid(config.file), config.out)
+    if config.dry_run:
+        for job in jobs:
+            print(shlex.join([program("variance"), *job.arguments]))
+        return 0
+    outcomes = run_jobs(
+        jobs, config.executor, config.jobs, partition=config.partition, minutes=config.minutes
+    )
+    failed = [outcome for outcome in outcomes if outcome.code not in (0, 1)]
+    skipped = sum(outcome.skipped for outcome in outcomes)
+    print(
+        f"{len(outcomes)} runs: {len(outcomes) - len(failed)} done ({skipped} of them before), "
+        f"{len(failed)} failed"
+    )
+    for outcome in failed:
+        print(f"{outcome.job.name} exited with {outcome.code}; the end of {outcome.job.folder / 'log.txt'}:")
+        print(outcome.tail)
+    return max((outcome.code for outcome in outcomes), default=0)
+
+
+def collect(config: CollectConfig) -> None:
+    """Print or write one row per finished run."""
+    folder = Path(config.folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder {folder} not found; give the folder that `out=` named.")
+    rows = load_runs(folder)
+    if not rows:
+        raise FileNotFoundError(f"folder {folder} holds no finished run.")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    if config.table:
+        atomic_write(Path(config.table), text.getvalue())
+        print(f"{len(rows)} runs -> {config.table}")
+    else:
+        print(text.getvalue(), end="")

@@ -1,0 +1,236 @@
+"""Schedulers that skip examples with small scores for some rounds ("snoozing").
+
+These ideas worked on MNIST and failed on larger data; they are kept for comparison. All of them are *biased*
+unless the weights of `MinimumVariance` are applied; `ImportanceSampler` is the unbiased way to prefer
+examples by score. A round is one pass over the examples that are awake.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from variance.errors import ConfigError
+
+Normalisation = Literal["none", "sum", "softmax", "batch"]
+Threshold = Literal["constant", "median", "mean", "percentile", "deviation"]
+
+
+class ScoreMemory:
+    """Exponential memory of per-example scores, with bias correction by the number of visits.
+
+    alpha <- decay alpha + (1 - decay) new; reading divides by 1 - decay^visits.
+
+    Args:
+        num_examples: N.
+        decay: Memory; 0 keeps the last score only.
+        difference: Remember |new - previous score| instead of the score.
+
+    Example:
+        >>> memory = ScoreMemory(2, decay=0.9)
+        >>> memory.update(torch.tensor([0]), torch.tensor([3.0]))
+        >>> memory.read().tolist()
+        [3.0, inf]
+    """
+
+    def __init__(self, num_examples: int, *, decay: float = 0.0, difference: bool = False) -> None:
+        if num_examples < 1 or not 0 <= decay < 1:
+            raise ConfigError(
+                f"num_examples {num_examples} must be at least 1 and decay {decay} lie in [0, 1)."
+            )
+        self.decay, self.difference = decay, difference
+        self._sums, self._last = np.zeros(num_examples), np.zeros(num_examples)
+        self._visits = np.zeros(num_examples, dtype=np.int64)
+
+    def update(self, indices: Int[Tensor, "n"], scores: Float[Tensor, "n"]) -> None:
+        """Fold in new scores of distinct examples."""
+        rows, new = indices.cpu().numpy(), scores.detach().double().cpu().numpy()
+        if len(np.unique(rows)) < len(rows):
+            raise ConfigError("indices repeat; update once per example.")
+        value = np.abs(new - self._last[rows]) if self.difference else new
+        self._sums[rows] = self.decay * self._sums[rows] + (1 - self.decay) * value
+        self._last[rows] = new
+        self._visits[rows] += 1
+
+    def read(self, normalisation: Normalisation = "none") -> Float[Tensor, "n"]:
+        """Return scores; examples never visited count as infinite, so that they are not skipped."""
+        seen = self._visits > 0
+        values = np.full(len(self._sums), np.inf)
+        values[seen] = self._sums[seen] / (1 - self.decay ** self._visits[seen])
+        if normalisation == "softmax":
+            shifted = np.exp(values[seen] - values[seen].max(initial=0))
+            values[seen] = shifted / shifted.sum()
+        elif normalisation in ("sum", "batch"):
+            total = values[seen].sum() if normalisation == "sum" else values[seen].mean()
+            values[seen] = values[seen] / total if total > 0 else values[seen]
+        elif normalisation != "none":
+            raise ConfigError(f"normalisation is '{normalisation}'; allowed are none, sum, softmax, batch.")
+        return torch.from_numpy(values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return memory, last scores and visits."""
+        pairs = {"sums": self._sums, "last": self._last, "visits": self._visits}
+        return {name: torch.from_numpy(value.copy()) for name, value in pairs.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._sums, self._last = state["sums"].numpy().copy(), state["last"].numpy().copy()
+        self._visits = state["visits"].numpy().copy()
+
+
+class Scheduler(ABC):
+    """Decides, round by round, which examples are visited.
+
+    Args:
+        num_examples: N.
+        min_examples: Smallest round; the examples of largest score are added back when fewer are awake.
+    """
+
+    def __init__(self, num_examples: int, *, min_examples: int = 1) -> None:
+        if not 1 <= min_examples <= num_examples:
+            raise ConfigError(f"min_examples is {min_examples}; it must lie in 1 to {num_examples}.")
+        self.num_examples, self.min_examples = num_examples, min_examples
+        self.round = 0
+        self.wait = np.zeros(num_examples, dtype=np.int64)
+
+    def next_round(self, scores: Float[Tensor, "n"]) -> Int[Tensor, "m"]:
+        """Return the examples of the next round, in index order, given the scores of all examples."""
+        values = scores.double().cpu().numpy()
+        if values.shape != (self.num_examples,) or np.isnan(values).any():
+            raise ConfigError(
+                f"scores must be {self.num_examples} numbers without NaN, got shape {values.shape}."
+            )
+        awake = self.wait == 0
+        self.wait = np.maximum(self.wait - 1, 0)
+        chosen = awake & ~self._snoozes(values, awake)
+        missing = self.min_examples - int(chosen.sum())
+        if missing > 0:
+            asleep = np.flatnonzero(~chosen)
+            chosen[asleep[np.argsort(-values[asleep], kind="stable")[:missing]]] = True
+        self.round += 1
+        return torch.from_numpy(np.flatnonzero(chosen))
+
+    @abstractmethod
+    def _snoozes(self, scores: np.ndarray, awake: np.ndarray) -> np.ndarray:
+        """Return which awake examples fall asleep now, and set how long they wait."""
+
+
+class LinearRank(Scheduler):
+    """Drop the lowest share of examples, the share and the delay linear in rounds and rank. Biased.
+
+    Args:
+        num_examples: N.
+        shares: Share dropped in the first and in the last round.
+        delays: Rounds of waiting for the highest and the lowest dropped rank.
+        num_rounds: Rounds over which the share moves.
+        min_examples: Smallest round.
+    """
+
+    def __init__(
+        self,
+        num_examples: int,
+        *,
+        shares: tuple[float, float] = (0.0, 0.5),
+        delays: tuple[float, float] = (1, 1),
+        num_rounds: int = 10,
+        min_examples: int = 1,
+    ) -> None:
+        super().__init__(num_examples, min_examples=min_examples)
+        if not all(0 <= share < 1 for share in shares) or min(delays) < 0 or num_rounds < 1:
+            raise ConfigError(
+                f"shares {shares} must lie in [0, 1), delays {delays} >= 0, num_rounds {num_rounds} >= 1."
+            )
+        self.shares, self.delays, self.num_rounds = shares, delays, num_rounds
+
+    def _snoozes(self, scores: np.ndarray, awake: np.ndarray) -> np.ndarray:
+        progress = min(1.0, self.round / self.num_rounds)
+        share = self.shares[0] + progress * (self.shares[1] - self.shares[0])
+        rows = np.flatnonzero(awake)
+        lowest = rows[np.argsort(scores[rows], kind="stable")[: int(share * len(rows))]]
+        self.wait[lowest] = np.round(np.linspace(self.delays[1], self.delays[0], len(lowest))).astype(
+            np.int64
+        )
+        dropped = np.zeros(len(scores), dtype=bool)
+        dropped[lowest] = True
+        return dropped
+
+
+class ExponentialSnooze(Scheduler):
+    """An example with score below tau waits 2^delta rounds; delta grows on each repeat and resets on wake. Biased.
+
+    Args:
+        num_examples: N.
+        threshold: How tau follows from the finite scores: `constant` (tau = value), value times the `median`
+            or `mean`, the value-th `percentile`, or mean - value standard deviations (`deviation`).
+        value: See `threshold`.
+        max_exponent: Largest delta.
+        min_examples: Smallest round.
+
+    Example:
+        >>> snooze = ExponentialSnooze(3, threshold="constant", value=1.0)
+        >>> scores = torch.tensor([0.0, 2.0, 2.0])
+        >>> [snooze.next_round(scores).tolist() for _ in range(3)]
+        [[1, 2], [1, 2], [1, 2]]
+    """
+
+    def __init__(
+        self,
+        num_examples: int,
+        *,
+        threshold: Threshold = "median",
+        value: float = 0.1,
+        max_exponent: int = 10,
+        min_examples: int = 1,
+    ) -> None:
+        super().__init__(num_examples, min_examples=min_examples)
+        if threshold not in ("constant", "median", "mean", "percentile", "deviation"):
+            raise ConfigError(
+                f"threshold is '{threshold}'; allowed are constant, median, mean, percentile, deviation."
+            )
+        self.threshold, self.value, self.max_exponent = threshold, value, max_exponent
+        self.exponent = np.zeros(num_examples, dtype=np.int64)
+
+    def _tau(self, scores: np.ndarray) -> float:
+        known = scores[np.isfinite(scores)]
+        if self.threshold == "constant" or len(known) == 0:
+            return self.value if self.threshold == "constant" else -np.inf
+        if self.threshold == "percentile":
+            return float(np.percentile(known, self.value))
+        if self.threshold == "deviation":
+            return float(known.mean() - self.value * known.std())
+        return self.value * float(np.median(known) if self.threshold == "median" else known.mean())
+
+    def _snoozes(self, scores: np.ndarray, awake: np.ndarray) -> np.ndarray:
+        low = awake & (scores < self._tau(scores))
+        self.wait[low] = 2 ** self.exponent[low]
+        self.exponent[low] = np.minimum(self.exponent[low] + 1, self.max_exponent)
+        self.exponent[awake & ~low] = 0
+        return low
+
+
+class MinimumVariance(Scheduler):
+    """Wait delta = rate / (2 score) rounds after each visit, which then weighs delta + 1.
+
+    Args:
+        num_examples: N.
+        rate: lambda.
+        max_wait: Largest delta.
+        min_examples: Smallest round.
+    """
+
+    def __init__(self, num_examples: int, *, rate: float, max_wait: int = 100, min_examples: int = 1) -> None:
+        super().__init__(num_examples, min_examples=min_examples)
+        if rate < 0 or max_wait < 0:
+            raise ConfigError(f"rate {rate} and max_wait {max_wait} must not be negative.")
+        self.rate, self.max_wait = rate, max_wait
+        self.weights = np.ones(num_examples)
+
+    def _snoozes(self, scores: np.ndarray, awake: np.ndarray) -> np.ndarray:
+        delay = np.clip(self.rate / (2 * np.maximum(scores, 1e-300)), 0, self.max_wait).astype(np.int64)
+        self.wait[awake] = delay[awake]
+        self.weights[awake] = delay[awake] + 1
+        return np.zeros(len(scores), dtype=bool)

@@ -1,0 +1,252 @@
+"""One training run with statistics of several estimators along it: what most figures are made of."""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from gdyn_common.data import load_dataset
+from gdyn_common.registry import unknown
+from gdyn_common.runs import Run
+from gdyn_common.seeding import named_seed
+from variance.config import TrainingConfig
+from variance.data import IndexedDataset, Population, TensorPopulation, shift_and_flip
+from variance.estimators import GC, SGB, SVRG, GCOnline, GradientEstimator
+from variance.gradient_clustering import BatchClustering, ClusteringOptions, OnlineClustering
+from variance.losses import LossFunction, cross_entropy
+from variance.measurement import Measurement, Mode
+from variance.models import build
+from variance.objective import Objective, Point
+from variance.optimizer import Optimizer
+from variance.stream import DataStream
+from variance.training import Timing, Trainer
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that defines one run.
+
+    Attributes:
+        model: Network, with its initial weights.
+        loss: Per-example loss.
+        population: Training data.
+        batch_size: B.
+        learning_rate: By step.
+        momentum: Heavy-ball momentum of the torch optimiser.
+        weight_decay: Coefficient of |theta|^2 / 2.
+        num_steps: Steps.
+        timing: When snapshots and measurements happen.
+        mode: How statistics are measured.
+        num_draws: Draws per set, where the mode samples.
+        seed: Seed of streams, dropout and snapshots.
+    """
+
+    model: nn.Module
+    loss: LossFunction
+    population: Population
+    batch_size: int
+    learning_rate: Callable[[int], float]
+    momentum: float
+    weight_decay: float
+    num_steps: int
+    timing: Timing
+    mode: Mode = "exact"
+    num_draws: int = 10
+    seed: int = 0
+
+
+def estimators_for(
+    names: Sequence[str],
+    objective: Objective,
+    *,
+    clusters: int,
+    iterations: int,
+    seed: int,
+    kahan: bool = False,
+) -> list[GradientEstimator]:
+    """Return estimators by name: SG-B, SG-2B, SVRG, GC, GC-online.
+
+    Raises:
+        ValueError: Unknown name.
+    """
+    options = ClusteringOptions(kahan=kahan)
+    known: dict[str, Callable[[], GradientEstimator]] = {
+        "SG-B": lambda: SGB(objective),
+        "SG-2B": lambda: SGB(objective, batch_factor=2),
+        "SVRG": lambda: SVRG(objective),
+        "GC": lambda: GC(
+            objective,
+            BatchClustering(clusters, options, seed=named_seed(seed, "clusters")),
+            iterations=iterations,
+        ),
+        "GC-online": lambda: GCOnline(
+            objective, OnlineClustering(clusters, seed=named_seed(seed, "clusters"))
+        ),
+    }
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown("estimator", name, known))
+    return [known[name]() for name in names]
+
+
+def trainer_for(
+    setting: Setting, estimators: Sequence[GradientEstimator], driver: GradientEstimator
+) -> Trainer:
+    """Return a trainer at step 0."""
+    point = Point.of(setting.model)
+    stream = DataStream(setting.population, setting.batch_size, seed=setting.seed)
+    torch_optimizer = torch.optim.SGD(
+        setting.model.parameters(),
+        lr=setting.learning_rate(0),
+        momentum=setting.momentum,
+        weight_decay=setting.weight_decay,
+    )
+    measurement = Measurement(estimators, stream, num_draws=setting.num_draws, mode=setting.mode)
+    return Trainer(
+        Optimizer(point, torch_optimizer),
+        stream,
+        driver,
+        measured=estimators,
+        measurement=measurement,
+        timing=setting.timing,
+        schedule=setting.learning_rate,
+    )
+
+
+def follow(trainer: Trainer, num_steps: int, run: Run | None = None, name: str = "") -> dict[str, np.ndarray]:
+    """Train and collect measurements, with a checkpoint at every measurement.
+
+    Args:
+        trainer: At any step.
+        num_steps: Steps in all.
+        run: Run that stores checkpoints; none where None.
+        name: Name of the checkpoint within the run.
+
+    Returns:
+        `steps` and one array per metric, named `<estimator>.<statistic>`.
+    """
+    checkpoint = run.checkpoint(name) if run is not None else None
+    steps: list[int] = []
+    columns: dict[str, list[float]] = {}
+    stored = checkpoint.load() if checkpoint is not None else None
+    if stored is not None:
+        trainer.load_state_dict(unpack(stored.pop("__trainer__")))
+        steps = stored.pop("steps").tolist()
+        columns = {name: values.tolist() for name, values in stored.items()}
+    while trainer.step_count < num_steps:
+        step = trainer.step_count
+        metrics = trainer.step()
+        if not metrics:
+            continue
+        steps.append(step)
+        for key, value in metrics.items():
+            if not key.endswith("/seconds"):
+                columns.setdefault(column_name(key), []).append(value)
+        if run is not None and checkpoint is not None:
+            run.tracker.log(step, metrics)
+            arrays = {key: np.array(values) for key, values in columns.items()}
+            checkpoint.save(steps=np.array(steps), __trainer__=pack(trainer.state_dict()), **arrays)
+    return {"steps": np.array(steps), **{key: np.array(values) for key, values in columns.items()}}
+
+
+def column_name(metric: str) -> str:
+    """Return the short name of a metric inside one run, where every estimator has one batch size.
+
+    Example:
+        >>> column_name("SG-2B[B=128]/avg_var")
+        'SG-2B.avg_var'
+    """
+    estimator, _, statistic = metric.partition("/")
+    return f"{estimator.partition('[')[0]}.{statistic}" if statistic else metric
+
+
+def pack(state: object) -> np.ndarray:
+    """Return nested tensors and numbers as an array of bytes."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return np.frombuffer(buffer.getvalue(), dtype=np.uint8).copy()
+
+
+def unpack(packed: np.ndarray) -> dict[str, object]:
+    """Return what `pack` stored; refuses anything but tensors and plain containers."""
+    state: dict[str, object] = torch.load(io.BytesIO(packed.tobytes()), weights_only=True)
+    return state
+
+
+def population_for(config: TrainingConfig, seed: int) -> Population:
+    """Return the training data: standardised images, in the variant the configuration asks for."""
+    x, y = _images(config.dataset)
+    augment = shift_and_flip if config.augment else None
+    base = TensorPopulation(x, y, augment)
+    duplicates = (config.duplicates[0], config.duplicates[1]) if config.duplicates else None
+    if not (duplicates or config.corrupt_percent or config.max_size):
+        return base
+    return IndexedDataset(
+        base,
+        duplicates=duplicates,
+        corrupt_percent=config.corrupt_percent,
+        shuffle_ids=True,
+        max_size=config.max_size or None,
+        seed=named_seed(seed, "variant"),
+    )
+
+
+def _images(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return standardised training images with a channel axis, and labels."""
+    found = load_dataset(name, "train")
+    x = torch.from_numpy(np.asarray(found.x)).float()
+    x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
+    return (x - x.mean()) / x.std(), torch.from_numpy(np.asarray(found.y)).long()
+
+
+def image_run(config: TrainingConfig, learning_rate: float, seed: int, run: Run) -> dict[str, np.ndarray]:
+    """Train one image classifier as a figure's configuration says and return its measurements."""
+    population = population_for(config, seed)
+    model = build(config.model, config.classes, seed)
+    objective = Objective(model, cross_entropy)
+    drops = list(config.drop_at)
+    timing = Timing(
+        frequent_every=config.frequent_every,
+        infrequent_every=config.snapshot_every,
+        first_infrequent=config.first_snapshot,
+        measure_every=config.measure_every,
+        first_measure=config.first_measure,
+    )
+    setting = Setting(
+        model=model,
+        loss=cross_entropy,
+        population=population,
+        batch_size=config.batch_size,
+        learning_rate=lambda step: learning_rate * 0.1 ** sum(step >= drop for drop in drops),
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        num_steps=config.num_steps,
+        timing=timing,
+        mode=config.mode,  # type: ignore[arg-type]  # checked by Measurement
+        num_draws=config.num_draws,
+        seed=seed,
+    )
+    estimators = estimators_for(
+        config.estimators,
+        objective,
+        clusters=config.clusters,
+        iterations=config.cluster_iterations,
+        seed=seed,
+        kahan=config.kahan,
+    )
+    trainer = trainer_for(setting, estimators, SGB(objective))
+    return follow(trainer, config.num_steps, run, f"learning_rate={learning_rate}/seed={seed}")
+
+
+def image_runs(config: TrainingConfig, run: Run) -> dict[float, list[dict[str, np.ndarray]]]:
+    """Return the measurements of every learning rate and seed, one stored piece each."""
+    found: dict[float, list[dict[str, np.ndarray]]] = {}
+    jobs = [(rate, seed) for rate in config.learning_rates for seed in config.seeds]
+    for rate, seed in run.progress(jobs, "training runs"):
+        piece = run.piece(f"learning_rate={rate}/seed={seed}", partial(image_run, config, rate, seed, run))
+        found.setdefault(rate, []).append(piece)
+    return found
