@@ -23,8 +23,8 @@ def check_device(device: str) -> str:
     """Return ``device`` if work can be bit-reproducible there.
 
     Raises:
-        ValueError: it is neither cpu nor a GPU that torch sees, or, on a GPU, ``CUBLAS_WORKSPACE_CONFIG`` is not
-            set (it must be, before the first call).
+        ValueError: it is neither cpu nor a GPU that torch sees; or it is a GPU and CUBLAS_WORKSPACE_CONFIG is
+            not set, which must happen before the first call.
     """
     if device != "cpu" and not device.startswith("cuda"):
         raise ValueError(f"device={device} is unknown. Allowed: cpu, cuda, cuda:0, ...")

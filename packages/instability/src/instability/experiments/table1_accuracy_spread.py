@@ -68,8 +68,9 @@ def plot(result: Result) -> Figure:
     arrays = result.arrays
     figure, axes = new_figure(1, len(arrays["activations"]), squeeze=False)
     for axis, activation, final in zip(axes[0], arrays["activations"], arrays["final"], strict=True):
-        for colour, k, row in zip(COLOURS, arrays["perturbations"], final.T, strict=False):
-            axis.plot(np.arange(len(row)), row, "o", color=colour, markersize=5, label=f"k = {k}")
+        aside = np.linspace(-0.2, 0.2, final.shape[1])
+        for colour, k, row, shift in zip(COLOURS, arrays["perturbations"], final.T, aside, strict=False):
+            axis.plot(np.arange(len(row)) + shift, row, "o", color=colour, markersize=5, label=f"k = {k}")
         axis.set_xticks(np.arange(final.shape[0]), [str(s) for s in arrays["seeds"]])
         axis.set(xlabel="seed", ylabel="final test accuracy (%)")
         axis.set_title(
