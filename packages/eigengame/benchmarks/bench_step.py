@@ -1,10 +1,10 @@
 # ruff: noqa: E402 - thread limits must be set before JAX and NumPy are imported
 """Cost of a step against its unavoidable work and its peers; writes results/bench.json.
 
-All ratios are measured in one process on one thread, in interleaved rounds after compilation; the
-minimum over the rounds counts. Run it with OMP_NUM_THREADS=1 and, on a busy machine, more rounds:
+All ratios are measured in one process on one thread, in interleaved rounds after compilation, with
+warm caches; the minimum over the rounds counts. On a busy machine multiply the rounds by a factor:
 
-    python benchmarks/bench_step.py [ROUNDS]
+    python benchmarks/bench_step.py [FACTOR]
 """
 
 import json
@@ -30,6 +30,7 @@ from eigengame.core import Config, init, mu_direction, scan_steps, step
 
 SIZES = {"S": (784, 16, 256), "M": (1024, 64, 256), "L": (4096, 128, 1024)}  # d, k, n
 OPTIMIZER = optax.sgd(1e-3, momentum=0.9, nesterov=True)
+ROUNDS = {"S": 60, "M": 15, "L": 5}
 SCAN = 8
 
 
@@ -56,6 +57,7 @@ def seconds(calls, rounds):
         jax.block_until_ready(call())
     for _ in range(rounds):
         for name, call in calls.items():
+            jax.block_until_ready(call())  # the call before it has filled the caches with other arrays
             started = time.process_time()
             jax.block_until_ready(call())
             best[name] = min(best[name], time.process_time() - started)
@@ -76,7 +78,7 @@ def bench_size(name, rounds):
     weights = jnp.asarray(reference.player_weights(k), jnp.float32)
     square = jax.random.normal(jax.random.key(2), (1536, 1536))
     stacked = jnp.broadcast_to(X, (SCAN, n, d))
-    donated = iter(copies(state, rounds + 2))
+    donated = iter(copies(state, 2 * rounds + 2))
     gemms, slow = jax.jit(two_gemms), jax.jit(per_player)
     trace = jnp.zeros_like(state.V)
     calls = {
@@ -147,7 +149,7 @@ def cpu_name():
     )
 
 
-def main(rounds):
+def main(factor):
     report = {
         "environment": {
             "cpu": cpu_name(),
@@ -156,12 +158,12 @@ def main(rounds):
             "jax": jax.__version__,
             "numpy": np.__version__,
             "optax": optax.__version__,
-            "rounds": rounds,
+            "rounds": {name: factor * rounds for name, rounds in ROUNDS.items()},
             "clock": "process CPU time, minimum over interleaved rounds",
         },
-        "sizes": {name: bench_size(name, rounds) for name in SIZES},
-        "incremental_pca": bench_incremental_pca(rounds),
-        "half_precision": bench_half_precision(rounds),
+        "sizes": {name: bench_size(name, factor * ROUNDS[name]) for name in SIZES},
+        "incremental_pca": bench_incremental_pca(factor * ROUNDS["S"]),
+        "half_precision": bench_half_precision(factor * ROUNDS["M"]),
     }
     target = Path(__file__).resolve().parents[1] / "results" / "bench.json"
     memory = target.with_name("memmap.json")
@@ -172,4 +174,4 @@ def main(rounds):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 15)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
