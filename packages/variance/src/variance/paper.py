@@ -291,6 +291,20 @@ CLAIMS = (
         "order_at_end",
         Holds(),
         EXPECTED_ORDER,
+        presets=("paper",),
+    ),
+    Claim(
+        "F1.order-digits",
+        "F1",
+        "on digits, too, SVRG ends below GC",
+        "MNIST figures",
+        "order_at_end",
+        Holds(),
+        EXPECTED_ORDER,
+        expected="fails",
+        presets=("quick",),
+        expected_because="on digits 64 clusters leave 6 % of the variance of SG-B, less than the 6 to 15 % that "
+        "SVRG leaves with snapshots 500 steps apart (first run; it was expected to hold)",
     ),
     Claim(
         "F1.gc-over-sg",

@@ -160,7 +160,7 @@ class LinearRank(Scheduler):
 
 
 class ExponentialSnooze(Scheduler):
-    """An example with score below tau waits 2^delta rounds; delta grows on each repeat and resets on wake. Biased.
+    """An example with score below tau waits 2^delta rounds; delta grows on repeats. Biased.
 
     Args:
         num_examples: N.
