@@ -128,11 +128,11 @@ def child(arguments, **environment):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_save_and_exit_130_and_the_rest_is_identical(tmp_path, number):
     arguments = ["train", *TINY, "num_steps=4000", "checkpoint_every=5000", f"out={tmp_path}"]
-    process = child(arguments)
-    while '"step": 20,' not in process.stdout.readline():
-        assert process.poll() is None
-    process.send_signal(number)
-    assert process.wait(60) == 130
+    with child(arguments) as process:
+        while '"step": 20,' not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(60) == 130
     stopped = int(last(tmp_path)[".step"])
     assert 20 <= stopped < 4000
     total = stopped + 3
@@ -162,7 +162,8 @@ def test_four_devices_agree_with_one(tmp_path):
             ],
             XLA_FLAGS="--xla_force_host_platform_device_count=4",
         )
-        process.communicate(timeout=200)
+        with process:
+            process.communicate(timeout=200)
         assert process.returncode == 0
         results.append(last(out))
     for name, value in results[0].items():

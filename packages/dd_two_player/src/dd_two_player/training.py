@@ -199,8 +199,8 @@ def _loop(
         state, metrics = trainer.advance(state, trainer.hyper, data)
         pending.append(metrics)
         done = number + 1
-        final = done == config.num_steps
-        saves = done % config.checkpoint_every == 0 or final or bool(stop)
+        final, stopping = done == config.num_steps, bool(stop)  # a signal from here on waits one step
+        saves = done % config.checkpoint_every == 0 or final or stopping
         if done % config.log_every == 0 or saves:
             values = jax.device_get(pending)
             pending.clear()
@@ -214,7 +214,7 @@ def _loop(
         if saves:
             save_checkpoint(last, state)
         observer(done, state, final=final)
-        if stop:
+        if stopping:
             raise KeyboardInterrupt
 
 
