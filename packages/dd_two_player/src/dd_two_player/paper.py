@@ -404,6 +404,9 @@ CLAIMS = (
         "adam_distance_ratio",
         Between(0.0, 1.0),
         "the paper claims an improvement, of no stated size on other data",
+        expected="fails",
+        expected_because="first measured 1.21 +- 0.15: at rate 1e-3 Adam is behind within the 400 steps of the "
+        "small version; whether it catches up was not studied",
     ),
     Claim(
         "ode-gan-adam.rk4",
