@@ -303,8 +303,8 @@ CLAIMS = (
         EXPECTED_ORDER,
         expected="fails",
         presets=("quick",),
-        expected_because="on digits 64 clusters leave 6 % of the variance of SG-B, less than the 6 to 15 % that "
-        "SVRG leaves with snapshots 500 steps apart (first run; it was expected to hold)",
+        expected_because="on digits 64 clusters leave 6 % of the variance of SG-B, less than the 6 to "
+        "15 % that SVRG leaves with snapshots 500 steps apart (first run; it was expected to hold)",
     ),
     Claim(
         "F1.gc-over-sg",
