@@ -200,6 +200,28 @@ def test_right_and_left_vectors():
     assert (tracker.Y @ right - left * growth).abs().max() < 1e-10
 
 
+def test_support_of_few_inputs_gives_the_same_spectrum():
+    """While few inputs were seen, the decomposition works in their frame; the result is that of Y."""
+    model = nn.Sequential(nn.Linear(60, 4), nn.ReLU(), nn.Linear(4, 3)).double()
+    surface = LossSurface(model, CE)
+    tracker, again = (LyapunovTracker(surface.n, 0.5, 0.9) for _ in range(2))
+    x = torch.randn(9, 60, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for i in range(3):
+        tracker.update(surface.hessian(None, x[3 * i : 3 * i + 3], torch.tensor([0, 1, 2])))
+    assert tracker.support is not None
+    assert tracker.support.q == 9
+    sigma = torch.linalg.svdvals(tracker.Y).flip(0)
+    assert (tracker.exponents() - sigma.log() / 3).abs().max() < 1e-12
+    exponents, right = tracker.vectors()
+    growth = (tracker.Y @ right).norm(dim=0)
+    assert (growth - (3 * exponents).exp()).abs().max() < 1e-12
+    again.load_state_dict(tracker.state_dict())
+    assert torch.equal(again.exponents(), tracker.exponents())
+    for _ in range(2):
+        tracker.update(torch.eye(surface.n, dtype=torch.float64))
+    assert tracker.support is None
+
+
 def test_unresolved_values_are_counted():
     tracker = LyapunovTracker(2, 0.5)
     for _ in range(60):

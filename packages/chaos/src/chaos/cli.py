@@ -1,4 +1,4 @@
-"""Command line: the house commands."""
+"""Command line: the house commands and ``train``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from typing import NoReturn
 import gdyn_common.cli
 from gdyn_common.cli import Command
 
-COMMANDS: tuple[Command, ...] = ()
+COMMANDS = (
+    Command(
+        "train",
+        "Train as the published train.py does; its option names, defaults and command lines.",
+        run="chaos.engine:train",
+        config="chaos.train_config:TrainConfig",
+        rewrite="chaos.published:repair",
+    ),
+)
 
 
 def main() -> NoReturn:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from chaos.o2grad import Eigenpairs, Hessian
+from chaos.o2grad.frames import InputFrame
 
 METHODS = ("svd", "qr", "vectors")
 RECURRENCES = ("exact", "published")
@@ -140,6 +141,10 @@ class LyapunovTracker:
             self.G = None
         self.log_growth = self.Y.new_zeros(self.Y.shape[1])
         self.num_steps = 0
+        plain = method == "svd" and initial is None and not augmented and not weight_decay
+        #: Frame outside which Y is still the identity; ``None`` once that is unknown.
+        self.support: InputFrame | None = None
+        self._follow_support = plain
 
     def _start(self, initial: Tensor | None, k: int | None, dtype: torch.dtype, seed: int) -> Tensor:
         if initial is not None:
@@ -172,6 +177,7 @@ class LyapunovTracker:
             ValueError: If H has another size.
         """
         product = self._product(H)
+        self._extend_support(H)
         A = product(self.Y)
         if keep is not None:
             pairs, discard = keep
@@ -184,6 +190,24 @@ class LyapunovTracker:
         self.num_steps += 1
         if self.method != "svd" and self.num_steps % self.reorthonormalise_every == 0:
             self._reorthonormalise()
+
+    def _extend_support(self, H: Hessian | Eigenpairs | Tensor | Product) -> None:
+        if not self._follow_support:
+            return
+        frame = H.frame if isinstance(H, Hessian | Eigenpairs) else None
+        if not isinstance(frame, InputFrame):
+            self._follow_support, self.support = False, None
+            return
+        frame = replace(frame, basis=frame.basis.to(self.Y.dtype))
+        self.support = frame if self.support is None else self.support.union(frame)
+        if self.support.rank > self.n // 2:
+            self._follow_support, self.support = False, None
+
+    def _matrix(self) -> Tensor:
+        """The matrix to decompose: Y, or ``S' Y S`` where ``Y = I`` outside a frame S."""
+        if self.support is None:
+            return self._state()
+        return self.support.restrict(self.support.restrict(self.Y).T.contiguous()).T
 
     def _product(self, H: Hessian | Eigenpairs | Tensor | Product) -> Product:
         if isinstance(H, Hessian | Eigenpairs) and H.n != self.n:
@@ -243,7 +267,9 @@ class LyapunovTracker:
         """
         steps = max(self.num_steps if t is None else t, 1)
         if self.method == "svd":
-            sigma = torch.linalg.svdvals(self._state()).flip(0)
+            sigma = torch.linalg.svdvals(self._matrix()).flip(0)
+            if self.support is not None:  # directions that no batch has reached neither grow nor shrink
+                sigma = torch.cat([sigma, sigma.new_ones(self.n - len(sigma))]).sort().values
             resolved = sigma > sigma[-1] * torch.finfo(sigma.dtype).eps
             logs = torch.where(resolved, sigma, 1.0).log()
             logs = torch.where(resolved, logs, -torch.inf)
@@ -260,6 +286,9 @@ class LyapunovTracker:
     def vectors(self, side: str = "right") -> tuple[Float[Tensor, " k"], Float[Tensor, "n k"]]:
         """Exponents (ascending) and their directions as columns.
 
+        Early in a run of a network that sees few inputs, directions that no batch has reached (exponent
+        exactly 0) are left out, so there are fewer than n.
+
         Args:
             side: ``"right"``: directions at time 0 (the eigenvectors of Y'Y, those of the original);
                 ``"left"``: directions at time T. Methods ``qr`` and ``vectors`` know the left ones only.
@@ -269,8 +298,12 @@ class LyapunovTracker:
         """
         _check("side", side, ("right", "left"))
         if self.method == "svd":
-            U, _, Vt = torch.linalg.svd(self._state(), full_matrices=False)
-            return self.exponents(), (Vt.T if side == "right" else U).flip(1)
+            U, sigma, Vt = torch.linalg.svd(self._matrix(), full_matrices=False)
+            V = (Vt.T if side == "right" else U).flip(1)
+            sigma = sigma.flip(0)
+            logs = torch.where(sigma > sigma[-1] * torch.finfo(sigma.dtype).eps, sigma.log(), -torch.inf)
+            V = V if self.support is None else self.support.expand(V)
+            return logs / max(self.num_steps, 1), V
         if side == "right":
             raise ValueError(
                 f"method={self.method!r} holds directions at time T only; use side='left' or method='svd'."
@@ -283,6 +316,8 @@ class LyapunovTracker:
     def state_dict(self) -> dict[str, Tensor]:
         """Everything needed to continue bit for bit."""
         state = {"Y": self.Y, "log_growth": self.log_growth, "num_steps": torch.tensor(self.num_steps)}
+        if self.support is not None:
+            state |= self.support.state()
         return state if self.G is None else {**state, "G": self.G}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -298,6 +333,8 @@ class LyapunovTracker:
         self.Y, self.log_growth = state["Y"].clone(), state["log_growth"].clone()
         self.G = state["G"].clone() if "G" in state else None
         self.num_steps = int(state["num_steps"])
+        self.support = InputFrame.from_state(state) if "frame.basis" in state else None
+        self._follow_support = self.support is not None
 
 
 def tangent_error(

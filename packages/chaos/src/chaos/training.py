@@ -1,7 +1,7 @@
 """Training one network and measuring it: the plain loop that the figures share.
 
-Order within a step: gradient, Hessian where someone needs it, optimiser, tangent matrix (with the Hessian from
-before the step), measurements.
+Order within a step: gradient, Hessian where someone needs it, optimiser, tangent matrix (with the Hessian
+from before the step), measurements.
 """
 
 from __future__ import annotations
@@ -52,6 +52,14 @@ def flat_parameters(model: nn.Module) -> Float[Tensor, " n"]:
 
 
 @torch.no_grad()
+def set_parameters(model: nn.Module, flat: Float[Tensor, " n"]) -> None:
+    """Copy a vector into the parameters; copies, not views, so that a resumed run has the same alignment."""
+    parameters = list(model.parameters())
+    for p, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.copy_(piece.view_as(p))
+
+
+@torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Share of correct predictions."""
     return float((model(x).argmax(1) == y).double().mean())
@@ -81,8 +89,8 @@ def train(model: nn.Module, data: Data, plan: Plan, checkpoint: Checkpoint | Non
     saved = checkpoint.load() if checkpoint is not None else None
     if saved is not None:
         start = int(saved["num_steps"])
-        nn.utils.vector_to_parameters(torch.from_numpy(saved["theta"]), model.parameters())
-        _restore_momentum(optimizer, saved, start)
+        set_parameters(model, torch.from_numpy(saved["theta"]))
+        restore_momentum(optimizer, saved, start)
         history = {key: saved[key].tolist() for key in history}
         removed = saved["removed"].tolist()
     for step, rows in zip(
@@ -102,7 +110,7 @@ def train(model: nn.Module, data: Data, plan: Plan, checkpoint: Checkpoint | Non
         else:
             optimizer.step()
         if checkpoint is not None and (step + 1) % plan.checkpoint_every == 0:
-            state = _momentum_state(optimizer)
+            state = momentum_state(optimizer)
             checkpoint.save(
                 num_steps=step + 1, theta=flat_parameters(model).numpy(), removed=removed, **history, **state
             )
@@ -136,14 +144,16 @@ def _evaluate(
     removed[:] = [0.0, 0.0]
 
 
-def _momentum_state(optimizer: torch.optim.SGD) -> Arrays:
+def momentum_state(optimizer: torch.optim.SGD) -> Arrays:
+    """The momentum buffers as one array, if there are any yet."""
     buffers = [optimizer.state[p].get("momentum_buffer") for p in optimizer.param_groups[0]["params"]]
     if any(buffer is None for buffer in buffers):
         return {}
     return {"momentum": torch.cat([buffer.reshape(-1) for buffer in buffers]).numpy()}
 
 
-def _restore_momentum(optimizer: torch.optim.SGD, saved: Arrays, num_steps: int) -> None:
+def restore_momentum(optimizer: torch.optim.SGD, saved: Arrays, num_steps: int) -> None:
+    """Put back what :func:`momentum_state` returned, and the step count of CGD."""
     if isinstance(optimizer, CGD):
         optimizer.num_steps = num_steps
     if "momentum" not in saved:
@@ -180,11 +190,9 @@ def track(
     rows_out: list[np.ndarray] = []
     saved = checkpoint.load() if checkpoint is not None else None
     if saved is not None:
-        nn.utils.vector_to_parameters(torch.from_numpy(saved["theta"]), model.parameters())
-        tracker.load_state_dict(
-            {k: torch.from_numpy(saved[k]) for k in ("Y", "log_growth", "num_steps", "G") if k in saved}
-        )
-        _restore_momentum(optimizer, saved, tracker.num_steps)
+        set_parameters(model, torch.from_numpy(saved["theta"]))
+        tracker.load_state_dict({k: torch.from_numpy(np.asarray(v)) for k, v in saved.items()})
+        restore_momentum(optimizer, saved, tracker.num_steps)
         rows_out = list(saved["exponents"])
     start = tracker.num_steps
     for step, rows in zip(
@@ -205,7 +213,7 @@ def track(
                 theta=flat_parameters(model).numpy(),
                 exponents=exponents,
                 **state,
-                **_momentum_state(optimizer),
+                **momentum_state(optimizer),
             )
     return tracker, {"exponents": np.array(rows_out)}
 

@@ -37,7 +37,8 @@ def compute(config: Fig2aConfig, run: Run) -> Result:
 
 def _plateau(curve: np.ndarray) -> np.ndarray:
     """Accuracy smoothed over the last tenth of the run, as the published curve is smoothed."""
-    return curve[:, -max(1, curve.shape[1] // 10) :].mean(1)
+    smoothed: np.ndarray = curve[:, -max(1, curve.shape[1] // 10) :].mean(1)
+    return smoothed
 
 
 def _stall(step: np.ndarray, curves: dict[str, np.ndarray], starts: list[int], i: int) -> float:

@@ -6,7 +6,7 @@ columns) that is applied, never formed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -117,6 +117,26 @@ class InputFrame:
         edges = [0, *(edge for s in taken for edge in (s.start, s.stop)), self.n]
         pairs = zip(edges[::2], edges[1::2], strict=True)
         return tuple(slice(start, stop) for start, stop in pairs if stop > start)
+
+    def state(self) -> dict[str, Tensor]:
+        """The frame as tensors, for checkpoints."""
+        bias = slice(-1, -1) if self.bias is None else self.bias
+        numbers = [self.n, self.weight.start, self.weight.stop, bias.start, bias.stop, self.units]
+        return {"frame.basis": self.basis, "frame.layout": torch.tensor(numbers)}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> InputFrame:
+        """Rebuild what :meth:`state` returned."""
+        n, start, stop, bias_start, bias_stop, units = state["frame.layout"].tolist()
+        bias = None if bias_start < 0 else slice(bias_start, bias_stop)
+        return cls(n, slice(start, stop), bias, units, state["frame.basis"].clone())
+
+    def union(self, other: InputFrame) -> InputFrame:
+        """The frame of both batches together; both must belong to the same layer."""
+        joint = torch.cat([self.basis, other.basis], 1)
+        U, sigma, _ = torch.linalg.svd(joint, full_matrices=False)
+        kept = sigma > torch.finfo(joint.dtype).eps * max(joint.shape) * sigma[0]
+        return replace(self, basis=U[:, kept].contiguous())
 
     @property
     def _inputs(self) -> int:

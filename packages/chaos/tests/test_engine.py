@@ -1,0 +1,226 @@
+"""``train``: the published command lines, every option, and runs that continue."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import chaos
+from chaos.cli import COMMANDS
+from chaos.engine import run_training
+from chaos.paper import PAPER
+from chaos.train_config import LoggingConfig, ModelConfig, OptimConfig, TrainConfig
+from gdyn_common.cli import dispatch
+
+LINES = (Path(__file__).parent / "published_commands.txt").read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """The file that the first run of the distance experiment writes."""
+    out = tmp_path_factory.mktemp("stored")
+    line = ["train", "save_eigenthings='True'", "seed=42", "debug=true", "max_epochs=1", f"out={out}"]
+    assert dispatch(PAPER, COMMANDS, line) == 0
+    return next(out.rglob("eigenthings-final*.npz"))
+
+
+@pytest.mark.parametrize("line", LINES, ids=range(len(LINES)))
+def test_published_lines_run_in_debug_size(line, tmp_path, stored, capsys):
+    words = [word.replace("path/to/save", str(stored)) for word in shlex.split(line)[1:]]
+    words = [
+        f"{k}='{v}'" if "[" in v and k.startswith("logging.lyapunov_perturb") else f"{k}={v}"
+        for k, v in (w.split("=", 1) for w in words)
+    ]
+    code = dispatch(PAPER, COMMANDS, ["train", *words, "debug=true", "max_epochs=1", f"out={tmp_path}"])
+    message = capsys.readouterr().err
+    assert code == 0, message
+    assert json.loads(next(tmp_path.rglob("result.json")).read_text())["num_steps"] == 3
+    if "parallel=5" in line:
+        assert "randn is missing. parallel=6 runs all five" in message
+    if "prune_start" in line:
+        assert "optim.name=cgd" in message
+
+
+def test_literal_path_says_how_to_make_the_file(capsys, tmp_path):
+    words = [*shlex.split(LINES[2])[1:], "debug=true", f"out={tmp_path}"]
+    assert dispatch(PAPER, COMMANDS, ["train", *words]) == 2
+    assert "save_eigenthings=True seed=42" in capsys.readouterr().err
+
+
+def leaves(kind, prefix=""):
+    for item in dataclasses.fields(kind):
+        if item.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(
+            item.default_factory()
+        ):
+            yield from leaves(type(item.default_factory()))
+        else:
+            yield item.name
+
+
+def test_every_key_is_read():
+    """Each option's name is used as an attribute somewhere outside the option table."""
+    folder = Path(chaos.__file__).parent
+    text = "".join(
+        p.read_text() for p in folder.glob("*.py") if p.name not in ("train_config.py", "config.py")
+    )
+    for name in leaves(TrainConfig):
+        assert f".{name}" in text, name
+
+
+def small(tmp_path, **changes):
+    """A small configuration, overridden by nested keys such as ``logging__log_freq``."""
+    nested = {"logging": {"logger_type": "jsonl"}, "model": {"inter_dim": 3}, "optim": {"lr": 0.05}}
+    top = {
+        "dataset": "digits",
+        "seed": 1,
+        "max_steps": 12,
+        "batch_size": 8,
+        "checkpoint_every": 5,
+        "out": str(tmp_path),
+    }
+    for key, value in changes.items():
+        group, _, name = key.partition("__")
+        if name:
+            nested[group][name] = value
+        else:
+            top[key] = value
+    return TrainConfig(
+        **top,
+        logging=LoggingConfig(**nested["logging"]),
+        model=ModelConfig(**nested["model"]),
+        optim=OptimConfig(**nested["optim"]),
+    )
+
+
+def metrics_of(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {key for line in lines for key in line}
+
+
+EVERYTHING = {
+    "logging__log_subsim": True,
+    "logging__t_hessian_subsim": [2.0],
+    "logging__log_lyapunov_subsim": True,
+    "logging__t_lya_subsim": [4.0],
+    "logging__lyapunov_freq": 4,
+    "logging__save_hessian_dist_every": 5,
+    "logging__signal_noise_window": 3,
+    "logging__save_eigenthings": True,
+    "optim__name": "cgd",
+    "optim__prune_set": "neg",
+    "optim__prune_k": "rand",
+    "optim__k": 5,
+    "optim__noise": True,
+    "optim__momentum": 0.5,
+    "optim__prune_start": 3,
+}
+
+
+def test_all_measurements_appear(tmp_path):
+    folder = run_training(
+        small(tmp_path, **EVERYTHING, logging__plot_eigs_every=6, logging__plot_mats_every=6)
+    )
+    seen = metrics_of(folder)
+    for name in (
+        "acc", "loss", "val_acc0", "val_loss0", "eigvals/hessian:max_eig", "eigvals/chaos:chaotic_cnt",
+        "eigvals/lyapunov:max_exponent", "grad_old-grad:overlap", "hessian:sparsity", "gradient:signal_noise",
+        "hessian:curvature_along_gradient", "subsim/hessian-t=2:neg-neg",
+        "subsim/lyapunov-t=4:chaotic-chaotic",
+        "subsim/lyapunov-t=4:baseline,chaotic-chaotic", "cgd:pruned_fraction",
+    ):  # fmt: skip
+        assert name in seen, name
+    spectra = [json.loads(line) for line in (folder / "hessian_spectra[0].jsonl").read_text().splitlines()]
+    assert [line["step"] for line in spectra] == [0, 5, 10]
+    assert len(list((folder / "plots").glob("*.png"))) == 4
+
+
+@pytest.mark.parametrize(
+    "extra", [{}, {"parallel": 3, "perturb_strat": "randn", "logging__save_trajectories": True}]
+)
+def test_resume_is_bit_identical(tmp_path, monkeypatch, extra):
+    """Stopped after step 7 (a checkpoint at 5): every file of the run ends with the same bytes."""
+    whole = run_training(small(tmp_path / "whole", **EVERYTHING, **extra))
+    from chaos.engine import Engine
+
+    original = Engine._estimate
+
+    def stop(self, step, started):
+        if step == 7:
+            raise KeyboardInterrupt
+        original(self, step, started)
+
+    monkeypatch.setattr(Engine, "_estimate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(small(tmp_path / "killed", **EVERYTHING, **extra))
+    monkeypatch.setattr(Engine, "_estimate", original)
+    resumed = run_training(small(tmp_path / "killed", **EVERYTHING, **extra))
+    for name in ("metrics.jsonl", "result.json", "hessian_spectra[0].jsonl"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
+    for path in [*whole.glob("eigenthings*.npz"), *whole.glob("trajectories.npz")]:
+        a, b = np.load(path), np.load(resumed / path.name)
+        assert all(np.array_equal(a[key], b[key], equal_nan=a[key].dtype.kind == "f") for key in a.files)
+
+
+def test_prune_global_in_two_phases(tmp_path, capsys):
+    config = small(tmp_path, optim__name="cgd", optim__prune_global=True, optim__prune_set="neg")
+    folder = run_training(config)
+    assert "trains normally first" in capsys.readouterr().err
+    assert len(list(tmp_path.rglob("result.json"))) == 2
+    assert "cgd:pruned_fraction" in metrics_of(folder)
+
+
+def test_save_lyapunov_at_an_epoch(tmp_path):
+    folder = run_training(small(tmp_path, debug=True, max_steps=6, logging__save_lyapunov_at=0))
+    things = chaos.load_eigenthings(folder / "eigenthings-epoch0[0].npz")
+    assert things.step == 3
+
+
+def test_eps_eigh_only_stabilises(tmp_path):
+    a, b = (run_training(small(tmp_path, eps_eigh=e, logging__log_lyapunov=False)) for e in (0.0, 1e-3))
+    first, second = (
+        [json.loads(x)["eigvals/hessian:max_eig"] for x in (f / "metrics.jsonl").read_text().splitlines()]
+        for f in (a, b)
+    )
+    assert np.allclose(first, second, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim__name": "adam"}, "optim.name=adam is unknown"),
+        ({"model__name": "vit"}, "model.name=vit is unknown"),
+        ({"model__name": "cnn"}, "model.name=cnn needs 16 x 16 images"),
+        ({"perturb_strat": "up"}, "perturb_strat=up is unknown"),
+        ({"parallel": 2}, "name a perturb_strat"),
+        ({"parallel": 2, "perturb_strat": "max_chaos"}, "only 'randn' works without"),
+        (
+            {"optim__prune_global": True, "logging__log_lyapunov": False},
+            "optim.prune_global needs directions",
+        ),
+        ({"logging__log_lyapunov_subsim": True}, "t_lya_subsim"),
+        ({"logging__signal_noise_window": 1}, "must be 0 or at least 2"),
+        ({"logging__logger_type": "mlflow"}, "logger_type=mlflow is unknown"),
+        ({"optim__name": "cgd", "optim__k": -1}, "k is -1"),
+        ({"optim__name": "cgd", "optim__prune_set": "up"}, "choose one of chaotic, pos, neg"),
+    ],
+)
+def test_bad_options(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run_training(small(tmp_path, **changes))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+def test_absent_gpu_is_not_replaced(tmp_path):
+    with pytest.raises(ValueError, match="no CUDA device is there"):
+        run_training(small(tmp_path, gpus=["cuda:0"]))
+
+
+def test_late_subspace_time_is_announced(tmp_path, capsys):
+    run_training(small(tmp_path, logging__t_lya_subsim=[5000.0], logging__log_lyapunov_subsim=True))
+    assert "lie beyond the run's 12 steps" in capsys.readouterr().err
