@@ -14,10 +14,12 @@ from instability.calibration import training_cost
 from instability.config import Fig2Config
 from instability.copies import Copies
 from instability.determinism import bit_reproducible
+from instability.metrics import first_step_above
 from instability.networks import build_model, load_configured_images
 from instability.training import TrainingPlan, make_copies, train
 
 NULL_CONTROLS = [1, 2]
+SEPARATED = 1e-3  # far above float32 rounding, far below saturation
 
 
 def compute(config: Fig2Config, run: Run) -> Result:
@@ -34,10 +36,14 @@ def compute(config: Fig2Config, run: Run) -> Result:
         pieces = [run.piece(f"divisor={n}/seed={s}", partial(_train, config, run, n, s)) for n, s in keys]
     shape = (len(config.divisors), len(config.seeds), config.scaled_iterations)
     curves = np.array([p["divergence"] for p in pieces]).reshape(shape)
+    ends = (curves[0], curves[-1])
     return Result(
         measurements={
             "largest_rate_divergence": curves[0, :, -1].tolist(),
             "smallest_rate_divergence": curves[-1, :, -1].tolist(),
+            "separation_delay": [
+                _separation(small) / _separation(large) for large, small in zip(*ends, strict=True)
+            ],
             "first_divergence": float(curves[0, :, 0].mean()),
             "controls": all(float(p["controls"]) == 0 for p in pieces),
         },
@@ -48,6 +54,12 @@ def compute(config: Fig2Config, run: Run) -> Result:
             "layer": np.array(config.layer or "all parameters"),
         },
     )
+
+
+def _separation(curve: np.ndarray) -> int:
+    """Return the scaled iteration at which copies are visibly apart, at least one past the end if never."""
+    index = first_step_above(curve, SEPARATED)
+    return 1 + (index if index >= 0 else len(curve))
 
 
 def estimate(config: Fig2Config) -> Estimate:
