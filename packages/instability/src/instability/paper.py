@@ -126,14 +126,14 @@ FIGURES = (
         config="instability.config:Fig2Config",
         presets={
             "quick": Preset(
-                "40 s, 1 core",
+                "1 min, 1 core",
                 "scaled down",
                 DIGITS
                 | {
                     "learning_rate": 1.0,
                     "random_labels": 0.5,
                     "divisors": [1, 16],
-                    "scaled_iterations": 36,
+                    "scaled_iterations": 42,
                 },
             ),
             "paper": Preset("about 4200 core hours; 15 minutes for divisors=[2]", "paper"),
