@@ -16,7 +16,7 @@ import nox
 
 ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
-CONSTRAINTS = ROOT / "constraints" / "ci.txt"
+CONSTRAINTS = "constraints/ci.txt"  # relative: pip and uv split these variables at spaces
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -24,7 +24,12 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "test-common", *(f"test-{name}" for name in PACKAGES)]
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-QUIET = {"MPLBACKEND": "Agg", "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3"}
+QUIET = {
+    "MPLBACKEND": "Agg",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "PYTHONDONTWRITEBYTECODE": "",  # tests start many processes; compiling torch anew costs each ten seconds
+}
 
 
 def wheel_folder() -> str:
@@ -40,8 +45,8 @@ def install_environment() -> dict[str, str]:
     """Return the variables every install needs: editable common, tested versions, which torch."""
     environment = {
         "GDYN_COMMON_SPEC": "",
-        "UV_CONSTRAINT": str(CONSTRAINTS),
-        "PIP_CONSTRAINT": str(CONSTRAINTS),
+        "UV_CONSTRAINT": CONSTRAINTS,
+        "PIP_CONSTRAINT": CONSTRAINTS,
     }
     backend = os.environ.get("TORCH_BACKEND") or os.environ.get("UV_TORCH_BACKEND")
     if backend:
