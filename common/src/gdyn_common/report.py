@@ -58,12 +58,14 @@ def spell_values(values: Sequence[float]) -> str:
     '2 ± 1.414 (n=2)'
     >>> spell_values([0.5])
     '0.5'
-    >>> spell_values([True, True, False])
-    '2 of 3 true'
+    >>> spell_values([True, True, False]), spell_values([True])
+    ('2 of 3 true', 'true')
     """
     if not values:
         return "not measured"
     if all(isinstance(value, bool) for value in values):
+        if len(values) == 1:
+            return str(values[0]).lower()
         return f"{int(sum(values))} of {len(values)} true"
     mean = math.fsum(values) / len(values)
     if len(values) == 1:

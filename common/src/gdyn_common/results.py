@@ -65,8 +65,13 @@ def committed(results: Path, paper: Paper) -> list[Record]:
 
 
 def claims_table(paper: Paper, records: Sequence[Record]) -> str:
-    """Return the Markdown table of all claims: what was measured, and what was not run and why."""
-    table = [row for row in rows(records) if row.outcome != "not run"]
+    """Return the Markdown table of all claims: what was measured, and what was not run and why.
+
+    A claim that was judged at paper scale is not listed a second time at a smaller one.
+    """
+    judged = [row for row in rows(records) if row.outcome != "not run"]
+    at_paper_scale = {row.claim for row in judged if row.record.header.preset == "paper"}
+    table = [row for row in judged if row.record.header.preset == "paper" or row.claim not in at_paper_scale]
     lines = [
         "| claim | paper | ours | accepted | preset | verdict | code |",
         "|---|---|---|---|---|---|---|",
@@ -215,9 +220,10 @@ def _papers_table(papers: Mapping[Path, Paper]) -> str:
     for folder, paper in papers.items():
         verdicts = [verdict for record in committed(folder / "results", paper) for verdict in record.verdicts]
         tallies = [_tally([v for v in verdicts if v.scale == scale]) for scale in ("paper", "scaled down")]
+        link = f"[{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else paper.venue
         first = next(figure for figure in paper.figures if figure.in_default)
         lines.append(
-            f"| {paper.title} ([{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})) "
+            f"| {paper.title} ({link}) "
             f"| [`{folder.name}`](packages/{folder.name}/README.md) "
             f"| `{program(paper.package)} run {first.id}` ({first.presets['quick'].cost}) "
             f"| {tallies[0]} | {tallies[1]} |"

@@ -132,9 +132,8 @@ def main(repeats: int = 5) -> None:
     path = Path(__file__).parents[1] / "results" / "bench.json"
     path.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
     for row in body["targets"]:
-        print(
-            f"{row['name']:<42}{row['measured']:>10.4g}  {row['target']:<8} {'met' if row['met'] else 'MISSED'}"
-        )
+        verdict = "met" if row["met"] else "MISSED"
+        print(f"{row['name']:<42}{row['measured']:>10.4g}  {row['target']:<8} {verdict}")
 
 
 if __name__ == "__main__":

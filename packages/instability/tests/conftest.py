@@ -8,7 +8,7 @@ from jaxtyping import install_import_hook
 from gdyn_common.testing import pytest_runtest_setup  # noqa: F401
 
 # Shapes and types are checked while the tests run, in the modules that do not report bad input themselves.
-CHECKED = ["activations", "resnet", "vgg16", "sharpness", "lyapunov", "copies", "reduced_map"]
+CHECKED = ["activations", "vgg16", "sharpness", "lyapunov", "copies", "reduced_map"]
 install_import_hook([f"instability.{name}" for name in CHECKED], "beartype.beartype")
 torch.set_num_threads(1)
 

@@ -37,6 +37,6 @@ def test_cross_entropy_is_finite_and_has_the_residual_as_slope(logit, label):
 
 def test_swish_module_has_the_closed_form_gradient():
     z = torch.linspace(-3, 3, 13, dtype=torch.float64, requires_grad=True)
-    activations.Swish(beta=5)(z).sum().backward()
+    activations.Swish(beta=5.0)(z).sum().backward()
     s = torch.sigmoid(5 * z.detach())
     torch.testing.assert_close(z.grad, s + 5 * z.detach() * s * (1 - s), rtol=1e-10, atol=1e-12)

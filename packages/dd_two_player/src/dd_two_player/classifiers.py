@@ -33,7 +33,7 @@ def train_classifier(
 ) -> Classifier:
     """Train a small fully connected network on labelled images; features are its last hidden layer (64).
 
-    Deterministic in its arguments. Test accuracy: 0.97 on digits, 0.97 on MNIST (asserted by the tests).
+    Deterministic in its arguments. The tests assert an accuracy above 0.92 on digits after 400 steps.
     """
     network: Any = hk.without_apply_rng(hk.transform(_network))
     params = network.init(jax.random.key(seed), jnp.zeros((1, *samples.shape)))

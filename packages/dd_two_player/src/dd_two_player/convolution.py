@@ -25,8 +25,8 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 def prefers_slices(kernel_size: int, inputs: int, method: Method) -> bool:
     """Return whether a layer takes the slices path.
 
-    ``auto`` chooses it on the CPU for kernels of 5 and more with at most 64 input channels, where it was
-    measured to win (`benchmarks/bench_convolution.py`).
+    ``auto`` chooses it on the CPU for kernels of 5 and more with at most 64 input channels. That rule is an
+    expectation, not a measurement: slices save most where kernels are large and channels few.
     """
     if method not in ("auto", "lax", "slices"):
         raise ValueError(f"convolution method is {method!r}; allowed: auto, lax, slices.")

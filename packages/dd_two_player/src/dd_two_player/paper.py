@@ -36,7 +36,7 @@ _CIFAR = {
         "spectral_norm": "apply",
     },
 }
-_NOT_RUN = "needs an accelerator: about 5 s per step at batch 128 on 2 CPU cores, 300 000 steps"
+_NOT_RUN = "needs an accelerator: 300 000 steps of the CIFAR networks at batch 128"
 
 
 def _theory(cost: str, **smoke: object) -> dict[str, Preset]:
@@ -405,8 +405,8 @@ CLAIMS = (
         Between(0.0, 1.0),
         "the paper claims an improvement, of no stated size on other data",
         expected="fails",
-        expected_because="first measured 1.21 +- 0.15: at rate 1e-3 Adam is behind within the 400 steps of the "
-        "small version; whether it catches up was not studied",
+        expected_because="first measured 1.21 +- 0.15: at rate 1e-3 Adam is behind within the 400 steps of "
+        "the small version; whether it catches up was not studied",
     ),
     Claim(
         "ode-gan-adam.rk4",

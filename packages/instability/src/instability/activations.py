@@ -34,7 +34,7 @@ def swish(z: Float[Tensor, "*shape"], beta: float = 1.0) -> Float[Tensor, "*shap
 class Swish(nn.Module):
     """Swish activation ``z * sigmoid(beta * z)``; the paper's networks use beta = 5, nearly a ReLU.
 
-    >>> Swish(beta=5)(torch.tensor([-10.0, 0.0, 10.0])).tolist()
+    >>> Swish(beta=5.0)(torch.tensor([-10.0, 0.0, 10.0])).tolist()
     [-0.0, 0.0, 10.0]
     """
 
