@@ -35,7 +35,8 @@ def overview(paper: Paper, commands: Sequence[Command]) -> str:
 def listing(paper: Paper) -> str:
     """Return the figures with source, meaning and cost."""
     width = max(len(figure.id) for figure in paper.figures) + 2
-    lines = [f"{paper.title}\n{paper.authors}. {paper.venue}{f". arXiv {paper.arxiv}" if paper.arxiv else ""}\n"]
+    arxiv = f" arXiv {paper.arxiv}" if paper.arxiv else ""
+    lines = [f"{paper.title}\n{paper.authors}. {paper.venue}.{arxiv}\n"]
     for figure in paper.figures:
         cost = ", ".join(f"{name}: {p.cost}" for name, p in figure.presets.items() if p.scale != "smoke")
         long = "" if figure.in_default else "  [not in `run all`; include=long]"
