@@ -44,7 +44,7 @@ def test_train_and_collect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ("arguments", "message"),
     [
         (["run", "F5"], "F5' is out of scope here: ImageNet"),
-        (["run", "F1", "num_draws=2"], "num_draws=2: at least 3"),
+        (["run", "F1", "mode=unbiased", "num_draws=2"], "num_draws=2: at least 3"),
         (["run", "F1", "seeds=[]"], "give at least one"),
         (["run", "F1", "first_snapshot=50"], "first_measure=10 lies before first_snapshot=50"),
         (["run", "F1", "model=lenet", "num_steps=1", "seeds=[0]"], "Unknown model 'lenet'"),
