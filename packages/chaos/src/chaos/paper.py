@@ -78,6 +78,7 @@ FIGURES = (
             ),
             "smoke": Preset("2 s", "smoke", SMOKE | {"tangent_steps": 6, "measure_every": 2}),
         },
+        in_default=False,
     ),
     Figure(
         id="fig3b",
@@ -94,6 +95,7 @@ FIGURES = (
             ),
             "smoke": Preset("2 s", "smoke", SMOKE | {"tangent_steps": 6, "measure_every": 2}),
         },
+        in_default=False,
     ),
 )
 

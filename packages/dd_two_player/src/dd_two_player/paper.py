@@ -142,6 +142,7 @@ FIGURES = (
             {"arms": ["plain", "rk4", "adam"], "adam_rate": 1e-4, "disc_rates": [0.01], "gen_rates": [0.01]},
         ),
         not_run=_NOT_RUN,
+        in_default=False,
     ),
     Figure(
         "gan-grid",

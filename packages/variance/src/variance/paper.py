@@ -134,6 +134,7 @@ FIGURES = (
             "paper": Preset("about 15 min per input dimension, 1 core", "paper"),
             "smoke": Preset("2 s", "smoke", RF_SMOKE),
         },
+        in_default=False,
     ),
     Figure(
         id="F7",
@@ -151,6 +152,7 @@ FIGURES = (
             "paper": Preset("about 1 h, 1 core", "paper", {"duplicate_fractions": [0.0, 0.1, 0.5, 0.9]}),
             "smoke": Preset("2 s", "smoke", RF_SMOKE | {"duplicate_fractions": [0.0, 0.5]}),
         },
+        in_default=False,
     ),
     Figure(
         id="F8",
@@ -184,6 +186,7 @@ FIGURES = (
             ),
         },
         not_run=HOURS.format("60 000 examples of the MNIST CNN times nine values of K"),
+        in_default=False,
     ),
     Figure(
         id="F9",
@@ -221,6 +224,7 @@ FIGURES = (
                 },
             ),
         },
+        in_default=False,
     ),
     Figure(
         id="F10",
@@ -241,6 +245,7 @@ FIGURES = (
             ),
             "smoke": Preset("2 s", "smoke", SMOKE | {"learning_rates": [0.1, 0.02], "estimators": ["SG-B"]}),
         },
+        in_default=False,
     ),
     Figure(
         id="clusters_2d",
