@@ -220,7 +220,7 @@ def docs(session: nox.Session) -> None:
     pages = ["docs", "common/README.md", *(f"packages/{name}/README.md" for name in PACKAGES)]
     environment = ONE_THREAD | QUIET | {"PYTHONPATH": "docs"}
     session.run("python", "-m", "pytest", "-p", "execute_blocks", *pages, *session.posargs, env=environment)
-    session.run("sphinx-build", "-W", "--keep-going", "-q", "docs", "docs/_build/html")
+    session.run("sphinx-build", "-q", "docs", "docs/_build/html")
 
 
 @nox.session(default=False)
