@@ -111,7 +111,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Strict types of every source folder."""
-    install(session, "mypy", *everything())
+    install(session, "mypy", "pytest", *everything())
     session.run("mypy", "common/src", *(f"packages/{name}/src" for name in PACKAGES))
 
 
@@ -240,7 +240,7 @@ def dev(session: nox.Session) -> None:
 @nox.session
 def dist(session: nox.Session) -> None:
     """Build release wheels and check that none carries a path."""
-    install(session, "build", "hatchling", "pytest")
+    install(session, "build", "hatchling", "pytest", "pytest-timeout")
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     environment = {"GDYN_COMMON_SPEC": ">=0.1,<0.2"}
     for folder in ("common", *(f"packages/{name}" for name in PACKAGES)):
