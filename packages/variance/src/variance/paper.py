@@ -257,6 +257,7 @@ FIGURES = (
             "quick": Preset("2 s, 1 core", "scaled down"),
             "smoke": Preset("1 s", "smoke", {"num_steps": 20, "points_per_blob": 20, "seeds": [0, 1]}),
         },
+        in_default=False,
     ),
     Figure(
         id="non_interference",
