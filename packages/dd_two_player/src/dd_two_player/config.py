@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from gdyn_common.registry import unknown
 from gdyn_common.runs import RunOptions
 
-__all__ = ["EvalConfig", "TrainConfig"]
+__all__ = ["EvalConfig", "TrainConfig", "load_config"]
 
 TERM_KEYS = ("self_norm", "other_norm", "other_dot_prod")
 LOSSES = {
@@ -394,3 +397,19 @@ class DalConfig(RunOptions):
         for name in ("num_steps", "width", "num_examples"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "integers of at least 1")
         require("power", self.power, self.power >= 0, "0 or more")
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read the configuration that a run folder was trained with."""
+    from omegaconf import OmegaConf
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist; a checkpoint needs the config.json of its run folder."
+        )
+    stored = json.loads(path.read_text())
+    rates = stored["updates"].pop("rate_schedule")
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))
+    assert isinstance(config, TrainConfig)
+    config.updates = dataclasses.replace(config.updates, rate_schedule={int(k): v for k, v in rates.items()})
+    return config

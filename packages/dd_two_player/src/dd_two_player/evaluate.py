@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from dd_two_player.checkpoints import restore_checkpoint
 from dd_two_player.classifiers import load_classifier
-from dd_two_player.config import EvalConfig, TrainConfig
+from dd_two_player.config import EvalConfig, load_config
 from dd_two_player.data import Samples, load_samples
 from dd_two_player.evaluation import Moments, classify, evaluate_samples, moments
 from dd_two_player.monitoring import draw_samples
@@ -19,7 +18,7 @@ from dd_two_player.training import build
 from gdyn_common.records import dump_json
 from gdyn_common.storage import atomic_write, read_arrays, write_arrays
 
-__all__ = ["evaluate", "load_config"]
+__all__ = ["evaluate"]
 
 
 def evaluate(config: EvalConfig) -> int:
@@ -86,22 +85,6 @@ def find_checkpoint(config: EvalConfig) -> Path:
             f"no {config.which} checkpoint below {folder}; run `train` first or give restore_path=FILE."
         )
     return found[-1]
-
-
-def load_config(path: Path) -> TrainConfig:
-    """Read the configuration that a run folder was trained with."""
-    from omegaconf import OmegaConf
-
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist; a checkpoint needs the config.json of its run folder."
-        )
-    stored = json.loads(path.read_text())
-    rates = stored["updates"].pop("rate_schedule")
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))
-    assert isinstance(config, TrainConfig)
-    config.updates = dataclasses.replace(config.updates, rate_schedule={int(k): v for k, v in rates.items()})
-    return config
 
 
 def _reference(config: EvalConfig, samples: Samples, classifier: Any) -> Any:
