@@ -142,7 +142,8 @@ def _package_sessions(name: str) -> None:
     def bench(session: nox.Session) -> None:
         # Peers that pull in torchvision replace a CPU build of torch, hence only when asked for.
         install(session, *editable(name, "[bench]" if os.environ.get("BENCH_PEERS") else ""))
-        session.run("python", f"packages/{name}/benchmarks", *session.posargs, env=ONE_THREAD | QUIET)
+        for script in sorted(ROOT.glob(f"packages/{name}/benchmarks/bench_*.py")):
+            session.run("python", str(script), *session.posargs, env=ONE_THREAD | QUIET)
 
     @nox.session(name=f"lowest-{name}", venv_backend="uv", python=["3.11"])
     def lowest(session: nox.Session) -> None:

@@ -1,6 +1,6 @@
 """Peak memory of fit on a memory-mapped file, at two lengths; writes results/memmap.json.
 
-    python benchmarks/bench_memmap.py FOLDER [GIGABYTES]
+    python benchmarks/measure_memmap.py FOLDER [GIGABYTES]
 
 Writes synthetic files to FOLDER and deletes them. Each fit runs in a process of its own; what counts
 is memory that belongs to the process, not file pages that the system may drop at any time.
