@@ -25,7 +25,8 @@ test: .tools/ready  ## lint, types, all tests, docs, tables and the report page
 ifdef PKG
 	$(NOX) -s test-$(PKG)
 else
-	$(NOX) -s lint types -t test
+	$(NOX) -s lint types
+	$(NOX) -t test
 	$(NOX) -s docs report-check test-report dist
 endif
 
