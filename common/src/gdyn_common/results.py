@@ -70,8 +70,8 @@ def claims_table(paper: Paper, records: Sequence[Record]) -> str:
     A claim that was judged at paper scale is not listed a second time at a smaller one.
     """
     judged = [row for row in rows(records) if row.outcome != "not run"]
-    at_paper_scale = {row.claim for row in judged if row.record.header.preset == "paper"}
-    table = [row for row in judged if row.record.header.preset == "paper" or row.claim not in at_paper_scale]
+    at_paper_scale = {row.claim for row in judged if row.record.header.scale == "paper"}
+    table = [row for row in judged if row.record.header.scale == "paper" or row.claim not in at_paper_scale]
     lines = [
         "| claim | paper | ours | accepted | preset | verdict | code |",
         "|---|---|---|---|---|---|---|",
