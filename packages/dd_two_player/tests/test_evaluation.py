@@ -98,7 +98,7 @@ def test_classifier_names():
     digits = load_samples("digits")
     with pytest.raises(FileNotFoundError, match="'nowhere' is not a SavedModel folder"):
         load_classifier("nowhere", digits)
-    with pytest.raises(ValueError, match="allowed: auto, PATH of a SavedModel, tfgan_inception=PATH"):
-        load_classifier("inception=x", digits)
+    with pytest.raises(FileNotFoundError, match="classifier is auto, PATH or tfgan_inception:PATH"):
+        load_classifier("inception", digits)
     with pytest.raises(ValueError, match="mog16 has no classifier; scores need images"):
         load_classifier("auto", load_samples("mog16"))

@@ -19,6 +19,7 @@ __all__ = ["Classifier", "accuracy", "load_classifier", "train_classifier"]
 
 Classifier = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 FEATURES = 64
+INCEPTION = "tfgan_inception:"  # marks the SavedModel whose scores may be called IS and FID
 
 
 def _network(images: Any) -> tuple[Any, Any]:
@@ -71,7 +72,7 @@ def load_classifier(name: str, samples: Samples) -> Classifier:
     """Return a classifier by the name used in configurations.
 
     Args:
-        name: ``auto``: trained here on the data. ``tfgan_inception=PATH``: the Inception network as a local
+        name: ``auto``: trained here on the data. ``tfgan_inception:PATH``: the Inception network as a local
             SavedModel. Otherwise the path of a SavedModel with outputs ``logits`` and ``pool_3``; both
             through TF-GAN.
         samples: The training data.
@@ -84,13 +85,11 @@ def load_classifier(name: str, samples: Samples) -> Classifier:
         if len(samples.shape) != 3:
             raise ValueError(f"{samples.name} has no classifier; scores need images, see `toy` for mixtures.")
         return train_classifier(samples)
-    kind, _, path = name.rpartition("=")
-    if kind not in ("", "tfgan_inception"):
-        raise ValueError(
-            f"classifier is {name!r}; allowed: auto, PATH of a SavedModel, tfgan_inception=PATH."
-        )
+    path = name.removeprefix(INCEPTION)
     if not (Path(path) / "saved_model.pb").is_file():
-        raise FileNotFoundError(f"{path!r} is not a SavedModel folder; classifier=auto needs no file.")
+        raise FileNotFoundError(
+            f"{path!r} is not a SavedModel folder; classifier is auto, PATH or {INCEPTION}PATH."
+        )
     from dd_two_player import tfgan
 
-    return tfgan.saved_model_classifier(path, inception=kind == "tfgan_inception")
+    return tfgan.saved_model_classifier(path, inception=path != name)

@@ -269,7 +269,7 @@ class EvalConfig(RunOptions):
     Attributes:
         restore_path: Checkpoint file or run folder; by default the newest run of ``experiment``.
         experiment: Which runs to look for when no path is given.
-        classifier: auto (trained here on the data), PATH of a SavedModel, or tfgan_inception=PATH.
+        classifier: auto (trained here on the data), PATH of a SavedModel, or tfgan_inception:PATH.
         num_samples: Per split.
         num_splits: Mean and standard deviation are over these.
         reference: Folder of images, or npz with ``mean`` and ``covariance``; the training data by default.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dd_two_player.checkpoints import restore_checkpoint
-from dd_two_player.classifiers import load_classifier
+from dd_two_player.classifiers import INCEPTION, load_classifier
 from dd_two_player.config import EvalConfig, load_config
 from dd_two_player.data import Samples, load_samples
 from dd_two_player.evaluation import Moments, classify, evaluate_samples, moments
@@ -49,7 +49,7 @@ def evaluate(config: EvalConfig) -> int:
         num_splits=config.num_splits,
         batch_size=config.batch_size,
     )
-    inception = config.classifier.startswith("tfgan_inception=")
+    inception = config.classifier.startswith(INCEPTION)
     names = {"classifier_score": "IS", "frechet_classifier_distance": "FID"} if inception else {}
     report: dict[str, Any] = {
         "checkpoint": str(checkpoint),
