@@ -72,7 +72,10 @@ class ValidCorrelation:
         self.output_shape = (pixels.shape[0] - kernel_size + 1, pixels.shape[1] - kernel_size + 1)
         self.num_positions = self.output_shape[0] * self.output_shape[1]
         if method == "fft":
-            self._image_spectrum = torch.fft.rfft2(pixels)
+            # Column-major, as the transforms along columns leave their results.
+            spectrum = torch.fft.rfft2(pixels).T.contiguous().T
+            self._convolver, self._correlator = spectrum, spectrum.conj().resolve_conj()
+            self._reversed = torch.arange(0, -kernel_size, -1)
         else:
             patches = pixels.unfold(0, kernel_size, 1).unfold(1, kernel_size, 1)
             self._patches = patches.reshape(self.num_positions, kernel_size**2)
@@ -81,14 +84,17 @@ class ValidCorrelation:
         """Return ``M w``: the response at every position."""
         if self.method == "direct":
             return (self._patches @ kernel.reshape(-1)).reshape(self.output_shape)
-        return self._correlate(kernel, self.output_shape)
+        # Correlation is convolution with the flipped kernel; nothing wraps around into the valid part.
+        whole = self._filter(kernel.flip(0, 1), self._convolver, slice(self.kernel_size - 1, None))
+        return whole[:, self.kernel_size - 1 :]
 
     def transpose(self, response: Float[Tensor, "rows columns"]) -> Float[Tensor, "k k"]:
         """Return ``M^T z``: for each tap the sum over positions of response times pixel under the tap."""
         size = (self.kernel_size, self.kernel_size)
         if self.method == "direct":
             return (response.reshape(-1) @ self._patches).reshape(size)
-        return self._correlate(response, size)
+        # A tap (i, j) of the correlation stands at (-i, -j) of the transform that needs no conjugate of z.
+        return self._filter(response, self._correlator, self._reversed)[:, self._reversed]
 
     def windowed_mean(self) -> Float[Tensor, "k k"]:
         """Return ``M^T 1 / num_positions``: for each tap the mean of the pixels it passes over."""
@@ -113,14 +119,15 @@ class ValidCorrelation:
                 gram[i + down, j + across, i, j] = values
         return gram.reshape(k * k, k * k)
 
-    def _correlate(self, small: Tensor, size: tuple[int, int]) -> Tensor:
-        # Circular correlation has no wrap-around in the valid part. Rows of zeros are not transformed on the
-        # way in, rows that are not kept are not transformed on the way out.
+    def _filter(self, small: Tensor, multiplier: Tensor, rows: slice | Tensor) -> Tensor:
+        """Some rows of the circular convolution that multiplies spectra by ``multiplier``.
+
+        Rows of zeros are not transformed on the way in, rows that are not kept not on the way out.
+        """
         height, width = self.image.shape
         spectrum = torch.fft.fft(torch.fft.rfft(small, n=width, dim=1), n=height, dim=0)
-        product = torch.fft.ifft(spectrum.conj() * self._image_spectrum, dim=0)
-        valid: Tensor = torch.fft.irfft(product[: size[0]], n=width, dim=1)[:, : size[1]].contiguous()
-        return valid
+        spectrum *= multiplier
+        return torch.fft.irfft(torch.fft.ifft(spectrum, dim=0)[rows], n=width, dim=1)
 
 
 def _window_sums(image: np.ndarray, down: int, across: int, window: tuple[int, int]) -> np.ndarray:

@@ -147,12 +147,16 @@ def solve_heat(
     profiles = np.empty((steps.size, num_steps + 1, num_points))
     profiles[:, 0] = tent(num_points)
     profiles[:, 1:, [0, -1]] = 0.0
-    cfl_numbers = steps[:, None]
+    cfl_numbers = np.repeat(steps[:, None], num_points - 2, axis=1)
+    left, inner, right = profiles[:, :, :-2], profiles[:, :, 1:-1], profiles[:, :, 2:]
+    second_difference = np.empty_like(cfl_numbers)
     with np.errstate(over="ignore", invalid="ignore"):
         for n in range(num_steps):
-            u = profiles[:, n]
-            inner = u[:, 1:-1]
-            profiles[:, n + 1, 1:-1] = inner + cfl_numbers * (u[:, 2:] - 2 * inner + u[:, :-2])
+            np.multiply(inner[:, n], -2.0, out=second_difference)
+            second_difference += left[:, n]
+            second_difference += right[:, n]
+            second_difference *= cfl_numbers
+            np.add(inner[:, n], second_difference, out=inner[:, n + 1])
     solution = profiles.view(HeatSolution)
     solution.time_steps, solution.stopped_at = steps, _stop_at_non_finite(profiles)
     return solution

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from instability.activations import binary_cross_entropy, residual, stable_sigmoid
+from instability.activations import binary_cross_entropy, residual
 from instability.convolution import Method, ValidCorrelation
 
 __all__ = ["LINEAR_RESIDUAL", "Normalization", "OneLayerNetwork", "check_kernel", "check_label"]
@@ -75,6 +75,8 @@ class OneLayerNetwork:
         self.correlation = ValidCorrelation(image, kernel_size, method=method, dtype=dtype)
         self._image_mean = float(self.correlation.image.mean())
         self._windowed_mean = self.correlation.windowed_mean()
+        self._activation = torch.empty(self.correlation.output_shape, dtype=dtype)
+        self._sigmoid = torch.empty_like(self._activation)
 
     def evaluate(self, kernel: Float[Tensor, "k k"]) -> tuple[float, Float[Tensor, "k k"]]:
         """Return the data loss and its gradient ``(sigmoid(p) - y) / N * M^T r'(M w)``, Eq. (8).
@@ -82,10 +84,9 @@ class OneLayerNetwork:
         ``r'(z) = s + beta z s (1 - s)`` with ``s = sigmoid(beta z)``.
         """
         z = self.correlation.apply(kernel)
-        s = stable_sigmoid(self.beta * z)
-        activation = z * s
+        activation, s = self._activate(z)
         p = float(activation.mean())
-        slope = s + self.beta * (activation - activation * s)
+        slope = activation.addcmul_(activation, s, value=-1).mul_(self.beta).add_(s)
         gradient = self.correlation.transpose(slope).mul_(
             residual(p, self.label) / self.correlation.num_positions
         )
@@ -111,10 +112,18 @@ class OneLayerNetwork:
                 linearisation of ``evaluate``.
         """
         z = self.correlation.apply(kernel)
-        p = float((z * stable_sigmoid(self.beta * z)).mean())
+        p = float(self._activate(z)[0].mean())
         curvature = self.correlation.transpose(z).mul_(self.beta)
         if normalize == "mean":
             field = curvature.div_(self.correlation.num_positions).add_(self._windowed_mean)
         else:
             field = curvature.add_(self._image_mean)
         return binary_cross_entropy(p, self.label), field.mul_(frozen_residual / 2)
+
+    def _activate(self, z: Float[Tensor, "rows columns"]) -> tuple[Tensor, Tensor]:
+        """``z s`` and ``s = sigmoid(beta z)``, in two buffers that the next call overwrites.
+
+        ``1 / (1 + exp(-x))`` has no cancellation and ends at 0 where ``exp`` overflows.
+        """
+        torch.mul(z, -self.beta, out=self._sigmoid).exp_().add_(1).reciprocal_()
+        return torch.mul(z, self._sigmoid, out=self._activation), self._sigmoid
