@@ -138,7 +138,7 @@ def test_quadratic_closed_form():
     assert (qr.exponents() - expected).abs().max() < 1e-12
     assert (svd.exponents(t=40) - expected / 2).abs().max() < 1e-10
     spectrum = qr.spectrum()
-    assert (spectrum.chaotic(1e-9), spectrum.contracting(1e-9), spectrum.edge(1e-9)) == (1, 2, 1)
+    assert (spectrum.chaotic(), spectrum.contracting(), spectrum.edge()) == (1, 2, 1)
     assert spectrum.method == "qr"
 
 

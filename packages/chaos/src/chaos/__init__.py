@@ -12,7 +12,7 @@ _HOME = {
     "LossSurface": "chaos.o2grad",
     "CGD": "chaos.cgd",
     "LyapunovTracker": "chaos.lyapunov",
-    "local_exponents": "chaos.lyapunov",
+    "local_exponents": "chaos.exponents",
     "tangent_error": "chaos.lyapunov",
     "perturb": "chaos.perturbation",
     "subspace_similarity": "chaos.subspace",

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from chaos.exponents import Spectrum, snap_neutral
 from chaos.o2grad import Eigenpairs, Hessian
 from chaos.o2grad.frames import InputFrame
 
@@ -26,49 +27,6 @@ METHODS = ("svd", "qr", "vectors")
 RECURRENCES = ("exact", "published")
 
 Product = Callable[[Tensor], Tensor]
-
-
-def local_exponents(pairs: Eigenpairs, h: float) -> Float[Tensor, " n"]:
-    """Exponents of one step, ``log|1 - h w_i|``, ascending; exact zeros included.
-
-    Example:
-        >>> pairs = Eigenpairs.of(torch.diag(torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)))
-        >>> local_exponents(pairs, 0.5).round(decimals=3).tolist()
-        [-0.693, 0.0, 0.405]
-    """
-    local = torch.log1p(-h * pairs.values) if bool((h * pairs.values < 1).all()) else None
-    if local is None:
-        local = (1 - h * pairs.values).abs().log()
-    return torch.cat([local, local.new_zeros(pairs.num_zero)]).sort().values
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """Finite-time exponents of a tangent matrix.
-
-    Attributes:
-        exponents: Per step, ascending; ``-inf`` where the growth is below what the type resolves.
-        num_unresolved: How many are ``-inf``.
-        num_steps: T.
-        method: ``"svd"`` (exact at T), or ``"qr"`` / ``"vectors"`` (equal to it in the limit only).
-    """
-
-    exponents: Tensor
-    num_unresolved: int
-    num_steps: int
-    method: str
-
-    def chaotic(self, tol: float = 0.0) -> int:
-        """Number of expanding directions, exponent > tol."""
-        return int((self.exponents > tol).sum())
-
-    def contracting(self, tol: float = 0.0) -> int:
-        """Number of contracting directions, exponent < -tol."""
-        return int((self.exponents < -tol).sum())
-
-    def edge(self, tol: float = 0.0) -> int:
-        """Number of neutral directions, |exponent| <= tol."""
-        return len(self.exponents) - self.chaotic(tol) - self.contracting(tol)
 
 
 class LyapunovTracker:
@@ -270,14 +228,22 @@ class LyapunovTracker:
             sigma = torch.linalg.svdvals(self._matrix()).flip(0)
             if self.support is not None:  # directions that no batch has reached neither grow nor shrink
                 sigma = torch.cat([sigma, sigma.new_ones(self.n - len(sigma))]).sort().values
-            resolved = sigma > sigma[-1] * torch.finfo(sigma.dtype).eps
-            logs = torch.where(resolved, sigma, 1.0).log()
-            logs = torch.where(resolved, logs, -torch.inf)
+            logs = self._log_singular_values(sigma)
         else:
             diagonal = torch.linalg.qr(self._state(), mode="r").R.diagonal().abs()
-            logs = (self.log_growth + diagonal.log()).sort().values
+            logs = self._log_growths(diagonal).sort().values
         unresolved = int(torch.isinf(logs).sum())
         return Spectrum(logs / steps, unresolved, self.num_steps, self.method)
+
+    def _log_singular_values(self, sigma: Tensor) -> Tensor:
+        """Logarithms of ascending singular values: unresolved ones ``-inf``, neutral ones exactly 0."""
+        resolved = sigma > sigma[-1] * torch.finfo(sigma.dtype).eps
+        logs = torch.where(resolved, torch.where(resolved, sigma, 1.0).log(), -torch.inf)
+        return snap_neutral(logs, self.num_steps, float(sigma[-1]))
+
+    def _log_growths(self, diagonal: Tensor) -> Tensor:
+        """The same of a QR method, whose matrices hold the growth since the last factorisation only."""
+        return snap_neutral(self.log_growth + diagonal.log(), self.num_steps, float(diagonal.max()))
 
     def exponents(self, t: int | None = None) -> Float[Tensor, " k"]:
         """Finite-time exponents per step, ascending; see :meth:`spectrum`."""
@@ -300,8 +266,7 @@ class LyapunovTracker:
         if self.method == "svd":
             U, sigma, Vt = torch.linalg.svd(self._matrix(), full_matrices=False)
             V = (Vt.T if side == "right" else U).flip(1)
-            sigma = sigma.flip(0)
-            logs = torch.where(sigma > sigma[-1] * torch.finfo(sigma.dtype).eps, sigma.log(), -torch.inf)
+            logs = self._log_singular_values(sigma.flip(0))
             V = V if self.support is None else self.support.expand(V)
             return logs / max(self.num_steps, 1), V
         if side == "right":
@@ -309,7 +274,7 @@ class LyapunovTracker:
                 f"method={self.method!r} holds directions at time T only; use side='left' or method='svd'."
             )
         Q, R = torch.linalg.qr(self._state())
-        logs = self.log_growth + R.diagonal().abs().log()
+        logs = self._log_growths(R.diagonal().abs())
         order = logs.argsort()
         return logs[order] / max(self.num_steps, 1), Q[:, order]
 

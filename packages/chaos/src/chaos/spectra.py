@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from chaos.lyapunov import Spectrum
+from chaos.exponents import Spectrum
 from chaos.o2grad import Eigenpairs, Hessian
 
 _MAX_SPARSITY_ROWS = 512

@@ -11,16 +11,13 @@ from gdyn_common.plotting import COLOURS, new_figure
 from gdyn_common.records import Result
 from gdyn_common.runs import Run
 
-#: Exponents within this of zero are neutral: the decomposition's rounding, log(1 + 1e-10) / 1.
-NEUTRAL = 1e-8
-
 
 def compute(config: Fig2bConfig, run: Run) -> Result:
     """Follow the tangent matrix of SGD from every seed."""
     study = Study(config, run)
     exponents = np.stack([study.tracked(seed, config.at)["exponents"] for seed in config.seeds])
     largest = exponents[:, :, -1]
-    counts = (exponents > NEUTRAL).sum(2)
+    counts = (exponents > 0).sum(2)
     return Result(
         measurements={
             "largest_first": largest[:, 0].tolist(),

@@ -1,0 +1,76 @@
+"""Exponents of one step and of many, and the one rule for which of them are zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from chaos.o2grad import Eigenpairs
+from chaos.o2grad.eigenpairs import ZERO_FACTOR
+
+
+def local_exponents(pairs: Eigenpairs, h: float) -> Float[Tensor, " n"]:
+    """Exponents of one step, ``log|1 - h w_i|``, ascending; exact zeros included.
+
+    Example:
+        >>> pairs = Eigenpairs.of(torch.diag(torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)))
+        >>> local_exponents(pairs, 0.5).round(decimals=3).tolist()
+        [-0.693, 0.0, 0.405]
+    """
+    local = torch.log1p(-h * pairs.values) if bool((h * pairs.values < 1).all()) else None
+    if local is None:
+        local = (1 - h * pairs.values).abs().log()
+    return torch.cat([local, local.new_zeros(pairs.num_zero)]).sort().values
+
+
+def snap_neutral(logs: Float[Tensor, " k"], num_steps: int, largest: float) -> Float[Tensor, " k"]:
+    """Set logarithms of growth factors that are 1 up to rounding to exactly 0.
+
+    A direction is neutral when ``|sigma - 1| <= 32 eps sqrt(T) sigma_max``: a decomposition finds singular
+    values to a few ``eps sigma_max``, and T updates round T times, with random signs. This is the one rule
+    by which directions count as expanding, contracting or neutral. Unresolved ones (``-inf``) stay.
+
+    Args:
+        logs: ``log sigma_i`` over T steps.
+        num_steps: T.
+        largest: ``sigma_max`` of the matrix that was decomposed.
+
+    Example:
+        >>> snap_neutral(torch.tensor([-1e-3, -1e-15, 3e-16, 2.0], dtype=torch.float64), 100, 7.4).tolist()
+        [-0.001, 0.0, 0.0, 2.0]
+    """
+    tol = ZERO_FACTOR * torch.finfo(logs.dtype).eps * max(num_steps, 1) ** 0.5 * max(largest, 1.0)
+    return torch.where(logs.isfinite() & (logs.expm1().abs() <= tol), 0.0, logs)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Finite-time exponents of a tangent matrix.
+
+    Attributes:
+        exponents: Per step, ascending; ``-inf`` where the growth is below what the type resolves, exactly 0
+            where it is 1 up to rounding (:func:`snap_neutral`).
+        num_unresolved: How many are ``-inf``.
+        num_steps: T.
+        method: ``"svd"`` (exact at T), or ``"qr"`` / ``"vectors"`` (equal to it in the limit only).
+    """
+
+    exponents: Tensor
+    num_unresolved: int
+    num_steps: int
+    method: str
+
+    def chaotic(self) -> int:
+        """Number of expanding directions."""
+        return int((self.exponents > 0).sum())
+
+    def contracting(self) -> int:
+        """Number of contracting directions."""
+        return int((self.exponents < 0).sum())
+
+    def edge(self) -> int:
+        """Number of neutral directions."""
+        return int((self.exponents == 0).sum())
