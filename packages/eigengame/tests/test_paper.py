@@ -4,7 +4,9 @@ import sys
 
 import pytest
 
-from eigengame.paper import CLAIMS, FIGURES, PAPER
+from eigengame.paper import PAPER
+from eigengame.paper.claims import CLAIMS
+from eigengame.paper.figures import FIGURES
 from gdyn_common.registry import resolve
 
 

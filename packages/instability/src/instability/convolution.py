@@ -127,7 +127,9 @@ class ValidCorrelation:
         height, width = self.image.shape
         spectrum = torch.fft.fft(torch.fft.rfft(small, n=width, dim=1), n=height, dim=0)
         spectrum *= multiplier
-        return torch.fft.irfft(torch.fft.ifft(spectrum, dim=0)[rows], n=width, dim=1)
+        kept = torch.fft.ifft(spectrum, dim=0)[rows]
+        filtered: Tensor = torch.fft.irfft(kept, n=width, dim=1)
+        return filtered
 
 
 def _window_sums(image: np.ndarray, down: int, across: int, window: tuple[int, int]) -> np.ndarray:

@@ -1,0 +1,269 @@
+"""Every figure and table of the paper, with its presets."""
+
+from __future__ import annotations
+
+from gdyn_common.registry import Figure, Preset
+
+# A quarter of the paper's size in both directions. Learning rates of the non-linear PDE times 16 and weight
+# decay over 16 keep lr * K and alpha / K, so the same regimes; the linear PDE's constants scale with N K (12
+# 960 000 to 51 984).
+SMALL = {"image_size": 64, "kernel_size": 8}
+SMALL_LINEAR = SMALL | {
+    "learning_rate": 2.5e-6,
+    "weight_decays": [4.4e4, 4.8e4, 5.22e4, 7.6e5, 7.99e5, 8.4e5, 8.8e5],
+    "num_steps": 400,
+}
+SMALL_RATES = [0.16, 0.48, 0.8, 1.12, 1.44, 1.6, 1.76, 2.08]
+SMALL_COPIES = SMALL | {
+    "learning_rates": [0.16, 0.48, 0.64, 0.8, 0.96, 1.12, 1.44],
+    "weight_decay": 1.25,
+    "seeds": [7, 8, 9],
+    "perturbations": [1, 3, 5],
+    "num_steps": 500,
+}
+SMOKE_DIGITS = {
+    "dataset": "digits",
+    "train_size": 96,
+    "model": "tiny",
+    "tiny_blocks": 1,
+    "tiny_width": 4,
+    "batch_size": 32,
+    "seeds": [0, 1],
+}
+DIGITS = {"dataset": "digits", "train_size": 1200, "model": "tiny", "batch_size": 32, "seeds": [0, 1, 2]}
+TABLE1_DIGITS = DIGITS | {
+    "activations": ["swish"],
+    "perturbations": [1, 3, 5],
+    "epochs": 9,
+    "milestones": [7],
+    "last": 2,
+}
+
+FIGURES = (
+    Figure(
+        id="fig1",
+        source="Figure 1",
+        shows="Heat flow flattens the tent at time step 0.4 and turns it into a growing zig-zag at 0.8.",
+        module="instability.experiments.fig1_heat",
+        config="instability.config:Fig1Config",
+        presets={
+            "quick": Preset("1 s, 1 core", "paper"),
+            "paper": Preset("1 s, 1 core", "paper"),
+            "smoke": Preset("1 s", "smoke", {"stable_times": [0.8], "unstable_times": [0.8]}),
+        },
+    ),
+    Figure(
+        id="table1",
+        source="Table 1",
+        shows="Final accuracies differ over rounding perturbations about as much as over seeds.",
+        module="instability.experiments.table1_accuracy_spread",
+        config="instability.config:Table1Config",
+        presets={
+            "quick": Preset("45 s, 1 core", "scaled down", TABLE1_DIGITS),
+            "paper": Preset("about 3500 core hours (14 core minutes an epoch and copy)", "paper"),
+            "smoke": Preset(
+                "2 s",
+                "smoke",
+                SMOKE_DIGITS
+                | {
+                    "activations": ["swish"],
+                    "perturbations": [1, 3],
+                    "epochs": 2,
+                    "milestones": [1],
+                    "last": 1,
+                },
+            ),
+        },
+        not_run="72 trainings of ResNet56 for 200 epochs on CIFAR-10; runnable, resumable",
+    ),
+    Figure(
+        id="table1-fashion-mnist",
+        source="Table 1 (Fashion-MNIST, reduced)",
+        shows="The spread over perturbations and over seeds for ResNet8 on the real Fashion-MNIST.",
+        module="instability.experiments.table1_accuracy_spread",
+        config="instability.config:Table1Config",
+        presets={
+            "quick": Preset(
+                "1 h, 1 core, needs Fashion-MNIST",
+                "scaled down",
+                {
+                    "dataset": "fashion_mnist",
+                    "train_size": 10000,
+                    "depth": 8,
+                    "activations": ["relu"],
+                    "perturbations": [1, 3, 5],
+                    "seeds": [1, 2, 3],
+                    "epochs": 8,
+                    "milestones": [4, 6],
+                    "last": 2,
+                },
+            ),
+            "smoke": Preset(
+                "2 s",
+                "smoke",
+                SMOKE_DIGITS
+                | {
+                    "activations": ["relu"],
+                    "perturbations": [1, 3],
+                    "epochs": 1,
+                    "milestones": [],
+                    "last": 1,
+                },
+            ),
+        },
+        in_default=False,
+        not_run="no record yet; run it with GDYN_DATA_DIR set",
+    ),
+    Figure(
+        id="fig2-left",
+        source="Figure 2, left",
+        shows="Copies that differ by rounding separate in 100 scaled iterations at large rates only.",
+        module="instability.experiments.fig2_divergence",
+        config="instability.config:Fig2Config",
+        presets={
+            "quick": Preset(
+                "1 min, 1 core",
+                "scaled down",
+                DIGITS
+                | {
+                    "learning_rate": 1.0,
+                    "random_labels": 0.5,
+                    "divisors": [1, 16],
+                    "scaled_iterations": 42,
+                },
+            ),
+            "paper": Preset("about 4200 core hours; 15 minutes for divisors=[2]", "paper"),
+            "smoke": Preset("2 s", "smoke", SMOKE_DIGITS | {"divisors": [1, 2], "scaled_iterations": 4}),
+        },
+        not_run="3.56 million updates of two ResNet56 on CIFAR-10; runnable and resumable with preset=paper",
+    ),
+    Figure(
+        id="fig2-right",
+        source="Figure 2, right",
+        shows="The same in a single layer in the middle of the network.",
+        module="instability.experiments.fig2_divergence",
+        config="instability.config:Fig2Config",
+        presets={
+            "quick": Preset(
+                "15 s, 1 core",
+                "scaled down",
+                DIGITS
+                | {
+                    "learning_rate": 1.0,
+                    "random_labels": 0.5,
+                    "divisors": [1],
+                    "scaled_iterations": 60,
+                    "layer": "layer1.2.conv1.weight",
+                },
+            ),
+            "paper": Preset(
+                "about 4200 core hours; 15 minutes for divisors=[2]",
+                "paper",
+                {"layer": "layer2.5.conv1.weight"},
+            ),
+            "smoke": Preset(
+                "2 s",
+                "smoke",
+                SMOKE_DIGITS | {"divisors": [1], "scaled_iterations": 4, "layer": "layer1.0.conv1.weight"},
+            ),
+        },
+        not_run="3.56 million updates of two ResNet56 on CIFAR-10; runnable and resumable with preset=paper",
+    ),
+    Figure(
+        id="fig3",
+        source="Figure 3",
+        shows="Losses of the linear PDE fall between alpha_min and alpha_max and blow up on either side.",
+        module="instability.experiments.fig3_linear_losses",
+        config="instability.config:LinearConfig",
+        presets={
+            "quick": Preset("5 s, 1 core", "scaled down", SMALL_LINEAR),
+            "paper": Preset("1 min, 1 core", "paper"),
+            "smoke": Preset("2 s", "smoke", {"image_size": 16, "kernel_size": 4, "num_steps": 20}),
+        },
+    ),
+    Figure(
+        id="table2",
+        source="Table 2",
+        shows="Each weight decay's growth factor, predicted from the spectrum and measured.",
+        module="instability.experiments.table2_thresholds",
+        config="instability.config:LinearConfig",
+        presets={
+            "quick": Preset("5 s, 1 core", "scaled down", SMALL_LINEAR),
+            "paper": Preset("1 min, 1 core", "paper"),
+            "smoke": Preset("2 s", "smoke", {"image_size": 16, "kernel_size": 4, "num_steps": 20}),
+        },
+    ),
+    Figure(
+        id="fig4-left",
+        source="Figure 4, left",
+        shows="Losses of the non-linear PDE settle, oscillate without blowing up, or diverge.",
+        module="instability.experiments.fig4_left_losses",
+        config="instability.config:Fig4LeftConfig",
+        presets={
+            "quick": Preset(
+                "10 s, 1 core",
+                "scaled down",
+                SMALL | {"learning_rates": SMALL_RATES, "weight_decay": 1.25, "num_steps": 600},
+            ),
+            "paper": Preset("2 min, 1 core", "paper"),
+            "smoke": Preset(
+                "2 s",
+                "smoke",
+                SMALL | {"learning_rates": SMALL_RATES[:2], "weight_decay": 1.25, "num_steps": 60},
+            ),
+        },
+    ),
+    Figure(
+        id="fig4-right",
+        source="Figure 4, right",
+        shows="Copies rise from rounding level at the predicted rate and saturate, or stay together.",
+        module="instability.experiments.fig4_right_divergence",
+        config="instability.config:Fig4RightConfig",
+        presets={
+            "quick": Preset("25 s, 1 core", "scaled down", SMALL_COPIES),
+            "paper": Preset("3 min, 1 core", "paper"),
+            "smoke": Preset(
+                "2 s",
+                "smoke",
+                SMALL_COPIES | {"learning_rates": [0.96, 1.12], "seeds": [7], "num_steps": 120},
+            ),
+        },
+    ),
+    Figure(
+        id="reduced-map",
+        source="ours, beside Figure 4",
+        shows="Attractor and Lyapunov exponent of the exact one-dimensional map over learning rates.",
+        module="instability.experiments.reduced_map_regimes",
+        config="instability.config:ReducedMapConfig",
+        presets={
+            "quick": Preset("5 s, 1 core", "paper"),
+            "smoke": Preset("1 s", "smoke", {"num_steps": 200, "resolution": 20}),
+        },
+    ),
+    Figure(
+        id="precision",
+        source="ours, beside Figure 2",
+        shows="The same copies in float64, float32 and bfloat16 start at different levels and grow alike.",
+        module="instability.experiments.precision",
+        config="instability.config:PrecisionConfig",
+        presets={
+            "quick": Preset("3 min, 1 core", "scaled down", DIGITS | {"momentum": 0.9, "nesterov": True}),
+            "smoke": Preset("3 s", "smoke", SMOKE_DIGITS | {"num_steps": 10}),
+        },
+        in_default=False,
+        not_run="no record yet",
+    ),
+    Figure(
+        id="sharpness",
+        source="ours, beside Section 5.3",
+        shows="Training sharpness rises to 2 / learning rate and hovers there.",
+        module="instability.experiments.sharpness_in_training",
+        config="instability.config:SharpnessConfig",
+        presets={
+            "quick": Preset("3 min, 1 core", "scaled down", DIGITS | {"dtype": "float64", "train_size": 256}),
+            "smoke": Preset("3 s", "smoke", SMOKE_DIGITS | {"num_steps": 4, "measure_every": 2}),
+        },
+        in_default=False,
+        not_run="no record yet",
+    ),
+)
