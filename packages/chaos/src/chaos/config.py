@@ -126,12 +126,15 @@ class Fig3Config(StudyConfig):
     """Perturbed trainings.
 
     Attributes:
+        num_steps: Steps of each run.
+        seeds: One set of perturbations per seed; orders of single draws vary, so there are five.
         tangent_steps: Steps of the tangent matrix that gives the directions.
         distance: Norm of every perturbation.
         measure_every: Steps between measured distances.
     """
 
     num_steps: int = 2000
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     tangent_steps: int = 500
     distance: float = 0.1
     measure_every: int = 20

@@ -74,7 +74,7 @@ FIGURES = (
         module="chaos.experiments.fig3a_distances",
         config="chaos.config:Fig3Config",
         presets={
-            "quick": Preset("20 s, 1 core", "scaled down"),
+            "quick": Preset("35 s, 1 core", "scaled down"),
             "paper": Preset(
                 "about 1 h on 1 core per seed (tangent matrix of 1000 steps at n = 5350), 2 GB",
                 "paper",
@@ -82,7 +82,6 @@ FIGURES = (
             ),
             "smoke": Preset("2 s", "smoke", SMOKE | {"tangent_steps": 6, "measure_every": 2}),
         },
-        in_default=False,
     ),
     Figure(
         id="fig3b",
@@ -91,7 +90,7 @@ FIGURES = (
         module="chaos.experiments.fig3b_divergence_fit",
         config="chaos.config:Fig3Config",
         presets={
-            "quick": Preset("20 s, 1 core", "scaled down"),
+            "quick": Preset("35 s, 1 core", "scaled down"),
             "paper": Preset(
                 "about 1 h on 1 core per seed (tangent matrix of 1000 steps at n = 5350), 2 GB",
                 "paper",
@@ -99,7 +98,6 @@ FIGURES = (
             ),
             "smoke": Preset("2 s", "smoke", SMOKE | {"tangent_steps": 6, "measure_every": 2}),
         },
-        in_default=False,
     ),
 )
 
