@@ -249,10 +249,9 @@ FIGURES = (
         module="variance.experiments.clusters_2d",
         config="variance.config:PlaneConfig",
         presets={
-            "quick": Preset("2 s, 1 core", "scaled down"),
+            "quick": Preset("5 s, 1 core", "scaled down"),
             "smoke": Preset("1 s", "smoke", {"num_steps": 20, "points_per_blob": 20, "seeds": [0, 1]}),
         },
-        in_default=False,
     ),
     Figure(
         id="non_interference",
