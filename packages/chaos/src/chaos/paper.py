@@ -206,6 +206,9 @@ CLAIMS = (
         metric="max_chaos_is_fastest",
         accept=Holds(),
         because="an order; it must hold for every seed",
+        expected="partly",
+        expected_because="in four of the default five seeds, eight of the first ten; the exponent is that of "
+        "the first 500 steps and the distance is measured after 2 000",
     ),
     Claim(
         id="fig3a.slowest",
@@ -216,9 +219,8 @@ CLAIMS = (
         accept=Holds(),
         because="an order of two groups; within the pair either may lead",
         expected="partly",
-        expected_because="on digits most directions are neutral (dead pixels), so an isotropic perturbation "
-        "drifts little: it ended below a converging one for one seed of three, and for all three at "
-        "twice the length",
+        expected_because="one draw per seed: in four of the default five, six of the first ten; a random "
+        "converging combination can hold a direction that expands after the tangent matrix ends",
     ),
     Claim(
         id="fig3a.drift",
@@ -248,7 +250,7 @@ CLAIMS = (
         because="the bounds hold exactly at the last tangent step and to first order in the distance",
         expected="fails",
         expected_because="growth before step T is faster than its average to T (the exponent falls, Figure "
-        "2b), so early distances lie above the straight exponential: 82 % inside in the first run",
+        "2b), so early distances lie above the straight exponential, by up to 1.8 times: 83 % inside",
     ),
     Claim(
         id="fig3b.late",
