@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 PACKAGES = Path(__file__).parents[1].glob("packages/*/pyproject.toml")
@@ -30,9 +31,37 @@ myst_heading_anchors = 3
 
 autodoc_typehints = "none"  # shapes stand in the signatures' annotations, which would be unreadable as types
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": True}
+autodoc_default_options = {
+    "members": True,
+    "undoc-members": False,
+    "show-inheritance": True,
+    "ignore-module-all": True,
+}
 napoleon_google_docstring = True
 napoleon_use_ivar = True  # an Attributes section would document dataclass fields a second time
+
+
+_REQUESTS = re.compile(r"set_\w+_request$")  # scikit-learn's metadata routing, the same for every estimator
+
+
+def escape_bars(app, what, name, obj, options, lines):
+    """Let a docstring write absolute values with bars, which reStructuredText reads as substitutions."""
+    for i, line in enumerate(lines):
+        pieces = line.split("``")
+        pieces[::2] = [piece.replace("|", r"\|") for piece in pieces[::2]]
+        lines[i] = "``".join(pieces)
+
+
+def skip_requests(app, what, name, obj, skip, options):
+    """Leave out the methods that scikit-learn adds to every estimator."""
+    return True if _REQUESTS.match(name) else None
+
+
+def setup(app):
+    """Register the two hooks."""
+    app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("autodoc-skip-member", skip_requests)
+
 
 apidoc_modules = [
     {

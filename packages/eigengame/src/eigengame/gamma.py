@@ -1,8 +1,10 @@
 """gamma-EigenGame: top eigenvectors of a pencil, A v = lambda B v, from minibatches.
 
-With a_i = v_i'A v_i and b_i = v_i'B v_i the direction of player i is reward - penalty, where
+With a_i = v_i'A v_i and b_i = v_i'B v_i the direction of player i is reward - penalty, where::
+
     reward_i  = b_i A v_i - a_i B v_i
     penalty_i = sum_{j<i} (v_i'A v_j) / max(beta_j, rho) * (b_i w_j - (v_i'w_j) B v_i).
+
 Deterministic: w_j = B v_j and beta_j = v_j'B v_j. Stochastic: w_j and beta_j are running averages,
 updated after each step by plain SGD. The direction is always tangent to the sphere. It multiplies A
 by B, so it is unbiased only when the two are estimated from independent batches.

@@ -1,12 +1,14 @@
 """Eigenproblems A v = lambda B v that arise from data, as products estimated from batches.
 
-| problem | A | B | independent batches |
-|---|---|---|---|
-| CCA | off-diagonal blocks of cov([x, y]) | diagonal blocks | 2 |
-| PLS | as CCA | diag(C_xx, I) | 2 |
-| ICA | E[|x|**2 x x'] - tr(C) C - 2 C**2 | C | 3 |
-| PCA | C | I | 1 |
-| top of an inverse | I | C | 1 |
+=================  =======================================  ===============  ===================
+problem            A                                        B                independent batches
+=================  =======================================  ===============  ===================
+CCA                off-diagonal blocks of cov([x, y])       diagonal blocks  2
+PLS                as CCA                                   diag(C_xx, I)    2
+ICA                ``E[|x|**2 x x'] - tr(C) C - 2 C**2``      C                3
+PCA                C                                        I                1
+top of an inverse  I                                        C                1
+=================  =======================================  ===============  ===================
 
 Each function maps (vectors, batches) to (A V, B V). With fewer batches than the table says the same
 batch is used twice and the gamma direction is biased. Data must be centred. C**2 v is computed as

@@ -1,9 +1,11 @@
 """Players, samples and features spread over devices and hosts.
 
 One mesh with up to three axes describes the layout:
-  data      samples: each device holds a part of the batch, directions are summed over it;
-  players   vectors: each device owns a block of rows of V and responds only for them;
-  features  coordinates: V is split by columns and never gathered (d of 1e6 to 1e7).
+
+- ``data``, samples: each device holds a part of the batch, directions are summed over it;
+- ``players``, vectors: each device owns a block of rows of V and responds only for them;
+- ``features``, coordinates: V is split by columns and never gathered (d of 1e6 to 1e7).
+
 `players` and `features` exclude each other. Directions are summed over `data` BEFORE the nonlinear
 update, and for alpha the Gram matrix too, so the result does not depend on the layout.
 """

@@ -1,8 +1,7 @@
 """Residual networks for small images, as in the paper's experiments: depth 6n + 2, ReLU or Swish.
 
-Source: He et al. 2016, Sec. 4.2, with 1x1 convolutions as shortcuts where the shape changes; Sec. 4.1 of Sun
-    et al.
-2022.
+Source: He et al. 2016, Sec. 4.2, with 1x1 convolutions as shortcuts where the shape changes; Sec. 4.1 of
+Sun et al. 2022.
 """
 
 from __future__ import annotations

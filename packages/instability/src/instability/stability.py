@@ -1,8 +1,7 @@
 """Stability limits of gradient descent: exact for the linear PDE, and by sharpness for any quadratic.
 
-Source: Secs. 5.2 and 5.3 of Sun et al. 2022; the momentum limits are those of heavy-ball and Nesterov descent
-    on a
-quadratic (e.g. Cohen et al. 2021, App. B).
+Source: Secs. 5.2 and 5.3 of Sun et al. 2022; the momentum limits are those of heavy-ball and Nesterov
+descent on a quadratic (e.g. Cohen et al. 2021, App. B).
 """
 
 from __future__ import annotations

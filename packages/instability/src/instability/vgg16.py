@@ -1,8 +1,7 @@
 """VGG16 for small images: thirteen 3x3 convolutions with batch norm, five poolings, one linear layer.
 
-Source: Simonyan and Zisserman 2015, configuration D, in the usual form for 32x32 inputs (one linear layer
-    instead of
-three, global average before it).
+Source: Simonyan and Zisserman 2015, configuration D, in the usual form for 32x32 inputs (one linear
+layer instead of three, global average before it).
 """
 
 from __future__ import annotations
