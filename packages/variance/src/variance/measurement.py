@@ -2,8 +2,9 @@
 
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 from variance import statistics
 from variance.errors import ConfigError
 from variance.estimators import SGB, GradientEstimator
+from variance.estimators.sg import population_moments
 from variance.objective import Objective, Point
 from variance.stream import DataStream
 
 Mode = Literal["unbiased", "reference", "exact"]
+PlainMoments = Callable[[Objective], tuple[Tensor, Tensor]]
 
 
 class Measurement:
@@ -72,9 +75,13 @@ class Measurement:
         with preserved_randomness():
             frozen = point.copy()
             sg_mean = self._plain_mean(step, frozen) if self.mode == "reference" else None
+            plain = cache(lambda objective: population_moments(objective, frozen, self.stream.population))
             for estimator in self.estimators:
                 started = time.perf_counter()
-                found = self._statistics(step, frozen, estimator, sg_mean)
+                if self.mode == "exact":
+                    found = self._exact(frozen, estimator, plain)
+                else:
+                    found = self._sampled(step, frozen, estimator, sg_mean)
                 label = f"{estimator.name}[B={self.stream.batch_size * estimator.batch_factor}]"
                 found["seconds"] = time.perf_counter() - started
                 metrics |= {f"{label}/{name}": value for name, value in found.items()}
@@ -93,12 +100,18 @@ class Measurement:
         ]
         return torch.stack(rows)
 
-    def _statistics(
+    def _exact(self, point: Point, estimator: GradientEstimator, plain: PlainMoments) -> dict[str, float]:
+        population, size = self.stream.population, self.stream.batch_size
+        if not isinstance(estimator, SGB):
+            return _numbers(estimator.exact(point, population, size))
+        mean, variance = plain(estimator.objective)  # one pass over the data for all batch sizes
+        return _numbers(
+            statistics.from_moments(mean, variance, len(population), size * estimator.batch_factor)
+        )
+
+    def _sampled(
         self, step: int, point: Point, estimator: GradientEstimator, sg_mean: Tensor | None
     ) -> dict[str, float]:
-        if self.mode == "exact":
-            found = estimator.exact(point, self.stream.population, self.stream.batch_size)
-            return _numbers(found)
         draws = self.draws(step, point, estimator)
         if self.mode == "reference":
             return _numbers(statistics.reference(draws, self.draws(step, point, estimator, "b"), sg_mean))

@@ -139,6 +139,8 @@ class Trainer:
         if not frequent and not infrequent:
             return
         for estimator in (self.driver, *self.beside):
+            if not infrequent and not _has_frequent(estimator):
+                continue
             with preserved_randomness():
                 self._update(estimator, step, frequent=frequent, infrequent=infrequent)
         if infrequent:
@@ -149,7 +151,7 @@ class Trainer:
             named_seed(self.stream.seed, "update", step, estimator.name)
         )
         point = self.optimizer.point.copy()
-        if frequent and type(estimator).on_frequent is not GradientEstimator.on_frequent:
+        if frequent and _has_frequent(estimator):
             batch = self.stream.fork("frequent", step, estimator.name).next()
             estimator.on_frequent(step, point, batch, generator)
         if infrequent:
@@ -195,3 +197,7 @@ class Trainer:
         self._renew_sampler()  # the kind of sampler; its state follows
         self.stream.load_state_dict(state["stream"])
         self._dropout.set_state(state["dropout"])
+
+
+def _has_frequent(estimator: GradientEstimator) -> bool:
+    return type(estimator).on_frequent is not GradientEstimator.on_frequent

@@ -65,10 +65,14 @@ def estimators_for(
     *,
     clusters: int,
     iterations: int,
+    batch_size: int,
     seed: int,
     kahan: bool = False,
 ) -> list[GradientEstimator]:
     """Return estimators by name: SG-B, SG-2B, SVRG, GC, GC-online.
+
+    Clusters are balanced after every mini-batch of `batch_size` examples: with larger ones a small population
+    would be assigned almost without weights.
 
     Raises:
         ValueError: Unknown name.
@@ -80,7 +84,7 @@ def estimators_for(
         "SVRG": lambda: SVRG(objective),
         "GC": lambda: GC(
             objective,
-            BatchClustering(clusters, options, seed=named_seed(seed, "clusters")),
+            BatchClustering(clusters, options, chunk=batch_size, seed=named_seed(seed, "clusters")),
             iterations=iterations,
         ),
         "GC-online": lambda: GCOnline(
@@ -235,6 +239,7 @@ def image_run(config: TrainingConfig, learning_rate: float, seed: int, run: Run)
         objective,
         clusters=config.clusters,
         iterations=config.cluster_iterations,
+        batch_size=config.batch_size,
         seed=seed,
         kahan=config.kahan,
     )

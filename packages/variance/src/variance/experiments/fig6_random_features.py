@@ -78,7 +78,12 @@ def _train(
         config.num_steps, timing, seed=seed,
     )  # fmt: skip
     estimators = estimators_for(
-        ESTIMATORS, objective, clusters=config.clusters, iterations=config.cluster_iterations, seed=seed
+        ESTIMATORS,
+        objective,
+        clusters=config.clusters,
+        iterations=config.cluster_iterations,
+        batch_size=config.batch_size,
+        seed=seed,
     )
     return follow(trainer_for(setting, estimators, SGB(objective)), config.num_steps)
 

@@ -50,7 +50,7 @@ def _scan(config: ClusterCountConfig, seed: int) -> dict[str, np.ndarray]:
     clustered: list[float] = []
     chance: list[float] = []
     for count in config.counts:
-        clustering = BatchClustering(count, seed=named_seed(seed, "clusters", count))
+        clustering = BatchClustering(count, chunk=config.batch_size, seed=named_seed(seed, "clusters", count))
         result = clustering.fit(
             lambda rows: objective.capture(point, population.fetch(rows), weights_only=True),
             len(population),

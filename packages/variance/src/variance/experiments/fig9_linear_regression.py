@@ -40,6 +40,7 @@ def compute(config: LinearRegressionConfig, run: Run) -> Result:
     measurements = {
         "variance_order": (np.diff(variance, axis=0) > 0).all(0).tolist(),
         "loss_order": (np.diff(excess, axis=0) > 0).all(0).tolist(),
+        "plain_order": (np.diff(np.delete([variance, excess], 1, axis=1), axis=1) > 0).all((0, 1)).tolist(),
         "gc_over_sg": (variance[1] / variance[3]).tolist(),
         "excess_sg": excess[3].tolist(),
         "excess_gc": excess[1].tolist(),
@@ -68,7 +69,12 @@ def _train(config: LinearRegressionConfig, name: str, seed: int, run: Run) -> di
         config.num_steps, timing, seed=seed,
     )  # fmt: skip
     (estimator,) = estimators_for(
-        [name], objective, clusters=config.clusters, iterations=config.cluster_iterations, seed=seed
+        [name],
+        objective,
+        clusters=config.clusters,
+        iterations=config.cluster_iterations,
+        batch_size=config.batch_size,
+        seed=seed,
     )
     warm = trainer_for(setting, [SGB(objective)], SGB(objective))
     warm.measurement = None
