@@ -12,6 +12,12 @@ EXPECTED_ORDER = "a strict order of four curves, per seed"
 PAPER_PLOT = (
     "half to twice the value read off the plot; the network and its initialisation are not fully specified"
 )
+ORTHOGONAL = (
+    "gradients residual * x of isotropic inputs are nearly orthogonal, so clusters can only sort them by "
+    "length: stratification into few clusters does not get far below (E|g|)^2 / E|g|^2 = 2/pi of SG-B (exact "
+    "moves reach 0.61 to 0.66, the published rank-1 centres 0.93 to 0.98), while SG-2B is at 1/2; the inputs "
+    "of the published figure presumably are not N(0, I)"
+)
 
 CLAIMS = (
     Claim(
@@ -213,6 +219,8 @@ CLAIMS = (
         "variance_order",
         Holds(),
         EXPECTED_ORDER,
+        expected="fails",
+        expected_because=ORTHOGONAL,
     ),
     Claim(
         "F9.loss",
@@ -222,6 +230,17 @@ CLAIMS = (
         "loss_order",
         Holds(),
         EXPECTED_ORDER,
+        expected="fails",
+        expected_because=ORTHOGONAL,
+    ),
+    Claim(
+        "F9.plain",
+        "F9",
+        "variance and loss above the minimum without GC: SVRG < SG-2B < SG-B",
+        "linear-regression figure",
+        "plain_order",
+        Holds(),
+        "two strict orders of three curves, per seed",
     ),
     Claim(
         "F9.gc-over-sg",
@@ -232,6 +251,18 @@ CLAIMS = (
         Between(0.05, 0.5),
         "0.2 in the plot; below SG-2B in any case",
         paper=0.2,
+        expected="fails",
+        expected_because=ORTHOGONAL,
+    ),
+    Claim(
+        "F9.gc-limit",
+        "F9",
+        "GC lies between the limit 2/pi of stratified sampling and SG-B",
+        "this package",
+        "gc_over_sg",
+        Between(0.57, 1.05),
+        "2/pi = 0.64 is (E|g|)^2 / E|g|^2 for orthogonal gradients with Gaussian residuals, less 10 % for "
+        "finite N; the rank-1 clusters leave 0.93 to 0.98, and 5 % more is the cost of unequal sizes",
     ),
     Claim(
         "F10.rate",

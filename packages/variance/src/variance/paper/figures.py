@@ -196,9 +196,9 @@ FIGURES = (
                 {
                     "dim": 100,
                     "num_examples": 200,
-                    "num_steps": 4000,
-                    "learning_rate": 0.005,
-                    "measure_every": 150,
+                    "num_steps": 3000,
+                    "learning_rate": 0.02,
+                    "measure_every": 100,
                 },
             ),
             "paper": Preset("about 30 min, 1 core", "paper"),
