@@ -1,7 +1,7 @@
 import pytest
 from toy_paper.paper import PAPER
 
-from gdyn_common.results import BEGIN, END, committed, fill, generated, report_command
+from gdyn_common.results import BEGIN, DEVIATIONS, END, FIGURES, committed, fill, generated, report_command
 from gdyn_common.runs import configure, execute
 
 
@@ -67,6 +67,17 @@ def test_all_generated_files_of_a_checkout(checkout):
     assert {path.name for path in files} == {"README.md", "RESULTS.md"}
     assert "Out of scope" in files[checkout / "RESULTS.md"]
     assert "3 holds, 1 fails" in files[checkout / "README.md"]
+
+
+def test_tables_of_figures_and_deviations_stand_where_a_readme_asks_for_them(checkout):
+    readme = checkout / "packages/toy_paper/README.md"
+    assert "| `fig1` |" not in generated(checkout)[readme]
+    with readme.open("a") as file:
+        file.write(f"{FIGURES}\n{END}\nbetween\n{DEVIATIONS}\n{END}\n")
+    text = generated(checkout)[readme]
+    figures, deviations = text.split("between")
+    assert "| `fig1` |" in figures
+    assert all(f"| {deviation.id} |" in deviations for deviation in PAPER.deviations)
 
 
 def test_missing_markers_are_named(tmp_path):
