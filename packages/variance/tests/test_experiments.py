@@ -43,7 +43,8 @@ def test_train_and_collect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "F5"], "F5' is out of scope here: ImageNet"),
+        (["run", "F11"], "Unknown figure 'F11'"),
+        (["run", "F5", "preset=paper"], "must hold one folder of images per class"),
         (["run", "F1", "mode=unbiased", "num_draws=2"], "num_draws=2: at least 3"),
         (["run", "F1", "seeds=[]"], "give at least one"),
         (["run", "F1", "first_snapshot=50"], "first_measure=10 lies before first_snapshot=50"),

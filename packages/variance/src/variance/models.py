@@ -96,6 +96,49 @@ class ResNet(nn.Module):
         return self.head(self.blocks(F.relu(self.norm(self.stem(x)))).mean((2, 3)))  # type: ignore[no-any-return]
 
 
+class ResNet18(nn.Module):
+    """Residual network of 18 layers for 224x224 images, with batch norm (He et al. 2016, option B).
+
+    Args:
+        classes: Number of classes.
+
+    Example:
+        >>> sum(p.numel() for p in ResNet18(1000).parameters())
+        11689512
+    """
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__()
+        stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+        stages = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1)]
+        stages += [(128, 256, 2), (256, 256, 1), (256, 512, 2), (512, 512, 1)]
+        self.features = nn.Sequential(*stem, *(_ProjectedBlock(*stage) for stage in stages))
+        self.head = nn.Linear(512, classes)
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes"]:
+        """Return logits."""
+        return self.head(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class _ProjectedBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut that is a 1x1 convolution where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs),
+        )  # fmt: skip
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
 class VAE(nn.Module):
     """Variational autoencoder of flat images in [0, 1], for `variance.losses.negative_elbo`.
 
@@ -125,6 +168,7 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "mnist-cnn": lambda classes: mnist_cnn(),
     "small-cnn": lambda classes: small_cnn(classes=classes),
     "resnet8": lambda classes: ResNet(8, classes),
+    "resnet18": lambda classes: ResNet18(classes),
     "resnet32": lambda classes: ResNet(32, classes, "batch"),
 }
 

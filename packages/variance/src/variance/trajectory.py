@@ -10,13 +10,15 @@ import torch
 from torch import nn
 
 from gdyn_common.data import load_dataset
+from gdyn_common.data.catalogue import data_folder
 from gdyn_common.registry import unknown
 from gdyn_common.runs import Run
 from gdyn_common.seeding import named_seed
 from variance.config import TrainingConfig
-from variance.data import IndexedDataset, Population, TensorPopulation, shift_and_flip
+from variance.data import DatasetPopulation, IndexedDataset, Population, TensorPopulation, shift_and_flip
 from variance.estimators import GC, SGB, SVRG, GCOnline, GradientEstimator
 from variance.gradient_clustering import BatchClustering, ClusteringOptions, OnlineClustering
+from variance.image_folder import ImageFolder
 from variance.losses import LossFunction, cross_entropy
 from variance.measurement import Measurement, Mode
 from variance.models import build
@@ -182,7 +184,17 @@ def unpack(packed: np.ndarray) -> dict[str, object]:
 
 
 def population_for(config: TrainingConfig, seed: int) -> Population:
-    """Return the training data: standardised images, in the variant the configuration asks for."""
+    """Return the training data: standardised images, in the variant the configuration asks for.
+
+    Raises:
+        ValueError: A variant of ImageNet, whose images are not held in memory.
+    """
+    if config.dataset == "imagenet":
+        if config.duplicates or config.corrupt_percent or config.max_size:
+            raise ValueError(
+                "dataset=imagenet has no duplicates, corrupt_percent or max_size; leave them out."
+            )
+        return DatasetPopulation(ImageFolder(data_folder() / "imagenet" / "train"))
     x, y = _images(config.dataset)
     augment = shift_and_flip if config.augment else None
     base = TensorPopulation(x, y, augment)

@@ -29,5 +29,4 @@ PAPER = Paper(
     figures=FIGURES,
     claims=CLAIMS,
     deviations=DEVIATIONS,
-    out_of_scope={"F5": "ImageNet needs 150 GB of data behind a login and weeks of GPU time."},
 )

@@ -119,6 +119,47 @@ FIGURES = (
         not_run=HOURS.format("80 000 ResNet-8 iterations take days on one core"),
     ),
     Figure(
+        id="F5",
+        source="ImageNet experiments",
+        shows="Far fewer clusters than classes gain little; SVRG is worse than SG-B before the drops, far "
+        "better after.",
+        module="variance.experiments.fig5_imagenet",
+        config="variance.config:TrainingConfig",
+        presets={
+            "quick": Preset(
+                "40 s, 1 core",
+                "scaled down",
+                CORRUPT
+                | {
+                    "learning_rates": [0.1],
+                    "momentum": 0.9,
+                    "drop_at": [1500],
+                    "clusters": 2,
+                    "estimators": ["SG-B", "SVRG", "GC"],
+                },
+            ),
+            "paper": Preset(
+                "weeks, 1 core; 150 GB of images in GDYN_DATA_DIR/imagenet/train",
+                "paper",
+                CIFAR
+                | {
+                    "dataset": "imagenet",
+                    "model": "resnet18",
+                    "classes": 1000,
+                    "learning_rates": [0.1],
+                    "weight_decay": 1e-4,
+                    "num_draws": 10,
+                    "measure_every": 1000,
+                    "snapshot_every": 10_000,
+                    "kahan": True,
+                },
+            ),
+            "smoke": Preset("2 s", "smoke", SMOKE | {"num_steps": 60, "measure_every": 5, "drop_at": [30]}),
+        },
+        in_default=False,
+        not_run="not run here: the images are behind a login and training takes weeks of a CPU",
+    ),
+    Figure(
         id="F6",
         source="random features",
         shows="Variance falls with over-parametrisation; a lower learning rate leaves more of it.",
