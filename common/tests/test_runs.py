@@ -48,6 +48,12 @@ def test_a_finished_run_is_not_computed_again(tmp_path, monkeypatch):
     assert second.provenance == first.provenance
 
 
+def test_a_place_that_cannot_be_written_is_named_with_the_way_out(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"Cannot write to .*file.*\(Not a directory\); pass another out="):
+        run(tmp_path / "file")
+
+
 def test_overwrite_computes_anew(tmp_path):
     first = run(tmp_path)
     (first.folder / "marker").touch()

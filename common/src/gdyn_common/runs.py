@@ -82,6 +82,7 @@ class Run:
 
     Raises:
         BlockingIOError: If another process has this run open.
+        OSError: If the folder cannot be made.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], header: Header) -> None:
@@ -91,8 +92,11 @@ class Run:
         self._notes: dict[str, Any] = {}
         self._started = time.perf_counter()
         self._earlier_seconds = 0.0
-        for name in ("pieces", "checkpoints"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        try:
+            for name in ("pieces", "checkpoints"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"Cannot write to {folder} ({error.strerror}); pass another out=.") from None
         self._lock = _lock(folder / ".lock")
         atomic_write(folder / "config.yaml", dump_yaml(config))
         self.tracker = JsonLines(folder / "metrics.jsonl")
