@@ -16,7 +16,9 @@ from chaos.cli import COMMANDS
 from chaos.engine import run_training
 from chaos.paper import PAPER
 from chaos.train_config import LoggingConfig, ModelConfig, OptimConfig, TrainConfig
+from chaos.trajectories import Trajectories
 from gdyn_common.cli import dispatch
+from gdyn_common.testing import check_killed_runs_resume
 
 LINES = (Path(__file__).parent / "published_commands.txt").read_text().splitlines()
 
@@ -146,19 +148,17 @@ def test_all_measurements_appear(tmp_path):
 def test_resume_is_bit_identical(tmp_path, monkeypatch, extra):
     """Stopped after step 7 (a checkpoint at 5): every file of the run ends with the same bytes."""
     whole = run_training(small(tmp_path / "whole", **EVERYTHING, **extra))
-    from chaos.engine import Engine
+    original = Trajectories.measure
 
-    original = Engine._estimate
-
-    def stop(self, step, started):
-        if step == 7:
+    def stop(self, step):
+        if step == 8:
             raise KeyboardInterrupt
-        original(self, step, started)
+        return original(self, step)
 
-    monkeypatch.setattr(Engine, "_estimate", stop)
+    monkeypatch.setattr(Trajectories, "measure", stop)
     with pytest.raises(KeyboardInterrupt):
         run_training(small(tmp_path / "killed", **EVERYTHING, **extra))
-    monkeypatch.setattr(Engine, "_estimate", original)
+    monkeypatch.setattr(Trajectories, "measure", original)
     resumed = run_training(small(tmp_path / "killed", **EVERYTHING, **extra))
     for name in ("metrics.jsonl", "result.json", "hessian_spectra[0].jsonl"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
@@ -224,3 +224,84 @@ def test_absent_gpu_is_not_replaced(tmp_path):
 def test_late_subspace_time_is_announced(tmp_path, capsys):
     run_training(small(tmp_path, logging__t_lya_subsim=[5000.0], logging__log_lyapunov_subsim=True))
     assert "lie beyond the run's 12 steps" in capsys.readouterr().err
+
+
+SMALL = [
+    "dataset=digits",
+    "model.inter_dim=3",
+    "seed=1",
+    "logging.logger_type=jsonl",
+    "logging.log_lyapunov=False",
+    "checkpoint_every=5",
+]
+
+
+def test_killed_runs_resume(tmp_path):
+    """SIGKILL after the first checkpoint: the rest of the steps, and none twice."""
+    arguments = ["train", *SMALL, "max_steps=220", "optim=cgd", "optim.prune_set=neg"]
+    check_killed_runs_resume("chaos", arguments, tmp_path, after_files=[1])
+
+
+@pytest.mark.slow
+def test_killed_anywhere_runs_resume(tmp_path):
+    arguments = ["train", *SMALL, "max_steps=220", "optim=cgd", "optim.noise=true"]
+    check_killed_runs_resume("chaos", arguments, tmp_path, after_files=[0, 2, 3, 5, 8, 13])
+
+
+def test_sweep_runs_every_job_and_exits_with_the_worst_code(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # the sweep's own folder goes below the working directory
+    line = ["train", *SMALL, "max_steps=3", f"out={tmp_path / 'a'}", "-m"]
+    assert dispatch(PAPER, COMMANDS, [*line, "optim=sgd,cgd"]) == 0
+    results = [json.loads(p.read_text()) for p in (tmp_path / "a").rglob("result.json")]
+    assert [r["num_steps"] for r in results] == [3, 3]
+    assert dispatch(PAPER, COMMANDS, [*line, "optim.lr=0.05,-1", "overwrite=true"]) == 2
+    assert "optim.lr=-1.0 must be positive" in capsys.readouterr().err
+    assert len(list((tmp_path / "a").rglob("result.json"))) == 3  # the good job finished
+
+
+def test_tensorboard_receives_the_metrics(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run_training(small(tmp_path, logging__logger_type="tensorboard"))
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert {"loss", "eigvals/hessian:max_eig", "val_acc0"} <= set(events.Tags()["scalars"])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [round(e.value, 5) for e in events.Scalars("loss")] == [
+        round(line["loss"], 5) for line in lines if "loss" in line
+    ]
+
+
+def test_neptune_works_offline(tmp_path, monkeypatch):
+    pytest.importorskip("neptune")
+    monkeypatch.chdir(tmp_path)
+    run_training(small(tmp_path, logging__logger_type="neptune", logging__offline=True, max_steps=3))
+    assert list((tmp_path / ".neptune" / "offline").iterdir())
+
+
+@pytest.mark.parametrize("service", ["tensorboard", "neptune", "wandb"])
+def test_an_absent_service_costs_a_notice_not_the_run(tmp_path, monkeypatch, caplog, service):
+    import sys
+
+    for name in [n for n in sys.modules if n == service or n.startswith(f"{service}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, service, None)
+    folder = run_training(small(tmp_path, logging__logger_type=service, max_steps=3))
+    assert f"{service} is not installed (pip install 'gdyn-common[{service}]')" in caplog.text
+    assert len([r for r in caplog.records if service in r.getMessage()]) == 1
+    assert "loss" in metrics_of(folder)
+
+
+def test_services_that_break_cost_a_notice_not_the_run(tmp_path, monkeypatch, caplog):
+    """The hosted neptune may be gone, and there may be no token."""
+    import sys
+    import types
+
+    def refuse(**options):
+        assert options["mode"] == "async"
+        raise ConnectionError("no token")
+
+    monkeypatch.setitem(sys.modules, "neptune", types.SimpleNamespace(init_run=refuse))
+    folder = run_training(small(tmp_path, logging__logger_type="neptune", max_steps=3))
+    assert "neptune failed (no token)" in caplog.text
+    assert "loss" in metrics_of(folder)

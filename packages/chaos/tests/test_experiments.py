@@ -13,6 +13,7 @@ from chaos.paper import PAPER
 from gdyn_common.cli import dispatch
 from gdyn_common.registry import resolve
 from gdyn_common.storage import read_arrays
+from gdyn_common.testing import check_killed_runs_resume
 
 
 @pytest.mark.parametrize("figure", PAPER.figures, ids=lambda f: f.id)
@@ -24,6 +25,18 @@ def test_smoke(figure, tmp_path):
     assert all(np.isfinite(a).all() for k, a in arrays.items() if a.dtype.kind == "f" and k != "last")
     metrics = {claim.metric for claim in PAPER.claims_of(figure.id) if "paper" not in claim.presets}
     assert metrics <= set(_measurements(folder))
+
+
+def test_killed_runs_resume(tmp_path):
+    arguments = ["run", "fig3a", "preset=smoke"]
+    check_killed_runs_resume("chaos", arguments, tmp_path, after_files=[0, 2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", ["fig1", "fig2a", "fig2b", "fig3b"])
+def test_killed_anywhere_runs_resume(figure, tmp_path):
+    arguments = ["run", figure, "preset=smoke"]
+    check_killed_runs_resume("chaos", arguments, tmp_path, after_files=[0, 1, 2])
 
 
 def _measurements(folder):

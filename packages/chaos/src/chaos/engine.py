@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from chaos.calibration import announce, train_estimate
 from chaos.data import Data, load_data
 from chaos.eigenthings import Eigenthings, load_eigenthings
+from chaos.ensemble import Ensemble
 from chaos.member import Member
 from chaos.models import cnn, mlp, seeded
 from chaos.perturbation import STRATEGIES, perturb
@@ -33,7 +34,7 @@ from gdyn_common.storage import Arrays, atomic_write
 
 _DECOMPOSITIONS = 50
 _DEBUG_BATCHES = (3, 2)
-_CALIBRATION = (3, 8)
+_CALIBRATED_ABOVE = 200
 
 
 def train(config: TrainConfig) -> int:
@@ -115,10 +116,14 @@ class Engine:
         self.per_epoch = per_epoch
         every = config.logging.lyapunov_freq or max(1, self.num_steps // _DECOMPOSITIONS)
         self._warn(every)
+        if self.num_steps > _CALIBRATED_ABOVE:
+            model = self._model(0, pairs).to(device)
+            announce(train_estimate(config, data, model, pairs, self.num_steps, every))
         self.members = [
             Member(i, self._model(i, pairs).to(device), config, pairs, self.num_steps, every)
             for i in range(config.parallel)
         ]
+        self.ensemble = Ensemble(self.members, config) if Ensemble.applies(config) else None
         self.trajectories = Trajectories(config, [member.model for member in self.members])
         self.step = 0
 
@@ -161,14 +166,16 @@ class Engine:
         for member in self.members:
             member.rewind(self.run_folder.folder, self.step)
         batches = self.data.batches(self.seed, self.config.batch_size, self.step)
-        started = time.perf_counter()
         summary: dict[str, object] = {}
         for step in self.run_folder.progress(range(self.step, self.num_steps), "training"):
             rows = next(batches)
             x, y = self.data.x_train[rows], self.data.y_train[rows]
             metrics: dict[str, float] = {}
-            for member in self.members:
-                metrics |= member.advance(step, x, y, self.run_folder.folder)
+            if self.ensemble is not None:
+                metrics |= self.ensemble.advance(step, x, y)
+            else:
+                for member in self.members:
+                    metrics |= member.advance(step, x, y, self.run_folder.folder)
             self.step = step + 1
             metrics |= self.trajectories.measure(self.step)
             if self.step % self.per_epoch == 0 or self.step == self.num_steps:
@@ -177,19 +184,10 @@ class Engine:
                 self._end_of_epoch((self.step - 1) // self.per_epoch)
             if metrics:
                 self.tracker.log(self.step, metrics)
-            self._estimate(step, started)
             if self.step % self.config.checkpoint_every == 0:
                 checkpoint.save(**self._state())
         self._finish()
         return {"num_steps": self.num_steps, "seed": self.seed, **(summary or self._validate())}
-
-    def _estimate(self, step: int, started: float) -> None:
-        first, last = _CALIBRATION
-        if step == first:
-            self._calibrated = time.perf_counter()
-        elif step == last and self.num_steps > 10 * last:
-            each = (time.perf_counter() - self._calibrated) / (last - first)
-            print(f"expected time without decompositions: {each * self.num_steps / 60:.1f} min", flush=True)
 
     @torch.no_grad()
     def _validate(self) -> dict[str, object]:
@@ -216,7 +214,7 @@ class Engine:
         state: Arrays = {"step": np.array(self.step)} | self.trajectories.state()
         for member in self.members:
             state |= {f"{member.index}/{key}": value for key, value in member.state().items()}
-        return state
+        return state if self.ensemble is None else state | self.ensemble.state()
 
     def _restore(self, saved: Arrays) -> None:
         self.step = int(saved["step"])
@@ -226,6 +224,8 @@ class Engine:
             member.restore(
                 {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}, self.step
             )
+        if self.ensemble is not None:
+            self.ensemble.restore(saved)
 
 
 def assignment(config: TrainConfig, i: int) -> tuple[str, float]:

@@ -48,7 +48,6 @@ class Member:
         self.surface = LossSurface(model, self.loss)
         self.optimizer = self._optimizer(pairs)
         log = self.logging
-        tracked = log.log_lyapunov or log.log_lyapunov_subsim or log.save_eigenthings
         self.tracker = (
             LyapunovTracker(
                 self.surface.n,
@@ -57,7 +56,7 @@ class Member:
                 dtype=self.surface.dtype,
                 recurrence=log.recurrence,
             )
-            if tracked or log.save_lyapunov_at is not None
+            if log.needs_tangent
             else None
         )
         self.previous: Tensor | None = None
@@ -96,34 +95,46 @@ class Member:
         self.optimizer.zero_grad()
         output = self.model(x)
         value = self.loss(output, y)
-        if not torch.isfinite(value):
-            raise FloatingPointError(
-                f"The loss of model {self.index} is not finite at step {step}; lower optim.lr."
-            )
         value.backward()
         g = torch.cat([p.grad.reshape(-1) for p in self.model.parameters() if p.grad is not None])
-        due = step % self.logging.log_freq == 0
+        metrics = self.first_order(step, value.detach(), output.detach(), g, y)
         pruning = isinstance(self.optimizer, CGD) and self.optimizer.needs_curvature
         H = pairs = None
         if pruning or self.tracker is not None or self._needs_spectrum(step):
             H = self.surface.hessian(None, x, y)
             pairs = self._eigh(H) if pruning or self._needs_spectrum(step) else None
-        metrics = {}
-        if due:
-            accuracy = float((output.argmax(1) == y).double().mean())
-            metrics = {"acc": accuracy, "loss": float(value.detach())}
         if H is not None and pairs is not None:
             metrics |= self._spectrum(step, H, pairs, g, folder)
         if isinstance(self.optimizer, CGD):
             self.optimizer.step(pairs if pruning else None)
-            if due and self.optimizer.last_pairs is not None:
+            if step % self.logging.log_freq == 0 and self.optimizer.last_pairs is not None:
                 metrics["cgd:pruned_fraction"] = self.optimizer.last_pruned_fraction
         else:
             self.optimizer.step()
         if self.tracker is not None and H is not None:
             metrics |= self._tangent(H)
-        metrics |= self._signal(g, due)
         self.previous = g
+        return self.named(metrics)
+
+    def first_order(self, step: int, value: Tensor, output: Tensor, g: Tensor, y: Tensor) -> dict[str, float]:
+        """Measurements before a step that need no curvature.
+
+        Raises:
+            FloatingPointError: If the loss is not finite.
+        """
+        if not torch.isfinite(value):
+            raise FloatingPointError(
+                f"The loss of model {self.index} is not finite at step {step}; lower optim.lr."
+            )
+        due = step % self.logging.log_freq == 0
+        metrics = self._signal(g, due)
+        if due:
+            metrics["acc"] = float((output.argmax(1) == y).double().mean())
+            metrics["loss"] = float(value)
+        return metrics
+
+    def named(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Metrics under this model's names; those of the origin have no prefix."""
         return metrics if self.index == 0 else {f"model{self.index}/{key}": v for key, v in metrics.items()}
 
     def _needs_spectrum(self, step: int) -> bool:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from chaos.calibration import announce, decomposition_seconds
 from chaos.config import Fig3Config, StudyConfig
-from chaos.data import load_data
+from chaos.data import Data, load_data
 from chaos.models import mlp, seeded
 from chaos.perturbation import STRATEGIES, perturbation_vector
 from chaos.training import Plan, advance_together, flat_parameters, model_seed, track, train
@@ -17,7 +21,8 @@ from gdyn_common.runs import Estimate, Run
 from gdyn_common.seeding import named_seed
 from gdyn_common.storage import Arrays
 
-_CALIBRATION_STEPS = 30
+_STEPS, _TANGENT_STEPS = 20, 3
+_ANNOUNCED_ABOVE = 200
 
 
 class Study:
@@ -100,20 +105,58 @@ class Study:
                 distances.append((theta[1:] - theta[0]).norm(dim=1).numpy())
         return {"t": np.array(times), "distances": np.array(distances).T, "exponents": tangent["exponents"]}
 
+    def announce(self, estimate: Callable[[Any], Estimate]) -> None:
+        """Print the expected cost before the first step, unless the run takes seconds anyway."""
+        if self.config.num_steps > _ANNOUNCED_ABOVE:
+            announce(estimate(self.config))
+
     @staticmethod
-    def estimate(config: StudyConfig, pruned_steps: int, plain_steps: int) -> Estimate:
+    def estimate(
+        config: StudyConfig,
+        *,
+        pruned_steps: int = 0,
+        plain_steps: int = 0,
+        tangent_steps: int = 0,
+        decompositions: int = 0,
+    ) -> Estimate:
         """Time and memory of training steps on this machine, from a few of each kind."""
         dtype = getattr(torch, config.dtype)
         data = load_data(config.dataset, config.data.normalize, config.data.root or None, dtype)
-        seconds = []
-        for prune_set in (None, "chaotic"):
-            model = seeded(lambda: mlp(data.num_inputs, config.inter_dim, 10), 0, dtype)
-            plan = Plan(0, 3, config.batch_size, config.learning_rate, prune_set=prune_set)
-            train(model, data, plan)
-            plan = Plan(0, _CALIBRATION_STEPS, config.batch_size, config.learning_rate, prune_set=prune_set)
-            started = time.perf_counter()
-            train(model, data, plan)
-            seconds.append((time.perf_counter() - started) / _CALIBRATION_STEPS)
+        plan = Plan(0, 1, config.batch_size, config.learning_rate)
+        model = seeded(lambda: mlp(data.num_inputs, config.inter_dim, 10), 0, dtype)
         n = sum(p.numel() for p in model.parameters())
-        memory = 8.0 * (4 * n * 400 + data.x_train.numel() + data.x_test.numel())
-        return Estimate(plain_steps * seconds[0] + pruned_steps * seconds[1], memory)
+        seconds = 0.0
+        for prune_set, steps in ((None, plain_steps), ("chaotic", pruned_steps)):
+            if steps:
+                short, long = (
+                    replace(plan, prune_set=prune_set, num_steps=count) for count in (1, 1 + _STEPS)
+                )
+                _seconds(model, data, short)  # the first call loads what the others use
+                each = (_seconds(model, data, long) - _seconds(model, data, short)) / _STEPS
+                seconds += steps * max(each, 0.0)
+        if tangent_steps:
+            started = time.perf_counter()
+            track(model, data, replace(plan, num_steps=_TANGENT_STEPS), [])
+            seconds += tangent_steps * (time.perf_counter() - started) / _TANGENT_STEPS
+        if decompositions:
+            seconds += decompositions * decomposition_seconds(n, dtype)
+        images = data.x_train.numel() + data.x_test.numel()
+        tangent = 3 * n * n if tangent_steps else 0
+        return Estimate(seconds, float(dtype.itemsize * (4 * n * 400 + images + tangent)))
+
+    @staticmethod
+    def estimate_perturbed(config: Fig3Config) -> Estimate:
+        """Time and memory of the perturbed copies: one tangent matrix per seed, then six trainings."""
+        seeds, copies = len(config.seeds), 1 + len(STRATEGIES)
+        return Study.estimate(
+            config,
+            plain_steps=copies * seeds * config.num_steps,
+            tangent_steps=seeds * config.tangent_steps,
+            decompositions=2 * seeds,  # singular vectors take about twice as long as values
+        )
+
+
+def _seconds(model: nn.Module, data: Data, plan: Plan) -> float:
+    started = time.perf_counter()
+    train(model, data, plan)
+    return time.perf_counter() - started

@@ -90,6 +90,18 @@ class LoggingConfig:
         if self.log_subsim and not (self.t_hessian_subsim or self.t_lya_subsim):
             raise ValueError("logging.log_subsim needs steps: logging.t_hessian_subsim=[10,1e+4].")
 
+    @property
+    def needs_tangent(self) -> bool:
+        """Whether anything asks for the tangent matrix."""
+        asked = self.log_lyapunov or self.log_lyapunov_subsim or self.save_eigenthings
+        return asked or self.save_lyapunov_at is not None
+
+    @property
+    def needs_hessian(self) -> bool:
+        """Whether anything asks for Hessians."""
+        drawn = self.plot_eigs_every or self.plot_mats_every or self.save_hessian_dist_every
+        return self.log_eigenthings or self.log_subsim or bool(drawn) or self.needs_tangent
+
 
 @dataclass
 class ModelConfig:

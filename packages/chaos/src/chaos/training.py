@@ -6,7 +6,7 @@ from before the step), measurements.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ from chaos.lyapunov import LyapunovTracker
 from chaos.o2grad import LossSurface
 from gdyn_common.seeding import named_seed
 from gdyn_common.storage import Arrays, Checkpoint
+
+StackedGradient = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,33 @@ def track(
     return tracker, {"exponents": np.array(rows_out)}
 
 
+def stacked_gradient(model: nn.Module) -> StackedGradient:
+    """Gradient of the cross-entropy of many copies of a model at once.
+
+    Args:
+        model: Gives the architecture; it is not changed.
+
+    Returns:
+        A function of (parameters (m, n), x, y) returning the gradients (m, n) and the pair of losses (m,)
+        and outputs (m, batch, classes).
+
+    Example:
+        >>> gradient = stacked_gradient(nn.Linear(2, 2, bias=False))
+        >>> g, (loss, output) = gradient(torch.zeros(3, 4), torch.ones(1, 2), torch.tensor([0]))
+        >>> g[0].tolist(), loss.shape, output.shape  # softmax minus target, times x
+        ([-0.5, -0.5, 0.5, 0.5], torch.Size([3]), torch.Size([3, 1, 2]))
+    """
+    layout = LossSurface(model, nn.CrossEntropyLoss()).layout
+
+    def loss(flat: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        output = torch.func.functional_call(model, layout.unflatten(flat), (x,))
+        value = nn.functional.cross_entropy(output, y)
+        return value, (value.detach(), output.detach())
+
+    gradient: StackedGradient = torch.func.vmap(torch.func.grad(loss, has_aux=True), in_dims=(0, None, None))
+    return gradient
+
+
 def advance_together(
     model: nn.Module, starts: Float[Tensor, "m n"], data: Data, plan: Plan
 ) -> Iterator[tuple[int, Float[Tensor, "m n"]]]:
@@ -229,17 +258,10 @@ def advance_together(
         data: Training set.
         plan: Steps, batches, rate and momentum.
     """
-    surface = LossSurface(model, nn.CrossEntropyLoss(), dtype=starts.dtype)
     theta, velocity = starts.clone(), torch.zeros_like(starts)
-    shapes = surface.layout
-
-    def loss(flat: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        output = torch.func.functional_call(model, shapes.unflatten(flat), (x,))
-        return nn.functional.cross_entropy(output, y)
-
-    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(0, None, None))
+    gradient = stacked_gradient(model)
     for step, rows in zip(range(plan.num_steps), data.batches(plan.seed, plan.batch_size), strict=False):
-        g = gradients(theta, data.x_train[rows], data.y_train[rows])
+        g, _ = gradient(theta, data.x_train[rows], data.y_train[rows])
         velocity = plan.momentum * velocity + g
         theta = theta - plan.learning_rate * velocity
         yield step + 1, theta

@@ -15,6 +15,7 @@ from gdyn_common.runs import Estimate, Run
 def compute(config: Fig1Config, run: Run) -> Result:
     """Train every arm from every seed and compare final accuracies."""
     study = Study(config, run)
+    study.announce(estimate)
     runs = {
         arm: [study.trained(seed, None if arm == "sgd" else arm) for seed in config.seeds]
         for arm in config.arms

@@ -16,6 +16,7 @@ from gdyn_common.runs import Estimate, Run
 def compute(config: Fig2aConfig, run: Run) -> Result:
     """Train SGD and one CGD run per start and seed."""
     study = Study(config, run)
+    study.announce(estimate)
     sgd = [study.trained(seed) for seed in config.seeds]
     late = [[study.trained(seed, "chaotic", start) for seed in config.seeds] for start in config.starts]
     step = sgd[0]["step"]

@@ -9,12 +9,13 @@ from chaos.config import Fig2bConfig
 from chaos.study import Study
 from gdyn_common.plotting import COLOURS, new_figure
 from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_common.runs import Estimate, Run
 
 
 def compute(config: Fig2bConfig, run: Run) -> Result:
     """Follow the tangent matrix of SGD from every seed."""
     study = Study(config, run)
+    study.announce(estimate)
     exponents = np.stack([study.tracked(seed, config.at)["exponents"] for seed in config.seeds])
     largest = exponents[:, :, -1]
     counts = (exponents > 0).sum(2)
@@ -28,6 +29,12 @@ def compute(config: Fig2bConfig, run: Run) -> Result:
         },
         arrays={"at": np.array(config.at), "largest": largest, "counts": counts, "last": exponents[:, -1]},
     )
+
+
+def estimate(config: Fig2bConfig) -> Estimate:
+    """Expected cost, from a few calibration steps."""
+    seeds = len(config.seeds)
+    return Study.estimate(config, tangent_steps=seeds * max(config.at), decompositions=seeds * len(config.at))
 
 
 def plot(result: Result) -> Figure:

@@ -10,12 +10,13 @@ from chaos.perturbation import STRATEGIES
 from chaos.study import Study
 from gdyn_common.plotting import COLOURS, band, new_figure
 from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_common.runs import Estimate, Run
 
 
 def compute(config: Fig3Config, run: Run) -> Result:
     """Perturb along the directions of the tangent matrix and follow all copies together."""
     study = Study(config, run)
+    study.announce(estimate)
     runs = [study.perturbed(seed) for seed in config.seeds]
     distances = np.stack([r["distances"] for r in runs])  # (seeds, strategies, times)
     final = {name: distances[:, i, -1] for i, name in enumerate(STRATEGIES)}
@@ -30,6 +31,11 @@ def compute(config: Fig3Config, run: Run) -> Result:
     }
     measurements |= {f"{name}_distance": values.tolist() for name, values in final.items()}
     return Result(measurements, {"t": runs[0]["t"], "distances": distances})
+
+
+def estimate(config: Fig3Config) -> Estimate:
+    """Expected cost, from a few calibration steps."""
+    return Study.estimate_perturbed(config)
 
 
 def plot(result: Result) -> Figure:

@@ -11,12 +11,13 @@ from chaos.perturbation import STRATEGIES
 from chaos.study import Study
 from gdyn_common.plotting import COLOURS, new_figure
 from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_common.runs import Estimate, Run
 
 
 def compute(config: Fig3Config, run: Run) -> Result:
     """Fit every distance curve and compare it with the bounds of the exponents."""
     study = Study(config, run)
+    study.announce(estimate)
     runs = [study.perturbed(seed) for seed in config.seeds]
     t = runs[0]["t"]
     distances = np.stack([r["distances"] for r in runs])
@@ -43,6 +44,11 @@ def compute(config: Fig3Config, run: Run) -> Result:
 def _extremes(run: dict[str, np.ndarray]) -> tuple[float, float]:
     finite = run["exponents"][np.isfinite(run["exponents"])]
     return float(finite.min()), float(finite.max())
+
+
+def estimate(config: Fig3Config) -> Estimate:
+    """Expected cost, from a few calibration steps."""
+    return Study.estimate_perturbed(config)
 
 
 def plot(result: Result) -> Figure:
