@@ -4,22 +4,7 @@ import pytest
 import torch
 
 from variance.errors import ConfigError
-from variance.sampling.schedulers import ExponentialSnooze, LinearRank, MinimumVariance, ScoreMemory
-
-
-def test_memory_is_bias_corrected_and_resumes() -> None:
-    memory, twin = ScoreMemory(3, decay=0.5), ScoreMemory(3, decay=0.5)
-    memory.update(torch.tensor([0, 1]), torch.tensor([2.0, 4.0]))
-    memory.update(torch.tensor([0]), torch.tensor([4.0]))
-    assert memory.read().tolist() == pytest.approx([(0.25 * 2 + 0.5 * 4) / 0.75, 4.0, float("inf")])
-    twin.load_state_dict(memory.state_dict())
-    assert torch.equal(twin.read(), memory.read())
-    assert memory.read("sum")[:2].sum() == pytest.approx(1)
-    assert memory.read("softmax")[:2].sum() == pytest.approx(1)
-    changes = ScoreMemory(1, difference=True)
-    for score in (2.0, 5.0):
-        changes.update(torch.tensor([0]), torch.tensor([score]))
-    assert changes.read().tolist() == [3.0]
+from variance.sampling.schedulers import ExponentialSnooze, LinearRank, MinimumVariance
 
 
 def test_waiting_doubles_and_resets() -> None:
@@ -35,13 +20,23 @@ def test_waiting_doubles_and_resets() -> None:
     assert snooze.exponent[0] == 0
 
 
-@pytest.mark.parametrize(
-    ("threshold", "value", "tau"),
-    [("median", 0.5, 1.0), ("mean", 0.5, 1.5), ("percentile", 50, 2.0), ("deviation", 0, 3.0)],
-)
-def test_thresholds(threshold: str, value: float, tau: float) -> None:
-    snooze = ExponentialSnooze(4, threshold=threshold, value=value)  # type: ignore[arg-type]
-    assert snooze._tau(torch.tensor([1.0, 2.0, 6.0, float("inf")]).numpy()) == pytest.approx(tau)
+def test_thresholds_ignore_examples_without_a_score() -> None:
+    snooze = ExponentialSnooze(4, threshold="median", value=0.5)
+    assert snooze._tau(torch.tensor([1.0, 2.0, 6.0, float("inf")]).numpy()) == 1.0
+
+
+def test_decades_fall_with_rounds() -> None:
+    snooze = ExponentialSnooze(2, threshold="falling-decades", value=5.0, period=1)
+    scores = torch.tensor([1.0, 9.0])
+    assert [snooze.next_round(scores).tolist() for _ in range(3)] == [[1], [1], [0, 1]]
+
+
+def test_a_self_tuning_percentile_rises_until_examples_wake() -> None:
+    snooze = ExponentialSnooze(100, threshold="self-tuning", value=10.0)
+    scores = torch.arange(100.0)
+    sizes = [len(snooze.next_round(scores)) for _ in range(3)]
+    assert sizes[0] == 90
+    assert snooze._tuned.percentile > 10.0
 
 
 def test_linear_rank_drops_the_lowest_share() -> None:
@@ -68,11 +63,8 @@ def test_minimum_variance_weights_cover_the_waiting() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ScoreMemory(0), "must be at least 1"),
-        (lambda: ScoreMemory(2).update(torch.tensor([0, 0]), torch.ones(2)), "indices repeat"),
-        (lambda: ScoreMemory(2).read("class"), "allowed are none, sum, softmax, batch"),
         (lambda: LinearRank(3, shares=(0.0, 1.0)), "must lie in"),
-        (lambda: ExponentialSnooze(3, threshold="mode"), "allowed are constant"),
+        (lambda: ExponentialSnooze(3, threshold="mode"), "Unknown threshold 'mode'"),
         (lambda: MinimumVariance(3, rate=-1.0), "must not be negative"),
         (lambda: LinearRank(3, min_examples=4), "min_examples is 4"),
         (lambda: LinearRank(3).next_round(torch.ones(2)), "scores must be 3 numbers"),

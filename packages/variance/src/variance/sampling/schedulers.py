@@ -7,79 +7,17 @@ examples by score. A round is one pass over the examples that are awake.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
+from gdyn_common.registry import unknown
 from variance.errors import ConfigError
-
-Normalisation = Literal["none", "sum", "softmax", "batch"]
-Threshold = Literal["constant", "median", "mean", "percentile", "deviation"]
-
-
-class ScoreMemory:
-    """Exponential memory of per-example scores, with bias correction by the number of visits.
-
-    alpha <- decay alpha + (1 - decay) new; reading divides by 1 - decay^visits.
-
-    Args:
-        num_examples: N.
-        decay: Memory; 0 keeps the last score only.
-        difference: Remember |new - previous score| instead of the score.
-
-    Example:
-        >>> memory = ScoreMemory(2, decay=0.9)
-        >>> memory.update(torch.tensor([0]), torch.tensor([3.0]))
-        >>> memory.read().tolist()
-        [3.0, inf]
-    """
-
-    def __init__(self, num_examples: int, *, decay: float = 0.0, difference: bool = False) -> None:
-        if num_examples < 1 or not 0 <= decay < 1:
-            raise ConfigError(
-                f"num_examples {num_examples} must be at least 1 and decay {decay} lie in [0, 1)."
-            )
-        self.decay, self.difference = decay, difference
-        self._sums, self._last = np.zeros(num_examples), np.zeros(num_examples)
-        self._visits = np.zeros(num_examples, dtype=np.int64)
-
-    def update(self, indices: Int[Tensor, "n"], scores: Float[Tensor, "n"]) -> None:
-        """Fold in new scores of distinct examples."""
-        rows, new = indices.cpu().numpy(), scores.detach().double().cpu().numpy()
-        if len(np.unique(rows)) < len(rows):
-            raise ConfigError("indices repeat; update once per example.")
-        value = np.abs(new - self._last[rows]) if self.difference else new
-        self._sums[rows] = self.decay * self._sums[rows] + (1 - self.decay) * value
-        self._last[rows] = new
-        self._visits[rows] += 1
-
-    def read(self, normalisation: Normalisation = "none") -> Float[Tensor, "n"]:
-        """Return scores; examples never visited count as infinite, so that they are not skipped."""
-        seen = self._visits > 0
-        values = np.full(len(self._sums), np.inf)
-        values[seen] = self._sums[seen] / (1 - self.decay ** self._visits[seen])
-        if normalisation == "softmax":
-            shifted = np.exp(values[seen] - values[seen].max(initial=0))
-            values[seen] = shifted / shifted.sum()
-        elif normalisation in ("sum", "batch"):
-            total = values[seen].sum() if normalisation == "sum" else values[seen].mean()
-            values[seen] = values[seen] / total if total > 0 else values[seen]
-        elif normalisation != "none":
-            raise ConfigError(f"normalisation is '{normalisation}'; allowed are none, sum, softmax, batch.")
-        return torch.from_numpy(values)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return memory, last scores and visits."""
-        pairs = {"sums": self._sums, "last": self._last, "visits": self._visits}
-        return {name: torch.from_numpy(value.copy()) for name, value in pairs.items()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self._sums, self._last = state["sums"].numpy().copy(), state["last"].numpy().copy()
-        self._visits = state["visits"].numpy().copy()
+from variance.sampling.thresholds import RULES, SelfTuningPercentile, Threshold
 
 
 class Scheduler(ABC):
@@ -96,6 +34,7 @@ class Scheduler(ABC):
         self.num_examples, self.min_examples = num_examples, min_examples
         self.round = 0
         self.wait = np.zeros(num_examples, dtype=np.int64)
+        self.weights = np.ones(num_examples)
 
     def next_round(self, scores: Float[Tensor, "n"]) -> Int[Tensor, "m"]:
         """Return the examples of the next round, in index order, given the scores of all examples."""
@@ -113,6 +52,19 @@ class Scheduler(ABC):
             chosen[asleep[np.argsort(-values[asleep], kind="stable")[:missing]]] = True
         self.round += 1
         return torch.from_numpy(np.flatnonzero(chosen))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return round, waiting times and weights."""
+        return {
+            "round": self.round,
+            "wait": torch.from_numpy(self.wait.copy()),
+            "weights": torch.from_numpy(self.weights.copy()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.round = int(state["round"])
+        self.wait, self.weights = state["wait"].numpy().copy(), state["weights"].numpy().copy()
 
     @abstractmethod
     def _snoozes(self, scores: np.ndarray, awake: np.ndarray) -> np.ndarray:
@@ -164,9 +116,10 @@ class ExponentialSnooze(Scheduler):
 
     Args:
         num_examples: N.
-        threshold: How tau follows from the finite scores: `constant` (tau = value), value times the `median`
-            or `mean`, the value-th `percentile`, or mean - value standard deviations (`deviation`).
+        threshold: How tau follows from the finite scores, see `variance.sampling.thresholds`;
+            `self-tuning` is a percentile that starts at `value` and rises while few examples wake.
         value: See `threshold`.
+        period: Rounds per decade, for the thresholds that follow time.
         max_exponent: Largest delta.
         min_examples: Smallest round.
 
@@ -183,29 +136,41 @@ class ExponentialSnooze(Scheduler):
         *,
         threshold: Threshold = "median",
         value: float = 0.1,
+        period: int = 10,
         max_exponent: int = 10,
         min_examples: int = 1,
     ) -> None:
         super().__init__(num_examples, min_examples=min_examples)
-        if threshold not in ("constant", "median", "mean", "percentile", "deviation"):
-            raise ConfigError(
-                f"threshold is '{threshold}'; allowed are constant, median, mean, percentile, deviation."
-            )
-        self.threshold, self.value, self.max_exponent = threshold, value, max_exponent
+        if threshold not in get_args(Threshold):
+            raise ConfigError(unknown("threshold", threshold, get_args(Threshold)))
+        if period < 1:
+            raise ConfigError(f"period is {period}; it must be at least 1.")
+        self.threshold, self.value, self.period, self.max_exponent = threshold, value, period, max_exponent
         self.exponent = np.zeros(num_examples, dtype=np.int64)
+        self._tuned = SelfTuningPercentile(value)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        own = {"exponent": torch.from_numpy(self.exponent.copy()), "percentile": self._tuned.percentile}
+        return super().state_dict() | own
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.exponent, self._tuned.percentile = state["exponent"].numpy().copy(), float(state["percentile"])
 
     def _tau(self, scores: np.ndarray) -> float:
         known = scores[np.isfinite(scores)]
-        if self.threshold == "constant" or len(known) == 0:
+        if len(known) == 0:
             return self.value if self.threshold == "constant" else -np.inf
-        if self.threshold == "percentile":
-            return float(np.percentile(known, self.value))
-        if self.threshold == "deviation":
-            return float(known.mean() - self.value * known.std())
-        return self.value * float(np.median(known) if self.threshold == "median" else known.mean())
+        if self.threshold == "self-tuning":
+            return RULES["percentile"](known, self._tuned.percentile, 0)
+        return RULES[self.threshold](known, self.value, self.round // self.period)
 
     def _snoozes(self, scores: np.ndarray, awake: np.ndarray) -> np.ndarray:
         low = awake & (scores < self._tau(scores))
+        slept = awake & (self.exponent > 0)
+        self._tuned.update(woken=int((slept & ~low).sum()), asleep=int((~awake | slept).sum()))
         self.wait[low] = 2 ** self.exponent[low]
         self.exponent[low] = np.minimum(self.exponent[low] + 1, self.max_exponent)
         self.exponent[awake & ~low] = 0
@@ -227,7 +192,6 @@ class MinimumVariance(Scheduler):
         if rate < 0 or max_wait < 0:
             raise ConfigError(f"rate {rate} and max_wait {max_wait} must not be negative.")
         self.rate, self.max_wait = rate, max_wait
-        self.weights = np.ones(num_examples)
 
     def _snoozes(self, scores: np.ndarray, awake: np.ndarray) -> np.ndarray:
         delay = np.clip(self.rate / (2 * np.maximum(scores, 1e-300)), 0, self.max_wait).astype(np.int64)
