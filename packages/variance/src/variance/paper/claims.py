@@ -173,6 +173,7 @@ CLAIMS = (
         Between(1.05, 20.0),
         "a factor of 10 over all of training in the plot; any rise beyond 5 % counts",
         paper=9.6,
+        presets=("paper",),
     ),
     Claim(
         "F6.fall",
