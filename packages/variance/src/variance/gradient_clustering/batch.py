@@ -27,6 +27,8 @@ from variance.losses import LossFunction, require_finite
 from variance.per_example.capture import Capture, capture
 
 Weighting = Literal["none", "sequential", "frozen"]
+PASS_EXAMPLES = 128
+"""Examples per pass through the network where chunks are smaller; distances do not depend on the weights."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def cluster(
         iterations: Passes over the data.
         min_size: Clusters smaller than this take a random half of the cluster with the largest distortion, at
             most one per iteration.
-        chunk: Examples per pass through the network.
+        chunk: Examples between two updates of the `sequential` weights.
         include_bias: Let biases take part.
         layers: Layers that take part.
         form: Representation of centres.
@@ -243,20 +245,16 @@ class BatchClustering:
         distortion = torch.zeros(self.num_clusters, dtype=torch.float64)
         counts = torch.zeros(self.num_clusters, dtype=torch.long)
         sums = RunningSums(self.num_clusters, self.options)
-        for indices in order.split(self.chunk):
+        for indices in order.split(self.chunk * max(1, PASS_EXAMPLES // self.chunk)):
             found = capture_at(indices)
             distances = squared_distances(found, self.centres, self.options, scales).cpu()
             require_finite(distances, "the distance to the centres", indices)
             if self.weighting == "sequential":
-                distances = distances * (counts + 1)
-            ids = (
-                (distances * weights.to(distances.dtype)).argmin(1)
-                if self.weighting == "frozen"
-                else distances.argmin(1)
-            )
+                ids = _balanced(distances, counts, self.chunk)
+            else:
+                ids = (distances * weights.to(distances.dtype)).argmin(1)
             assignment[indices] = ids
             distortion.index_add_(0, ids, distances.gather(1, ids.unsqueeze(1)).squeeze(1).double())
-            counts += torch.bincount(ids, minlength=self.num_clusters)
             sums.add(found, ids.to(found.losses.device))
         return assignment, distortion, sums
 
@@ -276,3 +274,13 @@ class BatchClustering:
             sums.add(found, torch.full_like(indices, smallest))
         assignment[moved] = smallest
         return 1
+
+
+def _balanced(distances: Float[Tensor, "n k"], counts: Int[Tensor, "k"], chunk: int) -> Int[Tensor, "n"]:
+    """Assign chunk by chunk with weights 1 + counts; weigh `distances` and advance `counts` in place."""
+    chosen = []
+    for part in distances.split(chunk):
+        part *= counts + 1
+        chosen.append(part.argmin(1))
+        counts += torch.bincount(chosen[-1], minlength=len(counts))
+    return torch.cat(chosen)
