@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from chaos.eigenthings import Eigenthings, load_eigenthings
+from chaos.eigenthings import Eigenthings, load_eigenthings, load_values_and_vectors
 
 
 @pytest.fixture
@@ -74,3 +74,33 @@ def test_damaged_files_are_refused(things, tmp_path, damage):
         np.savez(path, **data | {"vectors": np.full((3, 3), np.nan)})
     with pytest.raises(ValueError, match=r"a\.npz"):
         load_eigenthings(path)
+
+
+def test_values_and_vectors_from_two_files(tmp_path):
+    np.save(tmp_path / "w.npy", np.array([0.5, 1.0 + 1e-16, 2.0]))
+    np.save(tmp_path / "V.npy", np.eye(3))
+    things = load_values_and_vectors(tmp_path / "w.npy", tmp_path / "V.npy")
+    assert things.exponents.sign().tolist() == [-1, 0, 1]
+    assert things.n == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.eye(2), "one per value"),
+        (np.full((3, 3), np.inf), "non-finite"),
+        (np.array([Evil()], dtype=object), r"no \.npy file of numbers: .*allow_pickle=False"),
+        (b"text", r"no \.npy file of numbers"),
+        (None, "No array at"),
+    ],
+)
+def test_foreign_arrays_are_refused(tmp_path, content, message, capsys):
+    np.save(tmp_path / "w.npy", np.ones(3))
+    path = tmp_path / "V.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content, allow_pickle=True)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_values_and_vectors(tmp_path / "w.npy", path)
+    assert "executed" not in capsys.readouterr().out

@@ -13,6 +13,7 @@ import torch
 
 import chaos
 from chaos.cli import COMMANDS
+from chaos.eigenthings import Eigenthings
 from chaos.engine import run_training
 from chaos.paper import PAPER
 from chaos.train_config import LoggingConfig, ModelConfig, OptimConfig, TrainConfig
@@ -73,6 +74,16 @@ def test_every_key_is_read():
     )
     for name in leaves(TrainConfig):
         assert f".{name}" in text, name
+
+
+SMALL = [
+    "dataset=digits",
+    "model.inter_dim=3",
+    "seed=1",
+    "logging.logger_type=jsonl",
+    "logging.log_lyapunov=False",
+    "checkpoint_every=5",
+]
 
 
 def small(tmp_path, **changes):
@@ -215,6 +226,40 @@ def test_bad_options(tmp_path, changes, message):
         run_training(small(tmp_path, **changes))
 
 
+def directions(path, n=5):
+    logs = torch.linspace(-1, 1, n, dtype=torch.float64)
+    things = Eigenthings(logs.exp(), logs, torch.eye(n).double(), 0, 10, 0.1, 0.0, 1, "lyapunov")
+    return str(things.save(path))
+
+
+def test_directions_of_another_model_name_both_sizes(tmp_path):
+    path = directions(tmp_path / "other.npz")
+    message = "eigenpairs have n = 5; the model has n = 235"
+    with pytest.raises(ValueError, match=message):
+        run_training(small(tmp_path, parallel=2, perturb_strat="max_chaos", eigenthings_path=path))
+    message = "curvature has n = 5; the optimiser's parameters have n = 235"
+    changes = {"optim__name": "cgd", "optim__prune_global": True, "optim__prune_global_checkpoint": path}
+    with pytest.raises(ValueError, match=message):
+        run_training(small(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x80\x04."])
+@pytest.mark.parametrize("name", ["eigenthings.npz", "eigenthings.pt"])
+def test_a_foreign_file_exits_2_in_one_line(tmp_path, capsys, content, name):
+    path = tmp_path / name
+    path.write_bytes(content)
+    words = [*SMALL, "perturb_strat=all", "parallel=6", f"eigenthings_path={path}", f"out={tmp_path}"]
+    assert dispatch(PAPER, COMMANDS, ["train", *words]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert name in error[0]
+
+
+def test_hessian_logging_of_several_models_warns_about_its_cost(tmp_path, capsys):
+    run_training(small(tmp_path, parallel=2, perturb_strat="randn", max_steps=2))
+    assert "Hessian logging costs 2 times as much here" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
 def test_absent_gpu_is_not_replaced(tmp_path):
     with pytest.raises(ValueError, match="no CUDA device is there"):
@@ -224,16 +269,6 @@ def test_absent_gpu_is_not_replaced(tmp_path):
 def test_late_subspace_time_is_announced(tmp_path, capsys):
     run_training(small(tmp_path, logging__t_lya_subsim=[5000.0], logging__log_lyapunov_subsim=True))
     assert "lie beyond the run's 12 steps" in capsys.readouterr().err
-
-
-SMALL = [
-    "dataset=digits",
-    "model.inter_dim=3",
-    "seed=1",
-    "logging.logger_type=jsonl",
-    "logging.log_lyapunov=False",
-    "checkpoint_every=5",
-]
 
 
 def test_killed_runs_resume(tmp_path):

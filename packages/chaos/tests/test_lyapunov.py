@@ -284,6 +284,11 @@ def test_state_round_trip():
         (lambda: LyapunovTracker(3, 0.0), "h is 0.0"),
         (lambda: LyapunovTracker(3, 0.1, method="vectors"), "num_vectors goes with method='vectors'"),
         (lambda: LyapunovTracker(3, 0.1, method="vectors", num_vectors=4), "num_vectors is 4"),
+        (
+            lambda: LyapunovTracker(10**6, 0.1),
+            r"1000000 x 1000000 matrix of float64 needs 8,000,000,000,000 bytes.*method='vectors'",
+        ),
+        (lambda: LyapunovTracker(100, 0.1, memory_budget=79_999), "needs 80,000 bytes"),
         (lambda: LyapunovTracker(3, 0.1, recurrence="old"), "Unknown recurrence 'old'"),
         (lambda: LyapunovTracker(3, 0.1).update(torch.eye(4)), r"shape \(4, 4\); expected \(3, 3\)"),
         (

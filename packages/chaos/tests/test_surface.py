@@ -9,6 +9,7 @@ import torch
 from networks import dense_oracle, golden_network
 from torch import nn
 
+from chaos import CGD
 from chaos.o2grad import LossSurface, Residual
 
 CE = nn.CrossEntropyLoss()
@@ -291,6 +292,24 @@ def test_memory_budget_names_bytes_and_alternatives():
     with pytest.raises(ValueError, match=r"needs 17,673,\d+ bytes.*hvp, top_eigenpairs or block_diagonal"):
         surface.hessian(None, x, torch.zeros(9, dtype=torch.long))
     assert surface.hvp(None, x, torch.zeros(9, dtype=torch.long), torch.ones(surface.n)).shape == (surface.n,)
+
+
+def test_nothing_is_n_by_n_where_few_inputs_were_seen():
+    """N = 100 230 with 390 coordinates: all eigenpairs and a CGD step, though n x n would be 80 GB."""
+    wide = nn.Sequential(nn.Linear(5000, 20), nn.ReLU(), nn.Linear(20, 10)).double()
+    x, y = torch.randn(8, 5000, dtype=torch.float64), torch.arange(8)
+    H = LossSurface(wide, CE).hessian(None, x, y)
+    pairs = H.eigh()
+    assert len(H.core) == 20 * 8 + 210
+    assert pairs.core_vectors.shape[0] == len(H.core)
+    assert pairs.num_zero >= 100_230 - len(H.core)
+    optimizer = CGD(wide.parameters(), prune_set="neg")
+    CE(wide(x), y).backward()
+    optimizer.step(H)
+    assert optimizer.last_discarded == int(pairs.negative().sum())
+    for form, message in ((H.dense, "80,368,423,200 bytes"), (pairs.dense, "leave the null space out")):
+        with pytest.raises(ValueError, match=message):
+            form()
 
 
 def test_nothing_trainable():

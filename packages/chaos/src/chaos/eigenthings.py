@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from chaos.exponents import snap_neutral
 
 FORMAT_VERSION = 1
 KINDS = ("hessian", "lyapunov")
@@ -91,27 +91,15 @@ def load_eigenthings(path: str | Path) -> Eigenthings:
             "`train save_eigenthings=True seed=42`, and pass the file it names."
         )
     things = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
-    if things.vectors.ndim != 2 or things.vectors.shape[1] != len(things.log_values):
-        raise ValueError(
-            f"{path} holds {len(things.log_values)} values and vectors {tuple(things.vectors.shape)}; "
-            "eigenvectors must be columns, one per value."
-        )
-    if not (torch.isfinite(things.vectors).all() and not torch.isnan(things.log_values).any()):
-        raise ValueError(f"{path} holds non-finite eigenvectors or NaN values; make it anew.")
-    return things
+    return _checked(things, str(path))
 
 
 def _read_npz(path: Path) -> Eigenthings:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             data = {key: stored[key] for key in stored.files}
-        version = int(data["format_version"])
-        if version != FORMAT_VERSION:
-            raise ValueError(f"{path} has format {version}; this version reads {FORMAT_VERSION}.")
-        kind = str(data["kind"])
-        if kind not in KINDS:
-            raise ValueError(f"{path} holds pairs of kind {kind!r}; allowed are {', '.join(KINDS)}.")
-        return Eigenthings(
+        version, kind = int(data["format_version"]), str(data["kind"])
+        things = Eigenthings(
             values=torch.from_numpy(data["values"]).double(),
             log_values=torch.from_numpy(data["log_values"]).double(),
             vectors=torch.from_numpy(data["vectors"]),
@@ -122,8 +110,13 @@ def _read_npz(path: Path) -> Eigenthings:
             seed=int(data["seed"]),
             kind=kind,
         )
-    except (KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever a reader of foreign bytes may raise
         raise ValueError(f"{path} is not a readable eigenthings file: {error}.") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path} has format {version}; this version reads {FORMAT_VERSION}.")
+    if kind not in KINDS:
+        raise ValueError(f"{path} holds pairs of kind {kind!r}; allowed are {', '.join(KINDS)}.")
+    return things
 
 
 def _read_torch(path: Path) -> Eigenthings:
@@ -132,12 +125,55 @@ def _read_torch(path: Path) -> Eigenthings:
             warnings.simplefilter("ignore")  # about the pickle protocol; the reader refuses what it must
             pair = torch.load(path, map_location="cpu", weights_only=True)
         values, vectors = (torch.as_tensor(item) for item in pair)
-    except (pickle.UnpicklingError, RuntimeError, TypeError, ValueError, EOFError) as error:
+    except Exception as error:  # an invalid pickle raises anything, IndexError included
         raise ValueError(
             f"{path} is not a pair (w, V) of tensors; nothing in it was executed. Pass an .npz of this "
             "package, or a torch file that holds tensors only."
         ) from error
-    values = values.double()
+    return _unlabelled(values, vectors)
+
+
+def load_values_and_vectors(values: str | Path, vectors: str | Path) -> Eigenthings:
+    """Read eigenvalues of Y'Y and eigenvectors from two ``.npy`` files.
+
+    Raises:
+        FileNotFoundError: If one is absent.
+        ValueError: If they are no arrays of numbers or do not fit together; nothing in them is executed.
+    """
+    arrays = []
+    for path in (values, vectors):
+        try:
+            arrays.append(torch.from_numpy(np.load(path, allow_pickle=False)))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"No array at {str(path)!r}; pass a file of numpy.save.") from None
+        except (ValueError, TypeError, OSError, EOFError) as error:
+            raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
+    return _checked(_unlabelled(*arrays), f"{values} with {vectors}")
+
+
+def _unlabelled(values: Tensor, vectors: Tensor) -> Eigenthings:
+    """Eigenpairs of Y'Y from a source that does not say its step; neutral ones by the common rule."""
+    logs = values.clamp_min(0).log()
+    largest = float(values.max()) if values.numel() else 1.0
     return Eigenthings(
-        values, values.clamp_min(0).log(), vectors, 0, -1, float("nan"), float("nan"), -1, "lyapunov"
+        values=values.double(),
+        log_values=snap_neutral(logs, 1, largest).double(),
+        vectors=vectors,
+        num_zero=0,
+        step=-1,
+        learning_rate=float("nan"),
+        momentum=float("nan"),
+        seed=-1,
+        kind="lyapunov",
     )
+
+
+def _checked(things: Eigenthings, source: str) -> Eigenthings:
+    if things.vectors.ndim != 2 or things.vectors.shape[1] != len(things.log_values):
+        raise ValueError(
+            f"{source} holds {len(things.log_values)} values and vectors {tuple(things.vectors.shape)}; "
+            "eigenvectors must be columns, one per value."
+        )
+    if not (torch.isfinite(things.vectors).all() and not torch.isnan(things.log_values).any()):
+        raise ValueError(f"{source} holds non-finite eigenvectors or NaN values; make it anew.")
+    return things

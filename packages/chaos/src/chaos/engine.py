@@ -17,7 +17,7 @@ from torch import nn
 
 from chaos.calibration import announce, train_estimate
 from chaos.data import Data, load_data
-from chaos.eigenthings import Eigenthings, load_eigenthings
+from chaos.eigenthings import Eigenthings, load_eigenthings, load_values_and_vectors
 from chaos.ensemble import Ensemble
 from chaos.member import Member
 from chaos.models import cnn, mlp, seeded
@@ -310,20 +310,6 @@ def _with_directions(config: TrainConfig) -> tuple[TrainConfig, Eigenthings | No
     if config.perturb_strat is None:
         return config, None
     if logging.lyapunov_perturb_vecs is not None and logging.lyapunov_perturb_vals is not None:
-        vectors, values = (
-            torch.from_numpy(np.load(path, allow_pickle=False))
-            for path in (logging.lyapunov_perturb_vecs, logging.lyapunov_perturb_vals)
-        )
-        return config, Eigenthings(
-            values.double(),
-            values.double().log(),
-            vectors,
-            0,
-            -1,
-            config.optim.lr,
-            config.optim.momentum,
-            -1,
-            "lyapunov",
-        )
+        return config, load_values_and_vectors(logging.lyapunov_perturb_vals, logging.lyapunov_perturb_vecs)
     path = logging.lyapunov_perturb_eigs or config.eigenthings_path
     return config, None if path is None else load_eigenthings(path)

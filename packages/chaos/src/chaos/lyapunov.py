@@ -21,6 +21,7 @@ from torch import Tensor
 
 from chaos.exponents import Spectrum, snap_neutral
 from chaos.o2grad import Eigenpairs, Hessian
+from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.frames import InputFrame
 
 METHODS = ("svd", "qr", "vectors")
@@ -48,6 +49,10 @@ class LyapunovTracker:
         dtype: Type of the tangent vectors.
         initial: Starting columns (n, k); ``None`` takes the identity, or random orthonormal ones.
         seed: Of random starting vectors.
+        memory_budget: Bytes that the tangent vectors may take.
+
+    Raises:
+        ValueError: For options out of range, or tangent vectors over the memory budget.
 
     Example:
         >>> tracker = LyapunovTracker(2, h=0.5)
@@ -76,6 +81,7 @@ class LyapunovTracker:
         augmented: bool = False,
         initial: Tensor | None = None,
         seed: int = 0,
+        memory_budget: int = DEFAULT_BUDGET,
     ) -> None:
         _check("method", method, METHODS)
         _check("recurrence", recurrence, RECURRENCES)
@@ -87,6 +93,11 @@ class LyapunovTracker:
             )
         if (method == "vectors") != (num_vectors is not None) and initial is None:
             raise ValueError("num_vectors goes with method='vectors': pass both or neither.")
+        size = (2 * n, 2 * n) if augmented else (n, num_vectors or n)
+        instead = "Use method='vectors' with num_vectors=k, which holds n k numbers and takes Hessian-vector "
+        instead += "products, or pass a larger memory_budget."
+        if initial is None:
+            check_budget(*size, dtype, memory_budget, instead)
         self.n, self.h, self.momentum, self.method = n, h, momentum, method
         self.dampening, self.weight_decay, self.nesterov = dampening, weight_decay, nesterov
         self.recurrence, self.augmented = recurrence, augmented

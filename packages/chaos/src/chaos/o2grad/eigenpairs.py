@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from chaos.o2grad.budget import check_budget
 from chaos.o2grad.frames import Frame, IdentityFrame
 
 #: An eigenvalue is zero when |w| <= ZERO_FACTOR * eps * max|w|. Rounding leaves exact zeros at 1.5 eps max|w|
@@ -144,7 +145,13 @@ class Eigenpairs:
         return torch.cat([self.values, self.values.new_zeros(self.num_zero)]).sort().values
 
     def dense(self) -> tuple[Float[Tensor, " n"], Float[Tensor, "n n"]]:
-        """All n pairs, ascending; the null space gets an arbitrary orthonormal basis (n x n memory)."""
+        """All n pairs, ascending; the null space gets an arbitrary orthonormal basis (n x n memory).
+
+        Raises:
+            ValueError: If the vectors exceed the default memory budget.
+        """
+        instead = "Use values, vectors and num_zero, which leave the null space out."
+        check_budget(self.n, self.n, self.values.dtype, instead=instead)
         m = len(self.values)
         completion = torch.linalg.qr(self.vectors, mode="complete").Q[:, m:]
         values = torch.cat([self.values, self.values.new_zeros(self.num_zero)])

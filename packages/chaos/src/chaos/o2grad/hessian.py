@@ -9,27 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.eigenpairs import Eigenpairs
 from chaos.o2grad.frames import Frame
 from chaos.o2grad.parameters import ParameterLayout
-
-#: Bytes a single dense matrix may take before it is refused.
-DEFAULT_BUDGET = 4 << 30
-
-
-def check_budget(rows: int, columns: int, dtype: torch.dtype, budget: int) -> None:
-    """Refuse a matrix that would not fit.
-
-    Raises:
-        ValueError: With the bytes needed and the alternatives.
-    """
-    needed = rows * columns * dtype.itemsize
-    if needed > budget:
-        raise ValueError(
-            f"A {rows} x {columns} matrix of {str(dtype).removeprefix('torch.')} needs {needed:,} bytes; the "
-            f"memory budget is {budget:,}. Use hvp, top_eigenpairs or block_diagonal, restrict layers=, or "
-            "pass a larger memory_budget."
-        )
 
 
 class Blocks(Mapping[tuple[str, str], Tensor]):

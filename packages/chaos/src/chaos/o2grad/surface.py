@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.compression import input_frame
 from chaos.o2grad.frames import DenseFrame, IdentityFrame, InputFrame
 from chaos.o2grad.generic import Progress, chunk_size, dense_hessian, hvp_columns
-from chaos.o2grad.hessian import DEFAULT_BUDGET, Hessian, check_budget
+from chaos.o2grad.hessian import Hessian
 from chaos.o2grad.losses import Loss, output_hessian, sandwich
 from chaos.o2grad.parameters import (
     ParameterLayout,
