@@ -21,6 +21,7 @@ from variance.estimators import (
     GradientEstimator,
     HeavyBall,
     Nesterov,
+    SnapshotAverage,
 )
 from variance.estimators.kfac import kronecker_factors
 from variance.estimators.ntk import inverse_row_sums
@@ -42,7 +43,9 @@ def make(objective: Objective) -> dict[str, GradientEstimator]:
         "SVRG-clipped": SVRG(objective, clip="mean", clip_threshold=1e-3),
         "SVRG-alpha": SVRG(objective, alpha=0.8, alpha_decay_steps=10),
         "GC": GC(objective, BatchClustering(4, chunk=8)),
+        "GC-averaged": GC(objective, BatchClustering(4, chunk=8), average_points=2, clamp=0.01),
         "GC-online": GCOnline(objective, OnlineClustering(4)),
+        "snapshot-average": SnapshotAverage(objective, count=2),
         "heavy-ball": HeavyBall(objective),
         "Nesterov": Nesterov(objective, learning_rate=0.1),
         "Adam": Adam(objective),
@@ -299,6 +302,24 @@ def test_exact_variance_of_gc_is_the_stratified_variance(problem) -> None:  # ty
     torch.testing.assert_close(found.mean, reference.mean)
 
 
+def test_snapshot_average_is_the_mean_over_points(problem) -> None:  # type: ignore[no-untyped-def]
+    average, batch = SnapshotAverage(problem.objective, count=1), problem.population.fetch(torch.arange(5))
+    elsewhere = problem.point.moved(torch.full_like(problem.point.flat(), 0.1))
+    for point in (problem.point, elsewhere):  # the first one is forgotten
+        average.on_infrequent(0, point, problem.population)
+    expected = (problem.gradients()[:5].mean(0) + problem.gradients(elsewhere)[:5].mean(0)) / 2
+    torch.testing.assert_close(average.direction(problem.point, batch).values, expected)
+
+
+def test_clamped_directions_stay_inside_and_have_no_closed_form(problem) -> None:  # type: ignore[no-untyped-def]
+    gc = GC(problem.objective, BatchClustering(3), clamp=1e-3)
+    gc.on_infrequent(0, problem.point, problem.population)
+    direction = gc.direction(problem.point, problem.population.fetch(torch.arange(4))).values
+    assert float(direction.abs().max()) == pytest.approx(1e-3)
+    with pytest.raises(ConfigError, match="clamp has no exact variance"):
+        gc.exact(problem.point, problem.population, 4)
+
+
 def test_alpha_decays_to_zero(problem) -> None:  # type: ignore[no-untyped-def]
     svrg = SVRG(problem.objective, alpha=0.5, alpha_decay_steps=10)
     prepare(svrg, problem, 1)
@@ -313,6 +334,9 @@ def test_alpha_decays_to_zero(problem) -> None:  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("build", "message"),
     [
+        (lambda o: SnapshotAverage(o, count=0), "count is 0"),
+        (lambda o: GC(o, BatchClustering(2), average_points=0), "average_points is 0"),
+        (lambda o: GC(o, BatchClustering(2), clamp=0.0), "clamp is 0.0"),
         (lambda o: SVRG(o, snapshot_fraction=0.0), r"snapshot_fraction is 0.0; it must lie in \(0, 1\]"),
         (lambda o: SVRG(o, clip="loss"), "allowed are mean, norm_var, snr"),
         (lambda o: HeavyBall(o, momentum=1.0), r"momentum is 1.0; it must lie in \[0, 1\)"),

@@ -188,6 +188,28 @@ def test_small_clusters_are_refilled_and_centres_stay_means() -> None:
         )
 
 
+def test_the_global_mean_is_a_pseudo_count() -> None:
+    model, x, y = problem()
+    found = cluster(model, F.cross_entropy, x, y, 3, init=[0, 1, 2], iterations=1, global_mean=2.5)
+    means = capture(model, F.cross_entropy, x, y, weights_only=True).layers["3"].input_means()  # type: ignore[attr-defined]
+    for k in range(3):
+        members = means[found.assignment == k]
+        expected = (members.sum(0) + 2.5 * means.mean(0)) / (len(members) + 2.5)
+        torch.testing.assert_close(found.centres.inputs["3"][k], expected)
+
+
+def test_size_regularisation_leads_from_weighted_to_unweighted() -> None:
+    model, x, y = problem()
+    options: dict[str, object] = {"init": [0, 1, 2], "iterations": 3, "chunk": 4}
+    weighted, none = (
+        cluster(model, F.cross_entropy, x, y, 3, weighting=w, **options)  # type: ignore[arg-type]
+        for w in ("sequential", "none")
+    )
+    assert not torch.equal(weighted.assignments, none.assignments)
+    regularised = cluster(model, F.cross_entropy, x, y, 3, size_regularisation=1e12, **options)  # type: ignore[arg-type]
+    assert torch.equal(regularised.assignments, none.assignments)
+
+
 def test_examples_without_gradient_share_a_cluster() -> None:
     x, y = torch.zeros(6, 2).double(), torch.zeros(6, dtype=torch.long)
     x[0], x[1] = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
@@ -263,6 +285,7 @@ def test_online_clustering_reinitialises_and_resumes(reinit: str) -> None:
         ({"rank": 2}, "ranks above 1 need form='svd'"),
         ({"chunk": 0}, "chunk 0 must be at least 1"),
         ({"whiten": True, "form": "mean"}, "whiten needs form='product'"),
+        ({"global_mean": -1.0}, "must not be negative"),
     ],
 )
 def test_bad_input(change: dict[str, object], message: str) -> None:

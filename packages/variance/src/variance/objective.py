@@ -1,7 +1,7 @@
 """The function that is minimised, as a pure function of parameters, buffers, batch and random source."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -85,6 +85,17 @@ class Point:
     def from_state_dict(cls, state: Mapping[str, Mapping[str, Tensor]]) -> "Point":
         """Rebuild what `state_dict` returned."""
         return cls(dict(state["parameters"]), dict(state["buffers"]))
+
+
+def mean_point(points: Sequence[Point]) -> Point:
+    """Return the point whose parameters are the mean over `points`; buffers are those of the last one.
+
+    Example:
+        >>> mean_point([Point({"w": torch.tensor([1.0])}, {}), Point({"w": torch.tensor([3.0])}, {})]).flat()
+        tensor([2.])
+    """
+    total = torch.stack([point.flat() for point in points]).mean(0)
+    return Point(points[-1].unflatten(total), points[-1].buffers)
 
 
 class Objective:

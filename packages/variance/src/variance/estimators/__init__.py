@@ -6,6 +6,7 @@ from variance.estimators.kfac import EKFAC, KFAC
 from variance.estimators.momentum import IGT, Adam, HeavyBall, Nesterov
 from variance.estimators.ntk import NTK
 from variance.estimators.sg import SGB
+from variance.estimators.snapshot_average import SnapshotAverage
 from variance.estimators.svrg import SVRG
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "GradientEstimator",
     "HeavyBall",
     "Nesterov",
+    "SnapshotAverage",
 ]

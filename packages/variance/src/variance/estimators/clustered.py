@@ -16,7 +16,7 @@ from variance.estimators.sg import EXACT_CHUNK
 from variance.gradient_clustering import BatchClustering, Centres, OnlineClustering
 from variance.gradient_clustering.centres import dense_sums
 from variance.gradient_clustering.initialisation import Initialisation
-from variance.objective import Batch, Objective, Point
+from variance.objective import Batch, Objective, Point, mean_point
 from variance.per_example import quantities
 from variance.per_example.capture import Capture
 from variance.sampling.index_samplers import IndexSampler, UniformSampler, load_generator, store_generator
@@ -27,8 +27,11 @@ from variance.statistics import ExactStatistics, from_moments
 class _Stratified(GradientEstimator):
     """Weighted gradients of batches drawn from clusters."""
 
-    def __init__(self, objective: Objective, **sampler_options: Any) -> None:
+    def __init__(self, objective: Objective, *, clamp: float | None = None, **sampler_options: Any) -> None:
         super().__init__(objective)
+        if clamp is not None and clamp <= 0:
+            raise ConfigError(f"clamp is {clamp}; it must be positive, or None.")
+        self.clamp = clamp
         self.assignment: Int[Tensor, "n"] | None = None
         self._sampler_options = sampler_options
 
@@ -50,7 +53,8 @@ class _Stratified(GradientEstimator):
             raise NotReady(
                 f"{self.name} has no clusters yet; on_infrequent makes them at the first snapshot."
             )
-        return Direction(*self.objective.gradient(point, batch, generator))
+        gradient, loss = self.objective.gradient(point, batch, generator)
+        return Direction(gradient if self.clamp is None else gradient.clamp(-self.clamp, self.clamp), loss)
 
     @override
     def exact(self, point: Point, population: Population, batch_size: int) -> ExactStatistics:
@@ -60,6 +64,8 @@ class _Stratified(GradientEstimator):
         """
         if self.assignment is None:
             raise NotReady(f"{self.name} has no clusters yet.")
+        if self.clamp is not None:
+            raise ConfigError(f"{self.name} with clamp has no exact variance; use mode='unbiased'.")
         num_draws = batch_size / int((cluster_sizes(self.assignment) > 0).sum())
         return stratified_statistics(self.objective, point, population, self.assignment, num_draws)
 
@@ -112,6 +118,8 @@ class GC(_Stratified):
         iterations: Passes per snapshot.
         init: First centres of a snapshot. "data" starts anew the first time and continues from the previous
             centres afterwards.
+        average_points: Cluster at the mean of the points of the last so many snapshots.
+        clamp: Limit of every coordinate of the direction (biased).
         sampler_options: Passed to `StratifiedSampler`.
     """
 
@@ -124,10 +132,16 @@ class GC(_Stratified):
         *,
         iterations: int = 3,
         init: Initialisation = "data",
+        average_points: int = 1,
+        clamp: float | None = None,
         **sampler_options: Any,
     ) -> None:
-        super().__init__(objective, **sampler_options)
+        super().__init__(objective, clamp=clamp, **sampler_options)
+        if average_points < 1:
+            raise ConfigError(f"average_points is {average_points}; it must be at least 1.")
         self.clustering, self.iterations, self.init = clustering, iterations, init
+        self.average_points = average_points
+        self._points: list[Point] = []
         self._distortion = float("nan")
         self._num_splits = 0
 
@@ -135,8 +149,10 @@ class GC(_Stratified):
     def on_infrequent(
         self, step: int, point: Point, population: Population, generator: torch.Generator | None = None
     ) -> None:
+        self._points = [*self._points, point.copy()][-self.average_points :]
+        where = mean_point(self._points)
         found = self.clustering.fit(
-            lambda indices: self._capture_at(point, population, indices),
+            lambda indices: self._capture_at(where, population, indices),
             len(population),
             self.iterations,
             self.init,
@@ -166,6 +182,7 @@ class GC(_Stratified):
             "generator": store_generator(self.clustering.generator),
             "distortion": self._distortion,
             "num_splits": self._num_splits,
+            "points": [point.state_dict() for point in self._points] if self.average_points > 1 else [],
         }
 
     @override
@@ -175,6 +192,7 @@ class GC(_Stratified):
             None if state["centres"] is None else Centres.from_state_dict(state["centres"])
         )
         load_generator(self.clustering.generator, state["generator"])
+        self._points = [Point.from_state_dict(stored) for stored in state["points"]]
         self._distortion, self._num_splits = float(state["distortion"]), int(state["num_splits"])
 
 

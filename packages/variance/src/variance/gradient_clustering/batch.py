@@ -77,6 +77,8 @@ def cluster(
     compare: Compare = "gradients",
     whiten: bool = False,
     kahan: bool = False,
+    global_mean: float = 0.0,
+    size_regularisation: float = 0.0,
     shuffle: bool = False,
     seed: int = 0,
 ) -> Clustering:
@@ -103,6 +105,8 @@ def cluster(
         compare: What distances compare.
         whiten: Scale factor coordinates to unit second moment.
         kahan: Compensated summation.
+        global_mean: Pseudo-count of the global mean in every centre.
+        size_regularisation: Pseudo-count of a cluster's size in the sequential weights.
         shuffle: Visit examples in a new random order each iteration instead of index order.
         seed: Seed of initialisation, order and splits.
 
@@ -117,7 +121,9 @@ def cluster(
         >>> found.assignment.tolist()
         [0, 0, 1, 1]
     """
-    options = ClusteringOptions(include_bias, layers, form, rank, compare, whiten, kahan)
+    options = ClusteringOptions(
+        include_bias, layers, form, rank, compare, whiten, kahan, global_mean, size_regularisation
+    )
     batch = BatchClustering(
         num_clusters, options, weighting=weighting, min_size=min_size, chunk=chunk, shuffle=shuffle, seed=seed
     )
@@ -250,7 +256,7 @@ class BatchClustering:
             distances = squared_distances(found, self.centres, self.options, scales).cpu()
             require_finite(distances, "the distance to the centres", indices)
             if self.weighting == "sequential":
-                ids = _balanced(distances, counts, self.chunk)
+                ids = _balanced(distances, counts, self.chunk, 1 + self.options.size_regularisation)
             else:
                 ids = (distances * weights.to(distances.dtype)).argmin(1)
             assignment[indices] = ids
@@ -276,11 +282,13 @@ class BatchClustering:
         return 1
 
 
-def _balanced(distances: Float[Tensor, "n k"], counts: Int[Tensor, "k"], chunk: int) -> Int[Tensor, "n"]:
-    """Assign chunk by chunk with weights 1 + counts; weigh `distances` and advance `counts` in place."""
+def _balanced(
+    distances: Float[Tensor, "n k"], counts: Int[Tensor, "k"], chunk: int, prior: float
+) -> Int[Tensor, "n"]:
+    """Assign chunk by chunk with weights prior + counts; weigh `distances` and advance `counts` in place."""
     chosen = []
     for part in distances.split(chunk):
-        part *= counts + 1
+        part *= counts + prior
         chosen.append(part.argmin(1))
         counts += torch.bincount(chosen[-1], minlength=len(counts))
     return torch.cat(chosen)

@@ -36,6 +36,10 @@ class ClusteringOptions:
         compare: What the distance compares.
         whiten: Scale every factor coordinate to unit second moment over the population (one more pass).
         kahan: Compensated summation of the running sums.
+        global_mean: Pseudo-count g of the population: every factor of a centre is (sum over members + g times the
+            mean over all) / (N_k + g). Shrinks small clusters to the global mean and revives empty ones.
+        size_regularisation: Pseudo-count r of a cluster's size in the sequential weights, w_k = 1 + count + r;
+            large values make the clustering unweighted.
     """
 
     include_bias: bool = False
@@ -45,8 +49,15 @@ class ClusteringOptions:
     compare: Compare = "gradients"
     whiten: bool = False
     kahan: bool = False
+    global_mean: float = 0.0
+    size_regularisation: float = 0.0
 
     def __post_init__(self) -> None:
+        if min(self.global_mean, self.size_regularisation) < 0:
+            raise ConfigError(
+                f"global_mean {self.global_mean} and size_regularisation {self.size_regularisation} must not be "
+                "negative."
+            )
         if self.rank < 1 or (self.rank > 1 and self.form != "svd"):
             raise ConfigError(
                 f"rank {self.rank} with form '{self.form}': ranks above 1 need form='svd', all must be >= 1."
@@ -252,14 +263,18 @@ class RunningSums:
         else:
             self._sums[key] += value
 
+    def _mean(self, total: Tensor, sizes: Tensor) -> Tensor:
+        prior = self.options.global_mean
+        if prior > 0:
+            return (total + prior * total.sum(0) / sizes.sum()) / (sizes + prior)
+        return torch.where(sizes > 0, total / sizes.clamp_min(1), 0.0)
+
     def means(self, sizes: Int[Tensor, "k"]) -> Centres:
         """Return centres; an empty cluster gets zero."""
         centres = Centres()
         target = {"inputs": centres.inputs, "outputs": centres.outputs, "dense": centres.dense}
         for (name, part), value in self._sums.items():
-            shape = (-1,) + (1,) * (value.ndim - 1)
-            mean = value / sizes.clamp_min(1).to(value.dtype).reshape(shape)
-            mean = torch.where((sizes > 0).reshape(shape), mean, 0.0)
+            mean = self._mean(value, sizes.to(value.dtype).reshape((-1,) + (1,) * (value.ndim - 1)))
             if part == "dense" and self.options.form == "svd":
                 centres.inputs[name], centres.outputs[name] = truncated_svd(mean, self.options.rank)
             else:

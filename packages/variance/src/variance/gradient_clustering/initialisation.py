@@ -1,6 +1,7 @@
 """Where the first centres come from."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -64,7 +65,7 @@ def initial_centres(
             raise ConfigError(
                 f"init needs {num_clusters} indices in 0..{num_examples - 1}, got {indices.tolist()[:8]}."
             )
-    sums = RunningSums(num_clusters, options)
+    sums = RunningSums(num_clusters, replace(options, global_mean=0.0))
     sums.add(capture_at(indices), torch.arange(num_clusters))
     return sums.means(torch.ones(num_clusters, dtype=torch.long))
 

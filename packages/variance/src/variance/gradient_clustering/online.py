@@ -57,8 +57,10 @@ class OnlineClustering:
                 "largest or data."
             )
         self.options = options or ClusteringOptions()
-        if self.options.form != "product" or self.options.whiten:
-            raise ConfigError("online clustering keeps product centres only (form='product', whiten=False).")
+        if self.options.form != "product" or self.options.whiten or self.options.global_mean:
+            raise ConfigError(
+                "online clustering keeps product centres only (form='product', whiten=False, global_mean=0)."
+            )
         self.num_clusters, self.decay, self.min_size, self.initial_size = (
             num_clusters,
             decay,

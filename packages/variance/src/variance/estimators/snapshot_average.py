@@ -1,0 +1,52 @@
+"""Gradients of one batch, averaged over the points of recent snapshots."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from typing_extensions import override
+
+from variance.data import Population
+from variance.errors import ConfigError
+from variance.estimators.base import Direction, GradientEstimator
+from variance.objective import Batch, Objective, Point
+
+
+class SnapshotAverage(GradientEstimator):
+    """Mean gradient of a batch over the current point and the last snapshots of the model.
+
+    Biased by the distance of the snapshots; its variance falls only as far as gradients at different points
+    are uncorrelated, which they are not for nearby snapshots.
+
+    Args:
+        objective: The function whose gradient is estimated.
+        count: Snapshots kept.
+    """
+
+    name = "snapshot-average"
+
+    def __init__(self, objective: Objective, *, count: int = 3) -> None:
+        super().__init__(objective)
+        if count < 1:
+            raise ConfigError(f"count is {count}; it must be at least 1.")
+        self.count = count
+        self.points: list[Point] = []
+
+    @override
+    def on_infrequent(
+        self, step: int, point: Point, population: Population, generator: torch.Generator | None = None
+    ) -> None:
+        self.points = [*self.points, point.copy()][-self.count :]
+
+    @override
+    def direction(self, point: Point, batch: Batch, generator: torch.Generator | None = None) -> Direction:
+        found = [self.objective.gradient(where, batch, generator) for where in (point, *self.points)]
+        return Direction(torch.stack([gradient for gradient, _ in found]).mean(0), found[0][1])
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"points": [point.state_dict() for point in self.points]}
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.points = [Point.from_state_dict(stored) for stored in state["points"]]
