@@ -259,6 +259,42 @@ class PlaneConfig(RunOptions):
 
 
 @dataclass
+class GalleryConfig(RunOptions):
+    """Clusters of the gradients of a trained classifier.
+
+    Attributes:
+        dataset: Name in `gdyn_common.data`.
+        model: Name in `variance.models`.
+        classes: Number of classes.
+        corrupt_percent: Percentage of labels replaced by random ones.
+        max_size: Use a random subset of this size; 0 for all.
+        learning_rate: Learning rate of the training before clustering.
+        batch_size: B.
+        num_steps: Training steps before clustering.
+        clusters: K.
+        cluster_iterations: Passes of the clustering.
+        seeds: Seeds.
+    """
+
+    dataset: str = "digits"
+    model: str = "digits-mlp"
+    classes: int = 10
+    corrupt_percent: float = 10.0
+    max_size: int = 0
+    learning_rate: float = 0.02
+    batch_size: int = 64
+    num_steps: int = 400
+    clusters: int = 16
+    cluster_iterations: int = 5
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+
+    def __post_init__(self) -> None:
+        _check_seeds(self.seeds)
+        _require(self.num_steps >= 1, f"num_steps={self.num_steps} must be at least 1.")
+        _require(self.clusters >= 2, f"clusters={self.clusters}: a gallery needs at least 2.")
+
+
+@dataclass
 class NonInterferenceConfig(RunOptions):
     """Weights with and without measuring.
 

@@ -36,10 +36,10 @@ class ClusteringOptions:
         compare: What the distance compares.
         whiten: Scale every factor coordinate to unit second moment over the population (one more pass).
         kahan: Compensated summation of the running sums.
-        global_mean: Pseudo-count g of the population: every factor of a centre is (sum over members + g times the
-            mean over all) / (N_k + g). Shrinks small clusters to the global mean and revives empty ones.
-        size_regularisation: Pseudo-count r of a cluster's size in the sequential weights, w_k = 1 + count + r;
-            large values make the clustering unweighted.
+        global_mean: Pseudo-count g of the population: every factor of a centre is (sum over members + g times
+            the mean over all) / (N_k + g). Shrinks small clusters to the global mean and revives empty ones.
+        size_regularisation: Pseudo-count r of a cluster's size in the sequential weights, w_k = 1 + count +
+            r; large values make the clustering unweighted.
     """
 
     include_bias: bool = False
@@ -55,8 +55,8 @@ class ClusteringOptions:
     def __post_init__(self) -> None:
         if min(self.global_mean, self.size_regularisation) < 0:
             raise ConfigError(
-                f"global_mean {self.global_mean} and size_regularisation {self.size_regularisation} must not be "
-                "negative."
+                f"global_mean {self.global_mean} and size_regularisation {self.size_regularisation} must not "
+                "be negative."
             )
         if self.rank < 1 or (self.rank > 1 and self.form != "svd"):
             raise ConfigError(

@@ -295,6 +295,18 @@ FIGURES = (
         },
     ),
     Figure(
+        id="gallery",
+        source="beyond the paper; the cluster galleries and t-SNE maps of its notebooks",
+        shows="Gradient clusters of digits group labels, and gather examples whose label is random.",
+        module="variance.experiments.gallery",
+        config="variance.config:GalleryConfig",
+        presets={
+            "quick": Preset("40 s, 1 core", "scaled down"),
+            "smoke": Preset("5 s", "smoke", {"max_size": 120, "num_steps": 20, "clusters": 4, "seeds": [0]}),
+        },
+        in_default=False,
+    ),
+    Figure(
         id="non_interference",
         source="beyond the paper; the abstraction of its code",
         shows="Weights are bit-identical with and without measuring, for every estimator.",
