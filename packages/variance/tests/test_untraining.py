@@ -54,7 +54,7 @@ def test_noisy_untraining_raises_the_loss(problem) -> None:  # type: ignore[no-u
     [
         ({"learning_rate": 0.0, "num_steps": 1}, "learning_rate 0.0 must be positive"),
         ({"learning_rate": 0.1, "num_steps": 0}, "num_steps 0 at least 1"),
-        ({"learning_rate": 0.1, "num_steps": 1, "noise": -1.0}, "noise -1.0 "),
+        ({"learning_rate": 0.1, "num_steps": 1, "noise": -1.0}, "noise -1.0 not negative"),
     ],
 )
 def test_bad_input(options: dict[str, float], message: str, problem) -> None:  # type: ignore[no-untyped-def]

@@ -68,8 +68,8 @@ def untrain(
     """
     if learning_rate <= 0 or num_steps < 1 or noise < 0:
         raise ConfigError(
-            f"learning_rate {learning_rate} must be positive, num_steps {num_steps} at least 1, noise {noise} "
-            "not negative."
+            f"learning_rate {learning_rate} must be positive, num_steps {num_steps} at least 1, noise "
+            f"{noise} not negative."
         )
     generator = torch.Generator().manual_seed(named_seed(seed, "untraining"))
     points = [point.copy()]

@@ -65,9 +65,7 @@ def _clusters(config: GalleryConfig, seed: int) -> dict[str, np.ndarray]:
         config.cluster_iterations,
     )
     ids, labels = result.assignment, everything.targets
-    nearest = (
-        squared_distances(found, result.centres, clustering.options).gather(1, ids.unsqueeze(1)).squeeze(1)
-    )
+    distances = squared_distances(found, result.centres, clustering.options)
     corrupted = torch.from_numpy(getattr(population, "corrupted", np.zeros(len(population), dtype=bool)))
     shuffled = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))]
     richest = max(float(corrupted[ids == k].float().mean()) for k in ids.unique())
@@ -77,9 +75,9 @@ def _clusters(config: GalleryConfig, seed: int) -> dict[str, np.ndarray]:
         "labels": labels.numpy(),
         "corrupted": corrupted.numpy(),
         "losses": found.losses.numpy(),
-        "distances": nearest.numpy(),
+        "distances": distances.gather(1, ids.unsqueeze(1)).squeeze(1).numpy(),
         "images": everything.inputs.mean(1).numpy(),
-        "map": _map(quantities.gram(found), seed),
+        **_map(quantities.gram(found), seed),
         "purity": np.array(purity(ids, labels)),
         "chance_purity": np.array(purity(shuffled, labels)),
         "corrupted_share": np.array(richest),
@@ -94,12 +92,12 @@ def purity(assignment: Tensor, labels: Tensor) -> float:
         >>> purity(torch.tensor([0, 0, 0, 1]), torch.tensor([2, 2, 1, 0]))
         0.75
     """
-    kept = sum(int(torch.bincount(labels[assignment == k]).max()) for k in assignment.unique())
-    return kept / len(labels)
+    kept = sum(int(torch.bincount(labels[assignment == k]).max()) for k in assignment.unique().tolist())
+    return float(torch.stack(kept).sum()) / len(labels)
 
 
-def _map(gram: Tensor, seed: int) -> np.ndarray:
-    """Return two coordinates per example from inner products of gradients."""
+def _map(gram: Tensor, seed: int) -> dict[str, np.ndarray]:
+    """Return two coordinates per example from inner products of gradients, and whether t-SNE made them."""
     centred = (
         gram.double() - gram.double().mean(0) - gram.double().mean(1, keepdim=True) + gram.double().mean()
     )
@@ -108,10 +106,11 @@ def _map(gram: Tensor, seed: int) -> np.ndarray:
     try:
         from sklearn.manifold import TSNE
     except ModuleNotFoundError:
-        return np.asarray(coordinates[:, :2])
+        return {"map": coordinates[:, :2], "is_tsne": np.array(False)}
     scale = np.sqrt(np.square(coordinates).sum(1).mean()) or 1.0
     embedded = TSNE(2, perplexity=min(30.0, (len(gram) - 1) / 3), init="pca", random_state=seed % 2**32)
-    return np.asarray(embedded.fit_transform(coordinates / scale), dtype=np.float64)
+    found = np.asarray(embedded.fit_transform(coordinates / scale), dtype=np.float64)
+    return {"map": found, "is_tsne": np.array(True)}
 
 
 def plot(result: Result) -> Figure:
@@ -123,7 +122,8 @@ def plot(result: Result) -> Figure:
         chosen = a["assignment"] == k
         axes[0].scatter(*a["map"][chosen].T, s=6, color=f"C{rank % 10}")
     axes[0].scatter(*a["map"][a["corrupted"]].T, s=18, facecolors="none", edgecolors="k", linewidths=0.4)
-    axes[0].set(title="gradients (circles: random label)", xticks=[], yticks=[])
+    method = "t-SNE" if a["is_tsne"] else "principal components"
+    axes[0].set(title=f"gradients, {method} (circles: random label)", xticks=[], yticks=[])
     side = a["images"].shape[1]
     sheet = np.full((len(order) * (side + 1), SHOWN * (side + 1)), a["images"].min())
     for row, k in enumerate(order):
