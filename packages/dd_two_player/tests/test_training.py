@@ -72,6 +72,108 @@ def test_train_then_eval_and_restore_from_a_folder(tmp_path, capsys):
     assert int(last(other)[".step"]) == 5
 
 
+def test_mixtures_keep_the_best_coverage_and_are_scored_by_modes(tmp_path, capsys):
+    out = f"out={tmp_path}"
+    small = ("nets.hidden=[8]", "batch_size=16", "sample_every=6", "eval_every=2", "eval_samples=200")
+    assert run("train", "experiment=mog16", *small, "num_steps=6", out) == 0
+    (folder,) = (tmp_path / "dd_two_player/train/mog16").iterdir()
+    assert (folder / "samples" / "step_0000006.png").stat().st_size > 1000
+    rows = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    best = read_arrays(folder / "checkpoints" / "best_score.npz")
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert float(best["score"]) == max(row["coverage"] for row in rows)
+    capsys.readouterr()
+    assert run("eval", "experiment=mog16", "which=best", out, "num_samples=300", "num_splits=2") == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["step"] == int(best["step"])
+    assert 0 <= report["modes_covered_mean"] <= 16
+    assert 0 <= report["high_quality_share_mean"] <= 1
+    assert run("eval", "experiment=mog16", out, "reference=x.npz") == 2
+    assert "mog16 is scored by its modes" in capsys.readouterr().err
+
+
+def test_a_sweep_trains_every_value(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = run("train", "-m", *TINY, "num_steps=2", "optimizers.gen.lr=0.01,0.02", f"out={tmp_path}")
+    assert code == 0
+    folders = list((tmp_path / "dd_two_player/train/digits").iterdir())
+    rates = {json.loads((f / "config.json").read_text())["optimizers"]["gen"]["lr"] for f in folders}
+    assert rates == {0.01, 0.02}
+
+
+def test_a_sweep_ends_with_its_worst_code(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("train", "-m", *TINY, "num_steps=1", "updates.scheme=simultaneous,rk", f"out={tmp_path}") == 2
+    assert "scheme is 'rk'" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One tiny run that several tests evaluate."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert run("train", *TINY, "num_steps=2", f"out={folder}") == 0
+    return folder
+
+
+def evaluate(trained, capsys, *arguments):
+    capsys.readouterr()
+    code = run("eval", f"out={trained}", "num_samples=100", "num_splits=1", *arguments)
+    captured = capsys.readouterr()
+    return code, (json.loads(captured.out.splitlines()[-1]) if code == 0 else captured.err)
+
+
+def test_distance_to_stored_moments_and_to_a_folder_agree(trained, tmp_path, capsys):
+    """Both references are made of the same 200 digits; only the folder rounds them to eight bits."""
+    from matplotlib.image import imsave
+
+    from dd_two_player.classifiers import train_classifier
+    from dd_two_player.data import load_samples
+    from dd_two_player.evaluation import moments
+    from gdyn_common.storage import write_arrays
+
+    digits = load_samples("digits")
+    images = digits.scaled(slice(200))
+    stored = moments(train_classifier(digits)(images)[1])
+    write_arrays(tmp_path / "moments.npz", {"mean": stored.mean, "covariance": stored.covariance})
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(images):
+        grey = np.repeat((image + 1) / 2, 3, 2)
+        imsave(tmp_path / "images" / f"{i:03d}.png", grey)
+    distances = []
+    for reference in ("moments.npz", "images"):
+        code, report = evaluate(trained, capsys, f"reference={tmp_path / reference}")
+        assert code == 0
+        distances.append(report["frechet_classifier_distance_mean"])
+    assert distances[0] == pytest.approx(distances[1], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is neither a folder of images nor an npz file"),
+        ({"mean": np.zeros(3)}, "holds ['mean']; a reference needs mean and covariance"),
+        ({"mean": np.zeros(3), "covariance": np.eye(3)}, "features have 3 and 64 dimensions"),
+        ([], "holds no .png images"),
+        ([(4, 4)], "samples have (8, 8, 1)"),
+    ],
+)
+def test_bad_references(content, message, trained, tmp_path, capsys):
+    from matplotlib.image import imsave
+
+    from gdyn_common.storage import write_arrays
+
+    path = tmp_path / ("reference.npz" if isinstance(content, dict) else "reference")
+    if isinstance(content, dict):
+        write_arrays(path, content)
+    elif content is not None:
+        path.mkdir()
+        for i, shape in enumerate(content):
+            imsave(path / f"{i}.png", np.zeros((*shape, 3)))
+    code, error = evaluate(trained, capsys, f"reference={path}")
+    assert code == 2
+    assert message in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NoReturn
 
 import gdyn_common.cli
@@ -21,3 +22,8 @@ COMMANDS = (
 def main() -> NoReturn:
     """Run the command line."""
     gdyn_common.cli.main("chaos.paper:PAPER", COMMANDS)
+
+
+def train() -> NoReturn:
+    """Run ``gdyn-chaos train`` under the name ``chaos-train``."""
+    gdyn_common.cli.main("chaos.paper:PAPER", COMMANDS, ["train", *sys.argv[1:]])

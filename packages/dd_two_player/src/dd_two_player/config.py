@@ -210,7 +210,7 @@ class TrainConfig(RunOptions):
         sample_every: Steps per picture of samples; 0 for none.
         eval_every: Steps per score for the best checkpoint; 0 for none.
         eval_samples: Samples per score.
-        classifier: Of the scores, see ``eval``.
+        classifier: Of the scores, see ``eval``; none for no scores. Mixtures are scored by their modes.
         continue_on_nan: Go on after a loss that is not finite.
     """
 
@@ -269,7 +269,8 @@ class EvalConfig(RunOptions):
     Attributes:
         restore_path: Checkpoint file or run folder; by default the newest run of ``experiment``.
         experiment: Which runs to look for when no path is given.
-        classifier: auto (trained here on the data), PATH of a SavedModel, or tfgan_inception:PATH.
+        classifier: auto (trained here on the data; of mixtures the modes), PATH of a SavedModel, or
+            tfgan_inception:PATH.
         num_samples: Per split.
         num_splits: Mean and standard deviation are over these.
         reference: Folder of images, or npz with ``mean`` and ``covariance``; the training data by default.

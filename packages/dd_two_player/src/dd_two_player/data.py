@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from dd_two_player.mixtures import STANDARD_DEVIATION, mixture_modes
 from gdyn_common.data import load_dataset, names
 from gdyn_common.registry import unknown
 from gdyn_common.seeding import generator
 
-__all__ = ["MIXTURES", "BatchStream", "Samples", "load_samples", "mixture_modes"]
+__all__ = ["MIXTURES", "BatchStream", "Samples", "load_samples"]
 
 MIXTURE_SIZE = 20_000
-STANDARD_DEVIATION = {"mog16": 0.02, "ring8": 0.02}
 MIXTURES = tuple(STANDARD_DEVIATION)
 
 
@@ -55,19 +55,6 @@ class Samples:
         """Return samples as float32 in [-1, 1] (mixtures: as they are)."""
         values: np.ndarray = self.raw[indices].astype(np.float32)
         return (values - np.float32(self.offset)) / np.float32(self.scale)
-
-
-def mixture_modes(name: str) -> Float[np.ndarray, "modes 2"]:
-    """Return the means of a mixture of Gaussians in the plane.
-
-    >>> mixture_modes("mog16")[0].tolist(), len(mixture_modes("ring8"))
-    ([-1.5, -1.5], 8)
-    """
-    if name == "mog16":
-        grid = np.array([-1.5, -0.5, 0.5, 1.5])
-        return np.stack(np.meshgrid(grid, grid, indexing="ij"), -1).reshape(-1, 2)
-    angles = 2 * np.pi * np.arange(8) / 8
-    return np.stack([np.cos(angles), np.sin(angles)], -1)
 
 
 def load_samples(name: str, split: str = "train", root: str | None = None) -> Samples:

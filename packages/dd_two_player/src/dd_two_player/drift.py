@@ -22,7 +22,7 @@ Three conventions are in use. They agree for equal rates and one update per play
   self term by the number of updates. Equal to ``paper`` when every number of updates is one; loses the third
   order otherwise.
 
-Source: Theorems 3.1 and 3.2 of Rosca et al. 2021 (arXiv 2105.13922) for ``paper``.
+Source: the theorems on modified flows in Rosca et al. 2021 (arXiv 2105.13922) for ``paper``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from dd_two_player.checkpoints import restore_checkpoint
 from dd_two_player.classifiers import INCEPTION, load_classifier
 from dd_two_player.config import EvalConfig, load_config
-from dd_two_player.data import Samples, load_samples
+from dd_two_player.data import MIXTURES, Samples, load_samples
 from dd_two_player.evaluation import Moments, classify, evaluate_samples, moments
+from dd_two_player.mixtures import mixture_scores
 from dd_two_player.monitoring import draw_samples
 from dd_two_player.training import build
 from gdyn_common.records import dump_json
@@ -34,27 +36,22 @@ def evaluate(config: EvalConfig) -> int:
     trained.device_count = 1
     trainer = build(trained, samples.shape)
     state = restore_checkpoint(checkpoint, trainer.start())
-    classifier = load_classifier(config.classifier, samples)
 
     def draw(split: int, count: int) -> np.ndarray:
         return draw_samples(trainer.gan, state, count, config.seed + split, config.batch_size)
 
     if config.save_samples:
         write_arrays(Path(config.save_samples), {"samples": draw(0, config.num_samples)})
-    values = evaluate_samples(
-        draw,
-        _reference(config, samples, classifier),
-        classifier,
-        num_samples=config.num_samples,
-        num_splits=config.num_splits,
-        batch_size=config.batch_size,
+    mixture = trained.dataset in MIXTURES
+    values = (
+        _mixture_values(config, trained.dataset, draw) if mixture else _image_values(config, samples, draw)
     )
     inception = config.classifier.startswith(INCEPTION)
     names = {"classifier_score": "IS", "frechet_classifier_distance": "FID"} if inception else {}
     report: dict[str, Any] = {
         "checkpoint": str(checkpoint),
         "step": int(state.step),
-        "classifier": config.classifier,
+        "classifier": "modes" if mixture else config.classifier,
         "reference": config.reference or f"{trained.dataset} train",
         "num_samples": config.num_samples,
         "num_splits": config.num_splits,
@@ -65,6 +62,29 @@ def evaluate(config: EvalConfig) -> int:
     print(json.dumps(report))
     atomic_write(checkpoint.parent.parent / f"eval_{checkpoint.stem}.json", dump_json(report))
     return 0
+
+
+def _image_values(
+    config: EvalConfig, samples: Samples, draw: Callable[[int, int], np.ndarray]
+) -> dict[str, list[float]]:
+    classifier = load_classifier(config.classifier, samples)
+    return evaluate_samples(
+        draw,
+        _reference(config, samples, classifier),
+        classifier,
+        num_samples=config.num_samples,
+        num_splits=config.num_splits,
+        batch_size=config.batch_size,
+    )
+
+
+def _mixture_values(
+    config: EvalConfig, name: str, draw: Callable[[int, int], np.ndarray]
+) -> dict[str, list[float]]:
+    if config.classifier != "auto" or config.reference:
+        raise ValueError(f"{name} is scored by its modes; leave out classifier= and reference=.")
+    rows = [mixture_scores(name, draw(split, config.num_samples)) for split in range(config.num_splits)]
+    return {key: [row[key] for row in rows] for key in rows[0]}
 
 
 def find_checkpoint(config: EvalConfig) -> Path:

@@ -88,14 +88,37 @@ class Gan:
         weights, spectral = self._weights(disc, state)
         both = jnp.concatenate([batch.data, fake])
         logits, disc_statistics = self.discriminator.apply(weights, state.disc_statistics, both, True)
-        loss = self.loss_disc(logits[: batch.data.shape[0]], logits[batch.data.shape[0] :])
+        count = batch.data.shape[0]
+        loss = self._joined(weights, state, (logits[:count], logits[count:]), batch, fake, key)
+        return loss, GanState(spectral, disc_statistics, gen_statistics)
+
+    def _disc_loss_apart(self, disc: Params, gen: Params, batch: Batch, state: GanState, key: Any) -> Array:
+        """Return the discriminator's loss with a forward pass each for data and samples.
+
+        Equal to `disc_loss` unless the discriminator has batch norm. The data do not depend on the generator,
+        and only in this form differentiation along the generator's parameters can see that and leave half of
+        the work undone.
+        """
+        fake, _ = self.generator.apply(gen, state.gen_statistics, batch.latents, True)
+        weights, _ = self._weights(disc, state)
+        logits = tuple(
+            self.discriminator.apply(weights, state.disc_statistics, images, True)[0]
+            for images in (batch.data, fake)
+        )
+        return self._joined(weights, state, logits, batch, fake, key)
+
+    def _joined(
+        self, weights: Params, state: GanState, logits: Pair, batch: Batch, fake: Array, key: Any
+    ) -> Array:
+        """Return the loss of logits of data and samples, with its penalty."""
+        loss = self.loss_disc(*logits)
         if self.gradient_penalty:
 
             def discriminate(x: Array) -> Array:
                 return self.discriminator.apply(weights, state.disc_statistics, x, True)[0]  # type: ignore[no-any-return]
 
             loss += self.gradient_penalty * wgan_gradient_penalty_loss(discriminate, batch.data, fake, key)
-        return loss, GanState(spectral, disc_statistics, gen_statistics)
+        return loss
 
     def gen_loss(self, disc: Params, gen: Params, batch: Batch, state: GanState) -> tuple[Array, GanState]:
         """Return the generator's loss, which has no data term, and the state after it."""
@@ -106,8 +129,15 @@ class Gan:
 
     def game(self, state: GanState, key: Any = None) -> Game:
         """Return the game at a fixed state: the losses as functions of parameters and batch."""
+        together = bool(jax.tree.leaves(state.disc_statistics))
+
+        def loss_disc(disc: Params, gen: Params, batch: Batch) -> Array:
+            if together:
+                return self.disc_loss(disc, gen, batch, state, key)[0]
+            return self._disc_loss_apart(disc, gen, batch, state, key)
+
         return Game(
-            lambda disc, gen, batch: self.disc_loss(disc, gen, batch, state, key)[0],
+            loss_disc,
             lambda disc, gen, batch: self.gen_loss(disc, gen, batch, state)[0],
         )
 

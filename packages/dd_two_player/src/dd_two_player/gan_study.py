@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dd_two_player import losses
-from dd_two_player.classifiers import Classifier, train_classifier
+from dd_two_player.classifiers import Classifier, accuracy, train_classifier
 from dd_two_player.config import choice
 from dd_two_player.data import Samples, load_samples
-from dd_two_player.evaluation import classify, frechet_distance, moments
+from dd_two_player.evaluation import classifier_score, classify, frechet_distance, moments
 from dd_two_player.experiment_config import GanStudyConfig
 from dd_two_player.gan import Batch, Gan
 from dd_two_player.networks import build_discriminator, build_generator
@@ -30,9 +31,10 @@ from dd_two_player.steps import (
 from gdyn_common.runs import Run
 from gdyn_common.seeding import generator
 
-__all__ = ["ARMS", "Arm", "measure", "train_setting"]
+__all__ = ["ARMS", "Arm", "Program", "build_program", "measure", "train_setting"]
 
 PICTURES = 36
+DRAWN = 500  # samples per call of the generator
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,13 @@ def measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str,
     """Train every arm at every pair of rates and score it.
 
     Returns:
-        Measurements and arrays. Per arm and pair of rates: ``distance`` (Frechet classifier distance at the
-        end, per seed), ``diverged`` (not finite, or further from the data than the untrained generator). Per
-        arm over all rates: ``<arm>_diverged_share`` and ``<arm>_distance_ratio``, the geometric mean over
-        rates of its distance over that of the first arm, per seed; a diverged run counts with the untrained
-        distance.
+        Measurements and arrays. Per arm and pair of rates, one value per seed: ``final_distance`` (Frechet
+        classifier distance at the end), ``distance`` (the same, at most that of the untrained generator),
+        ``score`` (classifier score, the formula of the Inception Score) and
+        ``diverged`` (not finite, or further from the data than the untrained generator). Per arm over all
+        rates: ``<arm>_diverged_share`` and ``<arm>_distance_ratio``, the geometric mean over rates of its
+        distance over that of the first arm, per seed; a diverged run counts with the untrained distance.
+        ``classifier_accuracy`` is that of the scoring classifier on the test split.
     """
     for arm in config.arms:
         choice("arm", arm, tuple(ARMS))
@@ -84,39 +88,33 @@ def measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str,
     real = moments(classify(classifier, samples.scaled(slice(count)))[1])
     groups = [list(range(config.num_seeds))] if config.vmapped else [[s] for s in range(config.num_seeds)]
 
-    measured: dict[str, Any] = {}
+    test = load_samples(config.dataset, "test", config.data_path)
+    measured: dict[str, Any] = {"classifier_accuracy": accuracy(classifier, test)}
     arrays: dict[str, np.ndarray] = {}
     scores = np.zeros((len(config.arms), len(config.disc_rates), config.num_seeds))
     diverged = np.zeros(scores.shape, bool)
     for i, arm in enumerate(config.arms):
+        program = build_program(config, samples, ARMS[arm])
         for j, rates in enumerate(zip(config.disc_rates, config.gen_rates, strict=True)):
             label = f"{arm}@{rates[0]:g}:{rates[1]:g}"
-            parts = [
-                run.piece(
-                    f"{label}/seeds={group}",
-                    partial(
-                        train_setting,
-                        config,
-                        run,
-                        samples,
-                        classifier,
-                        arm,
-                        rates,
-                        group,
-                        f"{label}/seeds={group}",
-                    ),
-                )
-                for group in groups
-            ]
+            parts = []
+            for group in groups:
+                name = f"{label}/seeds={group}"
+                train = partial(train_setting, config, run, samples, classifier, program, rates, group, name)
+                parts.append(run.piece(name, train))
             drawn = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            ends = []
             for k in range(config.num_seeds):
                 untrained = frechet_distance(real, moments(drawn["untrained_features"][k]))
                 features = drawn["features"][k]
                 finite = bool(np.isfinite(features).all() and drawn["finite"][k])
                 distance = frechet_distance(real, moments(features)) if finite else np.inf
+                ends.append(distance if finite else float("nan"))
                 diverged[i, j, k] = distance > untrained
                 scores[i, j, k] = min(distance, untrained)
             measured[f"{label}/distance"] = scores[i, j].tolist()
+            measured[f"{label}/final_distance"] = ends
+            measured[f"{label}/score"] = [classifier_score(logits) for logits in drawn["logits"]]
             measured[f"{label}/diverged"] = diverged[i, j].tolist()
             arrays[f"{label}/pictures"] = drawn["pictures"][0]
             arrays[f"{label}/disc_loss"] = drawn["disc_loss"]
@@ -128,62 +126,30 @@ def measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str,
     return measured, arrays | {"scores": scores, "diverged": diverged}
 
 
-def train_setting(
-    config: GanStudyConfig,
-    run: Run,
-    samples: Samples,
-    classifier: Classifier,
-    arm: str,
-    rates: tuple[float, float],
-    seeds: list[int],
-    name: str,
-) -> dict[str, np.ndarray]:
-    """Train one arm at one pair of rates for a group of seeds in one program; resumable by chunks.
+class Program(NamedTuple):
+    """One arm, compiled once for all rates and seeds.
 
-    Returns:
-        Per seed: classifier features of samples before and after, a few samples, the discriminator's losses,
-        whether everything stayed finite.
+    Attributes:
+        gan: Networks and losses.
+        width: Batches per step.
+        rates: Learning rates that the arm really uses, given those of the setting.
+        steps: Steps for a number of gradients per player.
+        start: Draws the state of one seed.
+        advance: One step, ``(states, rates, (examples, latents)) -> (states, disc_losses)``, with a leading
+            axis of seeds; the states given are used up. A Python loop calls it: inside of a compiled loop XLA
+            runs convolutions on the CPU seven times slower.
     """
-    gan, width, start, advance = _program(config, samples, ARMS[arm], rates)
-    steps = config.num_steps // ARMS[arm].gradients_per_step
-    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(start(seed) for seed in seeds))
-    shape = (config.eval_samples, config.nets.num_latents)
-    latents = generator(0, "gan-study", "evaluation").standard_normal(shape, dtype=np.float32)
-    draw = jax.jit(jax.vmap(lambda s: gan.sample(s.params[1], s.state, latents)))
 
-    def features(state: TrainState) -> np.ndarray:
-        images = np.nan_to_num(np.asarray(draw(state)), nan=0.0, posinf=1.0, neginf=-1.0)
-        return np.stack([classify(classifier, group)[1] for group in images])
-
-    untrained = features(state)
-    checkpoint = run.checkpoint(name)
-    done, history = 0, np.zeros((len(seeds), 0), np.float32)
-    saved = checkpoint.load()
-    if saved is not None:
-        done, history = int(saved["done"]), saved["history"]
-        state = _unpack(saved, state)
-    while done < steps:
-        length = min(config.chunk, steps - done)
-        state, values = advance(state, _draws(config, samples, seeds, done, length, width))
-        done, history = done + length, np.concatenate([history, np.asarray(values)], 1)
-        if done < steps:
-            checkpoint.save(done=np.asarray(done), history=history, **_pack(state))
-    finite = np.array(
-        [all(np.isfinite(a[k]).all() for a in _arrays(state.params)) for k in range(len(seeds))]
-    )
-    pictures = np.asarray(draw(state))[:, :PICTURES]
-    checkpoint.clear()
-    return {
-        "features": features(state),
-        "untrained_features": untrained,
-        "pictures": pictures,
-        "disc_loss": history,
-        "finite": finite & np.isfinite(pictures).all(tuple(range(1, pictures.ndim))),
-    }
+    gan: Gan
+    width: int
+    rates: Callable[[tuple[float, float]], tuple[float, float]]
+    steps: int
+    start: Callable[[int], TrainState]
+    advance: Callable[[TrainState, Any, Any], tuple[TrainState, Any]]
 
 
-def _program(config: GanStudyConfig, samples: Samples, arm: Arm, rates: tuple[float, float]) -> Any:
-    """Return the GAN, the initialiser of one seed, and the chunked, vmapped training loop."""
+def build_program(config: GanStudyConfig, samples: Samples, arm: Arm) -> Program:
+    """Return the compiled step of an arm; it compiles when it is first called."""
     nets = config.nets
     gan = Gan(
         build_discriminator(nets.disc, nets.hidden, nets.convolution),  # type: ignore[arg-type]
@@ -201,8 +167,6 @@ def _program(config: GanStudyConfig, samples: Samples, arm: Arm, rates: tuple[fl
         mask=recipe.mask(),
     )
     optimizers = (make_optimizer(arm.optimizer), make_optimizer(arm.optimizer))
-    used = (config.adam_rate, config.adam_rate) if arm.optimizer == "adam" else rates
-    hyper = Hyperparameters(used, recipe.dd_coeffs_multiplier, recipe.explicit_non_dd_coeffs)
     step = make_step(gan, rule, optimizers)
     raw = jnp.asarray(samples.raw)
 
@@ -210,14 +174,93 @@ def _program(config: GanStudyConfig, samples: Samples, arm: Arm, rates: tuple[fl
         example = jnp.zeros((2, *samples.shape))
         return init_train_state(gan, optimizers, jax.random.key(seed), example)
 
-    def one(state: TrainState, drawn: tuple[Any, Any]) -> tuple[TrainState, Any]:
+    def advance(state: TrainState, rates: Any, drawn: tuple[Any, Any]) -> tuple[TrainState, Any]:
         chosen, latents = drawn
         data = (raw[chosen].astype(jnp.float32) - samples.offset) / samples.scale
+        hyper = Hyperparameters(rates, recipe.dd_coeffs_multiplier, recipe.explicit_non_dd_coeffs)
         moved, metrics = step(state, hyper, Batch(data, latents))
         return moved, metrics["disc_loss"]
 
-    advance = jax.jit(jax.vmap(lambda state, drawn: jax.lax.scan(one, state, drawn)))
-    return gan, rule.batches_per_step, start, advance
+    def alone(states: TrainState, rates: Any, drawn: tuple[Any, Any]) -> tuple[TrainState, Any]:
+        # not vmapped: a batch of kernels makes grouped convolutions, which are slow on the CPU
+        state, first = jax.tree.map(lambda a: a[0], (states, drawn))
+        moved: tuple[TrainState, Any] = jax.tree.map(lambda a: a[None], advance(state, rates, first))
+        return moved
+
+    fixed = (config.adam_rate, config.adam_rate) if arm.optimizer == "adam" else None
+    return Program(
+        gan,
+        rule.batches_per_step,
+        lambda rates: fixed or rates,
+        config.num_steps // arm.gradients_per_step,
+        jax.jit(start),
+        jax.jit(jax.vmap(advance, (0, None, 0)) if config.vmapped else alone, donate_argnums=0),
+    )
+
+
+def train_setting(
+    config: GanStudyConfig,
+    run: Run,
+    samples: Samples,
+    classifier: Classifier,
+    program: Program,
+    rates: tuple[float, float],
+    seeds: list[int],
+    name: str,
+) -> dict[str, np.ndarray]:
+    """Train one arm at one pair of rates for a group of seeds in one program; resumable by chunks.
+
+    Returns:
+        Per seed: logits and features of samples after training, features before, a few samples, the
+        discriminator's losses, whether everything stayed finite.
+    """
+    gan = program.gan
+    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(program.start(seed) for seed in seeds))
+    shape = (config.eval_samples, config.nets.num_latents)
+    latents = generator(0, "gan-study", "evaluation").standard_normal(shape, dtype=np.float32)
+    draw = jax.jit(gan.sample)
+
+    def classified(state: TrainState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return samples, logits and features of every seed."""
+        rows = []
+        for k in range(len(seeds)):
+            one = jax.tree.map(lambda leaf, k=k: leaf[k], state)
+            parts = [latents[i : i + DRAWN] for i in range(0, len(latents), DRAWN)]
+            images = np.concatenate([draw(one.params[1], one.state, z) for z in parts])
+            bounded = np.nan_to_num(images, nan=0.0, posinf=1.0, neginf=-1.0)
+            rows.append((images, *classify(classifier, bounded)))
+        images, logits, features = (np.stack(column) for column in zip(*rows, strict=True))
+        return images, logits, features
+
+    untrained = classified(state)[2]
+    checkpoint = run.checkpoint(name)
+    done, history = 0, np.zeros((len(seeds), 0), np.float32)
+    saved = checkpoint.load()
+    if saved is not None:
+        done, history = int(saved["done"]), saved["history"]
+        state = _unpack(saved, state)
+    used = program.rates(rates)
+    while done < program.steps:
+        length = min(config.chunk, program.steps - done)
+        drawn = _draws(config, samples, seeds, done, length, program.width)
+        values = []
+        for i in range(length):
+            state, loss = program.advance(state, used, tuple(a[:, i] for a in drawn))
+            values.append(loss)
+        done, history = done + length, np.concatenate([history, np.stack(values, 1)], 1)
+        if done < program.steps:
+            checkpoint.save(done=np.asarray(done), history=history, **_pack(state))
+    finite = [all(np.isfinite(a[k]).all() for a in _arrays(state.params)) for k in range(len(seeds))]
+    images, logits, features = classified(state)
+    checkpoint.clear()
+    return {
+        "logits": logits,
+        "features": features,
+        "untrained_features": untrained,
+        "pictures": images[:, :PICTURES],
+        "disc_loss": history,
+        "finite": np.array(finite) & np.isfinite(images).all(tuple(range(1, images.ndim))),
+    }
 
 
 def _draws(

@@ -11,8 +11,9 @@ import numpy as np
 
 from dd_two_player.checkpoints import save_checkpoint
 from dd_two_player.config import TrainConfig
-from dd_two_player.data import Samples
+from dd_two_player.data import MIXTURES, Samples
 from dd_two_player.gan import Gan
+from dd_two_player.mixtures import mixture_scores
 from dd_two_player.steps import TrainState
 from gdyn_common.plotting import house_style, new_figure
 from gdyn_common.storage import read_arrays, write_arrays
@@ -62,7 +63,7 @@ class Observer:
 
     def __init__(self, config: TrainConfig, trainer: Any, samples: Samples, folder: Path) -> None:
         self.config, self.trainer, self.samples, self.folder = config, trainer, samples, folder
-        self._score: Any = None
+        self._classifier: Any = None
 
     def __call__(self, step: int, state: TrainState, *, final: bool) -> None:
         """Save a picture and a score if they are due."""
@@ -77,18 +78,24 @@ class Observer:
         if config.eval_every and config.classifier != "none" and step % config.eval_every == 0:
             self._keep_best(step, state)
 
-    def _keep_best(self, step: int, state: TrainState) -> None:
+    def _scores(self, drawn: np.ndarray) -> dict[str, float]:
+        """Return scores of samples; the first one decides which checkpoint is the best."""
+        if self.samples.name in MIXTURES:
+            scores = mixture_scores(self.samples.name, drawn)
+            return {"coverage": scores.pop("coverage"), **scores}
         from dd_two_player.classifiers import load_classifier
-        from dd_two_player.evaluation import classifier_score
+        from dd_two_player.evaluation import classifier_score, classify
 
-        if self._score is None:
-            classifier = load_classifier(self.config.classifier, self.samples)
-            self._score = lambda images: classifier_score(classifier(images)[0])
+        if self._classifier is None:
+            self._classifier = load_classifier(self.config.classifier, self.samples)
+        return {"classifier_score": classifier_score(classify(self._classifier, drawn)[0])}
+
+    def _keep_best(self, step: int, state: TrainState) -> None:
         config = self.config
-        drawn = draw_samples(self.trainer.gan, state, config.eval_samples, 2)
-        score = float(self._score(drawn))
+        scores = self._scores(draw_samples(self.trainer.gan, state, config.eval_samples, 2))
+        score = next(iter(scores.values()))
         best = self.folder / "checkpoints" / "best_score.npz"
-        line = json.dumps({"step": step, "classifier_score": score, "samples": config.eval_samples})
+        line = json.dumps({"step": step, **scores, "samples": config.eval_samples})
         print(line, flush=True)
         with (self.folder / "scores.jsonl").open("a") as file:
             file.write(line + "\n")

@@ -35,8 +35,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "experiment": "mog16",
         "dataset": "mog16",
         "nets": {"gen": "PointMLP", "num_latents": 16},
-        "classifier": "none",
-        "eval_every": 0,
+        "classifier": "modes",
     },
     "sgd_cifar_config": _CIFAR
     | {

@@ -4,7 +4,7 @@ The total coefficient of a term is ``dd_coeffs_multiplier * drift + explicit_non
 -1 cancels the drift of gradient descent, +1 doubles it, 0 leaves it. The key names are those of the
 published configuration files.
 
-Source: Section 5 and the released configurations of Rosca et al. 2021.
+Source: explicit regularisation in Rosca et al. 2021 and its released configurations.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ __all__ = [
 def linear_game(damping: tuple[float, float] = (0.09, 0.09)) -> Game:
     """Return the rotational linear game ``phi' = -e1 phi + theta``, ``theta' = -e2 theta - phi``.
 
-    Source: Section 4 of Rosca et al. 2021.
+    Source: the linear game of Rosca et al. 2021.
 
     >>> from dd_two_player.flows import modified_field
     >>> [round(float(v), 3) for v in modified_field(linear_game((0.5, 0.5)))((1.0, 2.0))]
@@ -67,7 +67,7 @@ def linear_game_thresholds(damping: float) -> Thresholds:
 def dirac_gan() -> Game:
     """Return DiracGAN: ``L_D = softplus(phi theta) + softplus(0) = -L_G``, data at 0, generator at ``theta``.
 
-    Source: Mescheder et al. 2018, used in Section 4 of Rosca et al. 2021.
+    Source: Mescheder et al. 2018, used by Rosca et al. 2021.
 
     >>> game = dirac_gan()
     >>> [float(g) for g in game.gradients((0.0, 2.0), None)]

@@ -216,8 +216,8 @@ def _mixture(config: ToyConfig) -> int:
             experiment=f"toy-{config.game}",
             dataset=config.game,
             num_steps=config.num_steps,
-            classifier="none",
-            eval_every=0,
+            classifier="modes",
+            eval_every=config.num_steps,
             optimizers=OptimizersConfig(
                 OptimizerConfig(lr=config.learning_rate),
                 OptimizerConfig(lr=config.gen_learning_rate or config.learning_rate),

@@ -23,7 +23,7 @@ def compute(config: GanStudyConfig, run: Run) -> Result:
 
 
 def plot(result: Result) -> Any:
-    """Draw distances with 95 % intervals over seeds, and samples of every arm."""
+    """Draw distances with 95 % intervals over seeds, and samples of every arm at the last pair of rates."""
     labels = [name.removesuffix("/pictures") for name in result.arrays if name.endswith("/pictures")]
     arms = list(dict.fromkeys(label.partition("@")[0] for label in labels))
     pairs = list(dict.fromkeys(label.partition("@")[2] for label in labels))
@@ -33,14 +33,25 @@ def plot(result: Result) -> Any:
         mean, count = scores[i].mean(1), scores.shape[2]
         error = scores[i].std(1, ddof=1) / np.sqrt(count) if count > 1 else np.zeros_like(mean)
         half = student.ppf(0.975, max(count - 1, 1)) * error
-        axes[0].errorbar(np.arange(len(pairs)) + 0.08 * i, mean, half, fmt="o", capsize=3, label=arm)
-        images = result.arrays[f"{arm}@{pairs[-1]}/pictures"][: SIDE * SIDE]
-        grid = images.reshape(SIDE, SIDE, *images.shape[1:])
-        joined = np.concatenate(np.concatenate(grid, 1), 1).squeeze()
-        axes[1 + i].imshow((np.clip(np.nan_to_num(joined), -1, 1) + 1) / 2, cmap="gray", vmin=0, vmax=1)
-        axes[1 + i].set(title=f"{arm}\n{pairs[-1]}")
+        shift = 0.5 * ((i + 0.5) / len(arms) - 0.5)
+        axes[0].errorbar(np.arange(len(pairs)) + shift, mean, half, fmt="o", capsize=3, label=arm)
+        axes[1 + i].imshow(_tiled(result.arrays[f"{arm}@{pairs[-1]}/pictures"]), cmap="gray", vmin=0, vmax=1)
+        axes[1 + i].set(title=f"{arm.replace('_', ' ')}\nat {pairs[-1]}")
         axes[1 + i].set_axis_off()
     axes[0].set_xticks(range(len(pairs)), pairs)
-    axes[0].set(xlabel="rates disc:gen", ylabel="Frechet classifier distance")
-    axes[0].legend()
+    axes[0].set(
+        xlabel="learning rates, discriminator:generator",
+        ylabel="Frechet classifier distance",
+        xlim=(-0.5, len(pairs) - 0.5),
+    )
+    axes[0].legend(fontsize="small")
     return figure
+
+
+def _tiled(images: np.ndarray) -> np.ndarray:
+    """Return the first images as one, in [0, 1], with a white line between neighbours."""
+    values = (np.clip(np.nan_to_num(images[: SIDE * SIDE]), -1, 1) + 1) / 2
+    framed = np.pad(values, [(0, 0), (0, 1), (0, 1), (0, 0)], constant_values=1.0)
+    grid = framed.reshape(SIDE, SIDE, *framed.shape[1:])
+    joined: np.ndarray = np.concatenate(np.concatenate(grid, 1), 1).squeeze()
+    return joined

@@ -92,7 +92,7 @@ def purity(assignment: Tensor, labels: Tensor) -> float:
         >>> purity(torch.tensor([0, 0, 0, 1]), torch.tensor([2, 2, 1, 0]))
         0.75
     """
-    kept = sum(int(torch.bincount(labels[assignment == k]).max()) for k in assignment.unique().tolist())
+    kept = [torch.bincount(labels[assignment == k]).max() for k in assignment.unique()]
     return float(torch.stack(kept).sum()) / len(labels)
 
 
