@@ -1,0 +1,231 @@
+"""What can be run: every figure of the papers and every study, with its sizes."""
+
+from __future__ import annotations
+
+from gdyn_common.registry import Figure, Preset
+
+GAMES = "Rosca et al. 2021"
+FLOW = "Rosca et al. 2023"
+EXPERIMENTS = "dd_two_player.experiments"
+CONFIG = "dd_two_player.experiment_config"
+
+_SMOKE_GAN = {
+    "num_steps": 8,
+    "chunk": 4,
+    "num_seeds": 2,
+    "batch_size": 8,
+    "nets": {"hidden": [8], "num_latents": 4},
+    "eval_samples": 100,
+    "classifier_steps": 20,
+}
+_CIFAR = {
+    "dataset": "cifar10",
+    "vmapped": False,
+    "num_steps": 300_000,
+    "chunk": 1000,
+    "batch_size": 128,
+    "estimator": "unbiased_estimate_fn_lowest_variance",
+    "convention": "paper",
+    "eval_samples": 10_000,
+    "nets": {
+        "disc": "CifarDiscriminator",
+        "gen": "CifarGenerator",
+        "num_latents": 128,
+        "spectral_norm": "apply",
+    },
+}
+_NOT_RUN = "needs an accelerator: 300 000 steps of the CIFAR networks at batch 128"
+
+
+def _theory(cost: str, **smoke: object) -> dict[str, Preset]:
+    """Presets of a figure whose quick run is the full one: no smaller version makes sense."""
+    return {
+        "quick": Preset(cost, "paper"),
+        "paper": Preset(cost, "paper"),
+        "smoke": Preset("seconds", "smoke", smoke),
+    }
+
+
+def _study(cost: str, quick: dict[str, object], paper: dict[str, object]) -> dict[str, Preset]:
+    smoke = {key: value for key, value in quick.items() if key == "arms"} | _SMOKE_GAN
+    return {
+        "quick": Preset(cost, "scaled down", quick),
+        "paper": Preset("days on one GPU per run", "paper", _CIFAR | paper),
+        "smoke": Preset("seconds", "smoke", smoke),
+    }
+
+
+FIGURES = (
+    Figure(
+        "linear-game",
+        source=f"{GAMES}, linear game",
+        shows="Simultaneous descent diverges although the flow converges; the modified flow says so.",
+        module=f"{EXPERIMENTS}.linear_game",
+        config=f"{CONFIG}:LinearGameConfig",
+        presets=_theory("5 s", num_steps=20),
+    ),
+    Figure(
+        "dirac-gan",
+        source=f"{GAMES}, DiracGAN",
+        shows="Descent spirals out as its modified flow does; explicit regularisation converges.",
+        module=f"{EXPERIMENTS}.dirac_gan",
+        config=f"{CONFIG}:DiracGanConfig",
+        presets=_theory("10 s", num_steps=20, horizon=1.0),
+    ),
+    Figure(
+        "tracking",
+        source=f"{GAMES}, order of the tracking error",
+        shows="The modified flow tracks to second order; over several steps only in joint time.",
+        module=f"{EXPERIMENTS}.tracking",
+        config=f"{CONFIG}:TrackingConfig",
+        presets=_theory("15 s", num_seeds=1, small_rates=[0.2, 0.1]),
+    ),
+    Figure(
+        "local-error",
+        source=f"{GAMES}, theorems on the modified flows",
+        shows="One step differs from the modified flow by the third power of the rate.",
+        module=f"{EXPERIMENTS}.local_error",
+        config=f"{CONFIG}:LocalErrorConfig",
+        presets=_theory("20 s", num_seeds=1),
+    ),
+    Figure(
+        "gan-simultaneous",
+        source=f"{GAMES}, CIFAR-10 with simultaneous updates",
+        shows="Samples and distances with the interaction drift left, cancelled, or replaced by SGA.",
+        module=f"{EXPERIMENTS}.gan_study",
+        config=f"{CONFIG}:GanStudyConfig",
+        presets=_study(
+            "40 s",
+            {"arms": ["plain", "cancel", "sga"]},
+            {
+                "arms": ["plain", "cancel", "strengthen", "sga", "consensus"],
+                "disc_rates": [0.01, 0.01, 0.005],
+                "gen_rates": [0.005, 0.01, 0.01],
+                "num_seeds": 5,
+            },
+        ),
+        not_run=_NOT_RUN,
+    ),
+    Figure(
+        "gan-alternating",
+        source=f"{GAMES}, CIFAR-10 with alternating updates, ratios of rates",
+        shows="Alternating against simultaneous updates at four ratios of learning rates.",
+        module=f"{EXPERIMENTS}.gan_study",
+        config=f"{CONFIG}:GanStudyConfig",
+        presets=_study(
+            "50 s",
+            {
+                "arms": ["plain", "alternating"],
+                "disc_rates": [0.02, 0.05, 0.1, 0.2],
+                "gen_rates": [0.1, 0.1, 0.1, 0.1],
+                "num_steps": 300,
+            },
+            {
+                "arms": ["plain", "alternating", "alternating_cancel"],
+                "disc_rates": [0.001, 0.0025, 0.005, 0.01],
+                "gen_rates": [0.005, 0.005, 0.005, 0.005],
+            },
+        ),
+        not_run=_NOT_RUN,
+    ),
+    Figure(
+        "ode-gan-adam",
+        source=f"{GAMES}, comparison with Runge-Kutta (ODE-GAN) and Adam",
+        shows="Descent, Runge-Kutta of order 4 and Adam at equal numbers of gradients.",
+        module=f"{EXPERIMENTS}.gan_study",
+        config=f"{CONFIG}:GanStudyConfig",
+        presets=_study(
+            "40 s",
+            {"arms": ["plain", "rk4", "adam"], "num_steps": 400},
+            {"arms": ["plain", "rk4", "adam"], "adam_rate": 1e-4, "disc_rates": [0.01], "gen_rates": [0.01]},
+        ),
+        not_run=_NOT_RUN,
+        in_default=False,
+    ),
+    Figure(
+        "gan-grid",
+        source=f"{GAMES}, CIFAR-10 over a grid of learning rates",
+        shows="All methods at three ratios of rates over five seeds.",
+        module=f"{EXPERIMENTS}.gan_study",
+        config=f"{CONFIG}:GanStudyConfig",
+        presets={
+            "quick": Preset(
+                "15 min, 1 thread",
+                "scaled down",
+                {
+                    "arms": [
+                        "plain",
+                        "cancel",
+                        "strengthen",
+                        "sga",
+                        "consensus",
+                        "alternating",
+                        "alternating_cancel",
+                    ],
+                    "disc_rates": [0.05, 0.1, 0.2],
+                    "gen_rates": [0.1, 0.1, 0.1],
+                    "num_seeds": 5,
+                    "num_steps": 2000,
+                },
+            ),
+            "smoke": Preset("seconds", "smoke", {"arms": ["plain", "strengthen"]} | _SMOKE_GAN),
+        },
+        in_default=False,
+    ),
+    Figure(
+        "mnist",
+        source=f"{GAMES}, released MNIST configuration",
+        shows="MNIST samples with the interaction drift left and cancelled.",
+        module=f"{EXPERIMENTS}.gan_study",
+        config=f"{CONFIG}:GanStudyConfig",
+        presets={
+            "quick": Preset(
+                "90 min, 2 cores; needs MNIST in GDYN_DATA_DIR",
+                "scaled down",
+                {
+                    "dataset": "mnist",
+                    "arms": ["plain", "cancel"],
+                    "disc_rates": [0.01],
+                    "gen_rates": [0.01],
+                    "num_steps": 2000,
+                    "chunk": 50,
+                    "vmapped": False,
+                    "convention": "paper",
+                    "eval_samples": 5000,
+                    "nets": {
+                        "disc": "MnistDiscriminator",
+                        "gen": "MnistGenerator",
+                        "num_latents": 128,
+                        "spectral_norm": "no_op",
+                    },
+                },
+            ),
+            "smoke": Preset("seconds", "smoke", {"arms": ["plain"]} | _SMOKE_GAN),
+        },
+        in_default=False,
+    ),
+    Figure(
+        "principal-flow",
+        source=f"{FLOW}, quadratic losses",
+        shows="The principal flow passes through every iterate of descent, diverging ones included.",
+        module=f"{EXPERIMENTS}.principal_flow_quadratic",
+        config=f"{CONFIG}:QuadraticConfig",
+        presets=_theory("3 s"),
+    ),
+    Figure(
+        "flow-orders",
+        source=f"{FLOW}, continuous models and their orders",
+        shows="Local errors of gradient flow, IGR, principal flow and third-order flow.",
+        module=f"{EXPERIMENTS}.flow_orders",
+        config=f"{CONFIG}:FlowOrdersConfig",
+        presets=_theory("20 s", num_seeds=1),
+    ),
+    Figure(
+        "dal",
+        source=f"{FLOW}, drift adjusted learning",
+        shows="A fixed rate above the edge of stability jumps; the drift adjusted one descends.",
+        module=f"{EXPERIMENTS}.dal",
+        config=f"{CONFIG}:DalStudyConfig",
+        presets=_theory("10 s", num_seeds=1, network_steps=20) | {"quick": Preset("10 s", "scaled down")},
+    ),
+)
