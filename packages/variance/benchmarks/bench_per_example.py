@@ -63,7 +63,7 @@ def tasks(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, Calla
         "forward_backward": forward_backward,
         "assign": assign,
         "iteration": iteration,
-        "exact_avg_var": lambda: quantities.norms_and_sum(capture(model, cross_entropy, x, y)),
+        "exact_avg_var": lambda: quantities.trace_of_covariance(capture(model, cross_entropy, x, y)),
         "second_moment": lambda: second_moments(model, cross_entropy, x, y),
         "gram": lambda: quantities.gram(capture(model, cross_entropy, x, y)),
     }

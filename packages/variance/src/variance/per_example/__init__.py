@@ -28,6 +28,7 @@ __all__ = [
     "inner_products",
     "second_moments",
     "squared_norms",
+    "trace_of_covariance",
 ]
 
 
@@ -71,6 +72,21 @@ def second_moments(model: nn.Module, loss: LossFunction, x: Tensor, y: Tensor) -
     """Return the mean over examples of g squared, for every coordinate."""
     weights = torch.full((len(x),), 1 / len(x), dtype=torch.float64, device=x.device)
     return quantities.weighted_second_moments(capture(model, loss, x, y), weights)
+
+
+def trace_of_covariance(model: nn.Module, loss: LossFunction, x: Tensor, y: Tensor) -> float:
+    """Return the total variance (1/n) sum ||g - mean||^2 of one example's gradient over the given examples.
+
+    Divided by B it is the variance of a mini-batch gradient drawn with replacement; no gradient is formed for
+    linear layers.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.zeros(2, 1)
+        >>> trace_of_covariance(model, lambda outputs, targets: (outputs - targets).sum(), x, y)
+        1.25
+    """
+    return float(quantities.trace_of_covariance(capture(model, loss, x, y)))
 
 
 def inner_products(

@@ -206,23 +206,37 @@ def weighted_second_moments(capture: Capture, weights: Float[Tensor, "n"]) -> Fl
     return _flat(capture, parts)
 
 
-def norms_and_sum(capture: Capture) -> tuple[Float[Tensor, "n"], Float[Tensor, "p"]]:
-    """Return squared norms and the summed gradient, sharing materialised pieces (for an exact trace)."""
-    norms = torch.zeros_like(capture.losses)
-    total: dict[str, Tensor] = {}
-    for name, value in small_gradients(capture):
-        norms += value.square().sum(1)
-        total[name] = value.sum(0)
-    for name, layer in weight_layers(capture):
-        if choice_for(layer, "squared_norms").formulation == "kernels":
-            total[name] = layer.calls[0].b.new_zeros(layer.weight_shape)
-            for rows, kernels in kernel_chunks(layer):
-                norms[rows] += kernels.square().sum((1, 2))
-                total[name] += kernels.sum(0)
-        else:
-            norms += weight_squared_norms(layer)
-            total[name] = weight_sum(layer)
-    return norms, _flat(capture, total)
+def trace_of_covariance(capture: Capture) -> Float[Tensor, ""]:
+    """Return (1/n) sum ||g||^2 - ||mean g||^2, the total variance of one example's gradient, in float64.
+
+    The mean gradient of a layer with one position is not formed where the sum of its n x n inner products is
+    cheaper.
+    """
+    n, norms, of_sum = (
+        len(capture),
+        torch.zeros((), dtype=torch.float64),
+        torch.zeros((), dtype=torch.float64),
+    )
+    for _, value in small_gradients(capture):
+        norms = norms + value.square().sum().double().cpu()
+        of_sum = of_sum + value.sum(0).square().sum().double().cpu()
+    for _, layer in weight_layers(capture):
+        own, total = _norm_totals(layer)
+        norms, of_sum = norms + own.double().cpu(), of_sum + total.double().cpu()
+    return (norms / n - of_sum / n**2).clamp_min(0)
+
+
+def _norm_totals(layer: WeightLayer) -> tuple[Tensor, Tensor]:
+    """Return sum ||G_n||^2 and ||sum G_n||^2 of one weight layer."""
+    shape = shape_of(layer)
+    if choice_for(layer, "squared_norms").formulation == "kernels":
+        pieces = [(kernels.square().sum(), kernels.sum(0)) for _, kernels in kernel_chunks(layer)]
+        total = sum((part for _, part in pieces[1:]), pieces[0][1])
+        return sum((own for own, _ in pieces[1:]), pieces[0][0]), total.square().sum()
+    own = weight_squared_norms(layer).sum()
+    if shape.t == 1 and shape.groups == 1 and shape.n * (shape.i + shape.o) < shape.i * shape.o:
+        return own, weight_gram(layer).sum()
+    return own, weight_sum(layer).square().sum()
 
 
 def inner_products(capture: Capture, directions: Float[Tensor, "k p"]) -> Float[Tensor, "n k"]:
