@@ -113,6 +113,19 @@ def test_lanczos_spends_few_products_on_a_separated_top():
     assert pairs.num_matvecs <= 40  # 205 would be the dense matrix
 
 
+@pytest.mark.parametrize("writeable", [True, False], ids=["reused buffer", "read-only"])
+def test_lanczos_leaves_the_callers_arrays_alone(writeable):
+    matrix, buffer = np.diag(np.arange(20.0)), np.empty(20)
+
+    def matvec(v):
+        buffer.flags.writeable = True
+        np.matmul(matrix, v, out=buffer)
+        buffer.flags.writeable = writeable
+        return buffer
+
+    assert lanczos(matvec, 20, 2, generator=np.random.default_rng(0)).values == pytest.approx([19, 18])
+
+
 def test_lanczos_takes_float32_products():
     matrix = symmetric(SPECTRA["triple"]).astype(np.float32)
     pairs = lanczos(lambda v: matrix @ v.astype(np.float32), len(matrix), 4, tol=1e-5, generator=rng())

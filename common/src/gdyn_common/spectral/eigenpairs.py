@@ -356,7 +356,7 @@ class _ThickRestart:
         self.basis[:, self.count] = vector
         self.count, self.steps = n, self.steps + 1
         basis = self.basis[:, :n]
-        product = self.operator(vector)
+        product = self.operator(vector).copy()  # it may be read-only, or the caller's own buffer
         self.scale = max(self.scale, float(np.linalg.norm(product)))
         coupling = basis.T @ product
         self.projection[:n, n - 1] = self.projection[n - 1, :n] = coupling
