@@ -1,20 +1,17 @@
 """Cost of clustering and exact statistics, in units of one forward+backward pass of the same batch.
 
-Prints and writes `results/bench.json`. Process time, one thread, medians of interleaved repeats.
+Prints and writes the section `per_example` of `results/bench.json`. Process time, one thread, medians over
+interleaved repeats.
 """
 
 import argparse
-import json
-import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from sections import interleaved, ratios, write_section
 from torch import nn
-from torch.func import functional_call, grad, vmap
 
-from gdyn_common.provenance import collect
 from variance.gradient_clustering.centres import ClusteringOptions, RunningSums, squared_distances
 from variance.losses import cross_entropy
 from variance.models import ResNet, mlp, small_cnn
@@ -69,27 +66,6 @@ def tasks(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, Calla
     }
 
 
-def vmap_second_moment(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
-    parameters = {name: value.detach() for name, value in model.named_parameters()}
-
-    def loss(values: dict[str, torch.Tensor], example: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return cross_entropy(functional_call(model, values, (example[None],)), target[None]).sum()
-
-    per_example = vmap(grad(loss), in_dims=(None, 0, 0))
-    return lambda: [value.square().sum(0) for value in per_example(parameters, x, y).values()]
-
-
-def interleaved(jobs: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for repeat in range(repeats + 1):
-        for name, job in jobs.items():
-            started = time.process_time()
-            job()
-            if repeat:
-                times[name].append(time.process_time() - started)
-    return times
-
-
 def sampler_times() -> dict[str, float]:
     assignment = torch.randint(128, (1_000_000,), generator=torch.Generator().manual_seed(0))
     started = time.process_time()
@@ -104,37 +80,22 @@ def sampler_times() -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--peers", action="store_true", help="also time vmap(grad), which is slow on the MLP")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for name, (model, x) in problems().items():
         y = torch.randint(10, (BATCH,))
         jobs = tasks(model, x, y)
-        if arguments.peers:
-            jobs["vmap_second_moment"] = vmap_second_moment(model, x, y)
         times = interleaved(jobs, arguments.repeats)
-        unit = statistics.median(times.pop("forward_backward"))
-        for task, values in times.items():
-            ratios = sorted(value / unit for value in values)
+        for task, found in ratios(times, "forward_backward").items():
             target = TARGETS.get(task, {}).get(name)
-            row = {
-                "network": name,
-                "task": task,
-                "ratio": statistics.median(ratios),
-                "low": ratios[0],
-                "high": ratios[-1],
-            }
-            rows.append({**row, "target": target})
-            print(
-                f"{name:<10}{task:<20}{row['ratio']:6.2f}  [{row['low']:.2f}, {row['high']:.2f}]  target "
-                f"{target}"
-            )
+            rows.append({"network": name, "task": task, **found, "target": target})
+            bounds = f"[{found['low']:.2f}, {found['high']:.2f}]"
+            print(f"{name:<10}{task:<20}{found['ratio']:6.2f}  {bounds}  target {target}")
     sampler = sampler_times()
     print("sampler, N = 1e6:", sampler)
-    body = {"unit": "one forward+backward of the same batch, process time", "rows": rows, "sampler": sampler}
-    file = Path(__file__).parents[1] / "results" / "bench.json"
-    file.write_text(json.dumps({**body, "provenance": collect(0.0)}, indent=2, default=str) + "\n")
+    unit = "one forward+backward of the same batch, process time"
+    write_section("per_example", {"unit": unit, "rows": rows, "sampler": sampler})
 
 
 if __name__ == "__main__":
