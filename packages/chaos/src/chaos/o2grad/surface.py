@@ -157,7 +157,7 @@ class LossSurface:
             core = dense_hessian(
                 reduced, point.new_zeros(rank), chunk=self._chunk(rank, x, point), progress=progress
             )
-            return self._wrap((core + core.T) / 2, frame, "generic")
+            return self._wrap(core, frame, "generic")
 
     def hessian_rows(self, params: Parameters, x: Tensor, y: Tensor, rows: slice) -> Float[Tensor, "rows n"]:
         """Some rows of the Hessian by Hessian-vector products, without the rest."""
