@@ -161,6 +161,16 @@ for _name in PACKAGES:
     _package_sessions(_name)
 
 
+@nox.session(name="test-tfgan", tags=["test"])
+def test_tfgan(session: nox.Session) -> None:
+    """Scores of packages/dd_two_player against TF-GAN's, in an environment with TensorFlow."""
+    install(session, *editable("dd_two_player", "[test,tfgan]"))
+    # Without the extra the tests would be skipped; here it must be there.
+    session.run("python", "-c", "import dd_two_player.tfgan as t; t.load_backend()", env=QUIET)
+    test = "packages/dd_two_player/tests/test_tfgan.py"
+    session.run("python", "-m", "pytest", "-m", "tfgan", test, *session.posargs, env=ONE_THREAD | QUIET)
+
+
 @nox.session(venv_backend="none")
 def reproduce(session: nox.Session) -> None:
     """Reproduce the packages named as arguments, or all, two at a time, and write the report."""
