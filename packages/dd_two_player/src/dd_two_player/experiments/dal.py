@@ -15,6 +15,7 @@ from gdyn_common.plotting import new_figure
 from gdyn_common.records import Result
 from gdyn_common.runs import Run
 
+LABELS = {"fixed": "fixed rate", "dal_1": "DAL-1", "dal_0.5": "DAL-0.5"}
 ARMS = {"fixed": 0.0, "dal_1": 1.0, "dal_0.5": 0.5}
 
 
@@ -51,11 +52,11 @@ def plot(result: Result) -> Any:
     figure, axes = new_figure(1, 2, figsize=(9, 4))
     for number, arm in enumerate(ARMS):
         path = result.arrays[f"quadratic_{arm}"]
-        axes[0].semilogy(np.where(np.isfinite(path), path, np.nan), label=arm)
+        axes[0].semilogy(np.where(np.isfinite(path), path, np.nan), label=LABELS[arm])
         for name, losses in result.arrays.items():
             if name.startswith(f"network_{arm}_") and name.rpartition("_")[0] == f"network_{arm}":
                 axes[1].semilogy(losses, color=f"C{number}", linewidth=0.8)
-    axes[0].set(title="quadratic", ylim=(1e-6, 1e6))
+    axes[0].set(title="quadratic, beyond 2 / sharpness", ylim=(1e-6, 1e6))
     axes[1].set(title="two-layer network on digits")
     for ax in axes:
         ax.set(xlabel="step", ylabel="loss")

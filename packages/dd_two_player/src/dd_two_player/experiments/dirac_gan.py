@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -17,6 +18,14 @@ from gdyn_common.records import Result
 from gdyn_common.runs import Run
 
 START = (1.0, 1.0)
+LABELS = {
+    "long_simultaneous": "simultaneous",
+    "long_alternating_disc_first": "alternating, discriminator first",
+    "long_alternating_gen_first": "alternating, generator first",
+    "long_cancelled": "simultaneous, interaction cancelled",
+    "long_consensus": "consensus optimisation",
+    "long_sga": "SGA",
+}
 
 
 def compute(config: DiracGanConfig, run: Run) -> Result:
@@ -51,15 +60,19 @@ def compute(config: DiracGanConfig, run: Run) -> Result:
 def plot(result: Result) -> Any:
     """Draw the first turns, and the distance from the equilibrium over all steps."""
     figure, axes = new_figure(1, 2, figsize=(9, 4))
-    for name, style in (("path", ".-"), ("modified", "-"), ("flow", "--")):
-        axes[0].plot(*result.arrays[name].T, style, markersize=3, label=name)
-    axes[0].set(xlabel="phi", ylabel="theta", aspect="equal")
-    for name, path in result.arrays.items():
-        if name.startswith("long_"):
-            axes[1].semilogy(np.linalg.norm(path, axis=1), label=name.removeprefix("long_"))
-    axes[1].set(xlabel="step", ylabel="distance from the equilibrium", ylim=(1e-3, None))
-    for ax in axes:
-        ax.legend()
+    for name, style, label in (
+        ("modified", "-", "modified flow"),
+        ("path", ".", "gradient descent"),
+        ("flow", "--", "flow"),
+    ):
+        axes[0].plot(*result.arrays[name].T, style, markersize=4, linewidth=1, label=label)
+    axes[0].set(xlabel="discriminator", ylabel="generator", aspect="equal")
+    styles = itertools.cycle(("-", "-", "--", ":", "-", "--"))  # some curves coincide
+    for name, label in LABELS.items():
+        axes[1].semilogy(np.linalg.norm(result.arrays[name], axis=1), next(styles), label=label)
+    axes[1].set(xlabel="step", ylabel="distance from the equilibrium", ylim=(1e-3, 5))
+    axes[0].legend(loc="center")
+    axes[1].legend(loc="lower left")
     return figure
 
 

@@ -51,7 +51,9 @@ def plot(result: Result) -> Any:
     """Draw the geometric mean of the errors against the rate."""
     figure, axes = new_figure()
     for name, errors in zip(MODELS, result.arrays["errors"], strict=True):
-        axes.loglog(result.arrays["rates"], np.exp(np.log(errors).mean(0)), "o-", label=name)
+        axes.loglog(
+            result.arrays["rates"], np.exp(np.log(errors).mean(0)), "o-", label=name.replace("_", " ")
+        )
     axes.set(xlabel="learning rate", ylabel="local error")
     axes.legend()
     return figure

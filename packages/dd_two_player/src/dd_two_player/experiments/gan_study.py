@@ -44,6 +44,7 @@ def plot(result: Result) -> Any:
         ylabel="Frechet classifier distance",
         xlim=(-0.5, len(pairs) - 0.5),
     )
+    axes[0].set_ylim(bottom=0)  # intervals over few seeds may reach below, distances do not
     axes[0].legend(fontsize="small")
     return figure
 

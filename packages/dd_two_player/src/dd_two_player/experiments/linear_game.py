@@ -56,10 +56,14 @@ def plot(result: Result) -> Any:
     """Draw both schemes with the flow and the modified flow."""
     figure, axes = new_figure(1, 2, figsize=(8, 4))
     for ax, scheme in zip(axes, SCHEMES, strict=True):
-        for name, style in ((f"path_{scheme}", ".-"), (f"modified_{scheme}", "-"), ("flow", "--")):
-            ax.plot(*result.arrays[name].T, style, markersize=3, label=name.partition("_")[0])
-        ax.set(title=scheme, xlabel="phi", ylabel="theta")
-        ax.legend()
+        for name, style, label in (
+            (f"modified_{scheme}", "-", "modified flow"),
+            (f"path_{scheme}", ".", "gradient descent"),
+            ("flow", "--", "flow"),
+        ):
+            ax.plot(*result.arrays[name].T, style, markersize=4, linewidth=1, label=label)
+        ax.set(title=f"{scheme} updates", xlabel="discriminator", ylabel="generator", aspect="equal")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -50,14 +50,16 @@ def compute(config: LocalErrorConfig, run: Run) -> Result:
 
 def plot(result: Result) -> Any:
     """Draw the orders by setting."""
-    figure, axes = new_figure()
+    figure, axes = new_figure(figsize=(7.5, 4.2))
     orders = result.arrays["orders"]
-    for convention, values in zip(CONVENTIONS, orders, strict=True):
-        axes.plot(values.mean(1), "o-", label=convention)
-    labels = [f"{scheme[:3]} {first}\n{n}" for scheme, first, n in SETTINGS]
+    for number, (convention, values) in enumerate(zip(CONVENTIONS, orders, strict=True)):
+        shift = 0.12 * (number - 1.5)
+        axes.plot(np.arange(len(SETTINGS)) + shift, values.mean(1), "o", label=convention)
+    labels = [f"{scheme}\n{first} first\n{n[0]}, {n[1]} updates" for scheme, first, n in SETTINGS]
+    labels[0] = labels[0].replace("disc first", "")
     axes.set_xticks(range(len(SETTINGS)), labels)
     axes.set(ylabel="order of the local error", ylim=(1.5, 3.5))
-    axes.legend(title="convention")
+    axes.legend(title="convention of the drift", ncols=4, loc="upper center")
     return figure
 
 

@@ -41,8 +41,8 @@ def compute(config: QuadraticConfig, run: Run) -> Result:
             descent = gradient_descent(loss, rate, start, steps)
             principal = quadratic_principal_flow(hessian, rate, start, times)
             others = {
-                "igr": integrate(igr_flow(loss, rate), start, times),
-                "gradient_flow": integrate(gradient_flow(loss), start, times),
+                "igr": integrate(igr_flow(loss, rate), start, fine),
+                "gradient_flow": integrate(gradient_flow(loss), start, fine),
             }
             measured[f"{case}_descent_first"] = float(descent[-1, 0])
             measured[f"{case}_descent_second"] = float(descent[-1, 1])
@@ -60,15 +60,11 @@ def plot(result: Result) -> Any:
     """Draw the first coordinate over time for both learning rates."""
     figure, axes = new_figure(1, 2, figsize=(9, 4))
     for ax, case in zip(axes, CASES, strict=True):
-        times = result.arrays[f"{case}_times"]
+        times, fine = result.arrays[f"{case}_times"], result.arrays[f"{case}_fine"]
         ax.plot(times, result.arrays[f"{case}_descent"][:, 0], "o", label="gradient descent")
-        ax.plot(
-            result.arrays[f"{case}_fine"],
-            result.arrays[f"{case}_principal"][:, 0],
-            label="principal flow (real part)",
-        )
-        ax.plot(times, result.arrays[f"{case}_igr"][:, 0], label="IGR flow")
-        ax.plot(times, result.arrays[f"{case}_gradient_flow"][:, 0], "--", label="gradient flow")
-        ax.set(title=case, xlabel="time", ylabel="first coordinate")
+        ax.plot(fine, result.arrays[f"{case}_principal"][:, 0], label="principal flow (real part)")
+        ax.plot(fine, result.arrays[f"{case}_igr"][:, 0], label="IGR flow")
+        ax.plot(fine, result.arrays[f"{case}_gradient_flow"][:, 0], "--", label="gradient flow")
+        ax.set(title=f"{case} learning rate", xlabel="time", ylabel="first coordinate")
     axes[0].legend()
     return figure

@@ -18,6 +18,7 @@ from gdyn_common.runs import Run
 
 CONVENTIONS = ("none", "paper", "joint")
 TERMS = PlayerTerms(self_norm=-1.0, other_dot_prod=-1.0)
+LABELS = {"modified": "modified flow, {}", "cancel": "drift cancelled, {}"}
 CANCEL_ALL = Regularization(dd_coeffs_multiplier=Coefficients(TERMS, TERMS))
 
 
@@ -46,19 +47,23 @@ def compute(config: TrackingConfig, run: Run) -> Result:
 
 def plot(result: Result) -> Any:
     """Draw errors against rates in doubly logarithmic axes."""
-    figure, axes = new_figure(1, 2, figsize=(9, 4))
-    for name in ("plain", "corrected"):
-        axes[0].loglog(result.arrays["rates"], result.arrays[f"dirac_{name}"], "o-", label=name)
+    figure, axes = new_figure(1, 2, figsize=(11, 4))
+    for name, label in (("plain", "flow"), ("corrected", "modified flow")):
+        axes[0].loglog(result.arrays["rates"], result.arrays[f"dirac_{name}"], "o-", label=label)
     axes[0].set_title("DiracGAN, equal rates")
     for kind, style in (("modified", "-"), ("cancel", "--")):
         for number, convention in enumerate(CONVENTIONS):
             name = f"{kind}_{convention}"
             mean = result.arrays[name].mean(0)
-            axes[1].loglog(result.arrays["small_rates"], mean, style, color=f"C{number}", label=name)
+            if name == "cancel_none":  # the same as modified_none: plain descent and the flow
+                continue
+            label = "flow" if convention == "none" else LABELS[kind].format(convention)
+            axes[1].loglog(result.arrays["small_rates"], mean, style, color=f"C{number}", label=label)
     axes[1].set_title("random games, unequal rates")
     for ax in axes:
         ax.set(xlabel="learning rate", ylabel="tracking error")
-        ax.legend()
+    axes[0].legend()
+    axes[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
