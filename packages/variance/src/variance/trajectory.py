@@ -219,19 +219,23 @@ def _images(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     return (x - x.mean()) / x.std(), torch.from_numpy(np.asarray(found.y)).long()
 
 
-def image_run(config: TrainingConfig, learning_rate: float, seed: int, run: Run) -> dict[str, np.ndarray]:
-    """Train one image classifier as a figure's configuration says and return its measurements."""
-    population = population_for(config, seed)
-    model = build(config.model, config.classes, seed)
-    objective = Objective(model, cross_entropy)
-    drops = list(config.drop_at)
-    timing = Timing(
+def timing_for(config: TrainingConfig) -> Timing:
+    """Return when snapshots and measurements happen."""
+    return Timing(
         frequent_every=config.frequent_every,
         infrequent_every=config.snapshot_every,
         first_infrequent=config.first_snapshot,
         measure_every=config.measure_every,
         first_measure=config.first_measure,
     )
+
+
+def image_run(config: TrainingConfig, learning_rate: float, seed: int, run: Run) -> dict[str, np.ndarray]:
+    """Train one image classifier as a figure's configuration says and return its measurements."""
+    population = population_for(config, seed)
+    model = build(config.model, config.classes, seed)
+    objective = Objective(model, cross_entropy)
+    drops = list(config.drop_at)
     setting = Setting(
         model=model,
         loss=cross_entropy,
@@ -241,7 +245,7 @@ def image_run(config: TrainingConfig, learning_rate: float, seed: int, run: Run)
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         num_steps=config.num_steps,
-        timing=timing,
+        timing=timing_for(config),
         mode=config.mode,  # type: ignore[arg-type]  # checked by Measurement
         num_draws=config.num_draws,
         seed=seed,

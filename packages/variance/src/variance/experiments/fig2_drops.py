@@ -4,7 +4,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_common.runs import Estimate, Run
+from variance.calibration import estimate_images
 from variance.config import TrainingConfig
 from variance.experiments.curves import flatten, plot_training, stack, tail_mean
 from variance.trajectory import image_runs
@@ -30,6 +31,11 @@ def compute(config: TrainingConfig, run: Run) -> Result:
         "variance_rise": np.asarray(rise).tolist(),
     }
     return Result(measurements, flatten(found))
+
+
+def estimate(config: TrainingConfig) -> Estimate:
+    """Return the expected cost."""
+    return estimate_images(config)
 
 
 def plot(result: Result) -> Figure:

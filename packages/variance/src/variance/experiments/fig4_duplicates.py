@@ -3,7 +3,8 @@
 from matplotlib.figure import Figure
 
 from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_common.runs import Estimate, Run
+from variance.calibration import estimate_images
 from variance.config import TrainingConfig
 from variance.experiments.curves import flatten, plot_training, ratio_at_end, stack
 from variance.trajectory import image_runs
@@ -18,6 +19,11 @@ def compute(config: TrainingConfig, run: Run) -> Result:
         "gc_over_sg": ratio_at_end(columns, "GC", "SG-B"),
     }
     return Result(measurements, flatten(found))
+
+
+def estimate(config: TrainingConfig) -> Estimate:
+    """Return the expected cost."""
+    return estimate_images(config)
 
 
 def plot(result: Result) -> Figure:

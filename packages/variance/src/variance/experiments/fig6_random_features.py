@@ -8,8 +8,9 @@ from torch import nn
 
 from gdyn_common.plotting import new_figure
 from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_common.runs import Estimate, Run
 from gdyn_common.seeding import named_seed
+from variance.calibration import occurrences, seconds_of
 from variance.config import RandomFeaturesConfig
 from variance.estimators import SGB
 from variance.experiments.curves import COLOURS
@@ -17,7 +18,7 @@ from variance.losses import cross_entropy
 from variance.models import mlp
 from variance.objective import Objective
 from variance.problems import random_features
-from variance.training import Timing
+from variance.training import Timing, Trainer
 from variance.trajectory import Setting, estimators_for, follow, trainer_for
 
 ESTIMATORS = ("SG-B", "SG-2B", "SVRG", "GC")
@@ -54,6 +55,10 @@ def compute(config: RandomFeaturesConfig, run: Run) -> Result:
 def _train(
     config: RandomFeaturesConfig, fraction: float, rate: float, ratio: float, seed: int
 ) -> dict[str, np.ndarray]:
+    return follow(_trainer(config, fraction, rate, ratio, seed), config.num_steps)
+
+
+def _trainer(config: RandomFeaturesConfig, fraction: float, rate: float, ratio: float, seed: int) -> Trainer:
     population = random_features(
         round(config.hidden / ratio),
         hidden=config.hidden,
@@ -85,7 +90,7 @@ def _train(
         batch_size=config.batch_size,
         seed=seed,
     )
-    return follow(trainer_for(setting, estimators, SGB(objective)), config.num_steps)
+    return trainer_for(setting, estimators, SGB(objective))
 
 
 def _measure(
@@ -107,6 +112,30 @@ def _measure(
         gap = last[-1] / last[0]
         found["gap_grows_with_ratio"] = (gap[high] > gap[low]).tolist()
     return found
+
+
+def estimate(config: RandomFeaturesConfig) -> Estimate:
+    """Return the expected cost: plain steps, and snapshots with measurements in proportion to the data."""
+    ratio = min(config.ratios)
+    trainer = _trainer(config, 0.0, config.learning_rates[0], ratio, config.seeds[0])
+    step = seconds_of(trainer.step, 20)
+    timing = trainer.timing
+    point, population = trainer.optimizer.point.copy(), trainer.stream.population
+
+    def snapshot() -> None:
+        for estimator in trainer.beside:
+            estimator.on_infrequent(0, point, population)
+
+    each = (
+        seconds_of(snapshot, 1),
+        seconds_of(lambda: trainer.measurement and trainer.measurement(0, point), 1),
+    )
+    measurements, snapshots = occurrences(timing, config.num_steps)
+    relative = sum(ratio / other for other in config.ratios)
+    repeats = len(config.seeds) * len(config.learning_rates) * len(config.duplicate_fractions)
+    plain = config.num_steps * len(config.ratios) * step
+    memory = 4.0 * config.hidden / ratio * (config.hidden + config.input_dim)
+    return Estimate(repeats * (plain + relative * (snapshots * each[0] + measurements * each[1])), memory)
 
 
 def plot(result: Result) -> Figure:

@@ -9,8 +9,9 @@ from torch import nn
 
 from gdyn_common.plotting import new_figure
 from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_common.runs import Estimate, Run
 from gdyn_common.seeding import named_seed
+from variance.calibration import seconds_of
 from variance.config import LinearRegressionConfig
 from variance.estimators import SGB
 from variance.experiments.curves import COLOURS, tail_mean
@@ -48,7 +49,7 @@ def compute(config: LinearRegressionConfig, run: Run) -> Result:
     return Result(measurements, arrays)
 
 
-def _train(config: LinearRegressionConfig, name: str, seed: int, run: Run) -> dict[str, np.ndarray]:
+def _setting(config: LinearRegressionConfig, seed: int) -> Setting:
     population = linear_regression(
         config.num_examples,
         config.dim,
@@ -57,17 +58,21 @@ def _train(config: LinearRegressionConfig, name: str, seed: int, run: Run) -> di
     )
     model = nn.Linear(config.dim, 1, bias=False)
     nn.init.zeros_(model.weight)
-    objective = Objective(model, half_squared_error)
     timing = Timing(
         infrequent_every=config.snapshot_every,
         first_infrequent=config.switch_at,
         measure_every=config.measure_every,
         first_measure=config.switch_at,
     )
-    setting = Setting(
+    return Setting(
         model, half_squared_error, population, config.batch_size, lambda step: config.learning_rate, 0.0, 0.0,
         config.num_steps, timing, seed=seed,
     )  # fmt: skip
+
+
+def _train(config: LinearRegressionConfig, name: str, seed: int, run: Run) -> dict[str, np.ndarray]:
+    setting = _setting(config, seed)
+    objective, population = Objective(setting.model, half_squared_error), setting.population
     (estimator,) = estimators_for(
         [name],
         objective,
@@ -81,8 +86,8 @@ def _train(config: LinearRegressionConfig, name: str, seed: int, run: Run) -> di
     warm.run(config.switch_at)
     trainer = trainer_for(setting, [estimator], estimator)
     trainer.step_count = config.switch_at
-    minimum = _least_squares(population.inputs, population.targets)
     everything = population.fetch(torch.arange(len(population)))
+    minimum = _least_squares(everything.inputs, everything.targets)
     measure = trainer.measurement
     assert measure is not None
 
@@ -101,6 +106,17 @@ def _mean_loss(objective: Objective, point: Point, everything: Batch) -> float:
 def _least_squares(x: torch.Tensor, y: torch.Tensor) -> float:
     solution = torch.linalg.lstsq(x.double(), y.double(), driver="gelsd").solution
     return float(half_squared_error(x.double() @ solution, y.double()).mean())
+
+
+def estimate(config: LinearRegressionConfig) -> Estimate:
+    """Return the expected cost; steps dominate, and SVRG's count twice."""
+    setting = _setting(config, config.seeds[0])
+    objective = Objective(setting.model, half_squared_error)
+    trainer = trainer_for(setting, [SGB(objective)], SGB(objective))
+    trainer.measurement = None
+    step = seconds_of(trainer.step, 50)
+    memory = 4.0 * config.num_examples * config.dim
+    return Estimate((len(ESTIMATORS) + 1) * len(config.seeds) * config.num_steps * step, memory)
 
 
 def plot(result: Result) -> Figure:

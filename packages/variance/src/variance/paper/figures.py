@@ -67,7 +67,7 @@ FIGURES = (
         config="variance.config:TrainingConfig",
         presets={
             "quick": Preset("20 s, 1 core", "scaled down", DIGITS),
-            "paper": Preset("several hours per seed, 1 core", "paper"),
+            "paper": Preset("about 2 h per seed, 1 core, 1.3 GB", "paper"),
             "smoke": Preset("2 s", "smoke", SMOKE),
         },
     ),
@@ -167,7 +167,7 @@ FIGURES = (
         config="variance.config:RandomFeaturesConfig",
         presets={
             "quick": Preset("60 s, 1 core", "scaled down", RF_QUICK),
-            "paper": Preset("about 15 min per input dimension, 1 core", "paper"),
+            "paper": Preset("about 30 min per input dimension, 1 core", "paper"),
             "smoke": Preset("2 s", "smoke", RF_SMOKE),
         },
         in_default=False,
@@ -242,7 +242,7 @@ FIGURES = (
                     "measure_every": 100,
                 },
             ),
-            "paper": Preset("about 30 min, 1 core", "paper"),
+            "paper": Preset("about 25 min, 1 core", "paper"),
             "smoke": Preset(
                 "2 s",
                 "smoke",
@@ -275,7 +275,7 @@ FIGURES = (
                 DIGITS | {"learning_rates": [0.1, 0.02, 0.004], "estimators": ["SG-B"]},
             ),
             "paper": Preset(
-                "several hours per rate and seed, 1 core",
+                "about 1 h per rate and seed, 1 core",
                 "paper",
                 {"learning_rates": [0.1, 0.02, 0.004], "estimators": ["SG-B"]},
             ),
