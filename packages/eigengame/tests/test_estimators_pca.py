@@ -103,6 +103,25 @@ def test_tolerance_stops_early(data):
     assert model.n_iter_ < 500
 
 
+@pytest.mark.parametrize("k", [2, 6])
+def test_warm_start_keeps_what_was_learned_and_adds_players(data, k):
+    model = fitted(data).set_params(warm_start=True, n_components=k, n_epochs=1)
+    learned = model.components_
+    kept = min(k, 4)
+    model.fit(data)
+    assert model.components_.shape == (k, 8)
+    assert model.n_samples_seen_ == len(data)
+    # one epoch moves converged vectors within the noise floor; from random ones it leaves them elsewhere
+    assert angles(model.components_[:kept], learned[:kept]).max() < 0.1
+    cold = EigenGame(k, batch_size=100, random_state=0).fit(data)
+    assert angles(cold.components_[:kept], learned[:kept]).max() > 0.2
+
+
+def test_warm_start_with_another_width(data):
+    with pytest.raises(ValueError, match="last fit had 8 features and X has 5"):
+        fitted(data).set_params(warm_start=True).fit(data[:, :5])
+
+
 def test_players_without_variance_are_unresolved(rng):
     X = np.zeros((200, 4), np.float32)
     X[:, 0] = rng.standard_normal(200)

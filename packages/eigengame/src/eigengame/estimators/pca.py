@@ -20,7 +20,7 @@ from eigengame.directions import Algorithm
 from eigengame.exact import orient
 from eigengame.learning_rate import auto_learning_rate, nesterov, with_learning_rate
 from eigengame.metrics import angles
-from eigengame.solver import Config, State, init, step
+from eigengame.solver import Config, State, init, initial_vectors, step
 from eigengame.streams import (
     Batch,
     array_batches,
@@ -71,6 +71,9 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             relative to the largest and every vector turned by less than `tol` radians. A signal without
             ground truth: slow progress looks like convergence.
         dtype: `"float32"` or `"float64"` (needs `jax.enable_x64`).
+        warm_start: Let `fit` start from the components of the fit before it instead of random ones. With
+            a larger `n_components` the new players start at random; with a smaller one the first stay.
+            Mean, variances and momentum start anew.
 
     Attributes:
         components_: Unit vectors on rows, (n_components, d); largest-magnitude entry positive.
@@ -107,6 +110,7 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         random_state: Any = None,
         tol: float | None = None,
         dtype: str = "float32",
+        warm_start: bool = False,
     ) -> None:
         self.n_components = n_components
         self.algorithm = algorithm
@@ -120,9 +124,10 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         self.random_state = random_state
         self.tol = tol
         self.dtype = dtype
+        self.warm_start = warm_start
 
     def fit(self, X: Data, y: None = None) -> Self:
-        """Learn the components from scratch.
+        """Learn the components, from scratch or, with `warm_start`, from those of the last fit.
 
         Args:
             X: Array, memmap or CSR matrix (n, d); or an iterator of batches (one epoch), or a callable
@@ -134,7 +139,9 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 it is kept), too narrow, or empty.
         """
         self._check_settings()
+        former = self.components_ if self.warm_start and hasattr(self, "_state") else None
         self._forget()
+        self._former = former
         if is_stream(X):
             return self._fit_stream(X)  # type: ignore[arg-type]
         rows = self._validated(X, reset=True)
@@ -232,7 +239,7 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _forget(self) -> None:
-        for name in ("_state", "_distinct"):
+        for name in ("_state", "_distinct", "_former"):
             self.__dict__.pop(name, None)
         self.n_samples_seen_, self.n_iter_ = 0, 0
 
@@ -261,9 +268,9 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         if k > d:
             raise ValueError(f"n_components={k} exceeds n_features={d}; ask for at most {d} components.")
         config = self._config()
-        state = init(
-            jax.random.key(self._seed), k, d, config.optimizer, moments=True, dtype=self.dtype, mesh=self.mesh
-        )
+        key = jax.random.key(self._seed)
+        V = self._first_vectors(key, k, d)
+        state = init(key, k, d, config.optimizer, V=V, moments=True, dtype=self.dtype, mesh=self.mesh)
         self.learning_rate_ = None
         if self.optimizer is None and not callable(self.learning_rate):
             rows = np.asarray(batch.rows[:n])
@@ -276,6 +283,17 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             state = with_learning_rate(state, rate)
             self.learning_rate_ = rate
         self._state: State = state
+
+    def _first_vectors(self, key: jax.Array, k: int, d: int) -> NDArray | None:
+        former: NDArray | None = self.__dict__.pop("_former", None)
+        if former is None:
+            return None
+        if former.shape[1] != d:
+            raise ValueError(
+                f"warm_start=True, but the last fit had {former.shape[1]} features and X has {d}; "
+                "use a new estimator, or warm_start=False."
+            )
+        return np.concatenate([former[:k], np.asarray(initial_vectors(key, k, d, self.dtype))[len(former) :]])
 
     def _absorb(self, batch: Batch) -> None:
         if not hasattr(self, "_state"):
