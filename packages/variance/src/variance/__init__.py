@@ -4,7 +4,8 @@ The public names below are imported on first use, so that `import variance` cost
 
 * statistics of gradients: `per_example`, `statistics`
 * clusters and samplers: `gradient_clustering`, `sampling`
-* training: `objective`, `stream`, `estimators`, `optimizer`, `measurement`, `training`, `data`
+* training: `objective`, `stream`, `estimators`, `optimizer`, `measurement`, `monitor`, `training`,
+  `data`
 """
 
 import importlib
@@ -17,6 +18,7 @@ _MODULES = (
     "losses",
     "measurement",
     "models",
+    "monitor",
     "objective",
     "optimizer",
     "per_example",

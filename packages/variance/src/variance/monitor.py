@@ -1,0 +1,101 @@
+"""Gradient statistics in a training loop of your own, every n steps."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from variance.errors import ConfigError
+from variance.losses import LossFunction
+from variance.measurement import measure_model
+
+
+class GradientMonitor:
+    """Measures variance and noise scale of a model's mini-batch gradients beside its training.
+
+    Nothing that training reads is changed: parameters, buffers, `.grad`, optimiser state and global random
+    states stay as they are, bit for bit. Call it once per step, or let `attached` do that.
+
+    Args:
+        model: The model that is trained.
+        loss: `loss(outputs, targets)`.
+        inputs: Examples to draw from.
+        targets: Their targets.
+        batch_size: Examples per draw.
+        every: Steps between two measurements; the first one is at step 0.
+        num_draws: Draws per measurement.
+        seed: Seed of the draws; every measurement has draws of its own.
+
+    Raises:
+        ConfigError: `every` below 1.
+
+    Example:
+        >>> model = nn.Linear(4, 3)
+        >>> x, y = torch.randn(50, 4), torch.randint(3, (50,))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> monitor = GradientMonitor(model, nn.functional.cross_entropy, x, y, batch_size=8, every=10)
+        >>> with monitor.attached(optimizer):
+        ...     for _ in range(25):
+        ...         optimizer.zero_grad()
+        ...         nn.functional.cross_entropy(model(x), y).backward()
+        ...         optimizer.step()
+        >>> monitor.steps
+        [0, 10, 20]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: LossFunction,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        batch_size: int,
+        every: int = 100,
+        num_draws: int = 30,
+        seed: int = 0,
+    ) -> None:
+        if every < 1:
+            raise ConfigError(f"every is {every}; it must be at least 1.")
+        self.model, self.loss, self.inputs, self.targets = model, loss, inputs, targets
+        self.batch_size, self.every, self.num_draws, self.seed = batch_size, every, num_draws, seed
+        self.steps: list[int] = []
+        self.history: list[Mapping[str, float]] = []
+        self._count = 0
+
+    def __call__(self) -> Mapping[str, float] | None:
+        """Count a step, and return what was measured if one was due.
+
+        Returns:
+            The names of `variance.statistics.UnbiasedStatistics`, with `_se` standard errors.
+        """
+        step, self._count = self._count, self._count + 1
+        if step % self.every:
+            return None
+        found = measure_model(
+            self.model,
+            self.loss,
+            self.inputs,
+            self.targets,
+            batch_size=self.batch_size,
+            num_draws=self.num_draws,
+            seed=self.seed + step,
+        )
+        self.steps.append(step)
+        self.history.append(found)
+        return found
+
+    @contextmanager
+    def attached(self, optimizer: torch.optim.Optimizer) -> Iterator["GradientMonitor"]:
+        """Call the monitor before every step of a torch optimiser inside the block."""
+
+        def before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            self()
+
+        handle = optimizer.register_step_pre_hook(before_step)
+        try:
+            yield self
+        finally:
+            handle.remove()
