@@ -135,12 +135,13 @@ def dense_hessian(
     if chunk >= n:
         H = hvp_columns(function, point, torch.eye(n, dtype=point.dtype, device=point.device), chunk=chunk)
     else:
-        H = point.new_empty(n, n)
+        H, basis = point.new_empty(n, n), point.new_zeros(chunk, n)
         for start in range(0, n, chunk):
             stop = min(start + chunk, n)
-            basis = point.new_zeros(stop - start, n)
-            basis[torch.arange(stop - start), torch.arange(start, stop)] = 1
-            H[start:stop] = hvp_columns(function, point, basis, chunk=chunk)
+            ones = basis[: stop - start, start:stop].diagonal()
+            ones.fill_(1)
+            H[start:stop] = hvp_columns(function, point, basis[: stop - start], chunk=chunk)
+            ones.zero_()
             if progress is not None:
                 progress(stop, n)
     return H
