@@ -1,8 +1,8 @@
 """Backend 3, the layers: how each layer type moves values and parameter Jacobians forward.
 
-Axes: activations are ``(batch, *shape)``, Jacobians ``(batch, parameter, *shape)``. One-dimensional convolution and
-pooling run as two-dimensional ones of height 1. At kinks the Hessian is that of the active linear piece:
-ReLU'(0) = 0, and of equal maxima the one that ``max_pool`` returns.
+Axes: activations are ``(batch, *shape)``, Jacobians ``(batch, parameter, *shape)``. One-dimensional
+convolution and pooling run as two-dimensional ones of height 1. At kinks the Hessian is that of the active
+linear piece: ReLU'(0) = 0, and of equal maxima the one that ``max_pool`` returns.
 """
 
 from __future__ import annotations
