@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,7 @@ from dd_two_player.steps import (
 from gdyn_common.runs import Run
 from gdyn_common.seeding import generator
 
-__all__ = ["ARMS", "Arm", "Program", "build_program", "measure", "train_setting"]
+__all__ = ["ARMS", "Arm", "Program", "build_program", "measure", "seconds_of", "train_setting"]
 
 PICTURES = 36
 DRAWN = 500  # samples per call of the generator
@@ -196,6 +197,30 @@ def build_program(config: GanStudyConfig, samples: Samples, arm: Arm) -> Program
         jax.jit(start),
         jax.jit(jax.vmap(advance, (0, None, 0)) if config.vmapped else alone, donate_argnums=0),
     )
+
+
+def seconds_of(config: GanStudyConfig, steps: int = 3) -> float:
+    """Return the wall time of all training steps of a study, from a few steps of every arm on this machine.
+
+    Compiling, some ten seconds per arm, and scoring are not in it.
+    """
+    samples = load_samples(config.dataset, "train", config.data_path)
+    seeds = list(range(config.num_seeds)) if config.vmapped else [0]
+    runs = len(config.disc_rates) * (1 if config.vmapped else config.num_seeds)
+    total = 0.0
+    for name in config.arms:
+        program = build_program(config, samples, ARMS[name])
+        rates = program.rates((config.disc_rates[0], config.gen_rates[0]))
+        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(program.start(seed) for seed in seeds))
+        drawn = _draws(config, samples, seeds, 0, steps + 1, program.width)
+        started = 0.0
+        for i in range(steps + 1):
+            state, _ = program.advance(state, rates, tuple(a[:, i] for a in drawn))
+            jax.block_until_ready(state)
+            if i == 0:  # that one compiled
+                started = time.perf_counter()
+        total += (time.perf_counter() - started) / steps * program.steps * runs
+    return total
 
 
 def train_setting(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import resource
 from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
 
 from dd_two_player.experiment_config import GanStudyConfig
-from dd_two_player.gan_study import measure
+from dd_two_player.gan_study import measure, seconds_of
 from gdyn_common.plotting import new_figure
 from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_common.runs import Estimate, Run
 
 SIDE = 5
 
@@ -20,6 +21,12 @@ def compute(config: GanStudyConfig, run: Run) -> Result:
     """Train and score every arm."""
     measured, arrays = measure(config, run)
     return Result(measured, arrays)
+
+
+def estimate(config: GanStudyConfig) -> Estimate:
+    """Measure a few steps of every arm; memory is the largest of this process until then."""
+    seconds = seconds_of(config)
+    return Estimate(seconds, 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def plot(result: Result) -> Any:

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from dd_two_player.data import load_samples
+from dd_two_player.experiments.gan_study import estimate
+from dd_two_player.gan_study import ARMS, _draws, build_program
+from dd_two_player.paper import PAPER
+from gdyn_common.runs import configure
+
+
+@pytest.fixture(scope="module")
+def config():
+    return configure(PAPER.figure("gan-simultaneous"), "smoke", arms=["cancel"])
+
+
+@pytest.fixture(scope="module")
+def samples(config):
+    return load_samples(config.dataset)
+
+
+def ends(config, samples, rates, seeds):
+    """Return the discriminator's parameters after three steps, one program for all calls."""
+    import jax
+    import jax.numpy as jnp
+
+    program = build_program(config, samples, ARMS["cancel"])
+    drawn = _draws(config, samples, seeds, 0, 3, program.width)
+    found = []
+    for rate in rates:
+        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(program.start(seed) for seed in seeds))
+        for i in range(3):
+            state, _ = program.advance(state, program.rates(rate), tuple(a[:, i] for a in drawn))
+        leaves = jax.tree.leaves(state.params[0])
+        found.append(np.concatenate([np.asarray(leaf).reshape(len(seeds), -1) for leaf in leaves], 1))
+    return program, found
+
+
+def test_one_program_serves_all_rates(config, samples):
+    program, (small, large) = ends(config, samples, [(0.01, 0.02), (0.1, 0.2)], [0, 1])
+    assert program.advance._cache_size() == 1
+    assert not np.allclose(small, large, atol=1e-4)
+
+
+def test_seeds_together_equal_seeds_alone(config, samples):
+    """The arithmetic of vmap may sum in another order: float32 rounding over three steps."""
+    import dataclasses
+
+    together = ends(config, samples, [(0.1, 0.1)], [0, 1])[1][0]
+    alone = dataclasses.replace(config, vmapped=False)
+    one = ends(alone, samples, [(0.1, 0.1)], [1])[1][0]
+    np.testing.assert_allclose(together[1], one[0], rtol=1e-4, atol=1e-6)
+
+
+def test_estimate_counts_all_runs(config):
+    found = estimate(config)
+    assert 0 < found.seconds < 60
+    assert found.memory_bytes > 1e7
