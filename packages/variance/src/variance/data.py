@@ -51,6 +51,7 @@ class TensorPopulation:
 
     def fetch(self, indices: Int[Tensor, "n"], generator: np.random.Generator | None = None) -> Batch:
         """Return examples with unit weights."""
+        _require_inside(indices, len(self))
         inputs = self.inputs[indices]
         if self.augment is not None and generator is not None:
             inputs = self.augment(inputs, generator)
@@ -84,6 +85,7 @@ class DatasetPopulation:
 
     def fetch(self, indices: Int[Tensor, "n"], generator: np.random.Generator | None = None) -> Batch:
         """Return examples with unit weights, loaded one by one."""
+        _require_inside(indices, len(self))
         pairs = [self.dataset[int(i)] for i in indices]
         inputs = torch.stack([torch.as_tensor(pair[0]) for pair in pairs])
         targets = torch.stack([torch.as_tensor(pair[1]) for pair in pairs])
@@ -164,8 +166,16 @@ class IndexedDataset:
 
     def fetch(self, indices: Int[Tensor, "n"], generator: np.random.Generator | None = None) -> Batch:
         """Return examples with unit weights; O(1) per example."""
+        _require_inside(indices, len(self))
         found = self.base.fetch(self.source[indices], generator)
         return Batch(found.inputs, self.targets[indices], indices, found.weights)
+
+
+def _require_inside(indices: Int[Tensor, "n"], num_examples: int) -> None:
+    """Refuse what indexing would take for a count from the end, or fail on without a word about the data."""
+    if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= num_examples):
+        low, high = int(indices.min()), int(indices.max())
+        raise ConfigError(f"indices run from {low} to {high}; allowed are 0 to {num_examples - 1}.")
 
 
 def _imbalanced(
