@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from dd_two_player.cli import COMMANDS
+from dd_two_player.config import TrainConfig
 from dd_two_player.paper import PAPER
+from dd_two_player.training import _warn_about_momentum
 from gdyn_common.cli import dispatch
 from gdyn_common.storage import read_arrays
 
@@ -274,7 +276,10 @@ def test_four_devices_agree_with_one(tmp_path):
         np.testing.assert_allclose(value, four[name], rtol=2e-4, atol=1e-5, err_msg=name)
 
 
-def test_momentum_with_a_drift_multiplier_warns(tmp_path):
-    adam = "optimizers.disc.name=adam"
+def test_momentum_with_a_drift_multiplier_warns():
+    config = TrainConfig()
+    config.optimizers.disc.name = "adam"
+    _warn_about_momentum(config)  # nothing to say without a multiplier
+    config.grad_regularizes.dd_coeffs_multiplier.gen.other_dot_prod = -1.0
     with pytest.warns(UserWarning, match="drift coefficients are those of gradient descent"):
-        assert run("train", *TINY, adam, "num_steps=1", f"out={tmp_path}") == 0
+        _warn_about_momentum(config)
