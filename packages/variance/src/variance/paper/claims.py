@@ -230,6 +230,9 @@ CLAIMS = (
         "gc_below_svrg_at_high_ratio",
         Holds(),
         "per seed",
+        expected="partly",
+        expected_because="two of three seeds at quick size (0.77, 0.82, 1.16 of SVRG): exact copies tie, so "
+        "rounding decides which cluster they join; with other passes through the network all three held",
     ),
     Claim(
         "F8.random",
