@@ -36,7 +36,8 @@ def batches(num_steps):
 
 
 # %% [markdown]
-# The spectrum along training: a few large positive eigenvalues, as many negative ones, and a null space that is exact.
+# The spectrum along training: a few large positive eigenvalues, as many negative ones, and a null space
+# that is exact.
 
 # %%
 model = network()
@@ -75,4 +76,3 @@ for prune_set in ("neg", "pos"):
         optimizer.step(surface.hessian(None, xb, yb))
     accuracy = float((model(x).argmax(1) == y).double().mean())
     print(f"without {prune_set} directions: accuracy {accuracy:.2f} after 200 steps")
-plt.close("all")

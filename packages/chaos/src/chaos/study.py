@@ -135,6 +135,7 @@ class Study:
                 each = (_seconds(model, data, long) - _seconds(model, data, short)) / _STEPS
                 seconds += steps * max(each, 0.0)
         if tangent_steps:
+            track(model, data, plan, [])
             started = time.perf_counter()
             track(model, data, replace(plan, num_steps=_TANGENT_STEPS), [])
             seconds += tangent_steps * (time.perf_counter() - started) / _TANGENT_STEPS
