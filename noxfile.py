@@ -231,7 +231,9 @@ def docs(session: nox.Session) -> None:
     pages = ["docs", "common/README.md", *(f"packages/{name}/README.md" for name in PACKAGES)]
     environment = ONE_THREAD | QUIET | {"PYTHONPATH": "docs"}
     session.run("python", "-m", "pytest", "-p", "execute_blocks", *pages, *session.posargs, env=environment)
-    session.run("sphinx-build", "-q", "docs", "docs/_build/html")
+    for tour in sorted(ROOT.glob("packages/*/notebooks/*.py")):
+        session.run("python", str(tour), env=environment)
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "docs", "docs/_build/html")
 
 
 @nox.session(default=False)
