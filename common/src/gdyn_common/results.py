@@ -120,7 +120,9 @@ def figures_table(paper: Paper) -> str:
 def deviations_table(paper: Paper) -> str:
     """Return the Markdown table of what is done otherwise than in the original."""
     lines = ["| | what | original | ours | effect |", "|---|---|---|---|---|"]
-    lines += [f"| {d.id} | {d.what} | {d.original} | {d.ours} | {d.effect} |" for d in paper.deviations]
+    for d in paper.deviations:
+        cells = (cell.replace("|", r"\|") for cell in (d.id, d.what, d.original, d.ours, d.effect))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

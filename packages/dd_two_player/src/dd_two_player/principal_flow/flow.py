@@ -6,10 +6,8 @@ With gradient ``g``, Hessian ``H`` and its eigenpairs ``(l_i, u_i)``:
 * IGR flow ``x' = -g - (h/2) H g``, local error 3;
 * third-order flow, adding ``-h^2 ((1/3) H^2 g + (1/12) grad(g' H g, g constant))``, local error 4;
 * principal flow ``x' = sum_i c(h l_i) (u_i . g) u_i`` with ``c(z) = log(1 - z) / z``, local error 3, and
-  exact on
-  quadratics: flowing for time ``h`` multiplies direction ``i`` by ``1 - h l_i``, also where that diverges.
-      For
-  ``h l_i > 1`` it is complex, and so is the path; take the real part at the very end.
+  exact on quadratics: flowing for time ``h`` multiplies direction ``i`` by ``1 - h l_i``, also where that
+  diverges. For ``h l_i > 1`` it is complex, and so is the path; take the real part at the very end.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from gdyn_common.records import Result
 from gdyn_common.runs import Estimate, Run
 from variance.calibration import estimate_images
 from variance.config import TrainingConfig
-from variance.experiments.curves import flatten, plot_training, ratio_at_end, stack
+from variance.curves import flatten, plot_training, ratio_at_end, stack
 from variance.trajectory import image_runs
 
 

@@ -12,8 +12,8 @@ from gdyn_common.runs import Estimate, Run
 from gdyn_common.seeding import named_seed
 from variance.calibration import occurrences, seconds_of
 from variance.config import RandomFeaturesConfig
+from variance.curves import COLOURS
 from variance.estimators import SGB
-from variance.experiments.curves import COLOURS
 from variance.losses import cross_entropy
 from variance.models import mlp
 from variance.objective import Objective

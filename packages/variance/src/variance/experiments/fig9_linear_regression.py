@@ -13,8 +13,8 @@ from gdyn_common.runs import Estimate, Run
 from gdyn_common.seeding import named_seed
 from variance.calibration import seconds_of
 from variance.config import LinearRegressionConfig
+from variance.curves import COLOURS, tail_mean
 from variance.estimators import SGB
-from variance.experiments.curves import COLOURS, tail_mean
 from variance.losses import half_squared_error
 from variance.objective import Batch, Objective, Point
 from variance.problems import linear_regression

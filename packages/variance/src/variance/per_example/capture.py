@@ -47,7 +47,7 @@ class Capture:
     Attributes:
         losses: Loss of each example.
         layers: Recorded layers by module name, in the order of the model.
-        rest: Materialised gradients, (batch, *shape) by name, of parameters no supported layer owns.
+        rest: Materialised gradients, ``(batch, *shape)`` by name, of parameters no supported layer owns.
         shapes: Shape of every trainable parameter, in `model.parameters()` order.
         outputs: Detached model outputs.
     """

@@ -81,7 +81,7 @@ class Layer(ABC):
 
     @abstractmethod
     def gradients(self) -> dict[str, Tensor]:
-        """Return materialised gradients, (n, *shape) by full parameter name."""
+        """Return materialised gradients, ``(n, *shape)`` by full parameter name."""
 
 
 class WeightLayer(Layer):

@@ -33,7 +33,7 @@ def kernel_chunks(layer: WeightLayer) -> Iterator[tuple[slice, Float[Tensor, "n 
 
 
 def materialised(capture: Capture) -> dict[str, Tensor]:
-    """Return all per-example gradients, (batch, *shape) by parameter name in `model.parameters()` order."""
+    """Return all per-example gradients, ``(batch, *shape)`` by name, in `model.parameters()` order."""
     found = dict(capture.rest)
     for layer in capture.layers.values():
         found |= layer.gradients()

@@ -1,0 +1,168 @@
+"""What the paper says of each figure, the band accepted, and why; written before the runs."""
+
+from __future__ import annotations
+
+from gdyn_common.claims import Between, Holds, Within
+from gdyn_common.registry import Claim
+
+_PLATEAU = (
+    "read off the published vector figure at 18 k steps, one curve per start without a spread; a seed moves "
+    "a plateau by a few hundredths"
+)
+
+CLAIMS = (
+    Claim(
+        id="fig1.chaotic",
+        figure="fig1",
+        statement="Removing chaotic directions destroys learning: final accuracy relative to SGD",
+        source="Figure 1",
+        metric="chaotic_minus_sgd",
+        accept=Between(-0.95, -0.35),
+        because="from half of what SGD learned down to below chance",
+    ),
+    Claim(
+        id="fig1.negative",
+        figure="fig1",
+        statement="Removing directions of negative curvature destroys learning as well",
+        source="Figure 1",
+        metric="neg_minus_sgd",
+        accept=Between(-0.95, -0.35),
+        because="as fig1.chaotic; the sets are equal while no eigenvalue exceeds 2/lr",
+    ),
+    Claim(
+        id="fig1.same",
+        figure="fig1",
+        statement="Chaotic and negative directions are the same thing at these rates",
+        source="Figure 1",
+        metric="neg_minus_chaotic",
+        accept=Between(-0.05, 0.05),
+        because="equal sets give equal runs; the null space, which only `neg` removes, holds no gradient",
+    ),
+    Claim(
+        id="fig1.positive",
+        figure="fig1",
+        statement="Removing directions of positive curvature hurts less than removing chaotic ones",
+        source="Figure 1",
+        metric="pos_minus_chaotic",
+        accept=Between(0.1, 0.9),
+        because="a clear gap above the seed-to-seed range of a few hundredths",
+    ),
+    Claim(
+        id="fig2a.order",
+        figure="fig2a",
+        statement="A later start gives a higher plateau (rank correlation of start and final accuracy)",
+        source="Figure 2a",
+        metric="order",
+        accept=Between(0.75, 1.0),
+        because="perfect order is 1; one swap of neighbours among four curves gives 0.8",
+    ),
+    Claim(
+        id="fig2a.stall",
+        figure="fig2a",
+        statement="After the start learning nearly stops (gain relative to SGD's in the same time)",
+        source="Figure 2a",
+        metric="stall",
+        accept=Between(-0.4, 0.4),
+        because="nearly stops: less than half of what SGD gains, in either direction",
+    ),
+    *(
+        Claim(
+            id=f"fig2a.plateau-{label}",
+            figure="fig2a",
+            statement=f"Smoothed test accuracy at 18 k steps, {label}",
+            source="Figure 2a",
+            metric=f"{name}_accuracy",
+            accept=Within(absolute=0.08),
+            because=_PLATEAU,
+            paper=value,
+            presets=("paper", "paper-unit"),
+        )
+        for label, name, value in (
+            ("SGD", "sgd", 0.86),
+            ("from 10k", "start10000", 0.78),
+            ("from 5k", "start5000", 0.64),
+            ("from 2k", "start2000", 0.45),
+        )
+    ),
+    Claim(
+        id="fig2b.fall",
+        figure="fig2b",
+        statement="Chaos is confined to the start: the largest exponent falls (last over first)",
+        source="Figure 2b",
+        metric="fall",
+        accept=Between(0.2, 0.85),
+        because="falls clearly, and does not vanish within the run",
+    ),
+    Claim(
+        id="fig2b.count",
+        figure="fig2b",
+        statement="The number of expanding directions stays roughly constant (last over first)",
+        source="Figure 2b",
+        metric="count_ratio",
+        accept=Between(0.7, 1.4),
+        because="roughly constant: within forty percent either way",
+    ),
+    Claim(
+        id="fig3a.fastest",
+        figure="fig3a",
+        statement="The perturbation along the largest exponent ends farthest away",
+        source="Figure 3a",
+        metric="max_chaos_is_fastest",
+        accept=Holds(),
+        because="an order; it must hold for every seed",
+        expected="partly",
+        expected_because="in four of the default five seeds, eight of the first ten; the exponent is that of "
+        "the first 500 steps and the distance is measured after 2 000",
+    ),
+    Claim(
+        id="fig3a.slowest",
+        figure="fig3a",
+        statement="Both converging perturbations end nearer than all others",
+        source="Figure 3a",
+        metric="convergence_is_slowest",
+        accept=Holds(),
+        because="an order of two groups; within the pair either may lead",
+        expected="partly",
+        expected_because="one draw per seed: in four of the default five, six of the first ten; a random "
+        "converging combination can hold a direction that expands after the tangent matrix ends",
+    ),
+    Claim(
+        id="fig3a.drift",
+        figure="fig3a",
+        statement="All copies keep diverging slowly in the second half (distance at end over half-time)",
+        source="Figure 3a",
+        metric="late_growth",
+        accept=Between(1.0, 2.5),
+        because="above 1 is drift; linear growth gives at most 2, exponential growth far more",
+    ),
+    Claim(
+        id="fig3b.fit",
+        figure="fig3b",
+        statement="The growth law fits (median R^2 over the five strategies)",
+        source="Figure 3b",
+        metric="r2",
+        accept=Between(0.9, 1.0),
+        because="a two-parameter law that explains nine tenths of the variance",
+    ),
+    Claim(
+        id="fig3b.early",
+        figure="fig3b",
+        statement="While the tangent matrix is valid the exponential bounds enclose the distances",
+        source="Figure 3b",
+        metric="early_inside",
+        accept=Between(0.9, 1.0),
+        because="the bounds hold exactly at the last tangent step and to first order in the distance",
+        expected="fails",
+        expected_because="growth before step T is faster than its average to T (the exponent falls, Figure "
+        "2b), so early distances lie above the straight exponential, by up to 1.8 times: 83 % inside",
+    ),
+    Claim(
+        id="fig3b.late",
+        figure="fig3b",
+        statement="Later the exponential bound is loose (log10 of bound over largest distance at the end)",
+        source="Figure 3b",
+        metric="late_gap",
+        accept=Between(0.3, 60.0),
+        because="at least a factor of two above the measured distance; the upper end only excludes overflow",
+    ),
+)

@@ -1,0 +1,97 @@
+"""Every figure of the paper, with its presets."""
+
+from __future__ import annotations
+
+from gdyn_common.registry import Figure, Preset
+
+USPS = {
+    "dataset": "usps",
+    "inter_dim": 20,
+    "learning_rate": 0.001,
+    "num_steps": 18240,  # 20 epochs, as far as the published curves are read off
+    "evaluate_every": 100,
+}
+UNIT = USPS | {"data": {"normalize": "unit"}}  # which scaling the published runs used is not certain
+STARTS = {"starts": [2000, 5000, 10000]}
+SMOKE = {"num_steps": 12, "seeds": [0, 1, 2], "evaluate_every": 4}
+
+FIGURES = (
+    Figure(
+        id="fig1",
+        source="Figure 1",
+        shows="Training without chaotic directions stays at chance; without positive ones it is only slower.",
+        module="chaos.experiments.fig1_pruned_training",
+        config="chaos.config:Fig1Config",
+        presets={
+            "quick": Preset("45 s, 1 core", "scaled down"),
+            "paper": Preset(
+                "about 75 min on 1 core (3 seeds, 20 epochs, 3 pruned arms), 1 GB", "paper", USPS
+            ),
+            "paper-unit": Preset("about 75 min on 1 core, as paper with inputs in [0, 1]", "paper", UNIT),
+            "smoke": Preset("2 s", "smoke", SMOKE),
+        },
+    ),
+    Figure(
+        id="fig2a",
+        source="Figure 2a",
+        shows="The later the pruning of chaotic directions starts, the higher the plateau it freezes.",
+        module="chaos.experiments.fig2a_late_pruning",
+        config="chaos.config:Fig2aConfig",
+        presets={
+            "quick": Preset("30 s, 1 core", "scaled down"),
+            "paper": Preset("about 50 min on 1 core (3 seeds, 20 epochs), 1 GB", "paper", USPS | STARTS),
+            "paper-unit": Preset(
+                "about 50 min on 1 core, as paper with inputs in [0, 1]", "paper", UNIT | STARTS
+            ),
+            "smoke": Preset("2 s", "smoke", SMOKE | {"starts": [2, 4, 8]}),
+        },
+    ),
+    Figure(
+        id="fig2b",
+        source="Figure 2b (our reading of which panel it is)",
+        shows="The largest exponent falls during training while the number of expanding directions stays.",
+        module="chaos.experiments.fig2b_exponents",
+        config="chaos.config:Fig2bConfig",
+        presets={
+            "quick": Preset("20 s, 1 core", "scaled down"),
+            "paper": Preset(
+                "about 1 h on 1 core (one seed, five decompositions of 5350 x 5350), 2 GB",
+                "paper",
+                USPS | {"num_steps": 2000, "at": [100, 500, 1000, 2000], "seeds": [0]},
+            ),
+            "smoke": Preset("2 s", "smoke", SMOKE | {"at": [4, 12]}),
+        },
+    ),
+    Figure(
+        id="fig3a",
+        source="Figure 3a",
+        shows="Perturbed trainings keep drifting away slowly; chaotic perturbations drift fastest.",
+        module="chaos.experiments.fig3a_distances",
+        config="chaos.config:Fig3Config",
+        presets={
+            "quick": Preset("35 s, 1 core", "scaled down"),
+            "paper": Preset(
+                "about 1 h on 1 core per seed (tangent matrix of 1000 steps at n = 5350), 2 GB",
+                "paper",
+                USPS | {"tangent_steps": 1000, "seeds": [42], "measure_every": 100},
+            ),
+            "smoke": Preset("2 s", "smoke", SMOKE | {"tangent_steps": 6, "measure_every": 2}),
+        },
+    ),
+    Figure(
+        id="fig3b",
+        source="Figure 3b",
+        shows="Squared distances follow a t + b t^2 + d_0^2, not the exponential of the largest exponent.",
+        module="chaos.experiments.fig3b_divergence_fit",
+        config="chaos.config:Fig3Config",
+        presets={
+            "quick": Preset("35 s, 1 core", "scaled down"),
+            "paper": Preset(
+                "about 1 h on 1 core per seed (tangent matrix of 1000 steps at n = 5350), 2 GB",
+                "paper",
+                USPS | {"tangent_steps": 1000, "seeds": [42], "measure_every": 100},
+            ),
+            "smoke": Preset("2 s", "smoke", SMOKE | {"tangent_steps": 6, "measure_every": 2}),
+        },
+    ),
+)
