@@ -22,6 +22,7 @@ extensions = [
     "sphinxcontrib.bibtex",
 ]
 bibtex_bibfiles = ["references.bib"]
+suppress_warnings = ["ref.python"]  # short names such as `mean` stand in several packages
 exclude_patterns = ["_build", "requirements.txt"]
 html_theme = "furo"
 html_title = "gdyn"

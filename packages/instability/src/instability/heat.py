@@ -148,15 +148,16 @@ def solve_heat(
     profiles[:, 0] = tent(num_points)
     profiles[:, 1:, [0, -1]] = 0.0
     cfl_numbers = np.repeat(steps[:, None], num_points - 2, axis=1)
-    left, inner, right = profiles[:, :, :-2], profiles[:, :, 1:-1], profiles[:, :, 2:]
+    by_step = profiles.swapaxes(0, 1)
+    left, inner, right = by_step[:, :, :-2], by_step[:, :, 1:-1], by_step[:, :, 2:]
     second_difference = np.empty_like(cfl_numbers)
     with np.errstate(over="ignore", invalid="ignore"):
-        for n in range(num_steps):
-            np.multiply(inner[:, n], -2.0, out=second_difference)
-            second_difference += left[:, n]
-            second_difference += right[:, n]
-            second_difference *= cfl_numbers
-            np.add(inner[:, n], second_difference, out=inner[:, n + 1])
+        for u_left, u, u_right, following in zip(left, inner, right, inner[1:], strict=False):
+            np.multiply(u, -2.0, out=second_difference)
+            np.add(second_difference, u_left, out=second_difference)
+            np.add(second_difference, u_right, out=second_difference)
+            np.multiply(second_difference, cfl_numbers, out=second_difference)
+            np.add(u, second_difference, out=following)
     solution = profiles.view(HeatSolution)
     solution.time_steps, solution.stopped_at = steps, _stop_at_non_finite(profiles)
     return solution
