@@ -17,8 +17,8 @@ _PLATEAUS = (
     ("from 2k", "start2000", 0.45),
 )
 _STANDARDISED = (
-    "changed after the run. With standardised inputs chaotic directions hold 12 to 17 % of the squared gradient at "
-    " step 2000 and 2 % at the end, so removing them costs little; with inputs in [0, 1] about half"
+    "changed after the run. With standardised inputs chaotic directions hold 12 to 17 % of the squared "
+    "gradient at step 2000 and 2 % at the end, so removing them costs little; with inputs in [0, 1] about half"
 )
 
 CLAIMS = (
