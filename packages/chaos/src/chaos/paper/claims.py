@@ -18,7 +18,7 @@ _PLATEAUS = (
 )
 _STANDARDISED = (
     "changed after the run. With standardised inputs chaotic directions hold 12 to 17 % of the squared "
-    "gradient at step 2000 and 2 % at the end, so removing them costs little; with inputs in [0, 1] about half"
+    "gradient at step 2000 and 2 % at the end: removing them costs little. With inputs in [0, 1] about half"
 )
 
 CLAIMS = (
