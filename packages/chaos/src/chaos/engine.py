@@ -21,7 +21,7 @@ from chaos.eigenthings import Eigenthings, load_eigenthings, load_values_and_vec
 from chaos.ensemble import Ensemble
 from chaos.member import Member
 from chaos.models import cnn, mlp, seeded
-from chaos.perturbation import STRATEGIES, perturb
+from chaos.perturbation import STRATEGIES, assignment, perturb
 from chaos.train_config import LoggingConfig, TrainConfig
 from chaos.training import model_seed
 from chaos.trajectories import Trajectories
@@ -130,7 +130,7 @@ class Engine:
     def _model(self, i: int, pairs: Eigenthings | None) -> nn.Module:
         model = build_model(self.config, self.data, self.seed)
         if i > 0:
-            strategy, size = assignment(self.config, i)
+            strategy, size = assignment(i, self.config.perturb_strat, self.config.perturb_eps)
             generator = torch.Generator().manual_seed(named_seed(self.seed, "perturbation", i))
             perturb(model, size, strategy, pairs, generator)
         return model
@@ -226,21 +226,6 @@ class Engine:
             )
         if self.ensemble is not None:
             self.ensemble.restore(saved)
-
-
-def assignment(config: TrainConfig, i: int) -> tuple[str, float]:
-    """Strategy and size of perturbed model i >= 1.
-
-    Example:
-        >>> config = TrainConfig(perturb_strat="all", parallel=8, perturb_eps=[0.1, 0.2])
-        >>> assignment(config, 5), assignment(config, 6)
-        (('randn', 0.1), ('max_chaos', 0.2))
-    """
-    assert config.perturb_strat is not None
-    sizes = config.perturb_eps
-    if config.perturb_strat == "all":
-        return STRATEGIES[(i - 1) % len(STRATEGIES)], sizes[min((i - 1) // len(STRATEGIES), len(sizes) - 1)]
-    return config.perturb_strat, sizes[min(i - 1, len(sizes) - 1)]
 
 
 def build_model(config: TrainConfig, data: Data, seed: int) -> nn.Module:

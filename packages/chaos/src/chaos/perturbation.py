@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,6 +14,29 @@ from chaos.eigenthings import Eigenthings
 STRATEGIES = ("max_chaos", "randn_chaos", "max_convergence", "randn_convergence", "randn")
 
 Pairs = Eigenthings | tuple[Tensor, Tensor]
+
+
+def assignment(i: int, strategy: str | None, sizes: Sequence[float]) -> tuple[str, float]:
+    """Strategy and size of perturbed model i, counted from 1.
+
+    Args:
+        i: Number of the model.
+        strategy: One of :data:`STRATEGIES`, or ``"all"`` for each in turn.
+        sizes: For ``"all"`` one per round of the strategies, else one per model; the last one repeats.
+
+    Raises:
+        ValueError: Without a strategy.
+
+    Example:
+        >>> assignment(5, "all", [0.1, 0.2]), assignment(6, "all", [0.1, 0.2])
+        (('randn', 0.1), ('max_chaos', 0.2))
+    """
+    if strategy is None:
+        raise ValueError(f"Model {i} has no perturbation; pass perturb_strat=all or one of {STRATEGIES}.")
+    if strategy == "all":
+        round_, turn = divmod(i - 1, len(STRATEGIES))
+        return STRATEGIES[turn], sizes[min(round_, len(sizes) - 1)]
+    return strategy, sizes[min(i - 1, len(sizes) - 1)]
 
 
 def perturb(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from chaos.perturbation import assignment
 from chaos.train_config import TrainConfig
 from gdyn_common.storage import Arrays, write_arrays
 
@@ -36,12 +37,10 @@ class Trajectories:
         """Distances after a step, every ``log_freq`` steps."""
         if len(self.models) == 1 or step % self.config.logging.log_freq:
             return {}
-        from chaos.engine import assignment
-
         metrics, row = {}, []
         for i, direction in enumerate(self.directions, start=1):
             offset = self._offset(i)
-            strategy, size = assignment(self.config, i)
+            strategy, size = assignment(i, self.config.perturb_strat, self.config.perturb_eps)
             row.append(float(offset.norm()))
             metrics[f"distances/dist[0][{i}][{size:g}]:strat[{strategy}]"] = row[-1]
             metrics[f"distances/projection[0][{i}]"] = float(offset @ direction / direction.square().sum())
