@@ -251,7 +251,6 @@ FIGURES = (
             "smoke": Preset("3 s", "smoke", SMOKE_DIGITS | {"num_steps": 10}),
         },
         in_default=False,
-        not_run="no record yet",
     ),
     Figure(
         id="sharpness",
@@ -264,6 +263,5 @@ FIGURES = (
             "smoke": Preset("3 s", "smoke", SMOKE_DIGITS | {"num_steps": 4, "measure_every": 2}),
         },
         in_default=False,
-        not_run="no record yet",
     ),
 )
