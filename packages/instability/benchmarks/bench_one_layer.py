@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+import resource
 import statistics
 import sys
 import time
@@ -52,8 +53,24 @@ def per_step(module: object, runs: int, **options: object) -> float:
     return (whole - empty) / ((20 if runs > 1 else 50) * runs)
 
 
+def limits() -> dict[str, float]:
+    """What bounds the ratios: page faults of the naive step, first and once warm, and our transforms alone."""
+    found = {}
+    for name in ("first", "second"):
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        reference.nonlinear_step(IMAGE, KERNEL, 0.05, 20.0)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        found[f"{name}_naive_user_s"] = after.ru_utime - before.ru_utime
+        found[f"{name}_naive_system_s"] = after.ru_stime - before.ru_stime
+        found[f"{name}_naive_page_faults"] = after.ru_minflt - before.ru_minflt
+    correlation, kernel = OneLayerNetwork(IMAGE, 32).correlation, torch.from_numpy(KERNEL)
+    found["transforms_s"] = seconds(lambda: correlation.transpose(correlation.apply(kernel)), 200)
+    return found
+
+
 def main(repeats: int) -> None:
     torch.set_num_threads(1)
+    bounds = limits()
     nonlinear = {"learning_rates": 0.05, "weight_decays": 20.0}
     linear = {"learning_rates": 1e-8, "weight_decays": 1.4e7}
     direct = OneLayerNetwork(IMAGE, 32, method="direct")
@@ -87,6 +104,7 @@ def main(repeats: int) -> None:
         "what": "CPU seconds, one thread, median over repeats; naive and ours interleaved in one process",
         "repeats": repeats,
         "rows": rows,
+        "limits": bounds,
         "environment": collect(0.0) | {"threads": 1, "machine": platform.machine()},
     }
     path = Path(__file__).parents[1] / "results" / "bench.json"
