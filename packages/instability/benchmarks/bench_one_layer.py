@@ -54,7 +54,7 @@ def per_step(module: object, runs: int, **options: object) -> float:
 
 
 def limits() -> dict[str, float]:
-    """What bounds the ratios: page faults of the naive step, first and once warm, and our transforms alone."""
+    """Measure what bounds the ratios: page faults of a first and a warm naive step, and our transforms."""
     found = {}
     for name in ("first", "second"):
         before = resource.getrusage(resource.RUSAGE_SELF)
