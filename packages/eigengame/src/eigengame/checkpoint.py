@@ -23,20 +23,13 @@ FORMAT_VERSION = 1
 _META = "__meta__"
 
 
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def to_arrays(state: State) -> dict[str, NDArray]:
     """Return the leaves of a state by path, as host arrays (sharded leaves are gathered).
 
     With several processes all of them must call this together.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {
-        jax.tree_util.keystr(path): gather(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-        for path, leaf in leaves
-    }
+    return {jax.tree_util.keystr(path): gather(leaf) for path, leaf in leaves}
 
 
 def from_arrays(arrays: dict[str, NDArray], like: State) -> State:
@@ -52,9 +45,6 @@ def from_arrays(arrays: dict[str, NDArray], like: State) -> State:
         if name not in arrays:
             raise ValueError(f"Checkpoint has no entry {name}; it was written by another configuration.")
         value = arrays[name]
-        if _is_key(template):
-            key = jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(template))
-            return put(key, template.sharding)
         if value.shape != template.shape:
             raise ValueError(
                 f"Checkpoint entry {name} has shape {value.shape}, expected {template.shape}; "

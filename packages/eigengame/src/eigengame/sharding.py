@@ -130,10 +130,6 @@ def put(leaf: Array, sharding: NamedSharding) -> Array:
     if sharding.is_fully_addressable:
         placed: Array = jax.device_put(leaf, sharding)
         return placed
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        data = put(jax.random.key_data(leaf), sharding)
-        key: Array = jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        return key
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
