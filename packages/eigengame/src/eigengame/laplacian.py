@@ -54,6 +54,7 @@ def degrees(edges: Int[np.ndarray, "m 2"], num_nodes: int) -> Int[np.ndarray, " 
     return np.bincount(np.asarray(edges).reshape(-1), minlength=num_nodes)
 
 
+@jax.jit
 def laplacian_product(
     V: Float[Array, "k d"], edges: Int[Array, "m 2"], scale: float | Array = 1.0
 ) -> Float[Array, "k d"]:

@@ -144,15 +144,19 @@ def initial_vectors(key: Array, k: int, d: PyTree, dtype: Any = jnp.float32) -> 
         True
     """
     leaves, structure = jax.tree.flatten(d)
-    players = jnp.arange(k)
+    shapes = tuple(_sample_shape(leaf) for leaf in leaves)
+    return jax.tree.unflatten(structure, _random_unit_rows(key, k, shapes, jnp.dtype(dtype)))
 
+
+@partial(jax.jit, static_argnames=("k", "shapes", "dtype"))
+def _random_unit_rows(key: Array, k: int, shapes: tuple[tuple[int, ...], ...], dtype: Any) -> list[Array]:
     def draw(index: int, shape: tuple[int, ...]) -> Array:
         leaf_key = jax.random.fold_in(key, index)
-        return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(leaf_key, i), shape, dtype))(players)
+        return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(leaf_key, i), shape, dtype))(
+            jnp.arange(k)
+        )
 
-    return normalize_rows(
-        jax.tree.unflatten(structure, [draw(i, _sample_shape(leaf)) for i, leaf in enumerate(leaves)])
-    )
+    return normalize_rows([draw(index, shape) for index, shape in enumerate(shapes)])
 
 
 def _check_players(k: int, dim: int) -> None:

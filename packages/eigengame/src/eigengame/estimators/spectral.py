@@ -137,8 +137,8 @@ class EigenGameSpectralEmbedding(BaseEstimator):
             int(self.n_iter),
             min(self.batch_size or len(edges), len(edges)),
         )
-        flow = laplacian_product(V, device_edges)
-        self.eigenvalues_: NDArray = np.asarray(jnp.sum(V * flow, axis=1))
+        flow = np.asarray(laplacian_product(V, device_edges))
+        self.eigenvalues_: NDArray = np.sum(np.asarray(V) * flow, axis=1)
         self.embedding_: Float[np.ndarray, "nodes k"] = orient(np.asarray(V)).T
         self.n_iter_ = int(self.n_iter)
         return self
