@@ -72,13 +72,14 @@ def measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str,
     """Train every arm at every pair of rates and score it.
 
     Returns:
-        Measurements and arrays. Per arm and pair of rates, one value per seed: ``final_distance`` (Frechet
-        classifier distance at the end), ``distance`` (the same, at most that of the untrained generator),
-        ``score`` (classifier score, the formula of the Inception Score) and
-        ``diverged`` (not finite, or further from the data than the untrained generator). Per arm over all
-        rates: ``<arm>_diverged_share`` and ``<arm>_distance_ratio``, the geometric mean over rates of its
-        distance over that of the first arm, per seed; a diverged run counts with the untrained distance.
-        ``classifier_accuracy`` is that of the scoring classifier on the test split.
+        Measurements and arrays. Per arm and pair of rates, one value per seed: ``distance`` (Frechet
+        classifier distance at the end, infinite if samples or parameters are not finite),
+        ``untrained_distance`` (the same before training), ``score`` (classifier score, the formula of the
+        Inception Score) and ``diverged`` (further from the data than before training). Per arm over all
+        rates: ``<arm>_diverged_share``, and as geometric means over rates, per seed,
+        ``<arm>_distance_ratio`` (its distance over that of the first arm) and ``<arm>_training_ratio`` (its
+        distance over the untrained one). ``classifier_accuracy`` is that of the scoring classifier on the
+        test split.
     """
     for arm in config.arms:
         choice("arm", arm, tuple(ARMS))
@@ -92,39 +93,46 @@ def measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str,
     test = load_samples(config.dataset, "test", config.data_path)
     measured: dict[str, Any] = {"classifier_accuracy": accuracy(classifier, test)}
     arrays: dict[str, np.ndarray] = {}
-    scores = np.zeros((len(config.arms), len(config.disc_rates), config.num_seeds))
-    diverged = np.zeros(scores.shape, bool)
+    distances = np.zeros((len(config.arms), len(config.disc_rates), config.num_seeds))
+    untrained = np.zeros(distances.shape)
     for i, arm in enumerate(config.arms):
         program = build_program(config, samples, ARMS[arm])
         for j, rates in enumerate(zip(config.disc_rates, config.gen_rates, strict=True)):
-            label = f"{arm}@{rates[0]:g}:{rates[1]:g}"
+            used = program.rates(rates)
+            label = f"{arm}@{used[0]:g}:{used[1]:g}"
             parts = []
             for group in groups:
                 name = f"{label}/seeds={group}"
-                train = partial(train_setting, config, run, samples, classifier, program, rates, group, name)
+                train = partial(train_setting, config, run, samples, classifier, program, used, group, name)
                 parts.append(run.piece(name, train))
             drawn = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            ends = []
             for k in range(config.num_seeds):
-                untrained = frechet_distance(real, moments(drawn["untrained_features"][k]))
+                untrained[i, j, k] = frechet_distance(real, moments(drawn["untrained_features"][k]))
                 features = drawn["features"][k]
                 finite = bool(np.isfinite(features).all() and drawn["finite"][k])
-                distance = frechet_distance(real, moments(features)) if finite else np.inf
-                ends.append(distance if finite else float("nan"))
-                diverged[i, j, k] = distance > untrained
-                scores[i, j, k] = min(distance, untrained)
-            measured[f"{label}/distance"] = scores[i, j].tolist()
-            measured[f"{label}/final_distance"] = ends
+                distances[i, j, k] = frechet_distance(real, moments(features)) if finite else np.inf
+            measured[f"{label}/distance"] = distances[i, j].tolist()
+            measured[f"{label}/untrained_distance"] = untrained[i, j].tolist()
             measured[f"{label}/score"] = [classifier_score(logits) for logits in drawn["logits"]]
-            measured[f"{label}/diverged"] = diverged[i, j].tolist()
+            measured[f"{label}/diverged"] = (distances[i, j] > untrained[i, j]).tolist()
             arrays[f"{label}/pictures"] = drawn["pictures"][0]
             arrays[f"{label}/disc_loss"] = drawn["disc_loss"]
-    ratios = np.exp(np.log(scores / scores[:1]).mean(1))
     for i, arm in enumerate(config.arms):
-        measured[f"{arm}_diverged_share"] = float(diverged[i].mean())
-        measured[f"{arm}_distance"] = scores[i].mean(0).tolist()
-        measured[f"{arm}_distance_ratio"] = ratios[i].tolist()
-    return measured, arrays | {"scores": scores, "diverged": diverged}
+        measured[f"{arm}_diverged_share"] = float((distances[i] > untrained[i]).mean())
+        measured[f"{arm}_distance_ratio"] = _mean_ratio(distances[i], distances[0]).tolist()
+        measured[f"{arm}_training_ratio"] = _mean_ratio(distances[i], untrained[i]).tolist()
+    return measured, arrays | {"distances": distances, "untrained": untrained}
+
+
+def _mean_ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the geometric mean over rates of ``a / b`` ``(rates, seeds)``; two infinite distances make NaN.
+
+    >>> _mean_ratio(np.array([[1.0, np.inf], [4.0, 1.0]]), np.ones((2, 2)))
+    array([ 2., inf])
+    """
+    with np.errstate(invalid="ignore"):
+        ratios: np.ndarray = np.exp((np.log(a) - np.log(b)).mean(0))
+    return ratios
 
 
 class Program(NamedTuple):
@@ -264,13 +272,12 @@ def train_setting(
     if saved is not None:
         done, history = int(saved["done"]), saved["history"]
         state = _unpack(saved, state)
-    used = program.rates(rates)
     while done < program.steps:
         length = min(config.chunk, program.steps - done)
         drawn = _draws(config, samples, seeds, done, length, program.width)
         values = []
         for i in range(length):
-            state, loss = program.advance(state, used, tuple(a[:, i] for a in drawn))
+            state, loss = program.advance(state, rates, tuple(a[:, i] for a in drawn))
             values.append(loss)
         done, history = done + length, np.concatenate([history, np.stack(values, 1)], 1)
         if done < program.steps:

@@ -32,7 +32,8 @@ def compute(config: DalStudyConfig, run: Run) -> Result:
         optimizer = dal(exact_hvp(quadratic), learning_rate=config.learning_rate, power=power, cap=config.cap)
         path = descend(quadratic, jnp.ones(2), optimizer, config.quadratic_steps)["loss"]
         arrays[f"quadratic_{arm}"] = path
-        measured[f"quadratic_{arm}_grows"] = bool(not np.isfinite(path[-1]) or path[-1] > path[0])
+        measured[f"quadratic_{arm}_grows"] = grows = bool(not np.isfinite(path[-1]) or path[-1] > path[0])
+        measured[f"quadratic_{arm}_bounded"] = not grows
         final, smooth = [], []
         for seed in range(config.num_seeds):
             stored = run.piece(f"{arm}/seed={seed}", partial(_network, config, power, seed))

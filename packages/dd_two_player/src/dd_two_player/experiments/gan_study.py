@@ -30,21 +30,24 @@ def estimate(config: GanStudyConfig) -> Estimate:
 
 
 def plot(result: Result) -> Any:
-    """Draw distances with 95 % intervals over seeds, and samples of every arm at the last pair of rates."""
+    """Draw distances per seed, 95 % intervals of their means, and samples of every arm at its last rates."""
     labels = [name.removesuffix("/pictures") for name in result.arrays if name.endswith("/pictures")]
     arms = list(dict.fromkeys(label.partition("@")[0] for label in labels))
-    pairs = list(dict.fromkeys(label.partition("@")[2] for label in labels))
+    rates = {
+        arm: [label.partition("@")[2] for label in labels if label.startswith(f"{arm}@")] for arm in arms
+    }
+    pairs = rates[arms[0]]
     figure, axes = new_figure(1, 1 + len(arms), figsize=(4 + 2.2 * len(arms), 3.6))
-    scores = result.arrays["scores"]
     for i, arm in enumerate(arms):
-        mean, count = scores[i].mean(1), scores.shape[2]
-        error = scores[i].std(1, ddof=1) / np.sqrt(count) if count > 1 else np.zeros_like(mean)
-        half = student.ppf(0.975, max(count - 1, 1)) * error
+        title, last = arm.replace("_", " "), rates[arm][-1]
+        label = title if rates[arm] == pairs else f"{title} at {last}"
         shift = 0.5 * ((i + 0.5) / len(arms) - 0.5)
-        axes[0].errorbar(np.arange(len(pairs)) + shift, mean, half, fmt="o", capsize=3, label=arm)
-        axes[1 + i].imshow(_tiled(result.arrays[f"{arm}@{pairs[-1]}/pictures"]), cmap="gray", vmin=0, vmax=1)
-        axes[1 + i].set(title=f"{arm.replace('_', ' ')}\nat {pairs[-1]}")
+        _draw_distances(axes[0], result.arrays["distances"][i], shift, f"C{i}", label)
+        axes[1 + i].imshow(_tiled(result.arrays[f"{arm}@{last}/pictures"]), cmap="gray", vmin=0, vmax=1)
+        axes[1 + i].set(title=f"{title}\nat {last}")
         axes[1 + i].set_axis_off()
+    untrained = float(result.arrays["untrained"].mean())
+    axes[0].axhline(untrained, color="0.5", linestyle="--", linewidth=0.8, label="untrained")
     axes[0].set_xticks(range(len(pairs)), pairs)
     axes[0].set(
         xlabel="learning rates, discriminator:generator",
@@ -54,6 +57,20 @@ def plot(result: Result) -> Any:
     axes[0].set_ylim(bottom=0)  # intervals over few seeds may reach below, distances do not
     axes[0].legend(fontsize="small")
     return figure
+
+
+def _draw_distances(ax: Any, distances: np.ndarray, shift: float, color: str, label: str) -> None:
+    """Draw distances ``(rates, seeds)``; seeds that are not finite are left out and counted in the label."""
+    lost = int((~np.isfinite(distances)).sum())
+    for j, values in enumerate(distances):
+        kept = values[np.isfinite(values)]
+        ax.plot(np.full(len(kept), j + shift), kept, ".", color=color, alpha=0.5, markersize=4)
+        if len(kept) > 1:
+            half = student.ppf(0.975, len(kept) - 1) * kept.std(ddof=1) / np.sqrt(len(kept))
+            ax.errorbar(j + shift, kept.mean(), half, fmt="_", capsize=3, color=color)
+    ax.plot(
+        [], [], "o", color=color, label=label + (f" ({lost} of {distances.size} not finite)" if lost else "")
+    )
 
 
 def _tiled(images: np.ndarray) -> np.ndarray:
