@@ -41,8 +41,11 @@ def listing(paper: Paper) -> str:
         cost = ", ".join(f"{name}: {p.cost}" for name, p in figure.presets.items() if p.scale != "smoke")
         long = "" if figure.in_default else "  [not in `run all`; include=long]"
         lines.append(f"{figure.id:<{width}}{figure.source}{long}\n{'':<{width}}{figure.shows}")
-        lines.append(f"{'':<{width}}{cost}; {len(paper.claims_of(figure.id))} claims")
-    lines += [f"{name:<{width}}out of scope: {reason}" for name, reason in paper.out_of_scope.items()]
+        count = len(paper.claims_of(figure.id))
+        lines.append(f"{'':<{width}}{cost}; {count} claim{'s' if count != 1 else ''}")
+    if paper.out_of_scope:
+        lines.append("\nOut of scope")
+        lines += [f"  {name}: {reason}" for name, reason in paper.out_of_scope.items()]
     return "\n".join(lines)
 
 
