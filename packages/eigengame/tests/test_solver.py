@@ -88,7 +88,6 @@ def run_operator(state, matrix, config, num_steps):
     return jax.jit(lambda s: jax.lax.fori_loop(0, num_steps, one, s))(state)
 
 
-@pytest.mark.slow
 def test_rows_stay_unit_over_1e5_steps(rng):
     data = jnp.asarray(rng.standard_normal((512, 16)), jnp.float32)
     state = init(KEY, 4, 16, SGD)
@@ -96,15 +95,8 @@ def test_rows_stay_unit_over_1e5_steps(rng):
     for _ in range(100):
         state, _ = sample_steps(state, data, 1000, 16, config)
         np.testing.assert_allclose(jnp.linalg.norm(state.V, axis=1), 1, atol=UNIT)
-
-
-def test_rows_stay_unit(rng):
-    data = jnp.asarray(rng.standard_normal((64, 8)), jnp.float32)
-    config = Config(SGD)
-    state, _ = sample_steps(init(KEY, 4, 8, SGD), data, 5000, 8, config)
-    np.testing.assert_allclose(jnp.linalg.norm(state.V, axis=1), 1, atol=UNIT)
-    assert int(state.step) == 5000
-    assert int(state.count) == 40000
+    assert int(state.step) == 100_000
+    assert int(state.count) == 1_600_000
 
 
 @pytest.mark.parametrize("algorithm", ["mu", "alpha", "gha"])

@@ -156,7 +156,8 @@ def _random_unit_rows(key: Array, k: int, shapes: tuple[tuple[int, ...], ...], d
             jnp.arange(k)
         )
 
-    return normalize_rows([draw(index, shape) for index, shape in enumerate(shapes)])
+    rows: list[Array] = normalize_rows([draw(index, shape) for index, shape in enumerate(shapes)])
+    return rows
 
 
 def _check_players(k: int, dim: int) -> None:
