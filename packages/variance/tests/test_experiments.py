@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from gdyn_common.cli import dispatch
-from gdyn_common.records import read_record
+from gdyn_common.logging import read_jsonl
+from gdyn_common.records import Header, read_record
+from gdyn_common.registry import resolve
+from gdyn_common.runs import Run, configure
 from gdyn_common.testing import check_killed_runs_resume
 from variance import trajectory
 from variance.cli import COMMANDS
@@ -27,9 +30,20 @@ def test_smoke_run_measures_every_claim(figure: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.kill
-def test_a_killed_run_resumes_to_the_same_result(tmp_path: Path) -> None:
-    arguments = ["run", "F1", "preset=smoke", "estimators=[SG-B,SG-2B,SVRG,GC,GC-online]"]
-    check_killed_runs_resume("variance", arguments, tmp_path, after_files=[1, 3, 6])
+@pytest.mark.parametrize(
+    ("figure", "overrides", "after_files"),
+    [
+        ("F1", ["estimators=[SG-B,SG-2B,SVRG,GC,GC-online]"], [1, 4]),
+        ("F6", ["seeds=[0]", "learning_rates=[0.01]"], [6]),  # inside the second piece
+        ("F8", ["seeds=[0]"], [12]),  # between two passes over the data
+        ("F9", ["seeds=[0]"], [7]),
+    ],
+)
+def test_a_killed_run_resumes_to_the_same_result(
+    figure: str, overrides: list[str], after_files: list[int], tmp_path: Path
+) -> None:
+    arguments = ["run", figure, "preset=smoke", *overrides]
+    check_killed_runs_resume("variance", arguments, tmp_path, after_files=after_files)
 
 
 def test_train_and_collect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,3 +93,17 @@ def test_log_lines_carry_batch_sizes(tmp_path: Path) -> None:
     first = json.loads(log.read_text().splitlines()[0])
     assert "SG-2B[B=128]/avg_var" in first
     assert "gc/distortion" in first
+    assert first["piece"] == "learning_rate=0.02/seed=0"
+
+
+def test_a_resumed_run_logs_no_step_twice(tmp_path: Path) -> None:
+    """A line is dropped where its step is repeated, because the run was killed before the checkpoint."""
+    figure = PAPER.figure("F9")
+    config = configure(figure, "smoke", out=str(tmp_path), seeds=[0])
+    header = Header("variance", "0", "", "F9", "", "", figure.module, "smoke", "smoke")
+    with Run(tmp_path / "run", {}, header) as run:
+        run.tracker.log(40, {"piece": "SG-B/seed=0", "loss": 1.0})
+        run.tracker.log(40, {"piece": "SG-2B/seed=7", "loss": 1.0})
+        resolve(figure.module).compute(config, run)
+    lines = [(line["piece"], line["step"]) for line in read_jsonl(tmp_path / "run" / "metrics.jsonl")]
+    assert len(lines) == len(set(lines)) == 4 * 4 + 1

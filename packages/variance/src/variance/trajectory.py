@@ -123,14 +123,20 @@ def trainer_for(
     )
 
 
-def follow(trainer: Trainer, num_steps: int, run: Run | None = None, name: str = "") -> dict[str, np.ndarray]:
+def follow(
+    trainer: Trainer, num_steps: int, run: Run | None = None, name: str = "", *, checkpoint_every: int = 0
+) -> dict[str, np.ndarray]:
     """Train and collect measurements, with a checkpoint at every measurement.
+
+    Called again on a new trainer after an interruption, it continues from the last checkpoint, bit for bit.
 
     Args:
         trainer: At any step.
         num_steps: Steps in all.
-        run: Run that stores checkpoints; none where None.
-        name: Name of the checkpoint within the run.
+        run: Run that stores checkpoints and logs; none where None.
+        name: Name of the checkpoint within the run, and of the piece in the log.
+        checkpoint_every: Steps between two further checkpoints, where nothing or little is measured; none
+            where 0.
 
     Returns:
         `steps` and one array per metric, named `<estimator>.<statistic>`.
@@ -143,17 +149,20 @@ def follow(trainer: Trainer, num_steps: int, run: Run | None = None, name: str =
         trainer.load_state_dict(unpack(stored.pop("__trainer__")))
         steps = stored.pop("steps").tolist()
         columns = {name: values.tolist() for name, values in stored.items()}
+    if run is not None:
+        run.tracker.rewind(trainer.step_count, piece=name)
     while trainer.step_count < num_steps:
         step = trainer.step_count
         metrics = trainer.step()
-        if not metrics:
-            continue
-        steps.append(step)
-        for key, value in metrics.items():
-            if not key.endswith("/seconds"):
-                columns.setdefault(column_name(key), []).append(value)
-        if run is not None and checkpoint is not None:
-            run.tracker.log(step, metrics)
+        if metrics:
+            steps.append(step)
+            for key, value in metrics.items():
+                if not key.endswith("/seconds"):
+                    columns.setdefault(column_name(key), []).append(value)
+            if run is not None:
+                run.tracker.log(step, {"piece": name, **metrics})
+        saves = bool(metrics) or (checkpoint_every > 0 and trainer.step_count % checkpoint_every == 0)
+        if checkpoint is not None and saves:
             arrays = {key: np.array(values) for key, values in columns.items()}
             checkpoint.save(steps=np.array(steps), __trainer__=pack(trainer.state_dict()), **arrays)
     return {"steps": np.array(steps), **{key: np.array(values) for key, values in columns.items()}}

@@ -38,7 +38,7 @@ def compute(config: RandomFeaturesConfig, run: Run) -> Result:
         fraction, rate = config.duplicate_fractions[index[0]], config.learning_rates[index[1]]
         ratio, seed = config.ratios[index[2]], config.seeds[index[3]]
         name = f"fraction={fraction}/learning_rate={rate}/ratio={ratio}/seed={seed}"
-        piece = run.piece(name, partial(_train, config, fraction, rate, ratio, seed))
+        piece = run.piece(name, partial(_train, config, fraction, rate, ratio, seed, run, name))
         late = slice(round(0.3 * len(piece["steps"])), None)
         for estimator in ESTIMATORS:
             means[estimator][index] = piece[f"{estimator}.avg_var"][late].mean()
@@ -53,9 +53,9 @@ def compute(config: RandomFeaturesConfig, run: Run) -> Result:
 
 
 def _train(
-    config: RandomFeaturesConfig, fraction: float, rate: float, ratio: float, seed: int
+    config: RandomFeaturesConfig, fraction: float, rate: float, ratio: float, seed: int, run: Run, name: str
 ) -> dict[str, np.ndarray]:
-    return follow(_trainer(config, fraction, rate, ratio, seed), config.num_steps)
+    return follow(_trainer(config, fraction, rate, ratio, seed), config.num_steps, run, name)
 
 
 def _trainer(config: RandomFeaturesConfig, fraction: float, rate: float, ratio: float, seed: int) -> Trainer:

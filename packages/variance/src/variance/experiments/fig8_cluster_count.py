@@ -1,31 +1,61 @@
 """F8: distortion against the number of clusters, beside random assignment and D0/K."""
 
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from gdyn_common.plotting import new_figure
 from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_common.runs import Estimate, Run
 from gdyn_common.seeding import generator, named_seed
+from variance.calibration import seconds_of
 from variance.config import ClusterCountConfig, TrainingConfig
+from variance.data import Population, TensorPopulation
 from variance.estimators import SGB
 from variance.estimators.clustered import stratified_statistics
+from variance.estimators.sg import EXACT_CHUNK
 from variance.gradient_clustering import BatchClustering
 from variance.losses import cross_entropy
 from variance.models import build
 from variance.objective import Objective, Point
-from variance.training import Timing
+from variance.per_example.capture import Capture
+from variance.training import Timing, Trainer
 from variance.trajectory import Setting, follow, population_for, trainer_for
+
+CHECKPOINTS = 10
+"""Checkpoints in the training before clustering."""
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A trained network on its data: what is clustered with every K."""
+
+    objective: Objective
+    point: Point
+    population: Population
+
+    def capture(self, rows: Int[Tensor, "n"]) -> Capture:
+        return self.objective.capture(self.point, self.population.fetch(rows), weights_only=True)
+
+    def distortion(self, assignment: Int[Tensor, "n"]) -> dict[str, np.ndarray]:
+        """Return D, the variance of one draw per cluster summed over coordinates."""
+        found = stratified_statistics(self.objective, self.point, self.population, assignment)
+        return {"distortion": np.array(found.avg_var * len(found.mean))}
 
 
 def compute(config: ClusterCountConfig, run: Run) -> Result:
     """Train, then cluster with every K; D is the stratified variance of one draw per cluster."""
-    seeds = run.progress(config.seeds, "seeds")
-    found = [run.piece(f"seed={seed}", partial(_scan, config, seed)) for seed in seeds]
-    clustered, chance = (np.stack([piece[name] for piece in found]) for name in ("clustered", "chance"))
+    clustered, chance = (np.zeros((len(config.seeds), len(config.counts))) for _ in range(2))
+    for row, seed in enumerate(run.progress(config.seeds, "seeds")):
+        trained = cache(partial(_train, config, seed, run))  # not at all where every piece is stored
+        for column, count in enumerate(config.counts):
+            clustered[row, column], chance[row, column] = _distortions(config, seed, count, trained, run)
     counts = np.array(config.counts)
     ideal = clustered[:, :1] / counts
     many = counts >= counts[-1] / 4
@@ -37,7 +67,15 @@ def compute(config: ClusterCountConfig, run: Run) -> Result:
     return Result(measurements, {"counts": counts, "clustered": clustered, "chance": chance})
 
 
-def _scan(config: ClusterCountConfig, seed: int) -> dict[str, np.ndarray]:
+def _train(config: ClusterCountConfig, seed: int, run: Run) -> _Trained:
+    trained, trainer = _start(config, seed)
+    every = max(1, config.num_steps // CHECKPOINTS)
+    follow(trainer, config.num_steps, run, f"seed={seed}/training", checkpoint_every=every)
+    return trained
+
+
+def _start(config: ClusterCountConfig, seed: int) -> tuple[_Trained, Trainer]:
+    """Return the network, and the trainer that moves it."""
     population = population_for(TrainingConfig(dataset=config.dataset, model=config.model), seed)
     model = build(config.model, config.classes, seed)
     objective = Objective(model, cross_entropy)
@@ -45,23 +83,54 @@ def _scan(config: ClusterCountConfig, seed: int) -> dict[str, np.ndarray]:
         model, cross_entropy, population, config.batch_size, lambda step: config.learning_rate,
         config.momentum, config.weight_decay, config.num_steps, Timing(), seed=seed,
     )  # fmt: skip
-    follow(trainer_for(setting, [SGB(objective)], SGB(objective)), config.num_steps)
-    point = Point.of(model).copy()
-    clustered: list[float] = []
-    chance: list[float] = []
-    for count in config.counts:
+    trainer = trainer_for(setting, [SGB(objective)], SGB(objective))
+    return _Trained(objective, trainer.optimizer.point, population), trainer
+
+
+def _distortions(
+    config: ClusterCountConfig, seed: int, count: int, trained: Callable[[], _Trained], run: Run
+) -> tuple[float, float]:
+    """Return D of gradient clusters and of random ones; passes over the data are stored one by one."""
+
+    def cluster() -> dict[str, np.ndarray]:
         clustering = BatchClustering(count, chunk=config.batch_size, seed=named_seed(seed, "clusters", count))
-        result = clustering.fit(
-            lambda rows: objective.capture(point, population.fetch(rows), weights_only=True),
-            len(population),
-            config.cluster_iterations,
-        )
+        network = trained()
+        found = clustering.fit(network.capture, len(network.population), config.cluster_iterations)
         source = generator(seed, "random assignment", count)
-        random_ids = torch.from_numpy(source.integers(count, size=len(population)))
-        for collected, ids in ((clustered, result.assignment), (chance, random_ids)):
-            found = stratified_statistics(objective, point, population, ids)
-            collected.append(found.avg_var * len(found.mean))
-    return {"clustered": np.array(clustered), "chance": np.array(chance)}
+        return {
+            "clustered": found.assignment.numpy(),
+            "chance": source.integers(count, size=len(network.population)),
+        }
+
+    name = f"seed={seed}/K={count}"
+    ids = run.piece(f"{name}/clusters", cluster)
+
+    def distortion(kind: str) -> dict[str, np.ndarray]:
+        return trained().distortion(torch.from_numpy(ids[kind]))
+
+    clustered, chance = (
+        run.piece(f"{name}/{kind}", partial(distortion, kind)) for kind in ("clustered", "chance")
+    )
+    return float(clustered["distortion"]), float(chance["distortion"])
+
+
+def estimate(config: ClusterCountConfig) -> Estimate:
+    """Return the expected cost: training, and the passes for every K, timed on the first examples."""
+    whole, trainer = _start(config, config.seeds[0])
+    step = seconds_of(trainer.step)
+    some = whole.population.fetch(torch.arange(min(len(whole.population), EXACT_CHUNK)))
+    sample = _Trained(whole.objective, whole.point, TensorPopulation(some.inputs, some.targets))
+    passes = 0.0
+    for count in config.counts:
+        clustering = BatchClustering(min(count, len(some)), chunk=config.batch_size)
+        ids = torch.arange(len(some)) % count
+        passes += config.cluster_iterations * seconds_of(
+            partial(clustering.fit, sample.capture, len(some), 1), 1
+        )
+        passes += 2 * seconds_of(partial(sample.distortion, ids), 1)
+    seconds = config.num_steps * step + passes * len(whole.population) / len(some)
+    parameters = len(whole.point.flat())
+    return Estimate(len(config.seeds) * seconds, 8.0 * parameters * (max(config.counts) + 8))
 
 
 def plot(result: Result) -> Figure:
