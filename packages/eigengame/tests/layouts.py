@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eigengame.core import Config, init, step
+from eigengame.core import Config, init, sample_steps, step
 from eigengame.reference import Experiment
 from eigengame.sharding import make_mesh, padded_players, shard_batch
 
@@ -43,6 +43,21 @@ def worst_difference(algorithm, dtype, layouts=("data 2 x players 2", "features 
         name: float(np.abs(trajectory(algorithm, dtype, LAYOUTS[name], batches, momentum) - reference).max())
         for name in layouts
     }
+
+
+def pytree_on_features():
+    """Layers of activations as a pytree, split by channels, on rows drawn from a data set."""
+    rng = np.random.default_rng(2)
+    layers = {"first": rng.standard_normal((N, 4, 4, 2)), "second": rng.standard_normal((N, 2, 2, 4))}
+    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), layers)
+    optimizer = optax.sgd(0.05, momentum=0.9, nesterov=True)
+    found = []
+    for mesh in (make_mesh(), make_mesh(features=2)):
+        start = init(jax.random.key(1), K, template, optimizer, dtype=jnp.float64, mesh=mesh)
+        config = Config(optimizer, mesh=mesh)
+        state, _ = sample_steps(start, shard_batch(layers, mesh), STEPS, 8, config)
+        found.append(np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state.V)]))
+    return {"features 2": float(np.abs(found[0] - found[1]).max())}
 
 
 def golden_copies(path):
@@ -106,6 +121,7 @@ if __name__ == "__main__":
         | {"mu": worst_difference("mu", np.float64, layouts=LAYOUTS)},
         "adam": worst_difference("mu", np.float64, momentum=False),
         "float32": worst_difference("mu", np.float32),
+        "pytree": pytree_on_features(),
         "rejected": rejected(),
     }
     json.dump(report, sys.stdout)

@@ -100,6 +100,10 @@ def test_two_processes_equal_one(tmp_path):
     np.testing.assert_allclose(together, np.load(tmp_path / "alone.npy"), atol=TWO_PROCESSES)
 
 
+def test_a_pytree_split_by_features_equals_one_device(report):
+    assert report["pytree"]["features 2"] < LAYOUT
+
+
 def test_axes_must_be_positive():
     with pytest.raises(ValueError, match="Mesh axes must be at least 1"):
         make_mesh(data=0)

@@ -181,6 +181,7 @@ class ActivationsConfig(RunOptions):
         batch_size: Rows per step.
         num_steps: Steps.
         rate_factor: Learning rate times the top eigenvalue.
+        features: Devices over which the coordinates of vectors and activations are split.
         seeds: Seeds of network, vectors and batches.
     """
 
@@ -191,6 +192,7 @@ class ActivationsConfig(RunOptions):
     batch_size: int = 128
     num_steps: int = 1000
     rate_factor: float = 0.5
+    features: int = 1
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from sklearn.utils.extmath import randomized_svd
 from eigengame.config import ActivationsConfig
 from eigengame.learning_rate import nesterov, with_learning_rate
 from eigengame.metrics import captured_value_ratio
+from eigengame.sharding import make_mesh, shard_batch
 from eigengame.solver import Config, init, sample_steps
 from eigengame.trees import responses
 from gdyn_common.data import textures32
@@ -71,17 +72,19 @@ def _captured(config: ActivationsConfig, seed: int) -> dict[str, NDArray]:
     )
     _, singular, _ = randomized_svd(flat, config.num_components, random_state=seed)
     exact = singular**2 / config.num_images
-    step = Config(nesterov(0.9))
+    mesh = make_mesh(features=config.features)
+    step = Config(nesterov(0.9), mesh=mesh)
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), data)
     key = jax.random.key(named_seed(seed, "activations") % 2**31)
-    state = init(key, config.num_components, template, step.optimizer)
+    state = init(key, config.num_components, template, step.optimizer, mesh=mesh)
     state = with_learning_rate(state, config.rate_factor / float(exact[0]))
-    state, _ = sample_steps(state, data, config.num_steps, config.batch_size, step)
-    Y = np.asarray(responses(state.V, data), np.float64)
+    state, _ = sample_steps(state, shard_batch(data, mesh), config.num_steps, config.batch_size, step)
+    V = jax.tree.map(np.asarray, state.vectors)
+    Y = np.asarray(responses(V, data), np.float64)
     # variance in the span, in the order of an orthonormal basis built from the first player on
     basis = np.linalg.qr(
         np.concatenate(
-            [np.asarray(v).reshape(config.num_components, -1) for v in jax.tree.leaves(state.V)], axis=1
+            [np.asarray(v).reshape(config.num_components, -1) for v in jax.tree.leaves(V)], axis=1
         ).T
     )[1]
     orthonormal = np.linalg.solve(basis.T, Y)
