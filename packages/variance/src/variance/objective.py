@@ -66,8 +66,15 @@ class Point:
         return torch.cat([value.detach().flatten() for value in self.parameters.values()])
 
     def unflatten(self, flat: Float[Tensor, "p"]) -> dict[str, Tensor]:
-        """Cut a vector into pieces of the parameters' shapes."""
-        pieces = flat.split([value.numel() for value in self.parameters.values()])
+        """Cut a vector into pieces of the parameters' shapes.
+
+        Raises:
+            ValueError: The vector has another length.
+        """
+        sizes = [value.numel() for value in self.parameters.values()]
+        if flat.shape != (sum(sizes),):
+            raise ValueError(f"a vector of shape {tuple(flat.shape)} does not fit {sum(sizes)} parameters.")
+        pieces = flat.split(sizes)
         return {
             name: piece.reshape(value.shape)
             for (name, value), piece in zip(self.parameters.items(), pieces, strict=True)

@@ -228,6 +228,27 @@ def _images(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     return (x - x.mean()) / x.std(), torch.from_numpy(np.asarray(found.y)).long()
 
 
+def network_for(name: str, classes: int, population: Population, seed: int) -> nn.Module:
+    """Return a named network that fits the data.
+
+    Raises:
+        ValueError: Unknown name, inputs of another shape, or more labels than classes.
+    """
+    model = build(name, classes, seed)
+    inputs = population.fetch(torch.arange(1)).inputs
+    try:
+        with torch.no_grad():
+            model.eval()(inputs)
+    except RuntimeError as error:
+        raise ValueError(
+            f"model={name} cannot take the inputs of shape {tuple(inputs.shape[1:])}: {error}; choose "
+            "another model or dataset."
+        ) from None
+    if isinstance(population, TensorPopulation | IndexedDataset) and int(population.targets.max()) >= classes:
+        raise ValueError(f"classes={classes}, but labels run up to {int(population.targets.max())}.")
+    return model.train()
+
+
 def timing_for(config: TrainingConfig) -> Timing:
     """Return when snapshots and measurements happen."""
     return Timing(
@@ -242,7 +263,7 @@ def timing_for(config: TrainingConfig) -> Timing:
 def image_run(config: TrainingConfig, learning_rate: float, seed: int, run: Run) -> dict[str, np.ndarray]:
     """Train one image classifier as a figure's configuration says and return its measurements."""
     population = population_for(config, seed)
-    model = build(config.model, config.classes, seed)
+    model = network_for(config.model, config.classes, population, seed)
     objective = Objective(model, cross_entropy)
     drops = list(config.drop_at)
     setting = Setting(

@@ -235,9 +235,9 @@ class GCOnline(_Stratified):
     @override
     def info(self) -> dict[str, float]:
         return {
-            "gc/distortion": float(self.clustering.distortions.sum()),
-            "gc/reinits": float(self.clustering.num_reinits),
-            "gc/largest": float(self.clustering.sizes.max()),
+            "gc-online/distortion": float(self.clustering.distortions.sum()),
+            "gc-online/reinits": float(self.clustering.num_reinits),
+            "gc-online/largest": float(self.clustering.sizes.max()),
         }
 
     @override

@@ -22,11 +22,10 @@ from variance.estimators.clustered import stratified_statistics
 from variance.estimators.sg import EXACT_CHUNK
 from variance.gradient_clustering import BatchClustering
 from variance.losses import cross_entropy
-from variance.models import build
 from variance.objective import Objective, Point
 from variance.per_example.capture import Capture
 from variance.training import Timing, Trainer
-from variance.trajectory import Setting, follow, population_for, trainer_for
+from variance.trajectory import Setting, follow, network_for, population_for, trainer_for
 
 CHECKPOINTS = 10
 """Checkpoints in the training before clustering."""
@@ -77,7 +76,7 @@ def _train(config: ClusterCountConfig, seed: int, run: Run) -> _Trained:
 def _start(config: ClusterCountConfig, seed: int) -> tuple[_Trained, Trainer]:
     """Return the network, and the trainer that moves it."""
     population = population_for(TrainingConfig(dataset=config.dataset, model=config.model), seed)
-    model = build(config.model, config.classes, seed)
+    model = network_for(config.model, config.classes, population, seed)
     objective = Objective(model, cross_entropy)
     setting = Setting(
         model, cross_entropy, population, config.batch_size, lambda step: config.learning_rate,

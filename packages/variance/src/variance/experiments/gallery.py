@@ -20,11 +20,10 @@ from variance.estimators import SGB
 from variance.gradient_clustering import BatchClustering
 from variance.gradient_clustering.centres import squared_distances
 from variance.losses import cross_entropy
-from variance.models import build
 from variance.objective import Objective, Point
 from variance.per_example import quantities
 from variance.training import Timing
-from variance.trajectory import Setting, follow, population_for, trainer_for
+from variance.trajectory import Setting, follow, network_for, population_for, trainer_for
 
 SHOWN = 12
 """Examples per cluster in the picture."""
@@ -48,7 +47,7 @@ def _clusters(config: GalleryConfig, seed: int) -> dict[str, np.ndarray]:
         corrupt_percent=config.corrupt_percent,
     )
     population = population_for(data, seed)
-    model = build(config.model, config.classes, seed)
+    model = network_for(config.model, config.classes, population, seed)
     objective = Objective(model, cross_entropy)
     setting = Setting(
         model, cross_entropy, population, config.batch_size, lambda step: config.learning_rate, 0.5, 5e-4,

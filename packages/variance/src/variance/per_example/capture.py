@@ -94,10 +94,11 @@ def _hooked(modules: Mapping[str, nn.Module], recorder: _Recorder) -> Iterator[N
 
 
 def refuse_coupled_examples(model: nn.Module) -> None:
-    """Refuse batch norm in training mode, where the loss of one example depends on the others.
+    """Refuse layers that make the loss or gradient of one example depend on the others.
 
     Raises:
-        UnsupportedLayer: Some batch-norm layer would use batch statistics.
+        UnsupportedLayer: Some batch-norm layer would use batch statistics, or an embedding divides its
+            gradient by frequencies in the batch.
     """
     for name, module in model.named_modules():
         if isinstance(module, COUPLING) and (module.training or module.running_mean is None):
@@ -106,19 +107,27 @@ def refuse_coupled_examples(model: nn.Module) -> None:
                 "gradients of "
                 "their own. Call model.eval() to use the running statistics, or replace it by GroupNorm."
             )
+        if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
+            raise UnsupportedLayer(
+                f"layer '{name}' (Embedding) has scale_grad_by_freq, which divides by frequencies in the "
+                "whole batch, so examples have no gradients of their own; leave it out."
+            )
 
 
 def _owned_once(model: nn.Module) -> dict[str, nn.Module]:
-    """Return supported modules whose parameters belong to no other module."""
+    """Return supported modules whose weight and bias are parameters of their own, and of no other module.
+
+    A pruned or weight-normalised layer computes its weight from other parameters; it is left to vmap.
+    """
     owners: dict[int, int] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
     chosen = {}
     for name, module in model.named_modules():
-        own = list(module.parameters(recurse=False))
-        unshared = all(owners[id(parameter)] == 1 for parameter in own)
-        if own and unshared and layer_for(module) and any(parameter.requires_grad for parameter in own):
+        own = dict(module.named_parameters(recurse=False))
+        plain = own.keys() <= {"weight", "bias"} and all(owners[id(value)] == 1 for value in own.values())
+        if plain and layer_for(module) and any(value.requires_grad for value in own.values()):
             chosen[name] = module
     return chosen
 
