@@ -72,8 +72,8 @@ class ImagesConfig(RunOptions):
     methods: list[str] = field(default_factory=lambda: ["mu", "alpha", "gha", "oja"])
     rate_factors: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])
     momentum: float = 0.9
-    num_samples: int = 600_000
-    max_steps: int = 3000
+    num_samples: int = 3_000_000
+    max_steps: int = 6000
     num_points: int = 40
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
 
