@@ -92,5 +92,7 @@ def test_build_fails_on_a_surprise_and_on_nothing(runs, tmp_path, capsys):
 def test_values_are_spelled_with_spread_and_number():
     assert spell_values([0.5, 0.7]) == "0.6 ± 0.1414 (n=2)"
     assert spell_values([1.0]) == "1"
+    assert spell_values([0.5, 0.7, float("inf")]) == "0.6 ± 0.1414 (n=2), 1 of 3 not finite"
+    assert spell_values([float("nan"), float("inf")]) == "2 of 2 not finite"
     assert spell_values([True]) == "true"
     assert spell_values(()) == "not measured"

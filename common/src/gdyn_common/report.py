@@ -60,6 +60,8 @@ def spell_values(values: Sequence[float]) -> str:
     '0.5'
     >>> spell_values([True, True, False]), spell_values([True])
     ('2 of 3 true', 'true')
+    >>> spell_values([1.0, 3.0, float("inf")])
+    '2 ± 1.414 (n=2), 1 of 3 not finite'
     """
     if not values:
         return "not measured"
@@ -67,6 +69,10 @@ def spell_values(values: Sequence[float]) -> str:
         if len(values) == 1:
             return str(values[0]).lower()
         return f"{int(sum(values))} of {len(values)} true"
+    finite = [value for value in values if math.isfinite(value)]
+    if len(finite) < len(values) > 1:
+        known = f"{spell_values(finite)}, " if finite else ""
+        return f"{known}{len(values) - len(finite)} of {len(values)} not finite"
     mean = math.fsum(values) / len(values)
     if len(values) == 1:
         return spell_number(mean)
