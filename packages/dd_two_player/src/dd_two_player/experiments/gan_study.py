@@ -30,47 +30,58 @@ def estimate(config: GanStudyConfig) -> Estimate:
 
 
 def plot(result: Result) -> Any:
-    """Draw distances per seed, 95 % intervals of their means, and samples of every arm at its last rates."""
+    """Draw distances of every seed with their geometric means, and samples of every arm at its last rates.
+
+    The titles of the samples, in the colour of the arm, are the legend of the distances.
+    """
     labels = [name.removesuffix("/pictures") for name in result.arrays if name.endswith("/pictures")]
     arms = list(dict.fromkeys(label.partition("@")[0] for label in labels))
-    rates = {
-        arm: [label.partition("@")[2] for label in labels if label.startswith(f"{arm}@")] for arm in arms
-    }
+    rates = {arm: [at for name, _, at in (x.partition("@") for x in labels) if name == arm] for arm in arms}
     pairs = rates[arms[0]]
-    figure, axes = new_figure(1, 1 + len(arms), figsize=(4 + 2.2 * len(arms), 3.6))
-    for i, arm in enumerate(arms):
-        title, last = arm.replace("_", " "), rates[arm][-1]
-        label = title if rates[arm] == pairs else f"{title} at {last}"
-        shift = 0.5 * ((i + 0.5) / len(arms) - 0.5)
-        _draw_distances(axes[0], result.arrays["distances"][i], shift, f"C{i}", label)
-        axes[1 + i].imshow(_tiled(result.arrays[f"{arm}@{last}/pictures"]), cmap="gray", vmin=0, vmax=1)
-        axes[1 + i].set(title=f"{title}\nat {last}")
-        axes[1 + i].set_axis_off()
+    rows = 1 + (len(arms) > 4)
+    columns = -(-len(arms) // rows)
+    figure, axes = new_figure(
+        rows,
+        1 + columns,
+        figsize=(4.5 + 2.2 * columns, 1.2 + 2.6 * rows),
+        squeeze=False,
+        gridspec_kw={"width_ratios": [2, *[1] * columns]},
+    )
+    for ax in axes[:, 0]:
+        ax.remove()
+    for ax in axes[:, 1:].flat:
+        ax.set_axis_off()
+    plane = figure.add_subplot(axes[0, 0].get_gridspec()[:, 0])
+    for i, (arm, ax) in enumerate(zip(arms, axes[:, 1:].flat, strict=False)):
+        distances, last = result.arrays["distances"][i], rates[arm][-1]
+        _draw_distances(plane, distances, 0.6 * ((i + 0.5) / len(arms) - 0.5), f"C{i}")
+        ax.imshow(_tiled(result.arrays[f"{arm}@{last}/pictures"]), cmap="gray", vmin=0, vmax=1)
+        lost = int((~np.isfinite(distances)).sum())
+        note = f"\n{lost} of {distances.size} runs not finite" if lost else ""
+        ax.set_title(f"{arm.replace('_', ' ')}\nat {last}{note}", color=f"C{i}", fontsize="medium")
     untrained = float(result.arrays["untrained"].mean())
-    axes[0].axhline(untrained, color="0.5", linestyle="--", linewidth=0.8, label="untrained")
-    axes[0].set_xticks(range(len(pairs)), pairs)
-    axes[0].set(
+    plane.axhline(untrained, color="0.5", linestyle="--", linewidth=0.8, label="untrained")
+    plane.set_xticks(range(len(pairs)), pairs)
+    plane.set(
         xlabel="learning rates, discriminator:generator",
         ylabel="Frechet classifier distance",
+        yscale="log",
         xlim=(-0.5, len(pairs) - 0.5),
     )
-    axes[0].set_ylim(bottom=0)  # intervals over few seeds may reach below, distances do not
-    axes[0].legend(fontsize="small")
+    plane.legend(fontsize="small")
     return figure
 
 
-def _draw_distances(ax: Any, distances: np.ndarray, shift: float, color: str, label: str) -> None:
-    """Draw distances ``(rates, seeds)``; seeds that are not finite are left out and counted in the label."""
-    lost = int((~np.isfinite(distances)).sum())
+def _draw_distances(ax: Any, distances: np.ndarray, shift: float, color: str) -> None:
+    """Draw distances ``(rates, seeds)`` and 95 % intervals of their geometric means, finite runs only."""
     for j, values in enumerate(distances):
         kept = values[np.isfinite(values)]
-        ax.plot(np.full(len(kept), j + shift), kept, ".", color=color, alpha=0.5, markersize=4)
+        ax.plot(np.full(len(kept), j + shift), kept, ".", color=color, alpha=0.6)
         if len(kept) > 1:
-            half = student.ppf(0.975, len(kept) - 1) * kept.std(ddof=1) / np.sqrt(len(kept))
-            ax.errorbar(j + shift, kept.mean(), half, fmt="_", capsize=3, color=color)
-    ax.plot(
-        [], [], "o", color=color, label=label + (f" ({lost} of {distances.size} not finite)" if lost else "")
-    )
+            logs = np.log(kept)
+            half = student.ppf(0.975, len(kept) - 1) * logs.std(ddof=1) / np.sqrt(len(kept))
+            low, mean, high = np.exp(logs.mean() + half * np.array([-1, 0, 1]))
+            ax.errorbar(j + shift, mean, [[mean - low], [high - mean]], fmt="_", capsize=3, color=color, lw=1)
 
 
 def _tiled(images: np.ndarray) -> np.ndarray:

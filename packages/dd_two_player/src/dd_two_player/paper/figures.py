@@ -150,7 +150,7 @@ FIGURES = (
         config=f"{CONFIG}:GanStudyConfig",
         presets={
             "quick": Preset(
-                "15 min, 1 thread",
+                "25 min, 1 thread",
                 "scaled down",
                 {
                     "arms": [
