@@ -23,11 +23,12 @@ from variance.estimators import (
     Nesterov,
     SnapshotAverage,
 )
-from variance.estimators.kfac import kronecker_factors
+from variance.estimators.kfac import kronecker_factors, projected_second_moment
 from variance.estimators.ntk import inverse_row_sums
 from variance.gradient_clustering import BatchClustering, OnlineClustering
 from variance.losses import cross_entropy
 from variance.objective import Batch, Objective, Point
+from variance.per_example.capture import capture
 from variance.sampling import stratified_variance
 from variance.statistics import exact
 
@@ -181,6 +182,24 @@ def test_ekfac_equals_the_projected_second_moment(problem) -> None:  # type: ign
     g = problem.gradients()[:20]
     matrices = torch.cat([g[:, 48:72].reshape(20, 3, 8), g[:, 72:].unsqueeze(2)], 2)
     torch.testing.assert_close(ekfac._spectra["2"], (qg.T @ matrices @ qa).square().mean(0))
+
+
+@pytest.mark.parametrize("positions", [1, 4])
+def test_projected_second_moments_equal_materialised_ones(positions: int) -> None:
+    """Mean of (Q_G^T G Q_A)^2 over examples, from per-example gradients of weight and bias by a loop."""
+    torch.manual_seed(0)
+    module = nn.Linear(3, 2).double()
+    x, y = torch.randn(5, positions, 3).double(), torch.randn(5, positions, 2).double()
+    layer = capture(module, lambda o, t: (o - t).square().flatten(1).sum(1), x, y).layers[""]
+    qa, qg = (torch.linalg.qr(torch.randn(k, k).double())[0] for k in (4, 2))
+    rows = []
+    for n in range(5):
+        loss = (module(x[n]) - y[n]).square().sum()
+        weight, bias = torch.autograd.grad(loss, list(module.parameters()))
+        rows.append(qg.T @ torch.cat([weight, bias.unsqueeze(1)], 1) @ qa)
+    expected = torch.stack(rows).square().mean(0)
+    found = projected_second_moment(layer, qa, qg)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_ntk_solves_the_damped_system(problem) -> None:  # type: ignore[no-untyped-def]

@@ -113,7 +113,7 @@ class KFAC(GradientEstimator):
             for store, new in ((self.inputs, a), (self.outputs, g)):
                 old = store.get(name)
                 old = torch.eye(len(new), dtype=new.dtype, device=new.device) if old is None else old
-                store[name] = self.decay * old + (1 - self.decay) * new
+                store[name] = old.lerp(new, 1 - self.decay)
 
     def update_bases(self) -> None:
         """Recompute eigenbases and eigenvalues; those below 1e-10 count as 0."""
@@ -211,10 +211,20 @@ class EKFAC(KFAC):
         for name, layer in _layers(found).items():
             if name not in self._bases:
                 continue
-            qa, qg = self._bases[name]
-            projected = torch.bmm((layer.positions()[1] @ qg).transpose(1, 2), with_one(layer) @ qa)
-            squares = projected.square().mean(0)
-            self._spectra[name] = self.decay * self._spectra[name] + (1 - self.decay) * squares
+            squares = projected_second_moment(layer, *self._bases[name])
+            self._spectra[name] = self._spectra[name].lerp(squares, 1 - self.decay)
+
+
+def projected_second_moment(layer: WeightLayer, qa: Tensor, qg: Tensor) -> Tensor:
+    """Return the mean over examples of (Q_G^T G_n Q_A) squared, elementwise, (o, i).
+
+    With one position G_n = b a^T, and its projection is the outer product of the projected factors: no
+    gradient of a linear layer is materialised.
+    """
+    a, b = with_one(layer) @ qa, layer.positions()[1] @ qg
+    if a.shape[1] == 1:
+        return b[:, 0].square().T @ a[:, 0].square() / len(a)
+    return torch.bmm(b.transpose(1, 2), a).square().mean(0)
 
 
 def _layers(found: Capture) -> dict[str, WeightLayer]:
