@@ -209,8 +209,8 @@ CLAIMS = (
         Between(0.3, 1.0),
         _IMPROVES,
         expected="partly",
-        expected_because="first measured 0.82 +- 0.13 over four seeds; the fifth has one run, at rates 0.2:0.1, "
-        "whose parameters did not stay finite, and that counts as infinitely far",
+        expected_because="first measured 0.82 +- 0.13 over four seeds; the fifth has one run, at rates "
+        "0.2:0.1, whose parameters did not stay finite, and that counts as infinitely far",
     ),
     Claim(
         "mnist.cancel",
