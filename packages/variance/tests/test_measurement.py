@@ -55,3 +55,16 @@ def test_measure_model_is_a_line_in_any_loop(problem) -> None:  # type: ignore[n
     found = measure_model(model, nn.CrossEntropyLoss(), problem.x.float(), problem.y, batch_size=8)
     assert torch.equal(torch.get_rng_state(), before)
     assert found["noise_scale_se"] > 0
+
+
+def test_reference_mode_is_the_definition_on_its_draws(problem) -> None:  # type: ignore[no-untyped-def]
+    """Two sets of draws about the mean of the first; summation order only (rtol 1e-10)."""
+    from variance.statistics import reference
+
+    estimator = SGB(problem.objective)
+    measurement = Measurement([estimator], problem.stream(4), num_draws=5, mode="reference")
+    found = measurement(3, problem.point)
+    a, b, c = (measurement.draws(3, problem.point, estimator, which) for which in ("a", "b", "bias"))
+    expected = reference(a, b, c.mean(0))
+    for ours, theirs in (("avg_var", "avg_var"), ("norm_var", "norm_var"), ("bias_vs_sg", "bias")):
+        assert found[f"SG-B[B=4]/{ours}"] == pytest.approx(getattr(expected, theirs), rel=1e-10)

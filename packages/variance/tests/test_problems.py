@@ -22,3 +22,19 @@ def test_linear_regression_has_the_stated_noise() -> None:
     residual = (population.inputs @ solution - population.targets).std()
     assert float(residual) == pytest.approx(0.1, rel=0.05)
     assert float(solution.norm()) == pytest.approx(1.0, rel=0.02)
+
+
+def test_the_teacher_may_be_evaluated_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = problems.random_features(50, hidden=20, input_dim=8, teacher_width=30, seed=1)
+    monkeypatch.setattr(problems, "BLOCK_NUMBERS", 7 * 30)
+    blocks = problems.random_features(50, hidden=20, input_dim=8, teacher_width=30, seed=1)
+    assert torch.equal(blocks.inputs, whole.inputs)
+    assert torch.equal(blocks.targets, whole.targets)
+
+
+def test_labels_are_balanced_and_rows_have_the_norm_asked_for() -> None:
+    """Features |w| relu(z) of z ~ N(0, 1): second moment |w|^2 / 2; torch's default rows have |w|^2 = 1/3."""
+    for unit, norm in ((True, 1.0), (False, 1 / 3)):
+        found = problems.random_features(4000, hidden=50, input_dim=20, unit_rows=unit, seed=0)
+        assert float(found.inputs.square().mean()) == pytest.approx(norm / 2, rel=0.05)
+        assert abs(float(found.targets.double().mean()) - 0.5) < 0.1

@@ -118,3 +118,15 @@ def test_a_batch_beyond_the_population_is_refused_without_replacement() -> None:
 def test_zero_gradients_give_zero_variance_without_nan() -> None:
     found = statistics.exact(torch.zeros(4, 2), 2)
     assert (found.avg_var, found.norm_var_coord, found.norm_var_trace) == (0, 0, 0)
+
+
+def test_draws_that_are_visited_once_give_the_same_numbers(golden) -> None:  # type: ignore[no-untyped-def]
+    """Summation order only: rtol 1e-12 in float64."""
+    g = golden.tensor("per_sample_grads")
+    a, b = g[:10], g[10:]
+    kept = statistics.reference(a, b, g[0])
+    streamed = statistics.reference_about(statistics.mean_of(iter(a)), iter(b), g[0])
+    for name in ("avg_var", "norm_var", "snr", "grad_sq", "bias"):
+        assert getattr(streamed, name) == pytest.approx(getattr(kept, name), rel=1e-12)
+    with pytest.raises(ConfigError, match="num_draws is 2"):
+        statistics.reference_about(g[0], iter(g[:2]))

@@ -80,6 +80,6 @@ def estimate_images(config: TrainingConfig) -> Estimate:
         + ("GC" in config.estimators) * config.cluster_iterations * passed
     )
     one_run = config.num_steps * gradient + measurements * measurement + snapshots * snapshot
-    held = 2 * config.num_draws if config.mode != "exact" else 16
+    held = config.num_draws if config.mode == "unbiased" else 16
     memory = BYTES * len(point.flat()) * (held + 10) + len(population) * batch.inputs[0].numel() * BYTES
     return Estimate(one_run * len(config.seeds) * len(config.learning_rates), memory)

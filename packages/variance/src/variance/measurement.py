@@ -92,13 +92,17 @@ class Measurement:
         self, step: int, point: Point, estimator: GradientEstimator, which: str = "a"
     ) -> Float[Tensor, "m p"]:
         """Return `num_draws` directions of one estimator."""
+        return torch.stack(list(self._each(step, point, estimator, which)))
+
+    def _each(
+        self, step: int, point: Point, estimator: GradientEstimator, which: str
+    ) -> Iterator[Float[Tensor, "p"]]:
+        """Yield `num_draws` directions of one estimator, one at a time."""
         stream = self.stream.fork("measure", step, estimator.name, which, make_sampler=estimator.sampler)
         generator = torch.Generator().manual_seed(_seed(step, estimator.name, which, self.stream.seed))
         count = self.stream.batch_size * estimator.batch_factor
-        rows = [
-            estimator.direction(point, stream.next(count), generator).values for _ in range(self.num_draws)
-        ]
-        return torch.stack(rows)
+        for _ in range(self.num_draws):
+            yield estimator.direction(point, stream.next(count), generator).values
 
     def _exact(self, point: Point, estimator: GradientEstimator, plain: PlainMoments) -> dict[str, float]:
         population, size = self.stream.population, self.stream.batch_size
@@ -112,14 +116,16 @@ class Measurement:
     def _sampled(
         self, step: int, point: Point, estimator: GradientEstimator, sg_mean: Tensor | None
     ) -> dict[str, float]:
-        draws = self.draws(step, point, estimator)
         if self.mode == "reference":
-            return _numbers(statistics.reference(draws, self.draws(step, point, estimator, "b"), sg_mean))
+            mean = statistics.mean_of(self._each(step, point, estimator, "a"))
+            others = self._each(step, point, estimator, "b")
+            return _numbers(statistics.reference_about(mean, others, sg_mean))
+        draws = self.draws(step, point, estimator)
         pooled = statistics.unbiased(draws, self.stream.batch_size * estimator.batch_factor, dead=self.dead)
         return _numbers(pooled) | {f"{name}_se": value for name, value in pooled.standard_errors.items()}
 
     def _plain_mean(self, step: int, point: Point) -> Tensor:
-        return self.draws(step, point, SGB(self.estimators[0].objective), "bias").mean(0)
+        return statistics.mean_of(self._each(step, point, SGB(self.estimators[0].objective), "bias"))
 
 
 def _numbers(found: object) -> dict[str, float]:

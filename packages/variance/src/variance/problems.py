@@ -7,6 +7,9 @@ from torch import Tensor
 from gdyn_common.seeding import generator
 from variance.data import TensorPopulation
 
+BLOCK_NUMBERS = 2**24
+"""Hidden values of the teacher that are alive at a time."""
+
 
 def random_features(
     num_examples: int,
@@ -43,7 +46,10 @@ def random_features(
 
     x = generator(seed, "random features", "inputs").standard_normal((num_examples, input_dim))
     head = generator(seed, "random features", "teacher head").standard_normal(teacher_width)
-    teacher = np.maximum(x @ rows(teacher_width, "teacher").T, 0) @ head / np.sqrt(teacher_width)
+    first = rows(teacher_width, "teacher").T
+    blocks = np.split(x, range(step := max(1, BLOCK_NUMBERS // teacher_width), num_examples, step))
+    teacher = np.concatenate([np.maximum(block @ first, 0) @ head for block in blocks])
+    teacher /= np.sqrt(teacher_width)
     labels = (teacher > teacher.mean()).astype(np.int64)
     features = np.maximum(x @ rows(hidden, "features").T, 0)
     if duplicates is not None:

@@ -10,6 +10,7 @@ Sections 3.1 to 3.3 of the documentation page `variance` derive the formulas.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -148,12 +149,32 @@ def reference(
     draws_a, draws_b = torch.as_tensor(draws_a), torch.as_tensor(draws_b)
     _require_draws(draws_a, "draws_a")
     _require_draws(draws_b, "draws_b")
-    mean = draws_a.mean(0)
-    spread, power = torch.zeros_like(mean), torch.zeros_like(mean)
-    for draw in draws_b:
-        spread += (draw - mean).square()
-        power += draw.square()
-    m, p = draws_b.shape
+    return reference_about(draws_a.mean(0), draws_b, sg_mean)
+
+
+def reference_about(
+    mean: Float[Tensor, "p"], draws: Iterable[Float[Tensor, "p"]], sg_mean: Float[Tensor, "p"] | None = None
+) -> ReferenceStatistics:
+    """Evaluate the reference definitions about a given mean, visiting each draw once.
+
+    Memory for a few vectors, however many draws there are.
+
+    Args:
+        mean: Mean e of an independent set of draws.
+        draws: Draws, one after the other.
+        sg_mean: Mean of plain mini-batch gradients, for `bias`.
+
+    Raises:
+        ConfigError: Fewer than three draws.
+    """
+    spread, power, deviation = (torch.zeros_like(mean) for _ in range(3))
+    m, p = 0, len(mean)
+    for draw in draws:
+        torch.sub(draw, mean, out=deviation)
+        spread.addcmul_(deviation, deviation)
+        power.addcmul_(draw, draw)
+        m += 1
+    noise_floor(m)
     return ReferenceStatistics(
         mean=mean,
         avg_var=float(spread.sum()) / (m * p),
@@ -162,6 +183,21 @@ def reference(
         grad_sq=float(power.sum()) / (m * p),
         bias=None if sg_mean is None else float((mean - torch.as_tensor(sg_mean)).abs().mean()),
     )
+
+
+def mean_of(draws: Iterable[Float[Tensor, "p"]]) -> Float[Tensor, "p"]:
+    """Return the mean of draws that are visited once and not kept.
+
+    Example:
+        >>> mean_of(iter([torch.tensor([1.0]), torch.tensor([3.0])]))
+        tensor([2.])
+    """
+    remaining = iter(draws)
+    total, count = next(remaining).clone(), 1
+    for draw in remaining:
+        total += draw
+        count += 1
+    return total / count
 
 
 def unbiased(

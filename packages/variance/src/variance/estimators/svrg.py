@@ -114,8 +114,14 @@ class SVRG(GradientEstimator):
             raise NotReady("SVRG has no snapshot yet; it is taken by on_infrequent.")
         new, loss = self.objective.gradient(point, batch, training=False)
         old, _ = self.objective.gradient(self.snapshot, batch, training=False)
-        control = self.coefficient() * self._mask(old) * (old - self.snapshot_mean)
-        return Direction(new - control, loss)
+        control = old.sub_(
+            self.snapshot_mean
+        )  # both gradients are fresh: no temporaries of the size of a model
+        if self.clip is not None:
+            control *= self._mask(control)
+        if (coefficient := self.coefficient()) != 1:
+            control *= coefficient
+        return Direction(new.sub_(control), loss)
 
     def coefficient(self) -> float:
         """Return alpha at the current step."""

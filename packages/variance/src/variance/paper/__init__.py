@@ -9,6 +9,7 @@ from gdyn_common.registry import Paper
 from variance.paper.claims import CLAIMS
 from variance.paper.deviations import DEVIATIONS
 from variance.paper.figures import FIGURES
+from variance.paper.study_claims import STUDY_CLAIMS
 
 PAPER = Paper(
     package="variance",
@@ -27,6 +28,6 @@ PAPER = Paper(
 }
 """,
     figures=FIGURES,
-    claims=CLAIMS,
+    claims=CLAIMS + STUDY_CLAIMS,
     deviations=DEVIATIONS,
 )

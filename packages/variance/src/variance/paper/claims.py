@@ -16,7 +16,7 @@ ORTHOGONAL = (
     "gradients residual * x of isotropic inputs are nearly orthogonal, so clusters can only sort them by "
     "length: stratification into few clusters does not get far below (E|g|)^2 / E|g|^2 = 2/pi of SG-B (exact "
     "moves reach 0.61 to 0.66, the published rank-1 centres 0.93 to 0.98), while SG-2B is at 1/2; the inputs "
-    "of the published figure presumably are not N(0, I)"
+    "of the published figure presumably are not N(0, I). It was expected to hold before the first run"
 )
 
 CLAIMS = (
@@ -171,7 +171,8 @@ CLAIMS = (
         "ImageNet figure",
         "variance_rise",
         Between(1.05, 20.0),
-        "a factor of 10 over all of training in the plot; any rise beyond 5 % counts",
+        "a factor of 10 over all of training in the plot; any rise beyond 5 % counts. Not judged on digits "
+        "since a first run, where the interpolated loss made it fall to 0.01",
         paper=9.6,
         presets=("paper",),
     ),
@@ -232,7 +233,8 @@ CLAIMS = (
         "per seed",
         expected="partly",
         expected_because="two of three seeds at quick size (0.77, 0.82, 1.16 of SVRG): exact copies tie, so "
-        "rounding decides which cluster they join; with other passes through the network all three held",
+        "rounding decides which cluster they join; with other passes through the network all three held, "
+        "as was expected before",
     ),
     Claim(
         "F8.random",
@@ -283,7 +285,8 @@ CLAIMS = (
         "linear-regression figure",
         "plain_order",
         Holds(),
-        "two strict orders of three curves, per seed",
+        "two strict orders of three curves, per seed; registered after the first run, as what is left of the "
+        "published order, with a larger learning rate at quick size (0.02 instead of 0.005)",
     ),
     Claim(
         "F9.gc-over-sg",
@@ -305,7 +308,8 @@ CLAIMS = (
         "gc_over_sg",
         Between(0.57, 1.05),
         "2/pi = 0.64 is (E|g|)^2 / E|g|^2 for orthogonal gradients with Gaussian residuals, less 10 % for "
-        "finite N; the rank-1 clusters leave 0.93 to 0.98, and 5 % more is the cost of unequal sizes",
+        "finite N; the rank-1 clusters leave 0.93 to 0.98, and 5 % more is the cost of unequal sizes; "
+        "registered after the first run, to bound what the published fifth is missed by",
     ),
     Claim(
         "F10.rate",
@@ -339,89 +343,5 @@ CLAIMS = (
         Between(0.9, 1.001),
         "a ratio of exact moments cannot exceed 1; 0.95 in a preliminary run",
         presets=("quick",),
-    ),
-    Claim(
-        "clusters_2d.variance",
-        "clusters_2d",
-        "four gradient clusters with mean gradients as centres beat uniform sampling",
-        "theorem of the paper",
-        "stratified_over_uniform",
-        Between(0.0, 0.6),
-        "below 1 by construction of good clusters; blobs are well apart",
-    ),
-    Claim(
-        "clusters_2d.product",
-        "clusters_2d",
-        "rank-1 centres (products of mean factors) give no better clusters than random ones here",
-        "this package",
-        "product_over_uniform",
-        Between(0.85, 1.05),
-        "on data symmetric in sign equal gradients have opposite factors, so the centres vanish, all "
-        "distances agree and the weights alone decide; 0.95 in a first run, 1 for random clusters",
-    ),
-    Claim(
-        "clusters_2d.flipped",
-        "clusters_2d",
-        "flipped labels have larger gradients than the rest",
-        "two-dimensional gallery",
-        "flipped_apart",
-        Between(1.5, 20.0),
-        "ratio of mean gradient norms",
-    ),
-    Claim(
-        "gallery.labels",
-        "gallery",
-        "gradient clusters are purer in labels than random ones of the same sizes",
-        "cluster galleries of the paper's notebooks",
-        "purity_over_chance",
-        Between(1.3, 10.0),
-        "1 for random clusters, 10 for perfect ones of ten classes; they follow errors as well as labels",
-    ),
-    Claim(
-        "gallery.corrupted",
-        "gallery",
-        "some cluster consists mostly of examples with random labels",
-        "cluster galleries of the paper's notebooks",
-        "corrupted_share",
-        Between(0.5, 1.0),
-        "10 % of the labels are random, so chance is 0.1; half is a clear majority of a cluster",
-    ),
-    Claim(
-        "non_interference.bits",
-        "non_interference",
-        "measuring changes no bit of any weight or buffer",
-        "abstraction of the paper's code",
-        "bit_identical",
-        Holds(),
-        "every estimator, per seed; equality is exact",
-    ),
-    Claim(
-        "noise_floor.reference",
-        "noise_floor",
-        "reference mode reads 1 + 1/(m - 2) on pure noise",
-        "the published ImageNet curve saturates at 1.13 with m = 10",
-        "reference_over_floor",
-        Between(0.99, 1.01),
-        "20 000 coordinates: standard error below 0.3 %",
-        paper=1.0,
-    ),
-    Claim(
-        "noise_floor.unbiased",
-        "noise_floor",
-        "unbiased mode reads 1 on pure noise",
-        "this package",
-        "unbiased",
-        Between(0.99, 1.01),
-        "same reason",
-    ),
-    Claim(
-        "noise_floor.small",
-        "noise_floor",
-        "noise of 1e-4 reads 0.85 with m = 50, an effect of the constant 1e-7",
-        "this package",
-        "small_noise",
-        Between(0.83, 0.87),
-        "closed form 1/(1 + 0.2) times the floor",
-        paper=0.85,
     ),
 )
