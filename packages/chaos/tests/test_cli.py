@@ -20,4 +20,6 @@ def test_scripts(script, words, monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         getattr(importlib.import_module(module), name)()
     assert stopped.value.code == 0
-    assert f"train would write {tmp_path}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"train would write {tmp_path}" in printed
+    assert "expected on this machine: about" in printed

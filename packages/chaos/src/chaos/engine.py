@@ -63,6 +63,8 @@ def run_training(config: TrainConfig) -> Path:
     folder = Path(config.out) / "chaos" / "train" / config_hash(values, version)
     if config.dry_run:
         print(f"train would write {folder}")
+        model = build_model(config, data, _drawn(config)).to(device)
+        announce(train_estimate(config, data, model, pairs, *_length(config, data)))
         return folder
     if config.overwrite and folder.exists():
         import shutil
@@ -108,13 +110,10 @@ class Engine:
         pairs: Eigenthings | None,
         device: torch.device,
     ) -> None:
-        assert config.seed is not None
-        self.config, self.data, self.run_folder, self.seed = config, data, run, config.seed
+        self.config, self.data, self.run_folder, self.seed = config, data, run, _drawn(config)
         self.tracker = tracker
-        per_epoch = data.steps_per_epoch(config.batch_size)
-        self.num_steps = config.max_epochs * per_epoch if config.max_steps is None else config.max_steps
-        self.per_epoch = per_epoch
-        every = config.logging.lyapunov_freq or max(1, self.num_steps // _DECOMPOSITIONS)
+        self.per_epoch = data.steps_per_epoch(config.batch_size)
+        self.num_steps, every = _length(config, data)
         self._warn(every)
         if self.num_steps > _CALIBRATED_ABOVE:
             model = self._model(0, pairs).to(device)
@@ -242,6 +241,18 @@ def build_model(config: TrainConfig, data: Data, seed: int) -> nn.Module:
             raise ValueError(f"model.name=cnn needs 16 x 16 images; dataset={config.dataset} has others.")
         build = lambda: cnn(m.base_channels, m.block_cnt, 10, m.activation, m.batch_norm)  # noqa: E731
     return seeded(build, model_seed(seed), getattr(torch, config.dtype))
+
+
+def _drawn(config: TrainConfig) -> int:
+    assert config.seed is not None
+    return config.seed
+
+
+def _length(config: TrainConfig, data: Data) -> tuple[int, int]:
+    """Return the number of steps of a run and the steps between decompositions of the tangent matrix."""
+    per_epoch = data.steps_per_epoch(config.batch_size)
+    num_steps = config.max_epochs * per_epoch if config.max_steps is None else config.max_steps
+    return num_steps, config.logging.lyapunov_freq or max(1, num_steps // _DECOMPOSITIONS)
 
 
 def _device(config: TrainConfig) -> torch.device:
