@@ -7,9 +7,7 @@ from dd_two_player.config import (
     NetsConfig,
     OptimizerConfig,
     PlayersConfig,
-    PrincipalFlowConfig,
     TermsConfig,
-    ToyConfig,
     TrainConfig,
     UpdatesConfig,
 )
@@ -38,9 +36,6 @@ CANCEL = GradRegularizesConfig(dd_coeffs_multiplier=PlayersConfig(disc=TermsConf
             "dd_coeffs_multiplier needs the drift of gradient descent",
         ),
         (lambda: EvalConfig(which="first"), "Unknown which 'first'"),
-        (lambda: ToyConfig(game="dirak"), "Did you mean 'dirac'"),
-        (lambda: ToyConfig(scheme="rk4", correct="joint"), "scheme=rk4 has none of that form"),
-        (lambda: PrincipalFlowConfig(start=[1.0]), "start is .*; allowed: 2 numbers"),
         (
             lambda: GanStudyConfig(disc_rates=[0.1, 0.2]),
             "disc_rates has 2 entries, gen_rates 1; they are paired",

@@ -20,6 +20,8 @@ SETTINGS = [
     ("alternating", "disc", (1, 1)),
     ("alternating", "gen", (1, 1)),
     ("alternating", "disc", (2, 1)),
+    ("alternating", "gen", (2, 1)),
+    ("alternating", "disc", (3, 2)),
     ("alternating", "gen", (3, 2)),
 ]
 ORDER_TOLERANCE = 0.1  # the measured slopes differ from the orders by at most 0.04 at these step sizes

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from dd_two_player.data import load_samples
-from dd_two_player.experiments.gan_study import estimate
-from dd_two_player.gan_study import ARMS, _draws, build_program
+from dd_two_player.experiments.gan_study import estimate, plot
+from dd_two_player.gan_study import ARMS, _draws, _mean_ratio, build_program, measure
 from dd_two_player.paper import PAPER
+from gdyn_common.records import Result
 from gdyn_common.runs import configure
 
 
@@ -55,3 +56,44 @@ def test_estimate_counts_all_runs(config):
     found = estimate(config)
     assert 0 < found.seconds < 60
     assert found.memory_bytes > 1e7
+
+
+def test_ratios_keep_how_far_a_failed_run_is():
+    """No cap: twice as far is twice as far, also beyond the untrained distance."""
+    plain, worse = np.array([[1.0], [4.0]]), np.array([[90.0], [360.0]])
+    assert _mean_ratio(worse, plain) == pytest.approx(90.0)
+    assert np.isnan(_mean_ratio(np.array([[np.inf]]), np.array([[np.inf]]))).all()
+
+
+class OneRun:
+    """The two things that a study needs of a run folder, with pieces given in advance."""
+
+    def __init__(self, pieces):
+        self.pieces = pieces
+
+    def note(self, **facts):
+        pass
+
+    def piece(self, name, compute):
+        return self.pieces[name.partition("@")[0]]
+
+
+def test_a_run_that_is_not_finite_counts_as_infinitely_far_and_is_named_in_the_picture():
+    study = configure(PAPER.figure("gan-simultaneous"), "smoke", arms=["plain", "cancel"], num_seeds=2)
+    rng = np.random.default_rng(0)
+    piece = {
+        "untrained_features": rng.standard_normal((2, 80, 64)),
+        "features": rng.standard_normal((2, 80, 64)),
+        "logits": rng.standard_normal((2, 80, 10)),
+        "pictures": np.zeros((2, 36, 8, 8, 1)),
+        "disc_loss": np.ones((2, 3)),
+    }
+    pieces = {
+        "plain": piece | {"finite": np.array([True, True])},
+        "cancel": piece | {"finite": np.array([True, False])},
+    }
+    measured, arrays = measure(study, OneRun(pieces))
+    assert measured["cancel_distance_ratio"] == [pytest.approx(1.0), np.inf]
+    assert measured["cancel_diverged_share"] >= 0.5
+    titles = [ax.get_title() for ax in plot(Result(measured, arrays)).axes]
+    assert sum("1 of 2 runs not finite" in title for title in titles) == 1

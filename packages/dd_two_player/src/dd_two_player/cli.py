@@ -28,20 +28,20 @@ COMMANDS = (
         "toy",
         "Play a small game: linear, dirac, mog16 or ring8; writes the path as CSV and a picture.",
         run="dd_two_player.toys:toy",
-        config="dd_two_player.config:ToyConfig",
+        config="dd_two_player.toy_config:ToyConfig",
         positional=("game",),
     ),
     cli.Command(
         "principal-flow",
         "Compare gradient descent with its continuous models on a quadratic.",
         run="dd_two_player.toys:principal_flow",
-        config="dd_two_player.config:PrincipalFlowConfig",
+        config="dd_two_player.toy_config:PrincipalFlowConfig",
     ),
     cli.Command(
         "dal",
         "Train a small network with a fixed and with a drift adjusted learning rate.",
         run="dd_two_player.toys:dal",
-        config="dd_two_player.config:DalConfig",
+        config="dd_two_player.toy_config:DalConfig",
     ),
 )
 

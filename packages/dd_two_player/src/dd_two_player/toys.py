@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dd_two_player.config import DalConfig, PrincipalFlowConfig, ToyConfig
 from dd_two_player.data import load_samples
 from dd_two_player.drift import Coefficients, PlayerTerms, drift_coefficients
 from dd_two_player.flows import discrete_path, integrate, modified_field, runge_kutta_map, step_map
@@ -28,6 +27,7 @@ from dd_two_player.principal_flow import (
     quadratic_principal_flow,
 )
 from dd_two_player.regularization import Regularization
+from dd_two_player.toy_config import DalConfig, PrincipalFlowConfig, ToyConfig
 from dd_two_player.toy_games import dirac_gan, linear_game
 from gdyn_common.plotting import house_style, new_figure, save_figure
 from gdyn_common.runs import config_hash
