@@ -8,7 +8,7 @@ from gdyn_common.seeding import generator
 from variance.data import TensorPopulation
 
 BLOCK_NUMBERS = 2**24
-"""Hidden values of the teacher that are alive at a time."""
+"""Temporary values that are alive at a time."""
 
 
 def random_features(
@@ -42,12 +42,14 @@ def random_features(
         if not unit_rows:
             return np.asarray(source.uniform(-1, 1, (count, input_dim)) / np.sqrt(input_dim))
         values = source.standard_normal((count, input_dim))
-        return np.asarray(values / np.linalg.norm(values, axis=1, keepdims=True))
+        for block in _blocks(values, input_dim):
+            block /= np.linalg.norm(block, axis=1, keepdims=True)
+        return values
 
     x = generator(seed, "random features", "inputs").standard_normal((num_examples, input_dim))
     head = generator(seed, "random features", "teacher head").standard_normal(teacher_width)
     first = rows(teacher_width, "teacher").T
-    blocks = np.split(x, range(step := max(1, BLOCK_NUMBERS // teacher_width), num_examples, step))
+    blocks = _blocks(x, max(input_dim, teacher_width))
     teacher = np.concatenate([np.maximum(block @ first, 0) @ head for block in blocks])
     teacher /= np.sqrt(teacher_width)
     labels = (teacher > teacher.mean()).astype(np.int64)
@@ -59,6 +61,12 @@ def random_features(
             source = np.arange(copied) % count
             features[-copied:], labels[-copied:] = features[source], labels[source]
     return TensorPopulation(torch.from_numpy(features).float(), torch.from_numpy(labels))
+
+
+def _blocks(rows: np.ndarray, width: int) -> list[np.ndarray]:
+    """Split rows so that `BLOCK_NUMBERS` values of the given width are alive at a time."""
+    step = max(1, BLOCK_NUMBERS // width)
+    return np.split(rows, range(step, len(rows), step))
 
 
 def linear_regression(
