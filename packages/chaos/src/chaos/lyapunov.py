@@ -117,7 +117,7 @@ class LyapunovTracker:
 
     def _start(self, initial: Tensor | None, k: int | None, dtype: torch.dtype, seed: int) -> Tensor:
         if initial is not None:
-            return initial.to(dtype).clone()
+            return initial.to(dtype).clone(memory_format=torch.contiguous_format)
         if k is None:
             return torch.eye(self.n, dtype=dtype)
         if not 1 <= k <= self.n:
@@ -147,15 +147,15 @@ class LyapunovTracker:
         """
         product = self._product(H)
         self._extend_support(H)
-        A = product(self.Y)
-        if keep is not None:
-            pairs, discard = keep
-            removed = pairs.core_vectors[:, discard].to(A.dtype)
-            inner = removed.T @ pairs.frame.restrict(A)
-            A = A - gamma * pairs.frame.expand(removed @ inner)
-        if self.weight_decay:
-            A = A + self.weight_decay * self.Y
-        self._advance(A)
+        if isinstance(H, Hessian | Eigenpairs) and not self.momentum and _same_frame(H, keep):
+            self._advance_in_frame(H, keep, gamma)
+        else:
+            A = product(self.Y)
+            if keep is not None:
+                A = A - gamma * _discarded_part(keep, A)
+            if self.weight_decay:
+                A = A + self.weight_decay * self.Y
+            self._advance(A)
         self.num_steps += 1
         if self.method != "svd" and self.num_steps % self.reorthonormalise_every == 0:
             self._reorthonormalise()
@@ -178,16 +178,24 @@ class LyapunovTracker:
             return self._state()
         return self.support.restrict(self.support.restrict(self.Y).T.contiguous()).T
 
+    def _advance_in_frame(
+        self, H: Hessian | Eigenpairs, keep: tuple[Eigenpairs, Bool[Tensor, " m"]] | None, gamma: float
+    ) -> None:
+        """The step of plain SGD in the frame of H: Y is read twice and written once, no copy is made."""
+        A = _core_product(H, H.frame.restrict(self.Y))
+        if keep is not None:
+            pairs, discard = keep
+            removed = pairs.core_vectors[:, discard].to(A.dtype)
+            A -= gamma * (removed @ (removed.T @ A))
+        if self.weight_decay:
+            self.Y.mul_(1 - self.h * self.weight_decay)
+        H.frame.add_expanded(self.Y, A, -self.h)
+
     def _product(self, H: Hessian | Eigenpairs | Tensor | Product) -> Product:
         if isinstance(H, Hessian | Eigenpairs) and H.n != self.n:
             raise ValueError(f"The Hessian has n = {H.n}; the tracker was made for n = {self.n}.")
-        if isinstance(H, Hessian):
-            core = H.core.to(self.Y.dtype)
-            return lambda V: H.frame.expand(core @ H.frame.restrict(V))
-        if isinstance(H, Eigenpairs):
-            W = H.core_vectors.to(self.Y.dtype)
-            scaled = W * H.values.to(self.Y.dtype)
-            return lambda V: H.frame.expand(scaled @ (W.T @ H.frame.restrict(V)))
+        if isinstance(H, Hessian | Eigenpairs):
+            return lambda V: H.frame.expand(_core_product(H, H.frame.restrict(V)))
         if isinstance(H, Tensor):
             if H.shape != (self.n, self.n):
                 raise ValueError(f"The Hessian has shape {tuple(H.shape)}; expected ({self.n}, {self.n}).")
@@ -218,7 +226,7 @@ class LyapunovTracker:
         if self.augmented:
             self.Y, self.G = Q[: self.n].contiguous(), Q[self.n :].contiguous()
             return
-        self.Y = Q
+        self.Y = Q.contiguous()
         if self.G is not None:
             self.G = torch.linalg.solve_triangular(R, self.G, upper=True, left=False)
 
@@ -338,6 +346,24 @@ def tangent_error(
         offset[j] = epsilon
         columns.append((step(point + offset) - step(point - offset)) / (2 * epsilon))
     return float((torch.stack(columns, 1) - tangent).abs().max())
+
+
+def _core_product(H: Hessian | Eigenpairs, core: Tensor) -> Tensor:
+    """H times columns, both in the coordinates of H's frame."""
+    if isinstance(H, Hessian):
+        return H.core.to(core.dtype) @ core
+    W = H.core_vectors.to(core.dtype)
+    return (W * H.values.to(core.dtype)) @ (W.T @ core)
+
+
+def _same_frame(H: Hessian | Eigenpairs, keep: tuple[Eigenpairs, Tensor] | None) -> bool:
+    return keep is None or keep[0].frame is H.frame
+
+
+def _discarded_part(keep: tuple[Eigenpairs, Tensor], A: Tensor) -> Tensor:
+    pairs, discard = keep
+    removed = pairs.core_vectors[:, discard].to(A.dtype)
+    return pairs.frame.expand(removed @ (removed.T @ pairs.frame.restrict(A)))
 
 
 def _check(name: str, given: str, allowed: tuple[str, ...]) -> None:

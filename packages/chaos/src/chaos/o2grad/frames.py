@@ -28,6 +28,10 @@ class IdentityFrame:
         """Apply Q."""
         return core
 
+    def add_expanded(self, out: Float[Tensor, "n k"], core: Float[Tensor, "r k"], scale: float) -> None:
+        """Add ``scale Q core`` to a matrix in place."""
+        out.add_(core, alpha=scale)
+
     def restrict(self, full: Float[Tensor, "n k"]) -> Float[Tensor, "r k"]:
         """Apply Q'."""
         return full
@@ -64,6 +68,10 @@ class DenseFrame:
     def expand(self, core: Float[Tensor, "r k"]) -> Float[Tensor, "n k"]:
         """Apply Q."""
         return self.basis @ core
+
+    def add_expanded(self, out: Float[Tensor, "n k"], core: Float[Tensor, "r k"], scale: float) -> None:
+        """Add ``scale Q core`` to a matrix in place."""
+        out.addmm_(self.basis, core, alpha=scale)
 
     def restrict(self, full: Float[Tensor, "n k"]) -> Float[Tensor, "r k"]:
         """Apply Q'."""
@@ -163,6 +171,20 @@ class InputFrame:
             pieces[stretch.start] = core[start:stop]
             start = stop
         return torch.cat([pieces[position] for position in sorted(pieces)])
+
+    def add_expanded(self, out: Float[Tensor, "n k"], core: Float[Tensor, "r k"], scale: float) -> None:
+        """Add ``scale Q core`` to a contiguous matrix in place: it is read and written once."""
+        units, columns = self.units, core.shape[1]
+        first = core[: units * self.q].reshape(units, self.q, columns)
+        weights = self.basis[: self._inputs].expand(units, -1, -1)
+        out[self.weight].view(units, self._inputs, columns).baddbmm_(weights, first, alpha=scale)
+        if self.bias is not None:
+            out[self.bias].add_((self.basis[-1:] @ first)[:, 0], alpha=scale)
+        start = units * self.q
+        for stretch in self.rest:
+            stop = start + stretch.stop - stretch.start
+            out[stretch].add_(core[start:stop], alpha=scale)
+            start = stop
 
     def restrict(self, full: Float[Tensor, "n k"]) -> Float[Tensor, "r k"]:
         """Apply Q'."""
