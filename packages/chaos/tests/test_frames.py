@@ -17,7 +17,7 @@ def orthonormal(rows, columns):
 
 
 def input_frame(order):
-    """A first layer of 3 units on 5 inputs, with a bias before or after it or none, then 4 more parameters."""
+    """A first layer of 3 units on 5 inputs, with its bias in three places, and 4 more parameters."""
     if order == "weight bias":
         return InputFrame(22, slice(0, 15), slice(15, 18), 3, orthonormal(6, 2))
     if order == "bias weight":
