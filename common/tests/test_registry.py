@@ -1,7 +1,7 @@
 import pytest
 from toy_paper.paper import PAPER
 
-from gdyn_common.registry import UnknownNameError, resolve
+from gdyn_common.registry import Figure, Preset, UnknownNameError, resolve
 
 
 def test_a_figure_is_found_by_its_id():
@@ -29,3 +29,9 @@ def test_a_figure_out_of_scope_says_why():
 def test_resolve_returns_modules_and_attributes():
     assert resolve("toy_paper.paper").PAPER is PAPER
     assert resolve("toy_paper.paper:PAPER") is PAPER
+
+
+def test_default_preset_is_quick_or_the_first():
+    names = {"paper": Preset("1 s", "paper"), "quick": Preset("1 s", "scaled down")}
+    assert Figure("a", "", "", "", "", names).default_preset == "quick"
+    assert Figure("a", "", "", "", "", {"paper": names["paper"]}).default_preset == "paper"

@@ -149,7 +149,7 @@ def _run_figure(paper: Paper, figure: Figure, overrides: list[str]) -> int:
         task,
         overrides,
         {"preset": {name: preset.overrides for name, preset in figure.presets.items()}},
-        {"preset": "quick"},
+        {"preset": figure.default_preset},
     )
 
 

@@ -61,6 +61,11 @@ class Figure:
     in_default: bool = True
     not_run: str = ""
 
+    @property
+    def default_preset(self) -> str:
+        """The preset that runs when none is named: ``quick``, or the first where there is none."""
+        return "quick" if "quick" in self.presets else next(iter(self.presets))
+
 
 @dataclass(frozen=True)
 class Claim:
