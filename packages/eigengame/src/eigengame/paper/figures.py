@@ -36,7 +36,7 @@ FIGURES = (
         config="eigengame.config:ImagesConfig",
         presets={
             "quick": Preset("30 s, 1 core", "scaled down", QUICK_IMAGES),
-            "paper": Preset("15 min, 1 core, needs MNIST", "paper"),
+            "paper": Preset("8 min, 1 core, needs MNIST", "paper"),
             "smoke": Preset(
                 "5 s",
                 "smoke",
@@ -53,9 +53,8 @@ FIGURES = (
         config="eigengame.config:ImagesConfig",
         presets={
             "paper": Preset(
-                "15 min, 1 core, needs Fashion-MNIST", "scaled down", {"dataset": "fashion_mnist"}
+                "8 min, 1 core, needs Fashion-MNIST", "scaled down", {"dataset": "fashion_mnist"}
             ),
-            "quick": Preset("30 s, 1 core", "scaled down", QUICK_IMAGES),
             "smoke": Preset(
                 "5 s",
                 "smoke",
