@@ -65,12 +65,21 @@ def show(paper: Paper, figure: Figure) -> str:
     if figure.not_run:
         lines.append(f"  The paper preset has not been run: {figure.not_run}")
     lines += ["", "Keys", keys(resolve(figure.config)), "", f"Code: {figure.module}"]
-    lines.append(f"Cost on this machine: run {figure.id} preset=paper dry_run=true")
+    largest = "paper" if "paper" in figure.presets else next(iter(figure.presets))
+    lines.append(f"Cost on this machine: run {figure.id} preset={largest} dry_run=true")
     return "\n".join(lines)
 
 
-def keys(config_class: type) -> str:
-    """Document the keys of a configuration from its class docstrings."""
+def keys(config_class: type, prefix: str = "") -> str:
+    """Document the keys of a configuration from its class docstrings, nested ones by their full path.
+
+    >>> inner = dataclasses.make_dataclass("Inner", [("a", int, 1), ("b", int, 2)])
+    >>> field = dataclasses.field(default_factory=inner)
+    >>> print(keys(dataclasses.make_dataclass("Outer", [("inner", inner, field)])))
+      inner.* ()
+      inner.a=1
+      inner.b=2
+    """
     docs: dict[str, str] = {}
     for base in reversed(config_class.__mro__):
         docs |= _attribute_docs(base.__doc__ or "")
@@ -80,10 +89,10 @@ def keys(config_class: type) -> str:
         if item.default_factory is not dataclasses.MISSING:
             default = item.default_factory()
         if dataclasses.is_dataclass(default):
-            lines.append(f"  {item.name}.* ({docs.get(item.name, '')})")
-            lines.append(keys(type(default)).replace("  ", f"  {item.name}.", 1))
+            lines.append(f"  {prefix}{item.name}.* ({docs.get(item.name, '')})")
+            lines.append(keys(type(default), f"{prefix}{item.name}."))
             continue
-        lines.append(f"  {item.name}={_spell(default)}  {docs.get(item.name, '')}".rstrip())
+        lines.append(f"  {prefix}{item.name}={_spell(default)}  {docs.get(item.name, '')}".rstrip())
     return "\n".join(lines)
 
 
