@@ -74,6 +74,15 @@ def test_train_then_eval_and_restore_from_a_folder(tmp_path, capsys):
     assert int(last(other)[".step"]) == 5
 
 
+def test_a_schedule_is_given_on_the_command_line_and_survives_in_the_checkpoint(tmp_path, capsys):
+    arguments = (*TINY, "num_steps=4", "+updates.rate_schedule={1:4.0,3:0.5}", f"out={tmp_path}")
+    assert run("train", *arguments, "log_every=1") == 0
+    (metrics,) = tmp_path.rglob("metrics.jsonl")
+    factors = [json.loads(line)["learning_rate_factor"] for line in metrics.read_text().splitlines()]
+    assert factors == [1.0, 4.0, 4.0, 2.0]
+    assert run("eval", f"out={tmp_path}", "num_samples=100", "num_splits=1") == 0
+
+
 def test_mixtures_keep_the_best_coverage_and_are_scored_by_modes(tmp_path, capsys):
     out = f"out={tmp_path}"
     small = ("nets.hidden=[8]", "batch_size=16", "sample_every=6", "eval_every=2", "eval_samples=200")

@@ -173,7 +173,8 @@ class UpdatesConfig:
         shared_batch: Both players see the same batch.
         convention: Of the drift coefficients: paper, joint or original.
         estimator: Published name of the regularisers' estimator.
-        rate_schedule: Step to factor of both rates from there on, for example ``{500: 4.0}``.
+        rate_schedule: From each step on, both rates are multiplied by its factor and by those before it;
+            on the command line ``+updates.rate_schedule={500:4.0}``.
     """
 
     scheme: str = "simultaneous"
