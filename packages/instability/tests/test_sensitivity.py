@@ -74,6 +74,8 @@ def test_chaotic_network_is_found_sensitive_and_a_small_rate_is_not():
     assert 0 < reports[1.0].visible_at[0] <= 250
     assert reports[1e-3].saturation[0] < 1e-3
     assert reports[1e-3].visible_at[0] == -1
+    assert "never above 0.001, no growth to measure" in reports[1e-3].summary()
+    assert "nan" not in reports[1.0].summary() + reports[1e-3].summary()
 
 
 def test_a_nondeterministic_model_fails_its_controls():

@@ -76,7 +76,8 @@ class SensitivityReport:
             odd, self.growth_rates, self.visible_at, self.saturation, strict=True
         ):
             when = f"visible (> {VISIBLE:g}) at step {step}" if step >= 0 else f"never above {VISIBLE:g}"
-            lines.append(f"k={k}: {when}, growth {rate:.3g} per step, final divergence {level:.3g}")
+            growth = f"growth {rate:.3g} per step" if np.isfinite(rate) else "no growth to measure"
+            lines.append(f"k={k}: {when}, {growth}, final divergence {level:.3g}")
         if self.scores is not None:
             lines.append(f"scores {np.round(self.scores, 4).tolist()}, spread {self.score_spread:.3g}")
         return "\n".join(lines)
