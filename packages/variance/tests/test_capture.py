@@ -8,7 +8,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.utils import parametrizations, prune
 
 from variance import per_example
-from variance.errors import NonFiniteGradient, UnsupportedLayer
+from variance.errors import ConfigError, NonFiniteGradient, UnsupportedLayer
 from variance.losses import cross_entropy
 from variance.per_example.capture import capture
 from variance.per_example.layers import LinearLayer
@@ -165,3 +165,15 @@ def test_an_embedding_that_counts_the_batch_is_refused() -> None:
     model = nn.Sequential(nn.Embedding(5, 3, scale_grad_by_freq=True), nn.Flatten(), nn.Linear(6, 3))
     with pytest.raises(UnsupportedLayer, match=r"layer '0'.*scale_grad_by_freq.*leave it out"):
         capture(model, cross_entropy, torch.randint(5, (4, 2)), torch.randint(3, (4,)))
+
+
+def test_inputs_and_targets_must_be_equally_many(data: tuple[Tensor, Tensor]) -> None:
+    x, y = data
+    with pytest.raises(ConfigError, match="5 inputs and 3 targets: need equally many"):
+        capture(network(), cross_entropy, x, y[:3])
+
+
+def test_a_frozen_model_has_no_gradients(data: tuple[Tensor, Tensor]) -> None:
+    model = network().requires_grad_(False)
+    with pytest.raises(ConfigError, match="no trainable parameter; set requires_grad"):
+        per_example.gradients(model, cross_entropy, *data)

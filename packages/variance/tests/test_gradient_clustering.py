@@ -175,8 +175,9 @@ def test_sequential_clustering_beats_uniform_sampling(init: str) -> None:
 
 def test_small_clusters_are_refilled_and_centres_stay_means() -> None:
     model, x, y = problem()
+    x[1:3], y[1:3] = x[0], y[0]  # three equal first centres: two clusters stay empty
     found = cluster(
-        model, F.cross_entropy, x, y, 4, init=[0, 0, 0, 1], weighting="none", min_size=3, iterations=3
+        model, F.cross_entropy, x, y, 4, init=[0, 1, 2, 3], weighting="none", min_size=3, iterations=3
     )
     assert found.num_splits >= 1
     assert int(found.sizes.sum()) == 40
@@ -280,7 +281,8 @@ def test_online_clustering_reinitialises_and_resumes(reinit: str) -> None:
         ({"iterations": 0}, "iterations is 0"),
         ({"layers": ("9",)}, r"layers \('9',\) match nothing; weight layers are 0, 3, 5"),
         ({"init": "best"}, "init is 'best'; allowed are data, kmeans"),
-        ({"init": [0, 99]}, r"init needs 2 indices in 0..39"),
+        ({"init": [0, 99]}, r"init needs 2 different indices in 0..39"),
+        ({"init": [5, 5]}, r"init needs 2 different indices in 0..39, got \[5, 5\]"),
         ({"weighting": "size"}, "allowed are none, sequential, frozen"),
         ({"rank": 2}, "ranks above 1 need form='svd'"),
         ({"chunk": 0}, "chunk 0 must be at least 1"),

@@ -105,15 +105,33 @@ def test_a_dry_run_prints_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("figure: F11\ngrid: {}", "Unknown figure 'F11'"),
+        ("figure: F1\npreset: huge\ngrid: {}", "Unknown preset 'huge'"),
+        ("figure: F1\ngrid: {cluster: [1]}", "figure F1: Unknown key 'cluster'.*clusters"),
+    ],
+)
+def test_what_no_run_would_accept_is_refused_before_any_starts(
+    text: str, message: str, tmp_path: Path, fake_program: list[list[str]]
+) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        run_grid(GridConfig(file=str(file), out=str(tmp_path)))
+    assert not fake_program
+
+
 @pytest.fixture
 def fake_program(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Replace child processes: the run with x=2 fails, all others succeed."""
+    """Replace child processes: the run with clusters=2 fails, all others succeed."""
     calls: list[list[str]] = []
 
     def fake(command: list[str], *, stdout, **options: object) -> object:  # type: ignore[no-untyped-def]
         calls.append(command)
         stdout.write("line\nreason\n")
-        return type("Done", (), {"returncode": 2 if "x=2" in command else 0})
+        return type("Done", (), {"returncode": 2 if "clusters=2" in command else 0})
 
     monkeypatch.setattr(subprocess, "run", fake)
     return calls
@@ -123,11 +141,11 @@ def test_finished_runs_are_skipped_and_failures_reported(
     tmp_path: Path, fake_program: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "grid.yaml"
-    file.write_text("figure: F1\ngrid: {x: [1, 2, 3]}")
+    file.write_text("figure: F1\ngrid: {clusters: [1, 2, 3]}")
     config = GridConfig(file=str(file), out=str(tmp_path / "runs"))
     assert run_grid(config) == 2
     assert "3 runs: 2 done (0 of them before), 1 failed" in (text := capsys.readouterr().out)
-    assert "001_x=2 exited with 2" in text
+    assert "001_clusters=2 exited with 2" in text
     assert "reason" in text
     assert run_grid(config) == 2
     assert len(fake_program) == 4

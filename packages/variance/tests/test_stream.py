@@ -46,3 +46,10 @@ def test_iterable_data_feed_online_clustering_but_have_no_stratified_sampler() -
         DatasetPopulation(Endless())
     with pytest.raises(ConfigError, match="cannot fetch by index; wrap it"):
         DataStream(Endless(), 4)  # type: ignore[arg-type]
+
+
+def test_a_batch_beyond_the_population_is_refused(problem) -> None:  # type: ignore[no-untyped-def]
+    """Without replacement a batch that holds everything twice would have no variance at all."""
+    with pytest.raises(ConfigError, match="a batch of 49 exceeds the 48 examples; draw with replacement"):
+        problem.stream(49).next()
+    assert len(problem.stream(48).next()) == 48

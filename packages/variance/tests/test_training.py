@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from variance.data import TensorPopulation
-from variance.errors import NonFiniteGradient
+from variance.errors import NonFiniteGradient, NotReady
 from variance.estimators import (
     EKFAC,
     GC,
@@ -138,6 +138,7 @@ def test_measuring_changes_no_bit(name: str, features: str) -> None:
     assert any(key.endswith("/avg_var") and value > 0 for key, value in logged[-1].items())
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on a single core
 @pytest.mark.parametrize("measured", [None, "SVRG", "GC", "K-FAC"])
 def test_workers_change_no_bit(measured: str | None) -> None:
     assert torch.equal(
@@ -200,3 +201,12 @@ def test_divergence_stops_training_with_step_and_last_loss() -> None:
     trainer.schedule = lambda step: 1e30
     with pytest.raises(NonFiniteGradient, match=r"stopped at step \d+; the last finite loss was"):
         trainer.run(50)
+
+
+@pytest.mark.parametrize(("driver", "measured"), [("GC", None), ("SG-B", "SVRG")])
+def test_an_estimator_used_too_early_names_the_step_of_its_snapshot(
+    driver: str, measured: str | None
+) -> None:
+    trainer = make_trainer(driver=driver, measured=measured, first_infrequent=30)
+    with pytest.raises(NotReady, match=r"step (0|25): .*The first snapshot is due at step 30"):
+        trainer.run(40)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from gdyn_common.seeding import named_seed
-from variance.errors import ConfigError, NonFiniteGradient
+from variance.errors import ConfigError, NonFiniteGradient, NotReady
 from variance.estimators import GradientEstimator
 from variance.measurement import preserved_randomness
 from variance.objective import Point
@@ -101,18 +101,22 @@ class Trainer:
 
         Raises:
             NonFiniteGradient: Loss or gradient became NaN or infinite.
+            NotReady: An estimator is driven or measured before its first snapshot.
         """
         step = self.step_count
         before = self.timing.snapshot_timing == "before"
         self._operations(step, frequent=True, infrequent=before)
-        metrics = self._measure(step)
-        batch = self.stream.next(self.stream.batch_size * self.driver.batch_factor)
         try:
+            metrics = self._measure(step)
+            batch = self.stream.next(self.stream.batch_size * self.driver.batch_factor)
             direction = self.driver.direction(self.optimizer.point, batch, self._dropout)
         except NonFiniteGradient as error:
             raise NonFiniteGradient(
                 f"training stopped at step {step}; the last finite loss was {self.last_loss:.6g}: {error}"
             ) from None
+        except NotReady as error:
+            due = self.timing.first_infrequent
+            raise NotReady(f"step {step}: {error} The first snapshot is due at step {due}.") from None
         self.last_loss = direction.loss
         self.optimizer.apply(direction.values, self.schedule(step) if self.schedule else None)
         if not before:

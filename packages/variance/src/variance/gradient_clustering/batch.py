@@ -128,6 +128,9 @@ def cluster(
         num_clusters, options, weighting=weighting, min_size=min_size, chunk=chunk, shuffle=shuffle, seed=seed
     )
 
+    if len(x) != len(y):
+        raise ConfigError(f"{len(x)} inputs and {len(y)} targets: need equally many.")
+
     def capture_at(indices: Tensor) -> Capture:
         return capture(model, loss, x[indices], y[indices], weights_only=True)
 

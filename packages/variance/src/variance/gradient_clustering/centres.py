@@ -88,7 +88,10 @@ class ClusteringOptions:
                 "the model has no trainable Linear or Conv layer, so there is nothing to cluster."
             )
         if not chosen:
-            raise ConfigError(f"layers {self.layers} match nothing; weight layers are {', '.join(weighted)}.")
+            raise ConfigError(
+                f"layers {self.layers} match nothing; weight layers are "
+                f"{', '.join(name or '(the model itself)' for name in weighted)}."
+            )
         return chosen
 
     def is_dense(self, layer: WeightLayer) -> bool:

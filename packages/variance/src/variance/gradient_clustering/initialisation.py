@@ -61,9 +61,11 @@ def initial_centres(
             raise ConfigError(f"init is '{init}'; allowed are data, kmeans++, uniform, K indices or Centres.")
     else:
         indices = torch.as_tensor(init).long()
-        if indices.shape != (num_clusters,) or int(indices.min()) < 0 or int(indices.max()) >= num_examples:
+        fits = indices.shape == (num_clusters,) and len(indices.unique()) == num_clusters
+        if not fits or int(indices.min()) < 0 or int(indices.max()) >= num_examples:
             raise ConfigError(
-                f"init needs {num_clusters} indices in 0..{num_examples - 1}, got {indices.tolist()[:8]}."
+                f"init needs {num_clusters} different indices in 0..{num_examples - 1}, got "
+                f"{indices.tolist()[:8]}."
             )
     sums = RunningSums(num_clusters, replace(options, global_mean=0.0))
     sums.add(capture_at(indices), torch.arange(num_clusters))

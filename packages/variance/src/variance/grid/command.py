@@ -3,22 +3,26 @@
 import csv
 import io
 import shlex
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from gdyn_common.records import load_runs
-from gdyn_common.registry import program
+from gdyn_common.registry import program, resolve, unknown
 from gdyn_common.storage import atomic_write
 from variance.config import CollectConfig, GridConfig
 from variance.errors import ConfigError
 from variance.grid.executors import jobs_for, run_jobs
-from variance.grid.expansion import load_grid
+from variance.grid.expansion import expand, load_grid
 
 
 def run_grid(config: GridConfig) -> int:
     """Run every configuration of a grid file, report failures at the end, and return the worst exit code."""
     if not config.file:
         raise ConfigError("grid needs a file: gdyn-variance grid packages/variance/grids/F6.yaml")
-    jobs = jobs_for(load_grid(config.file), config.out)
+    grid = load_grid(config.file)
+    _require_known(grid)
+    jobs = jobs_for(grid, config.out)
     if config.dry_run:
         for job in jobs:
             print(shlex.join([program("variance"), *job.arguments]))
@@ -36,6 +40,19 @@ def run_grid(config: GridConfig) -> int:
         print(f"{outcome.job.name} exited with {outcome.code}; the end of {outcome.job.folder / 'log.txt'}:")
         print(outcome.tail)
     return max((outcome.code for outcome in outcomes), default=0)
+
+
+def _require_known(grid: dict[str, Any]) -> None:
+    """Refuse a figure, preset or key that no run would accept, before any of them starts."""
+    from variance.paper import PAPER
+
+    figure = PAPER.figure(str(grid["figure"]))
+    if grid["preset"] not in figure.presets:
+        raise ConfigError(unknown("preset", str(grid["preset"]), figure.presets))
+    keys = [field.name for field in fields(resolve(figure.config))]
+    for key in {key: None for configuration in expand(grid["grid"]) for key in configuration}:
+        if key not in keys:
+            raise ConfigError(f"figure {figure.id}: {unknown('key', key, keys)}")
 
 
 def collect(config: CollectConfig) -> None:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from variance.errors import ConfigError
 from variance.losses import LossFunction, require_finite
 from variance.per_example import quantities
 from variance.per_example.capture import Capture, capture
@@ -40,6 +41,7 @@ def gradients(
     Raises:
         UnsupportedLayer: Batch norm in training mode couples the examples.
         NonFiniteGradient: A loss or gradient is NaN or infinite.
+        ConfigError: No parameter is trainable, or inputs and targets differ in number.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -49,6 +51,8 @@ def gradients(
                 [0., 2.]])
     """
     parts = quantities.materialised(capture(model, loss, x, y))
+    if not parts:
+        raise ConfigError("the model has no trainable parameter; set requires_grad on some.")
     result = torch.cat([value.flatten(1) for value in parts.values()], 1)
     require_finite(result, "the gradient")
     return result

@@ -17,7 +17,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from variance import losses as loss_functions
-from variance.errors import UnsupportedLayer
+from variance.errors import ConfigError, UnsupportedLayer
 from variance.losses import LossFunction
 from variance.per_example.layers import Call, Layer, layer_for
 
@@ -157,9 +157,12 @@ def capture(
         The recorded layers.
 
     Raises:
+        ConfigError: Inputs and targets differ in number.
         UnsupportedLayer: Batch norm in training mode, or an input changed in place after its layer used it.
         NonFiniteGradient: Some loss is NaN or infinite.
     """
+    if len(x) != len(y):
+        raise ConfigError(f"{len(x)} inputs and {len(y)} targets: need equally many.")
     refuse_coupled_examples(model)
     own_parameters = dict(model.named_parameters())
     values = {name: (parameters or own_parameters)[name].detach() for name in own_parameters}

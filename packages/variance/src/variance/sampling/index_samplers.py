@@ -91,7 +91,16 @@ class UniformSampler:
         self._pending = np.empty(0, dtype=np.int64)
 
     def draw(self, count: int) -> Draw:
-        """Draw `count` indices with unit weights."""
+        """Draw `count` indices with unit weights.
+
+        Raises:
+            ConfigError: Without replacement, more than the population holds.
+        """
+        if not self._replacement and count > self.num_examples:
+            raise ConfigError(
+                f"a batch of {count} exceeds the {self.num_examples} examples; draw with replacement or use "
+                "a smaller batch."
+            )
         if self._replacement:
             indices = self._generator.integers(self.num_examples, size=count)
         else:
