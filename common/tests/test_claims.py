@@ -2,8 +2,7 @@ import math
 
 import pytest
 
-from gdyn_common.claims import Between, Holds, Within, judge
-from gdyn_common.registry import Claim
+from gdyn_common.claims import Between, Claim, Holds, Within, judge
 
 
 def claim(accept, **options):

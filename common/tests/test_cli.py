@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from toy_paper.paper import PAPER
 
-from gdyn_common.cli import Command, dispatch
+from gdyn_common.cli import dispatch
+from gdyn_common.registry import Command
 
 COMMANDS = (
     Command(

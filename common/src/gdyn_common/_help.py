@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gdyn_common.registry import Figure, Paper, program, resolve
-
-if TYPE_CHECKING:
-    from gdyn_common.cli import Command
+from gdyn_common.registry import Command, Figure, Paper, program, resolve
 
 HOUSE = {
     "list": "Figures, tables and claims, with their cost.",

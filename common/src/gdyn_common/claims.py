@@ -1,4 +1,4 @@
-"""Judge a measurement against a claim, two-sided.
+"""Claims of a paper, and the judgement of a measurement against one, two-sided.
 
 A criterion says which outcomes a list of measurements (one per seed) allows. Being better than the
 paper is a difference too, so numeric criteria have an upper and a lower end.
@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
-
-if TYPE_CHECKING:
-    from gdyn_common.registry import Claim, Scale
+from typing import Literal, Protocol
 
 Outcome = Literal["holds", "partly", "fails", "not run"]
+Scale = Literal["paper", "scaled down", "smoke"]
 Measurement = float | bool | Sequence[float] | Sequence[bool]
 
 
@@ -110,6 +108,43 @@ class Holds:
     def band(self, paper: float | str | None) -> str:
         """Return the condition."""
         return "true for every seed"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One checkable statement of a figure, registered before the figure is run.
+
+    Attributes:
+        id: Unique within the paper, for example ``"fig3.below-alpha-min"``.
+        figure: Id of the figure that measures it.
+        statement: The claim in words.
+        source: Section, equation or figure that states it.
+        metric: Name of the measurement that decides it.
+        accept: The criterion, two-sided where it is a number.
+        because: Why the criterion is as wide as it is.
+        paper: The paper's own value, if it prints one.
+        unit: Unit of the measurement.
+        expected: The outcome we expect. A run whose outcome differs, in either direction, exits with 1.
+        expected_because: Required when the expected outcome is not ``holds``.
+        presets: The presets at which the claim is judged; empty means all but smoke.
+    """
+
+    id: str
+    figure: str
+    statement: str
+    source: str
+    metric: str
+    accept: Criterion
+    because: str
+    paper: float | str | None = None
+    unit: str = ""
+    expected: Outcome = "holds"
+    expected_because: str = ""
+    presets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.expected != "holds" and not self.expected_because:
+            raise ValueError(f"claim {self.id!r} expects {self.expected!r}; say why in expected_because")
 
 
 @dataclass(frozen=True)

@@ -12,45 +12,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gdyn_common import _help
 from gdyn_common._errors import BAD_INPUT, DONE, INTERRUPTED, UNEXPECTED, guard, worst
-from gdyn_common.registry import Figure, Paper, Preset, resolve, unknown
+from gdyn_common.registry import Command, Figure, Paper, Preset, resolve, unknown
 
 if TYPE_CHECKING:
     from gdyn_common.records import Record
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command beyond those of the house.
-
-    Attributes:
-        name: As typed, for example ``"thresholds"``.
-        help: One sentence.
-        run: ``"module:function"``; takes the configuration, returns an exit code or ``None`` for 0.
-        config: ``"module:DataclassName"`` of its configuration.
-        positional: Keys that may be given without ``key=``, in order; the last one takes the rest
-            of the positional arguments as a list when `variadic`.
-        variadic: Whether the last positional key is a list.
-        groups: Hydra config groups, by name and option, each the overrides that option stands for.
-        default_groups: Option of each group that applies when none is chosen.
-        rewrite: ``"module:function"`` that maps the given arguments to overrides before Hydra reads
-            them, for packages whose published command lines use other keys.
-    """
-
-    name: str
-    help: str
-    run: str
-    config: str
-    positional: tuple[str, ...] = ()
-    variadic: bool = False
-    groups: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
-    default_groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    rewrite: str = ""
 
 
 def main(paper: str, commands: Sequence[Command] = (), argv: Sequence[str] | None = None) -> NoReturn:

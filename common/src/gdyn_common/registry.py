@@ -10,11 +10,9 @@ import difflib
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from gdyn_common.claims import Criterion, Outcome
-
-Scale = Literal["paper", "scaled down", "smoke"]
+from gdyn_common.claims import Claim, Scale
 
 
 class UnknownNameError(ValueError):
@@ -68,43 +66,6 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """One checkable statement of a figure, registered before the figure is run.
-
-    Attributes:
-        id: Unique within the paper, for example ``"fig3.below-alpha-min"``.
-        figure: Id of the figure that measures it.
-        statement: The claim in words.
-        source: Section, equation or figure that states it.
-        metric: Name of the measurement that decides it.
-        accept: The criterion, two-sided where it is a number.
-        because: Why the criterion is as wide as it is.
-        paper: The paper's own value, if it prints one.
-        unit: Unit of the measurement.
-        expected: The outcome we expect. A run whose outcome differs, in either direction, exits with 1.
-        expected_because: Required when the expected outcome is not ``holds``.
-        presets: The presets at which the claim is judged; empty means all but smoke.
-    """
-
-    id: str
-    figure: str
-    statement: str
-    source: str
-    metric: str
-    accept: Criterion
-    because: str
-    paper: float | str | None = None
-    unit: str = ""
-    expected: Outcome = "holds"
-    expected_because: str = ""
-    presets: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.expected != "holds" and not self.expected_because:
-            raise ValueError(f"claim {self.id!r} expects {self.expected!r}; say why in expected_because")
-
-
-@dataclass(frozen=True)
 class Deviation:
     """Something done differently from the paper or its published code.
 
@@ -121,6 +82,35 @@ class Deviation:
     original: str
     ours: str
     effect: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command beyond those of the house.
+
+    Attributes:
+        name: As typed, for example ``"thresholds"``.
+        help: One sentence.
+        run: ``"module:function"``; takes the configuration, returns an exit code or ``None`` for 0.
+        config: ``"module:DataclassName"`` of its configuration.
+        positional: Keys that may be given without ``key=``, in order; the last one takes the rest
+            of the positional arguments as a list when `variadic`.
+        variadic: Whether the last positional key is a list.
+        groups: Hydra config groups, by name and option, each the overrides that option stands for.
+        default_groups: Option of each group that applies when none is chosen.
+        rewrite: ``"module:function"`` that maps the given arguments to overrides before Hydra reads
+            them, for packages whose published command lines use other keys.
+    """
+
+    name: str
+    help: str
+    run: str
+    config: str
+    positional: tuple[str, ...] = ()
+    variadic: bool = False
+    groups: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    default_groups: Mapping[str, str] = field(default_factory=dict)
+    rewrite: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-from gdyn_common.claims import Between, Holds, Within
-from gdyn_common.registry import Claim, Deviation, Figure, Paper, Preset
+from gdyn_common.claims import Between, Claim, Holds, Within
+from gdyn_common.registry import Deviation, Figure, Paper, Preset
 
 PAPER = Paper(
     package="toy_paper",

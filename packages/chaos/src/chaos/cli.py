@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 import gdyn_common.cli
-from gdyn_common.cli import Command
+from gdyn_common.registry import Command
 
 COMMANDS = (
     Command(

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from dd_two_player.published import EXPERIMENTS
 from gdyn_common import cli
+from gdyn_common.registry import Command
 
 COMMANDS = (
-    cli.Command(
+    Command(
         "train",
         "Train a GAN: a small one on embedded digits, or a published configuration by experiment=NAME.",
         run="dd_two_player.training:train",
@@ -17,27 +18,27 @@ COMMANDS = (
         default_groups={"experiment": "digits"},
         rewrite="dd_two_player.cli:explain_stale_keys",
     ),
-    cli.Command(
+    Command(
         "eval",
         "Score a checkpoint; the newest one of experiment=NAME, or restore_path=FILE.",
         run="dd_two_player.evaluate:evaluate",
         config="dd_two_player.config:EvalConfig",
         rewrite="dd_two_player.cli:explain_stale_keys",
     ),
-    cli.Command(
+    Command(
         "toy",
         "Play a small game: linear, dirac, mog16 or ring8; writes the path as CSV and a picture.",
         run="dd_two_player.toys:toy",
         config="dd_two_player.toy_config:ToyConfig",
         positional=("game",),
     ),
-    cli.Command(
+    Command(
         "principal-flow",
         "Compare gradient descent with its continuous models on a quadratic.",
         run="dd_two_player.toys:principal_flow",
         config="dd_two_player.toy_config:PrincipalFlowConfig",
     ),
-    cli.Command(
+    Command(
         "dal",
         "Train a small network with a fixed and with a drift adjusted learning rate.",
         run="dd_two_player.toys:dal",

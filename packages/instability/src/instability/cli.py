@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 import gdyn_common.cli
-from gdyn_common.cli import Command
+from gdyn_common.registry import Command
 
 COMMANDS = (
     Command(

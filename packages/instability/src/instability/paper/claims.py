@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from gdyn_common.claims import Between, Holds, Within
-from gdyn_common.registry import Claim
+from gdyn_common.claims import Between, Claim, Holds, Within
 from instability.paper.figures import FIGURES
 
 
