@@ -11,7 +11,6 @@ from dd_two_player.config import (
     TrainConfig,
     UpdatesConfig,
 )
-from dd_two_player.experiment_config import GanStudyConfig
 
 CANCEL = GradRegularizesConfig(dd_coeffs_multiplier=PlayersConfig(disc=TermsConfig(other_dot_prod=-1.0)))
 
@@ -36,10 +35,6 @@ CANCEL = GradRegularizesConfig(dd_coeffs_multiplier=PlayersConfig(disc=TermsConf
             "dd_coeffs_multiplier needs the drift of gradient descent",
         ),
         (lambda: EvalConfig(which="first"), "Unknown which 'first'"),
-        (
-            lambda: GanStudyConfig(disc_rates=[0.1, 0.2]),
-            "disc_rates has 2 entries, gen_rates 1; they are paired",
-        ),
     ],
 )
 def test_bad_values(make, message):

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dd_two_player.config import NetsConfig, require
+from dd_two_player.mixtures import STANDARD_DEVIATION
 from gdyn_common.runs import RunOptions
+
+
+def _require_counts(config: RunOptions, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(name, value, value >= 1, "integers of at least 1")
+
+
+def _require_positive(config: RunOptions, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(name, value, 0 < value < float("inf"), "positive and finite")
+
+
+def _require_rates(name: str, values: Sequence[float], count: int = 1) -> None:
+    good = len(values) >= count and all(0 < value < float("inf") for value in values)
+    require(name, list(values), good, f"{count} or more numbers, positive and finite")
 
 
 @dataclass
@@ -21,6 +40,12 @@ class LinearGameConfig(RunOptions):
     damping: float = 0.09
     learning_rate: float = 0.2
     num_steps: int = 200
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require("damping", self.damping, 0 <= self.damping < float("inf"), "0 or more")
+        _require_positive(self, "learning_rate")
+        _require_counts(self, "num_steps")
 
 
 @dataclass
@@ -41,6 +66,11 @@ class DiracGanConfig(RunOptions):
     num_steps: int = 1000
     strength: float = 0.3
 
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require_positive(self, "learning_rate", "horizon", "strength")
+        _require_counts(self, "horizon_points", "num_steps")
+
 
 @dataclass
 class TrackingConfig(RunOptions):
@@ -60,6 +90,15 @@ class TrackingConfig(RunOptions):
     ratio: float = 0.4
     num_seeds: int = 3
 
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require_rates("learning_rates", self.learning_rates, 2)
+        _require_rates("small_rates", self.small_rates, 2)
+        whole = all(abs(round(1 / rate) - 1 / rate) < 1e-6 for rate in self.small_rates)
+        require("small_rates", self.small_rates, whole, "numbers whose inverses are whole")
+        _require_positive(self, "horizon", "ratio")
+        _require_counts(self, "num_seeds")
+
 
 @dataclass
 class LocalErrorConfig(RunOptions):
@@ -75,6 +114,12 @@ class LocalErrorConfig(RunOptions):
     ratio: float = 0.4
     num_seeds: int = 3
 
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require_rates("learning_rates", self.learning_rates, 2)
+        _require_positive(self, "ratio")
+        _require_counts(self, "num_seeds")
+
 
 @dataclass
 class QuadraticConfig(RunOptions):
@@ -85,6 +130,15 @@ class QuadraticConfig(RunOptions):
     learning_rates: list[float] = field(default_factory=lambda: [0.9, 1.05])
     num_steps: list[int] = field(default_factory=lambda: [10, 5])
 
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("learning_rates", "num_steps"):
+            value = getattr(self, name)
+            good = len(value) == 2 and all(0 < v < float("inf") for v in value)
+            require(name, value, good, "two positive numbers: a stable case and a divergent one")
+        good = len(self.start) == len(self.eigenvalues) >= 1
+        require("start", self.start, good, f"{len(self.eigenvalues)} numbers, one per eigenvalue")
+
 
 @dataclass
 class FlowOrdersConfig(RunOptions):
@@ -92,6 +146,11 @@ class FlowOrdersConfig(RunOptions):
 
     learning_rates: list[float] = field(default_factory=lambda: [0.04, 0.02, 0.01])
     num_seeds: int = 3
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require_rates("learning_rates", self.learning_rates, 2)
+        _require_counts(self, "num_seeds")
 
 
 @dataclass
@@ -119,6 +178,11 @@ class DalStudyConfig(RunOptions):
     width: int = 32
     num_examples: int = 256
     num_seeds: int = 3
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require_positive(self, "sharpness", "learning_rate", "network_rate", "cap")
+        _require_counts(self, "quadratic_steps", "network_steps", "width", "num_examples", "num_seeds")
 
 
 @dataclass
@@ -164,10 +228,17 @@ class GanStudyConfig(RunOptions):
     data_path: str | None = None
 
     def __post_init__(self) -> None:
-        """Check lengths."""
+        """Check lengths and ranges."""
+        require("arms", list(self.arms), len(self.arms) >= 1, "one method or more, the reference first")
         if len(self.disc_rates) != len(self.gen_rates):
             raise ValueError(
                 f"disc_rates has {len(self.disc_rates)} entries, gen_rates {len(self.gen_rates)}; "
                 "they are paired."
             )
-        require("num_seeds", self.num_seeds, self.num_seeds >= 1, "integers of at least 1")
+        if self.dataset in STANDARD_DEVIATION:
+            raise ValueError(f"dataset is {self.dataset!r}; the scores of a study need images, see `toy`.")
+        _require_rates("disc_rates", self.disc_rates)
+        _require_rates("gen_rates", self.gen_rates)
+        _require_positive(self, "adam_rate", "strength")
+        _require_counts(self, "num_seeds", "num_steps", "batch_size", "chunk", "classifier_steps")
+        require("eval_samples", self.eval_samples, self.eval_samples >= 2, "integers of at least 2")

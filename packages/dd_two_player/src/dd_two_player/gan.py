@@ -80,6 +80,24 @@ class Gan:
         """Return samples in evaluation mode (stored batch statistics)."""
         return self.generator.apply(gen, state.gen_statistics, latents, False)[0]  # type: ignore[no-any-return]
 
+    def check_samples(self, shape: tuple[int, ...]) -> None:
+        """Refuse data that do not have the shape of the generator's samples.
+
+        Raises:
+            ValueError: With both shapes.
+        """
+
+        def sample(key: PRNGKeyArray) -> Array:
+            latents = jnp.zeros((2, self.num_latents))
+            params, state = self.generator.init(key, latents)
+            return self.generator.apply(params, state, latents, True)[0]  # type: ignore[no-any-return]
+
+        made = jax.eval_shape(sample, jax.random.key(0)).shape[1:]
+        if made != shape:
+            raise ValueError(
+                f"the generator makes samples of shape {made}; the data set has {shape}. Change nets.gen."
+            )
+
     def disc_loss(
         self, disc: Params, gen: Params, batch: Batch, state: GanState, key: Any = None
     ) -> tuple[Array, GanState]:

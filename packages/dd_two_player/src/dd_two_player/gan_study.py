@@ -168,6 +168,7 @@ def build_program(config: GanStudyConfig, samples: Samples, arm: Arm) -> Program
         nets.num_latents,
         nets.spectral_norm,  # type: ignore[arg-type]
     )
+    gan.check_samples(samples.shape)
     recipe = _recipe(arm.recipe, config.strength)
     rule = UpdateRule(
         arm.scheme,  # type: ignore[arg-type]

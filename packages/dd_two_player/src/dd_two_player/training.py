@@ -94,7 +94,7 @@ def build(config: TrainConfig, shape: tuple[int, ...]) -> Trainer:
         nets.spectral_norm,  # type: ignore[arg-type]
         config.losses.gradient_penalty,
     )
-    _check_output_shape(gan, shape)
+    gan.check_samples(shape)
     optimizers = (_optimizer(config.optimizers.disc), _optimizer(config.optimizers.gen))
     hyper = Hyperparameters(
         (config.optimizers.disc.lr, config.optimizers.gen.lr),
@@ -273,19 +273,6 @@ def _mesh(device_count: int) -> Mesh:
 
 def _optimizer(config: OptimizerConfig) -> Any:
     return make_optimizer(config.name, momentum=config.momentum, b1=config.b1, b2=config.b2, clip=config.clip)
-
-
-def _check_output_shape(gan: Gan, shape: tuple[int, ...]) -> None:
-    def sample(key: Any) -> Any:
-        latents = jax.numpy.zeros((2, gan.num_latents))
-        params, state = gan.generator.init(key, latents)
-        return gan.generator.apply(params, state, latents, True)[0]
-
-    made = jax.eval_shape(sample, jax.random.key(0)).shape[1:]
-    if made != shape:
-        raise ValueError(
-            f"the generator makes samples of shape {made}; the data set has {shape}. Change nets.gen."
-        )
 
 
 def _warn_about_momentum(config: TrainConfig) -> None:
