@@ -92,10 +92,13 @@ def stratified_statistics(
         found = objective.capture(point, population.fetch(indices))
         second = second + quantities.weighted_second_moments(found, row_weights[indices]).double()
         for name, value in _sums_by_cluster(found, assignment[indices], len(sizes)).items():
-            sums[name] = sums[name] + value.double() if name in sums else value.double()
-    first = torch.cat([value.flatten(1) for value in sums.values()], 1)
-    between = (first.square() / n**2 / num_draws).sum(0)
-    return from_moments(first.sum(0) / n, (second - between).clamp_min(0), n, 1)
+            if name in sums:
+                sums[name] += value
+            else:
+                sums[name] = value.double()
+    first = torch.cat([value.sum(0) for value in sums.values()])
+    between = torch.cat([value.square_().div_(n**2).div_(num_draws).sum(0) for value in sums.values()])
+    return from_moments(first / n, (second - between).clamp_min(0), n, 1)
 
 
 def _sums_by_cluster(found: Capture, ids: Int[Tensor, "n"], num_clusters: int) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ FIGURES = (
         config="variance.config:TrainingConfig",
         presets={
             "quick": Preset("20 s, 1 core", "scaled down", DIGITS),
-            "paper": Preset("about 2 h per seed, 1 core, 1.3 GB", "paper"),
+            "paper": Preset("about 100 min per seed, 1 core, 1 GB", "paper"),
             "smoke": Preset("2 s", "smoke", SMOKE),
         },
     ),
