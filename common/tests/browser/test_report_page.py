@@ -63,6 +63,8 @@ def test_every_picture_loads(page):
 
 
 def test_nothing_is_wider_than_the_screen(page):
+    long_name = "a_package_of_some_length.experiments.and_a_module_with_a_longer_name_still"
+    page.evaluate(f"document.querySelector('.figure p code').textContent = '{long_name}'")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
