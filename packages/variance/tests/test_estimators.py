@@ -321,6 +321,16 @@ def test_exact_variance_of_gc_is_the_stratified_variance(problem) -> None:  # ty
     torch.testing.assert_close(found.mean, reference.mean)
 
 
+def test_one_cluster_is_plain_sampling(problem) -> None:  # type: ignore[no-untyped-def]
+    """With K = 1 every statistic of GC is that of SG-B, the noise scale in examples included."""
+    gc = GC(problem.objective, BatchClustering(1), iterations=1)
+    gc.on_infrequent(0, problem.point, problem.population)
+    found = gc.exact(problem.point, problem.population, 6)
+    expected = SGB(problem.objective).exact(problem.point, problem.population, 6)
+    for name in ("trace_cov", "avg_var", "norm_var_coord", "norm_var_trace", "grad_sq", "noise_scale"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-10), name
+
+
 def test_snapshot_average_is_the_mean_over_points(problem) -> None:  # type: ignore[no-untyped-def]
     average, batch = SnapshotAverage(problem.objective, count=1), problem.population.fetch(torch.arange(5))
     elsewhere = problem.point.moved(torch.full_like(problem.point.flat(), 0.1))

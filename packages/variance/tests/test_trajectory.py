@@ -166,7 +166,13 @@ def test_the_learning_rate_drops_by_ten_at_each_step(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Trainer, "step", recorded)
     config = TrainingConfig(
-        dataset="digits", model="digits-mlp", num_steps=6, drop_at=[2, 4], estimators=["SG-B"], max_size=50
+        dataset="digits",
+        model="digits-mlp",
+        num_steps=6,
+        drop_at=[2, 4],
+        batch_size=10,
+        estimators=["SG-B"],
+        max_size=50,
     )
     with Run(tmp_path, {}, HEADER) as run:
         image_run(config, 0.5, 0, run)

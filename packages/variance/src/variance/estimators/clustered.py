@@ -1,6 +1,7 @@
 """Gradient clustering as an estimator: stratified batches from batch or online clusters."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,14 +61,17 @@ class _Stratified(GradientEstimator):
     def exact(self, point: Point, population: Population, batch_size: int) -> ExactStatistics:
         """Return exact statistics with batch_size / M draws per non-empty cluster, with replacement.
 
-        Per coordinate: sum_k (N_k/N)^2 (M/B) (E_k[g^2] - E_k[g]^2).
+        Trace and noise scale are those of one example, B times the batch's, as for plain gradients. Per
+        coordinate: sum_k (N_k/N)^2 (M/B) (E_k[g^2] - E_k[g]^2).
         """
         if self.assignment is None:
             raise NotReady(f"{self.name} has no clusters yet.")
         if self.clamp is not None:
             raise ConfigError(f"{self.name} with clamp has no exact variance; use mode='unbiased'.")
         num_draws = batch_size / int((cluster_sizes(self.assignment) > 0).sum())
-        return stratified_statistics(self.objective, point, population, self.assignment, num_draws)
+        found = stratified_statistics(self.objective, point, population, self.assignment, num_draws)
+        per_example = {name: batch_size * getattr(found, name) for name in ("trace_cov", "noise_scale")}
+        return replace(found, **per_example)
 
     def _capture_at(self, point: Point, population: Population, indices: Tensor) -> Capture:
         return self.objective.capture(point, population.fetch(indices), weights_only=True)
