@@ -171,6 +171,8 @@ def test_inputs_and_targets_must_be_equally_many(data: tuple[Tensor, Tensor]) ->
     x, y = data
     with pytest.raises(ConfigError, match="5 inputs and 3 targets: need equally many"):
         capture(network(), cross_entropy, x, y[:3])
+    with pytest.raises(ConfigError, match="0 inputs and 0 targets: need equally many, at least one"):
+        capture(network(), cross_entropy, x[:0], y[:0])
 
 
 def test_a_frozen_model_has_no_gradients(data: tuple[Tensor, Tensor]) -> None:

@@ -8,6 +8,7 @@ from variance.gradient_clustering.batch import BatchClustering, Clustering, clus
 from variance.gradient_clustering.centres import Centres, ClusteringOptions
 from variance.gradient_clustering.exact import ExactMoves, exact_moves, exact_moves_gram, require_gram_fits
 from variance.gradient_clustering.online import OnlineClustering
+from variance.gradient_clustering.subset import cluster_subset
 
 __all__ = [
     "BatchClustering",
@@ -17,6 +18,7 @@ __all__ = [
     "ExactMoves",
     "OnlineClustering",
     "cluster",
+    "cluster_subset",
     "exact_moves",
     "exact_moves_gram",
     "require_gram_fits",

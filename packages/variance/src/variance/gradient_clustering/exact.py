@@ -159,8 +159,8 @@ def require_gram_fits(num_examples: int, max_bytes: int) -> None:
     if needed > max_bytes:
         raise ConfigError(
             f"the Gram matrix of N={num_examples} examples needs {needed} bytes, above the limit of "
-            f"{max_bytes}. "
-            "Cluster a random subset exactly and assign the rest to the nearest centre, or raise max_bytes."
+            f"{max_bytes}. Cluster a random subset exactly and assign the rest to the nearest centre "
+            "(cluster_subset), or raise max_bytes."
         )
 
 

@@ -157,12 +157,12 @@ def capture(
         The recorded layers.
 
     Raises:
-        ConfigError: Inputs and targets differ in number.
+        ConfigError: Inputs and targets differ in number, or there are none.
         UnsupportedLayer: Batch norm in training mode, or an input changed in place after its layer used it.
         NonFiniteGradient: Some loss is NaN or infinite.
     """
-    if len(x) != len(y):
-        raise ConfigError(f"{len(x)} inputs and {len(y)} targets: need equally many.")
+    if len(x) != len(y) or len(x) == 0:
+        raise ConfigError(f"{len(x)} inputs and {len(y)} targets: need equally many, at least one.")
     refuse_coupled_examples(model)
     own_parameters = dict(model.named_parameters())
     values = {name: (parameters or own_parameters)[name].detach() for name in own_parameters}

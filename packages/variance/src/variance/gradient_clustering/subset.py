@@ -1,0 +1,90 @@
+"""Exact clustering of a random subset, and of everything else by the nearest centre.
+
+For populations whose Gram matrix does not fit: the subset is clustered by exact moves, its mean gradients are
+the centres.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from variance.errors import ConfigError
+from variance.gradient_clustering.centres import ClusteringOptions, RunningSums, squared_distances
+from variance.gradient_clustering.exact import exact_moves_gram, require_gram_fits
+from variance.gradient_clustering.initialisation import spread_out
+from variance.losses import LossFunction
+from variance.per_example.capture import Capture, capture
+from variance.per_example.quantities import weight_gram
+
+
+def cluster_subset(
+    model: nn.Module,
+    loss: LossFunction,
+    x: Tensor,
+    y: Tensor,
+    num_clusters: int,
+    *,
+    subset_size: int,
+    sweeps: int = 5,
+    chunk: int = 128,
+    max_bytes: int = 2 * 2**30,
+    seed: int = 0,
+) -> Int[Tensor, "n"]:
+    """Cluster all examples by the weight gradients of a random subset.
+
+    Memory for the subset's Gram matrix, and for one mean gradient per cluster.
+
+    Args:
+        model: Any module with Linear or Conv layers.
+        loss: Loss, per example or reducing.
+        x: Inputs.
+        y: Targets.
+        num_clusters: K.
+        subset_size: Examples clustered exactly, from K to all of them.
+        sweeps: Passes of exact moves over the subset, from a k-means++ start.
+        chunk: Examples per pass when the others are assigned.
+        max_bytes: Limit of the subset's Gram matrix.
+        seed: Seed of the subset and of the start.
+
+    Returns:
+        Cluster of every example; within the subset that of the exact moves.
+
+    Raises:
+        ConfigError: Impossible sizes, or a subset whose Gram matrix exceeds `max_bytes`.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> x = torch.tensor([[1.0], [1.1], [5.0], [5.1]])
+        >>> ids = cluster_subset(model, lambda o, t: (o - t).sum(), x, torch.zeros(4, 1), 2, subset_size=3)
+        >>> bool(ids[0] == ids[1] and ids[2] == ids[3] and ids[0] != ids[2])
+        True
+    """
+    if not 1 <= num_clusters <= subset_size <= len(x):
+        raise ConfigError(
+            f"num_clusters {num_clusters}, subset_size {subset_size} and the {len(x)} examples must rise in "
+            "this order."
+        )
+    require_gram_fits(subset_size, max_bytes)
+    options, generator = ClusteringOptions(form="mean"), np.random.default_rng(seed)
+    order = torch.from_numpy(generator.permutation(len(x)))
+    inside, outside = order[:subset_size].sort().values, order[subset_size:].sort().values
+
+    def capture_at(rows: Tensor) -> Capture:
+        return capture(model, loss, x[rows], y[rows], weights_only=True)
+
+    found = capture_at(inside)
+    gram = torch.stack([weight_gram(layer) for layer in options.select(found).values()]).sum(0)
+    seeds = torch.from_numpy(spread_out(gram, num_clusters, generator))
+    start = (gram.diagonal()[seeds] - 2 * gram[:, seeds]).argmin(1)
+    ids = exact_moves_gram(gram, start, sweeps, num_clusters=num_clusters).assignments[-1]
+    sums = RunningSums(num_clusters, options)
+    sums.add(found, ids)
+    sizes = torch.bincount(ids, minlength=num_clusters)
+    centres = sums.means(sizes)
+    assignment = torch.empty(len(x), dtype=torch.long)
+    assignment[inside] = ids
+    for rows in outside.split(chunk) if len(outside) else ():
+        distances = squared_distances(capture_at(rows), centres, options)
+        assignment[rows] = distances.masked_fill(sizes == 0, torch.inf).argmin(1)
+    return assignment
