@@ -141,10 +141,30 @@ class Layer:
         if isinstance(self.module, _NORMS):
             scaled = (T * self._inverse_std.reshape(1, 1, -1, *[1] * (T.ndim - 3))) * delta[:, None]
             return scaled.flatten(3).sum((0, 3)).T if T.ndim > 3 else scaled.sum(0).T
-        U = self.features(T)  # (batch, p, groups, inputs, positions)
-        groups, inputs = U.shape[2], U.shape[3]
-        D = delta.reshape(batch, groups, units // groups, -1)
-        return torch.einsum("bpgil,bgol->goip", U, D).reshape(units * inputs, T.shape[1])
+        if isinstance(self.module, nn.Linear):
+            return torch.einsum("bpi,bo->oip", T, delta).reshape(-1, T.shape[1])
+        # moving delta under each tap costs a kernel's worth of one small array; unfolding T, of all of T
+        groups = self.module.groups
+        D = self._taps(delta).reshape(batch, groups, units // groups, -1, T[0, 0, 0].numel())
+        U = T.reshape(*T.shape[:2], groups, T.shape[2] // groups, -1)
+        return torch.einsum("bpgil,bgotl->goitp", U, D).reshape(-1, T.shape[1])
+
+    def _taps(self, delta: Tensor) -> Tensor:
+        """Delta where each tap of the kernel reads the input: (batch, units, taps, input positions)."""
+        m: Any = self.module
+        taps = self.weight[0, 0].numel()
+        kernel = torch.eye(taps, dtype=delta.dtype, device=delta.device).reshape(1, taps, *m.kernel_size)
+        spread = functional.conv_transpose1d if isinstance(m, nn.Conv1d) else functional.conv_transpose2d
+        reach = [
+            (n - 1) * stride - 2 * pad + dilation * (size - 1) + 1
+            for n, stride, pad, dilation, size in zip(
+                delta.shape[2:], m.stride, m.padding, m.dilation, m.kernel_size, strict=True
+            )
+        ]
+        unread = [n - r for n, r in zip(self.a.shape[2:], reach, strict=True)]
+        flat = delta.reshape(-1, 1, *delta.shape[2:])
+        moved = spread(flat, kernel, None, m.stride, m.padding, unread, 1, m.dilation)
+        return moved.reshape(*delta.shape[:2], taps, -1)
 
     def features(self, T: Tensor) -> Tensor:
         """What multiplies the weights: (batch, p, groups, inputs per unit, positions)."""
