@@ -16,7 +16,8 @@ DEVIATIONS = (
         "D2",
         "statistics",
         "two sets of draws and constants 1e-7, 1e-10",
-        "exact or unbiased by default, the original's as mode=reference",
+        "exact or unbiased by default (exact in F6, F7 and F9 at paper scale, too); the original's as "
+        "mode=reference, which F1 to F5 and F10 use at paper scale",
         "removes the noise floor and the dependence on the scale of the loss",
     ),
     Deviation(
