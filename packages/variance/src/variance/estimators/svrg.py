@@ -114,9 +114,8 @@ class SVRG(GradientEstimator):
             raise NotReady("SVRG has no snapshot yet; it is taken by on_infrequent.")
         new, loss = self.objective.gradient(point, batch, training=False)
         old, _ = self.objective.gradient(self.snapshot, batch, training=False)
-        control = old.sub_(
-            self.snapshot_mean
-        )  # both gradients are fresh: no temporaries of the size of a model
+        # both gradients are fresh, so no temporary of the size of the model is needed
+        control = old.sub_(self.snapshot_mean)
         if self.clip is not None:
             control *= self._mask(control)
         if (coefficient := self.coefficient()) != 1:
