@@ -151,3 +151,8 @@ def test_hydra_leaves_no_trace_in_the_environment(call):
     before, argv = dict(os.environ), list(sys.argv)
     call("run", "fig1")
     assert (dict(os.environ), sys.argv) == (before, argv)
+
+
+def test_a_key_may_bear_the_name_of_a_folder_of_the_core(call):
+    """Hydra would search this package for config groups, were it not told to search nowhere."""
+    assert call("greet", "A", "data=file.npy")[:2] == (0, "Hello A 1 file.npy\n")

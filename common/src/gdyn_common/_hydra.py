@@ -49,13 +49,14 @@ def run_hydra(
     ]
     sweeps = ["hydra.sweep.dir=runs/sweeps/${now:%Y-%m-%d_%H-%M-%S}", "hydra.sweep.subdir=${hydra.job.num}"]
     argv, environment = sys.argv, dict(os.environ)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as nothing:
         codes = Path(scratch) / "codes"
         codes.touch()
         os.environ |= {_CODES: str(codes), "HYDRA_FULL_ERROR": "1"}  # let errors reach us as they are
         sys.argv = [name, *_flags_first([*quiet, *sweeps, *overrides])]
         try:
-            hydra.main(version_base="1.3", config_path=None, config_name="command")(job)()
+            # Without a folder Hydra searches this package, and takes its folder `data` for a config group.
+            hydra.main(version_base="1.3", config_path=nothing, config_name="command")(job)()
         finally:
             sys.argv = argv
             os.environ.clear()

@@ -32,8 +32,10 @@ class GreetConfig(RunOptions):
 
     Attributes:
         names: Whom to greet.
+        data: A key with the name of a folder of the core, which is not a config group.
         model: Free-form settings.
     """
 
     names: list[str] = field(default_factory=list)
+    data: str = ""
     model: dict[str, int] = field(default_factory=lambda: {"width": 1})

@@ -45,5 +45,5 @@ def estimate(config: DecayConfig) -> Estimate:
 
 
 def greet(config) -> int:
-    print("Hello", *config.names, config.model["width"])
+    print("Hello", *config.names, config.model["width"], *filter(None, [config.data]))
     return 0
