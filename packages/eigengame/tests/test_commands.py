@@ -3,9 +3,12 @@ import json
 import numpy as np
 import pytest
 
+from eigengame.cli import COMMANDS
 from eigengame.commands import embed, evaluate, fit
 from eigengame.config import EmbedConfig, EvalConfig, FitConfig
+from eigengame.paper import PAPER
 from eigengame.synthetic import block_graph
+from gdyn_common.cli import dispatch
 
 
 @pytest.fixture
@@ -27,6 +30,23 @@ def test_fit_then_eval(file, tmp_path, capsys):
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["streak"] == 2
     assert report["captured_value_ratio"] == pytest.approx(1, abs=0.1)
+
+
+def test_as_typed(file, monkeypatch, capsys):
+    """The lines of the README, in the folder of the data."""
+    monkeypatch.chdir(file.parent)
+    line = "fit x.npy k=2 batch_size=64 epochs=3 out=folder"
+    for words in (
+        line,
+        line,
+        "eval folder/components.npz data=x.npy",
+    ):  # the second fit has nothing left to do
+        assert dispatch(PAPER, COMMANDS, words.split()) == 0
+    first, second, report = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == second
+    assert report["streak"] == 2
+    assert dispatch(PAPER, COMMANDS, ["fit", "nothing.npy", "k=2"]) == 2
+    assert "No data file 'nothing.npy'" in capsys.readouterr().err
 
 
 def test_an_interrupted_fit_ends_in_the_same_bits(file, tmp_path, monkeypatch):
