@@ -105,7 +105,7 @@ class State:
         step: Steps taken.
         aux: `Moments`, the `Auxiliary` averages of gamma, or ().
         key: Data of a JAX random key, consumed by `sample_steps`. Raw, because a typed key among the
-            arguments would send every call past the compiled dispatch, which costs 40 microseconds.
+            arguments would send every call past JAX's compiled dispatch.
         k: Number of real players.
     """
 
