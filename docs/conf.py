@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import ziamath
+from docutils import nodes
+
 PACKAGES = Path(__file__).parents[1].glob("packages/*/pyproject.toml")
 
 project = "gdyn"
@@ -17,7 +20,6 @@ extensions = [
     "sphinx.ext.apidoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "sphinxcontrib.bibtex",
 ]
@@ -26,6 +28,7 @@ suppress_warnings = ["ref.python"]  # short names such as `mean` stand in severa
 exclude_patterns = ["_build", "requirements.txt"]
 html_theme = "furo"
 html_title = "gdyn"
+html_math_renderer = "drawn"  # into the page itself: no script and no request, so it works offline
 
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
 myst_heading_anchors = 3
@@ -58,8 +61,28 @@ def skip_requests(app, what, name, obj, skip, options):
     return True if _REQUESTS.match(name) else None
 
 
+def draw_formula(tex, inline):
+    """Return a formula as a picture that stands on the line of the text and takes its colour."""
+    formula = ziamath.Latex(tex, size=17, color="currentColor", inline=inline, title=tex)
+    style = f"vertical-align: {formula.getyofst():.2f}px; max-width: 100%"
+    return formula.svg().replace("<svg ", f'<svg role="img" style="{style}" ', 1)
+
+
+def visit_inline_formula(self, node):
+    """Write a formula inside a line."""
+    self.body.append(draw_formula(node.astext(), inline=True))
+    raise nodes.SkipNode
+
+
+def visit_displayed_formula(self, node):
+    """Write a formula on a line of its own."""
+    self.body.append(f'<p style="text-align: center">{draw_formula(node.astext(), inline=False)}</p>')
+    raise nodes.SkipNode
+
+
 def setup(app):
-    """Register the two hooks."""
+    """Register the hooks and the renderer of formulas."""
+    app.add_html_math_renderer("drawn", (visit_inline_formula, None), (visit_displayed_formula, None))
     app.connect("autodoc-process-docstring", escape_bars)
     app.connect("autodoc-skip-member", skip_requests)
 
