@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from networks import dense_oracle, golden_network
@@ -203,6 +204,26 @@ def test_top_eigenpairs_of_a_loader(which, reduction):
     assert (H @ vectors - vectors * values).norm(dim=0).max() < 1e-6
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_trace_and_density_of_a_loader(reduction):
+    model, x, y = golden_network("mlp_sigmoid")
+    surface = LossSurface(model, nn.CrossEntropyLoss(reduction=reduction))
+    loader = [(x[:2], y[:2]), (x[2:], y[2:])]
+    H = surface.hessian(None, x, y).dense()
+    # Means of 100 (trace) and 10 (density) independent draws: beyond 5 and 8 standard errors, each has a
+    # chance below 1e-4 by Student's t with 99 and 9 degrees of freedom.
+    found = surface.trace(None, loader)
+    assert 0 < found.standard_error < 0.2 * H.trace()
+    assert abs(found.value - H.trace()) < 5 * found.standard_error
+    density = surface.spectral_density(None, loader, num_steps=12)
+    for f, exact in ((lambda w: w, H.trace()), (np.square, H.square().sum())):
+        moment = density.integrate(f)
+        assert abs(moment.value - exact / surface.n) < 8 * moment.standard_error
+    eigenvalues = torch.linalg.eigvalsh(H)
+    assert density.nodes.max() == pytest.approx(float(eigenvalues[-1]), rel=1e-3)  # the end converges first
+    assert np.trapezoid(density.density, density.grid) == pytest.approx(1, abs=1e-3)
+
+
 def test_restricted_and_block_diagonal():
     model, x, y = golden_network("cnn_relu")
     surface = LossSurface(model, CE)
@@ -259,6 +280,11 @@ X, Y = torch.ones(4, 2), torch.tensor([0, 1, 0, 1])
         (lambda s: s.top_eigenpairs(None, (X, Y), 2, "XX"), "Unknown which 'XX'"),
         (lambda s: s.top_eigenpairs(None, (X, Y), 99), "k is 99; it must lie between 1 and n = 17"),
         (lambda s: s.top_eigenpairs(None, [], 2), "data is empty"),
+        (
+            lambda s: s.trace(None, (X, Y), num_samples=1),
+            "num_samples is 1; a standard error needs at least 2",
+        ),
+        (lambda s: s.spectral_density(None, (X, Y), num_probes=1), "num_probes is 1"),
     ],
 )
 def test_bad_input(call, message):

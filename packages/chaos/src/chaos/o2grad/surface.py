@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,13 @@ from chaos.o2grad.parameters import (
 )
 from chaos.o2grad.sweep import Sweep, UnsupportedError, build_tree
 from gdyn_common.seeding import generator as named_generator
-from gdyn_common.spectral import lanczos
+from gdyn_common.spectral import (
+    Estimate,
+    SpectralDensity,
+    hutchinson_trace,
+    lanczos,
+    stochastic_lanczos_density,
+)
 
 BACKENDS = ("auto", "generic", "compression", "sweep")
 Batch = tuple[Tensor, Tensor]
@@ -275,15 +280,12 @@ class LossSurface:
         Returns:
             Eigenvalues, the wanted ones first, and eigenvectors as columns.
         """
-
-        def matvec(v: np.ndarray) -> Any:
-            return self.full_hvp(params, data, torch.as_tensor(v, dtype=self.dtype)).cpu().numpy()
-
         if which not in ("LA", "SA", "LM"):
             raise ValueError(f"Unknown which {which!r}; choose one of LA, SA, LM.")
         if not 1 <= k <= self.n:
             raise ValueError(f"k is {k}; it must lie between 1 and n = {self.n}.")
         generator = named_generator(seed, "lanczos")
+        matvec = self._product(params, data)
         pairs = lanczos(matvec, self.n, k, which=which, tol=tol, generator=generator)  # type: ignore[arg-type]
         values, vectors = torch.as_tensor(pairs.values), torch.as_tensor(pairs.vectors)
         order = {"LA": values.argsort(descending=True), "SA": values.argsort()}.get(
@@ -291,7 +293,81 @@ class LossSurface:
         )
         return values[order], vectors[:, order]
 
+    def trace(
+        self, params: Parameters, data: Iterable[Batch] | Batch, *, num_samples: int = 100, seed: int = 0
+    ) -> Estimate:
+        """Unbiased estimate of the trace of the Hessian over a loader, by Hutchinson's method.
+
+        For networks of any size; :meth:`Hessian.trace` is exact where the Hessian itself can be computed.
+
+        Args:
+            params: Point of evaluation, see :meth:`value_and_gradient`.
+            data: A batch ``(x, y)`` or a re-iterable loader of them.
+            num_samples: Hessian-vector products over the data, at least 2.
+            seed: Seed of the random signs.
+
+        Returns:
+            ``value`` and its ``standard_error``.
+        """
+        generator = named_generator(seed, "trace")
+        return hutchinson_trace(
+            self._product(params, data), self.n, num_samples=num_samples, generator=generator
+        )
+
+    def spectral_density(
+        self,
+        params: Parameters,
+        data: Iterable[Batch] | Batch,
+        *,
+        num_probes: int = 10,
+        num_steps: int = 80,
+        seed: int = 0,
+    ) -> SpectralDensity:
+        """Density of the Hessian's eigenvalues over a loader, by stochastic Lanczos quadrature.
+
+        For networks of any size: ``num_probes * num_steps`` Hessian-vector products over the data, and the
+        memory of ``num_steps`` vectors of parameters.
+
+        Args:
+            params: Point of evaluation, see :meth:`value_and_gradient`.
+            data: A batch ``(x, y)`` or a re-iterable loader of them.
+            num_probes: Independent random vectors, at least 2.
+            num_steps: Lanczos steps for each.
+            seed: Seed of the random vectors.
+
+        Returns:
+            ``grid`` and smoothed ``density``; ``integrate(f)`` estimates tr f(H) / n with its standard error.
+
+        Example:
+            >>> model = nn.Linear(2, 1, bias=False).double()
+            >>> batch = torch.eye(2, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
+            >>> surface = LossSurface(model, nn.MSELoss(reduction="sum"))  # its Hessian is 2 I
+            >>> density = surface.spectral_density(None, batch)
+            >>> round(density.integrate(np.square).value, 12)
+            4.0
+        """
+        return stochastic_lanczos_density(
+            self._product(params, data),
+            self.n,
+            num_probes=num_probes,
+            num_steps=num_steps,
+            generator=named_generator(seed, "spectral density"),
+        )
+
     # inside -------------------------------------------------------------------------------------
+
+    def _product(
+        self, params: Parameters, data: Iterable[Batch] | Batch
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """Products with the Hessian over the data, for :mod:`gdyn_common.spectral`."""
+
+        def product(v: np.ndarray) -> np.ndarray:
+            column: np.ndarray = (
+                self.full_hvp(params, data, torch.as_tensor(v, dtype=self.dtype)).cpu().numpy()
+            )
+            return column
+
+        return product
 
     def _point(self, params: Parameters) -> Tensor:
         return flat_parameters(self.model, self.layout, params, self.dtype)
