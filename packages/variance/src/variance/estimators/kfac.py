@@ -134,9 +134,8 @@ class KFAC(GradientEstimator):
             labels = targets
             if self.targets == "sampled":
                 noise = torch.rand(outputs.shape, generator=source, dtype=torch.float64).to(outputs.device)
-                labels = (outputs.detach() - (-noise.log()).log()).argmax(
-                    1
-                )  # Gumbel: a draw from the softmax
+                # The largest of logits plus Gumbel noise is a draw from the softmax.
+                labels = (outputs.detach() - (-noise.log()).log()).argmax(1)
             return F.cross_entropy(outputs, labels, reduction="none")
 
         self.update_factors(self.objective.capture(point, batch, generator, weights_only=True, loss=sampled))
