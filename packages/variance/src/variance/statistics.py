@@ -108,8 +108,7 @@ def _require_draws(draws: Tensor, name: str) -> None:
     if len(draws) < 3:
         raise ConfigError(
             f"{name} holds {len(draws)} draws; at least 3 are needed, because the noise floor 1 + 1/(m - 2) "
-            "of the "
-            "normalised variance is undefined below."
+            "of the normalised variance is undefined below."
         )
 
 
