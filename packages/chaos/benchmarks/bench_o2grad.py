@@ -63,11 +63,13 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def cpu(function: Callable[[], object]) -> float:
-    """CPU seconds of a call."""
-    started = time.process_time()
-    function()
-    return time.process_time() - started
+def cpu(function: Callable[[], object], at_least: float = 0.1) -> float:
+    """CPU seconds of a call in a row of calls, as a training loop makes them, over ``at_least`` seconds."""
+    calls, started = 0, time.process_time()
+    while (spent := time.process_time() - started) < at_least:
+        function()
+        calls += 1
+    return spent / calls
 
 
 def interleaved(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:

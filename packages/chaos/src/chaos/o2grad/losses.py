@@ -63,12 +63,36 @@ def _is_plain_cross_entropy(loss: Loss, output: Tensor, y: Tensor) -> bool:
     )
 
 
-def sandwich(jacobian: Tensor, curvature: Tensor) -> Tensor:
-    """``J' A J`` summed over the batch: (batch, p, C) and an output Hessian give (p, p)."""
+#: Rows per product of :func:`sandwich`: enough to keep the processor busy, few enough to skip half the work.
+_PANEL = 192
+
+
+def sandwich(jacobian: Tensor, curvature: Tensor, lower: Tensor | None = None) -> Tensor:
+    """The symmetric matrix ``J' A J`` summed over the batch.
+
+    Only the lower triangle is multiplied out, panel by panel, and then mirrored.
+
+    Args:
+        jacobian: (batch, p, C).
+        curvature: Output Hessian, as :func:`output_hessian` gives it.
+        lower: A (p, p) matrix of which the lower triangle is added; overwritten by the result.
+
+    Example:
+        >>> sandwich(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[3.0]]]))
+        tensor([[ 3.,  6.],
+                [ 6., 12.]])
+    """
     batch, p, size = jacobian.shape
     columns = jacobian.transpose(0, 1).reshape(p, batch * size)
     if curvature.ndim == 3:
         weighted = (jacobian @ curvature).transpose(0, 1).reshape(p, batch * size)
     else:
         weighted = columns @ curvature
-    return weighted @ columns.T
+    out = jacobian.new_zeros(p, p) if lower is None else lower
+    for start in range(0, p, _PANEL):
+        stop = min(start + _PANEL, p)
+        out[start:stop, :stop].addmm_(weighted[start:stop], columns[:stop].T)
+        out[:start, start:stop] = out[start:stop, :start].T
+        square = out[start:stop, start:stop].tril()
+        out[start:stop, start:stop] = square + square.tril(-1).T
+    return out

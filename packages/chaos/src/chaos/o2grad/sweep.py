@@ -176,16 +176,13 @@ class Sweep:
             size += self.frame.units * self.frame.q - sum(s.stop - s.start for s in first)
         M = self.output.new_zeros(size, size)
         jacobian = self.jacobian(budget, lambda *terms: self._add(M, *terms))
-        M += sandwich(jacobian, self.curvature)
-        return M, self.columns
+        return sandwich(jacobian, self.curvature, lower=M), self.columns
 
     @staticmethod
     def _add(M: Tensor, row: int, term: Tensor) -> None:
-        """Add a term at rows ``row:``; off-diagonal terms are mirrored."""
+        """Add a term of the lower triangle at rows ``row:``."""
         rows, columns = term.shape
         M[row : row + rows, :columns] += term
-        if row:
-            M[:columns, row : row + rows] += term.T
 
     def jacobian(self, budget: int, add: Callable[[int, Tensor], None] | None = None) -> Tensor:
         """Derivative of the output, (batch, parameters, outputs), a few samples at a time."""
