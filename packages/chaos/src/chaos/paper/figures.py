@@ -14,6 +14,15 @@ USPS = {
 UNIT = USPS | {"data": {"normalize": "unit"}}  # which scaling the published runs used is not certain
 STARTS = {"starts": [2000, 5000, 10000]}
 SMOKE = {"num_steps": 12, "seeds": [0, 1, 2], "evaluate_every": 4}
+PERTURBED = {
+    "quick": Preset("about 1 min, 1 core", "scaled down"),
+    "paper": Preset(
+        "about 1 h on 1 core per seed (tangent matrix of 1000 steps at n = 5350), 2 GB",
+        "paper",
+        USPS | {"tangent_steps": 1000, "seeds": [42], "measure_every": 100},
+    ),
+    "smoke": Preset("2 s", "smoke", SMOKE | {"tangent_steps": 6, "measure_every": 2}),
+}
 
 FIGURES = (
     Figure(
@@ -68,15 +77,7 @@ FIGURES = (
         shows="Perturbed trainings keep drifting away slowly; chaotic perturbations drift fastest.",
         module="chaos.experiments.fig3a_distances",
         config="chaos.config:Fig3Config",
-        presets={
-            "quick": Preset("about 1 min, 1 core", "scaled down"),
-            "paper": Preset(
-                "about 1 h on 1 core per seed (tangent matrix of 1000 steps at n = 5350), 2 GB",
-                "paper",
-                USPS | {"tangent_steps": 1000, "seeds": [42], "measure_every": 100},
-            ),
-            "smoke": Preset("2 s", "smoke", SMOKE | {"tangent_steps": 6, "measure_every": 2}),
-        },
+        presets=PERTURBED,
     ),
     Figure(
         id="fig3b",
@@ -84,15 +85,7 @@ FIGURES = (
         shows="Squared distances follow a t + b t^2 + d_0^2, not the exponential of the largest exponent.",
         module="chaos.experiments.fig3b_divergence_fit",
         config="chaos.config:Fig3Config",
-        presets={
-            "quick": Preset("about 1 min, 1 core", "scaled down"),
-            "paper": Preset(
-                "about 1 h on 1 core per seed (tangent matrix of 1000 steps at n = 5350), 2 GB",
-                "paper",
-                USPS | {"tangent_steps": 1000, "seeds": [42], "measure_every": 100},
-            ),
-            "smoke": Preset("2 s", "smoke", SMOKE | {"tangent_steps": 6, "measure_every": 2}),
-        },
+        presets=PERTURBED,
         in_default=False,  # the same runs as fig3a
     ),
 )
