@@ -50,11 +50,14 @@ def show(paper: Paper, figure: Figure) -> str:
     """Return one figure in full."""
     lines = [f"{figure.id}: {figure.source}", figure.shows, "", "Claims"]
     for claim in paper.claims_of(figure.id):
+        unit = f" {claim.unit}" if claim.unit else ""
+        where = f" (judged at {', '.join(claim.presets)})" if claim.presets else ""
+        reason = f": {claim.expected_because}" if claim.expected_because else ""
         lines += [
             f"  {claim.id}: {claim.statement} ({claim.source})",
-            f"    accepted: {claim.metric} {claim.accept.band(claim.paper)} {claim.unit}; {claim.because}",
-            f"    paper: {'no number' if claim.paper is None else claim.paper}; expected outcome: "
-            f"{claim.expected} {claim.expected_because}".rstrip(),
+            f"    accepted: {claim.metric} {claim.accept.band(claim.paper)}{unit}; {claim.because}",
+            f"    paper: {'no number' if claim.paper is None else f'{claim.paper}{unit}'}",
+            f"    expected: {claim.expected}{where}{reason}",
         ]
     lines += ["", "Presets"]
     for name, preset in figure.presets.items():
