@@ -44,6 +44,14 @@ def test_inverse_transform_reconstructs_the_span(data):
     assert np.linalg.norm(back - data) < 0.15 * np.linalg.norm(data - data.mean(axis=0))
 
 
+def test_a_large_mean_costs_no_digits(data):
+    far = data + np.float32(1e4)
+    model = fitted(far)
+    exact = (far.astype(np.float64) - model.mean_) @ model.components_.T.astype(np.float64)
+    # the result is rounded to single precision once; single-precision products would err by 1e-3
+    np.testing.assert_allclose(model.transform(far), exact, rtol=1e-6, atol=1e-6)
+
+
 def test_sparse_rows_give_the_dense_result(data):
     from scipy.sparse import csr_array
 

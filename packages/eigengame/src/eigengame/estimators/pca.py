@@ -409,16 +409,17 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return self._state.k
 
     def transform(self, X: ArrayLike) -> Float[np.ndarray, "n k"]:
-        """Return (X - mean) V', reading `batch_size` rows at a time (sparse rows are not densified)."""
+        """Return (X - mean) V', a chunk of rows at a time (sparse rows are not densified).
+
+        Products are taken in double precision: in single precision a large mean would cancel digits, and the
+        coordinates of a row would depend on its position in X by a unit in the last place.
+        """
         check_is_fitted(self)
         rows = validate_data(self, X, reset=False, accept_sparse="csr", dtype="numeric")
-        components = self.components_
-        offset = self.mean_ @ components.T
-        parts = [self._product(rows[part], components) - offset for part in chunks(rows, 8192)]
+        axes = self.components_.T.astype(np.float64)
+        offset = self.mean_ @ axes
+        parts = [np.asarray(rows[part].astype(np.float64) @ axes) - offset for part in chunks(rows, 1024)]
         return np.concatenate(parts).astype(self.dtype, copy=False)
-
-    def _product(self, rows: Any, components: NDArray) -> NDArray:
-        return np.asarray(rows.astype(self.dtype, copy=False) @ components.T)
 
     def inverse_transform(self, X: ArrayLike) -> Float[np.ndarray, "n d"]:
         """Return Z V + mean, the reconstruction from coordinates Z."""
