@@ -174,6 +174,8 @@ def _summary(paper: Paper, record: Record) -> str:
     for verdict in record.verdicts:
         claim = claims[verdict.claim]
         note = "" if verdict.as_expected else f"  <- expected {verdict.expected!r}"
+        if claim.presets and record.header.preset not in claim.presets:
+            note = f"  (judged at {', '.join(claim.presets)})"
         lines.append(
             f"  {verdict.outcome:<8}{claim.id}: {spell_values(verdict.values)} {claim.unit} "
             f"(accepted: {verdict.band}){note}"

@@ -244,19 +244,21 @@ def _all_results(papers: Mapping[Path, Paper]) -> str:
 
 def _papers_table(papers: Mapping[Path, Paper]) -> str:
     lines = [
-        "| paper | package | first command | claims, paper scale | claims, scaled down |",
-        "|---|---|---|---|---|",
+        "| paper | package | first command | claims, paper scale | claims, scaled down | not run |",
+        "|---|---|---|---|---|---|",
     ]
     for folder, paper in papers.items():
         verdicts = [verdict for record in committed(folder / "results", paper) for verdict in record.verdicts]
-        tallies = [_tally([v for v in verdicts if v.scale == scale]) for scale in ("paper", "scaled down")]
+        judged = [verdict for verdict in verdicts if verdict.outcome != "not run"]
+        tallies = [_tally([v for v in judged if v.scale == scale]) for scale in ("paper", "scaled down")]
+        not_run = {claim.id for claim in paper.claims} - {verdict.claim for verdict in judged}
         link = f"[{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else paper.venue
         first = next(figure for figure in paper.figures if figure.in_default)
         lines.append(
             f"| {paper.title} ({link}) "
             f"| [`{folder.name}`](packages/{folder.name}/README.md) "
             f"| `{program(paper.package)} run {first.id}` ({first.presets['quick'].cost}) "
-            f"| {tallies[0]} | {tallies[1]} |"
+            f"| {tallies[0]} | {tallies[1]} | {len(not_run)} |"
         )
     return "\n".join(lines)
 
