@@ -54,6 +54,19 @@ def ratio_at_end(columns: dict[str, np.ndarray], name: str, reference: str) -> l
     return [float(value) for value in ends]
 
 
+def is_zero(variance: np.ndarray) -> np.ndarray:
+    """Return the measurements at which a variance is zero up to rounding for every seed.
+
+    SVRG has no variance where its snapshot is the current point; on a logarithmic axis such points hide the
+    curve between them.
+
+    Example:
+        >>> is_zero(np.array([[1e-7, 3e-22, 2e-8]]))
+        array([False,  True, False])
+    """
+    return np.asarray((variance < 1e-12 * variance.max(-1, keepdims=True)).all(0))
+
+
 def plot_training(result: Result, title: str) -> Figure:
     """Draw average and normalised variance: one colour per estimator, one dash per learning rate."""
     figure, axes = new_figure(1, 2)
@@ -62,10 +75,12 @@ def plot_training(result: Result, title: str) -> Figure:
         columns = {k.partition("|")[2]: v for k, v in result.arrays.items() if k.startswith(rate + "|")}
         steps = columns["steps"]
         for name in estimators_in(columns):
-            label = name if len(rates) == 1 else f"{name}, {rate}"
-            band(axes[0], steps, columns[f"{name}.avg_var"], label, COLOURS[name])
+            drawn = ~is_zero(columns[f"{name}.avg_var"])
+            where = name if drawn.all() else f"{name} between snapshots"
+            label = where if len(rates) == 1 else f"{where}, {rate}"
             statistic = "norm_var_trace" if f"{name}.norm_var_trace" in columns else "norm_var"
-            band(axes[1], steps, columns[f"{name}.{statistic}"], label, COLOURS[name])
+            for ax, metric in zip(axes, ("avg_var", statistic), strict=True):
+                band(ax, steps[drawn], columns[f"{name}.{metric}"][:, drawn], label, COLOURS[name])
             for ax in axes:
                 ax.lines[-1].set_linestyle(dash)
     axes[0].set(yscale="log", xlabel="step", ylabel="average variance", title=title)
