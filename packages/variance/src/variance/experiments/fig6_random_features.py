@@ -121,7 +121,10 @@ def _measure(
     rates = np.argsort(config.learning_rates)[::-1]
     last = sg[-1][rates]  # (rates falling, ratios, seeds)
     found: dict[str, list[float] | list[bool]] = {
-        "fall_with_ratio": (sg[0, rates[0], low] / sg[0, rates[0], high]).tolist(),
+        **{
+            f"fall_at_{rate:g}": (sg[0, i, low] / sg[0, i, high]).tolist()
+            for i, rate in enumerate(config.learning_rates)
+        },
         "gc_over_sg": (gc / sg)[0].mean((0, 1)).tolist(),
         "gc_over_sg2": (gc / means["SG-2B"])[-1].mean((0, 1)).tolist(),
         "svrg_over_sg_small_ratio": (svrg / sg)[0, :, low].mean(0).tolist(),

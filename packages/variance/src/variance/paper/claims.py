@@ -178,9 +178,9 @@ CLAIMS = (
     Claim(
         "F6.fall",
         "F6",
-        "variance falls with over-parametrisation",
+        "variance falls with over-parametrisation at learning rate 0.01",
         "random-features figure",
-        "fall_with_ratio",
+        "fall_at_0.01",
         Between(20.0, 1e5),
         "4 000 in the plot at learning rate 0.01; it grows with the number of steps, which the "
         "quick preset shortens",
