@@ -11,6 +11,8 @@ from gdyn_common.plotting import COLOURS, band, new_figure
 from gdyn_common.records import Result
 from gdyn_common.runs import Estimate, Run
 
+DIRECTIONS = {"pos": "positive", "neg": "negative"}
+
 
 def compute(config: Fig1Config, run: Run) -> Result:
     """Train every arm from every seed and compare final accuracies."""
@@ -46,8 +48,10 @@ def plot(result: Result) -> Figure:
     """Draw test accuracy over steps, mean and range over seeds."""
     figure, axes = new_figure()
     for colour, arm in zip(COLOURS, result.arrays["arms"].tolist(), strict=False):
-        label = "SGD" if arm == "sgd" else f"without {arm} directions"
+        label = "SGD" if arm == "sgd" else f"without {DIRECTIONS.get(arm, arm)} directions"
         band(axes, result.arrays["step"], result.arrays[arm], label, colour)
+        if arm == "neg":  # usually the same curve as without chaotic directions: let both be seen
+            axes.lines[-1].set_linestyle("--")
     axes.set(xlabel="step", ylabel="test accuracy", ylim=(0, 1))
     axes.legend()
     return figure
