@@ -234,7 +234,8 @@ def _all_results(papers: Mapping[Path, Paper]) -> str:
         for record in records:
             header = record.header
             picture = f"packages/{folder.name}/results/{header.figure}-{header.preset}.png"
-            parts += [f"![{header.figure}, {header.preset}: {header.shows}]({picture})", ""]
+            title = f"{header.figure}, {header.preset}"
+            parts += [f"![{title}: {header.shows}]({picture})", "", f"**{title}.** {header.shows}", ""]
         parts.append(claims_table(paper, records))
         if paper.out_of_scope:
             parts += ["", "Out of scope:", ""]
