@@ -68,6 +68,8 @@ def test_run_computes_and_prints_the_verdicts(call):
     assert code == 0
     assert "holds   fig1.rate" in out
     assert "figure.png" in out.splitlines()[-1]
+    assert sum("(judged at paper)" in line for line in out.splitlines()) == 1
+    assert sum("(judged at paper)" in line for line in call("show", "fig1")[1].splitlines()) == 1
 
 
 def test_an_unexpected_outcome_exits_1(call):

@@ -37,6 +37,17 @@ def test_what_was_not_run_is_said(checkout):
     assert "| not run |" in (checkout / "packages/toy_paper/README.md").read_text()
 
 
+def test_the_front_page_counts_a_claim_as_not_run_only_where_no_record_judges_it(checkout):
+    everything = len(PAPER.claims)
+    judged_at_quick = sum(not claim.presets for claim in PAPER.claims_of("fig1"))
+    assert 0 < judged_at_quick < len(PAPER.claims_of("fig1"))  # one is about the paper preset
+    assert f"| no record | no record | {everything} |" in generated(checkout)[checkout / "README.md"]
+    add_a_run(checkout, "quick")
+    pages = generated(checkout)
+    assert f"| {everything - judged_at_quick} |\n{END}" in pages[checkout / "README.md"]
+    assert f"**fig1, quick.** {PAPER.figure('fig1').shows}" in pages[checkout / "RESULTS.md"]
+
+
 def test_quick_results_are_marked_scaled_down(checkout):
     add_a_run(checkout, "quick")
     assert "holds; scaled down" in (checkout / "packages/toy_paper/README.md").read_text()

@@ -58,9 +58,10 @@ def _cpu() -> str:
 
 
 def _commit() -> str | None:
-    """Return the commit of the working directory, marked when files differ from it."""
+    """Return the commit of the checkout this code runs from, marked when files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        here = Path(__file__).parent
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

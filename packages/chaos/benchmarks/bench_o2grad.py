@@ -63,10 +63,10 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def cpu(function: Callable[[], object], at_least: float = 0.1) -> float:
-    """CPU seconds of a call in a row of calls, as a training loop makes them, over ``at_least`` seconds."""
+def cpu(function: Callable[[], object]) -> float:
+    """CPU seconds of a call, in a row of calls of 0.1 s or more, as a training loop makes them."""
     calls, started = 0, time.process_time()
-    while (spent := time.process_time() - started) < at_least:
+    while (spent := time.process_time() - started) < 0.1:
         function()
         calls += 1
     return spent / calls

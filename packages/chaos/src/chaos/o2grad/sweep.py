@@ -175,14 +175,12 @@ class Sweep:
             first = [self.frame.weight] if self.frame.bias is None else [self.frame.weight, self.frame.bias]
             size += self.frame.units * self.frame.q - sum(s.stop - s.start for s in first)
         M = self.output.new_zeros(size, size)
-        jacobian = self.jacobian(budget, lambda *terms: self._add(M, *terms))
-        return sandwich(jacobian, self.curvature, lower=M), self.columns
 
-    @staticmethod
-    def _add(M: Tensor, row: int, term: Tensor) -> None:
-        """Add a term of the lower triangle at rows ``row:``."""
-        rows, columns = term.shape
-        M[row : row + rows, :columns] += term
+        def add(row: int, term: Tensor) -> None:  # only the lower triangle counts
+            rows, columns = term.shape
+            M[row : row + rows, :columns] += term
+
+        return sandwich(self.jacobian(budget, add), self.curvature, lower=M), self.columns
 
     def jacobian(self, budget: int, add: Callable[[int, Tensor], None] | None = None) -> Tensor:
         """Derivative of the output, (batch, parameters, outputs), a few samples at a time."""

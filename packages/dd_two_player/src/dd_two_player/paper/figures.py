@@ -180,7 +180,7 @@ FIGURES = (
         config=f"{CONFIG}:GanStudyConfig",
         presets={
             "quick": Preset(
-                "90 min, 2 cores; needs MNIST in GDYN_DATA_DIR",
+                "about 75 min, 1 core; needs MNIST in GDYN_DATA_DIR",
                 "scaled down",
                 {
                     "dataset": "mnist",

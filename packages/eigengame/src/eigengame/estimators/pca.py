@@ -418,7 +418,7 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         rows = validate_data(self, X, reset=False, accept_sparse="csr", dtype="numeric")
         axes = self.components_.T.astype(np.float64)
         offset = self.mean_ @ axes
-        parts = [np.asarray(rows[part].astype(np.float64) @ axes) - offset for part in chunks(rows, 1024)]
+        parts = [rows[part].astype(np.float64, copy=False) @ axes - offset for part in chunks(rows, 1024)]
         return np.concatenate(parts).astype(self.dtype, copy=False)
 
     def inverse_transform(self, X: ArrayLike) -> Float[np.ndarray, "n d"]:
