@@ -39,10 +39,6 @@ TARGETS = {
 
 #: Why a target may be missed, as profiled.
 REASONS = {
-    "torch_over_cnn_hessian": (
-        "torch 2.13 differentiates max pooling forward five times faster than the version the target was "
-        "measured with (0.5 s against 2.85 s); a third of our time is the product of output Jacobians"
-    ),
     "generic_over_torch": (
         "the same transforms in chunks of 1024 columns, so that memory stays bounded; each chunk is copied "
         "into the result once more"

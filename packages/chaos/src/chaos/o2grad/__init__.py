@@ -6,7 +6,7 @@ from chaos.o2grad.original import O2Model, get_hessian
 from chaos.o2grad.parameters import ParameterLayout
 from chaos.o2grad.storage import load_eigenpairs, load_hessian, save_eigenpairs, save_hessian
 from chaos.o2grad.surface import BACKENDS, LossSurface
-from chaos.o2grad.sweep import Residual
+from chaos.o2grad.tree import Residual
 
 __all__ = [  # noqa: RUF022  (grouped by meaning)
     # the surface and what it returns

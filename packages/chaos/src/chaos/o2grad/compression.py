@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from chaos.o2grad.frames import InputFrame
 from chaos.o2grad.parameters import ParameterLayout
-from chaos.o2grad.sweep import Residual
+from chaos.o2grad.tree import Residual
 
 
 def first_linear(model: nn.Module) -> tuple[str, nn.Linear, list[nn.Module]] | None:

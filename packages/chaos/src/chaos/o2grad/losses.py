@@ -22,7 +22,7 @@ def output_hessian(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
         y: Targets.
 
     Returns:
-        (batch, C, C) where the samples are known not to interact, else the full (batch C, batch C) matrix.
+        (batch, C, C) where the samples are known not to interact, else (batch, C, batch, C).
 
     Source: softmax cross-entropy has ``diag(p) - p p'`` per sample; label smoothing does not change it.
     """
@@ -36,7 +36,8 @@ def output_hessian(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
         size = output[0].numel()
         scale = 2 / (batch * size) if loss.reduction == "mean" else 2.0
         return scale * torch.eye(size, dtype=output.dtype, device=output.device).expand(batch, -1, -1)
-    return dense_hessian(lambda o: loss(o.view_as(output), y), output.reshape(-1), chunk=512)
+    coupled = dense_hessian(lambda o: loss(o.view_as(output), y), output.reshape(-1), chunk=512)
+    return coupled.view(batch, -1, batch, output[0].numel())
 
 
 def check_scalar(value: Tensor) -> Tensor:
@@ -61,38 +62,3 @@ def _is_plain_cross_entropy(loss: Loss, output: Tensor, y: Tensor) -> bool:
     return (
         type(loss) is nn.CrossEntropyLoss and loss.weight is None and not bool((y == loss.ignore_index).any())
     )
-
-
-#: Rows per product of :func:`sandwich`: enough to keep the processor busy, few enough to skip half the work.
-_PANEL = 192
-
-
-def sandwich(jacobian: Tensor, curvature: Tensor, lower: Tensor | None = None) -> Tensor:
-    """The symmetric matrix ``J' A J`` summed over the batch.
-
-    Only the lower triangle is multiplied out, panel by panel, and then mirrored.
-
-    Args:
-        jacobian: (batch, p, C).
-        curvature: Output Hessian, as :func:`output_hessian` gives it.
-        lower: A (p, p) matrix of which the lower triangle is added; overwritten by the result.
-
-    Example:
-        >>> sandwich(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[[3.0]]]))
-        tensor([[ 3.,  6.],
-                [ 6., 12.]])
-    """
-    batch, p, size = jacobian.shape
-    columns = jacobian.transpose(0, 1).reshape(p, batch * size)
-    if curvature.ndim == 3:
-        weighted = (jacobian @ curvature).transpose(0, 1).reshape(p, batch * size)
-    else:
-        weighted = columns @ curvature
-    out = jacobian.new_zeros(p, p) if lower is None else lower
-    for start in range(0, p, _PANEL):
-        stop = min(start + _PANEL, p)
-        out[start:stop, :stop].addmm_(weighted[start:stop], columns[:stop].T)
-        out[:start, start:stop] = out[start:stop, :start].T
-        square = out[start:stop, start:stop].tril()
-        out[start:stop, start:stop] = square + square.tril(-1).T
-    return out

@@ -16,7 +16,9 @@ from chaos.o2grad.compression import input_frame
 from chaos.o2grad.frames import DenseFrame, IdentityFrame, InputFrame
 from chaos.o2grad.generic import Progress, chunk_size, dense_hessian, hvp_columns
 from chaos.o2grad.hessian import Hessian
-from chaos.o2grad.losses import Loss, output_hessian, sandwich
+from chaos.o2grad.jacobian import Jacobian
+from chaos.o2grad.layers import UnsupportedError
+from chaos.o2grad.losses import Loss, output_hessian
 from chaos.o2grad.parameters import (
     ParameterLayout,
     Parameters,
@@ -26,7 +28,9 @@ from chaos.o2grad.parameters import (
     loss_function,
     untouched,
 )
-from chaos.o2grad.sweep import Sweep, UnsupportedError, build_tree
+from chaos.o2grad.sweep import Sweep
+from chaos.o2grad.tree import build_tree
+from chaos.o2grad.triangle import LowerTriangle
 from gdyn_common.seeding import generator as named_generator
 from gdyn_common.spectral import (
     Estimate,
@@ -238,11 +242,13 @@ class LossSurface:
             output = torch.func.functional_call(self.model, tensors, (x,))
             curvature = output_hessian(self.loss, output, y)
         batch, outputs, n = jacobian.shape
+        frame: IdentityFrame | DenseFrame = IdentityFrame(n)
         if batch * outputs < n:
-            basis, triangle = torch.linalg.qr(jacobian.reshape(-1, n).T)
-            core = triangle.T.reshape(batch, outputs, -1).transpose(1, 2)
-            return self._wrap(sandwich(core, curvature), DenseFrame(basis), "gauss-newton")
-        return self._wrap(sandwich(jacobian.transpose(1, 2), curvature), IdentityFrame(n), "gauss-newton")
+            basis, coordinates = torch.linalg.qr(jacobian.flatten(0, 1).T)
+            frame, jacobian = DenseFrame(basis), coordinates.T.unflatten(0, (batch, outputs))
+        triangle = LowerTriangle(frame.rank, jacobian)
+        triangle.add_sandwich(Jacobian(jacobian.mT), curvature)
+        return self._wrap(triangle.symmetric(), frame, "gauss-newton")
 
     def full_hvp(
         self, params: Parameters, data: Iterable[Batch] | Batch, V: Float[Tensor, "n *k"]
@@ -392,8 +398,7 @@ class LossSurface:
         values = {**constants(self.model, self.layout, self.dtype), **self.layout.unflatten(point)}
         inputs = frame if isinstance(frame, InputFrame) else None
         sweep = Sweep(build_tree(self.model, self.layout, values), x, y, self.loss, inputs)
-        M, columns = sweep.hessian(self.memory_budget)
-        return _in_layout_order(M, columns, self.layout)
+        return _in_layout_order(sweep.hessian(self.memory_budget), sweep.columns, self.layout)
 
     def _wrap(self, core: Tensor, frame: IdentityFrame | InputFrame | DenseFrame, backend: str) -> Hessian:
         name = f"compression+{backend}" if isinstance(frame, InputFrame) else backend

@@ -6,245 +6,159 @@ Then H is the sum of three kinds of terms, each a batched product with *fixed* w
 - affine layer m: ``d^2 L / d W_m d theta_{<m}`` contracts ``T_{m-1}`` (unfolded) with ``delta_m``;
 - activation m: ``T_m' diag(delta_m sigma''(z_m)) T_m``;
 - output: ``J' A J`` with ``J = T_M`` and A the Hessian of the loss in output space.
+
+Columns of ``T_m`` that move one unit only are held without their zeros, see :mod:`chaos.o2grad.jacobian`.
+Behind a last linear layer ``z = W a + b`` all earlier ones would be dense; where that costs more, its own
+rows are added apart and the others come from ``W' A W`` at its input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
+from chaos.o2grad.affine import Affine, Linear
 from chaos.o2grad.frames import InputFrame
-from chaos.o2grad.layers import ACTIVATIONS, PARAMETRIC, POOLING, SHAPING, Layer
-from chaos.o2grad.losses import Loss, check_scalar, output_hessian, sandwich
-from chaos.o2grad.parameters import ParameterLayout
-
-
-class UnsupportedError(ValueError):
-    """The module is not a tree of known layers; the message says which part."""
-
-
-class Residual(nn.Module):
-    """``x + body(x)``, a block that the layer sweep understands.
-
-    Example:
-        >>> Residual(nn.Identity())(torch.ones(1)).item()
-        2.0
-    """
-
-    def __init__(self, *body: nn.Module) -> None:
-        super().__init__()
-        self.body = body[0] if len(body) == 1 else nn.Sequential(*body)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add the input to the output of the body."""
-        out: Tensor = x + self.body(x)
-        return out
-
-
-@dataclass
-class _Skip:
-    body: list[Node]
-
-
-Node = Layer | _Skip
-
-
-def build_tree(model: nn.Module, layout: ParameterLayout, values: Mapping[str, Tensor]) -> list[Node]:
-    """Read a module as a tree of layers holding the given parameter values.
-
-    Raises:
-        UnsupportedError: Naming the first part that is not known.
-    """
-    seen: set[int] = set()
-    return list(_nodes(model, "", layout, values, seen))
-
-
-def _nodes(
-    module: nn.Module, name: str, layout: ParameterLayout, values: Mapping[str, Tensor], seen: set[int]
-) -> Iterator[Node]:
-    if id(module) in seen and any(True for _ in module.parameters()):
-        raise UnsupportedError(f"layer {name!r} is used twice")
-    seen.add(id(module))
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise UnsupportedError(f"layer {name!r} has hooks")
-    if type(module).forward is nn.Sequential.forward:
-        for key, child in module.named_children():
-            yield from _nodes(child, f"{name}{key}.", layout, values, seen)
-    elif type(module) is Residual:
-        yield _Skip(list(_nodes(module.body, f"{name}body.", layout, values, seen)))
-    elif type(module) in ACTIVATIONS or type(module) in (*PARAMETRIC, *POOLING, *SHAPING):
-        yield _layer(module, name, layout, values, seen)
-    elif isinstance(module, nn.modules.dropout._DropoutNd) and not module.training:
-        yield Layer(nn.Identity())
-    else:
-        raise UnsupportedError(f"{type(module).__name__} at {name or '(root)'!r} is not a known layer")
-
-
-def _layer(
-    module: nn.Module, name: str, layout: ParameterLayout, values: Mapping[str, Tensor], seen: set[int]
-) -> Layer:
-    layer = Layer(module)
-    for kind, parameter in module._parameters.items():
-        if parameter is None:
-            continue
-        if id(parameter) in seen:
-            raise UnsupportedError(f"parameter {name + kind!r} is tied")
-        seen.add(id(parameter))
-        setattr(layer, kind, values[name + kind])
-        if name + kind in layout.names:
-            setattr(layer, f"{kind}_name", name + kind)
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-        if module.training or module.running_mean is None:
-            raise UnsupportedError(f"batch norm {name!r} couples the samples of a batch")
-        layer.extra = {key: values[name + key] for key in ("running_mean", "running_var")}
-    if isinstance(module, nn.Conv1d | nn.Conv2d) and (
-        module.padding_mode != "zeros" or isinstance(module.padding, str)
-    ):
-        raise UnsupportedError(f"convolution {name!r} pads by {module.padding_mode!r}, {module.padding!r}")
-    if isinstance(module, nn.MaxPool1d | nn.MaxPool2d) and module.return_indices:
-        raise UnsupportedError(f"pooling {name!r} returns indices")
-    return layer
-
-
-def leaves(nodes: list[Node]) -> Iterator[Layer]:
-    """All layers in the order of evaluation."""
-    for node in nodes:
-        if isinstance(node, Layer):
-            yield node
-        else:
-            yield from leaves(node.body)
-
-
-def _forward(nodes: list[Node], a: Tensor) -> Tensor:
-    for node in nodes:
-        if isinstance(node, _Skip):
-            a = a + _forward(node.body, a)
-        else:
-            if isinstance(node.module, nn.Linear) and a.ndim != 2:
-                raise UnsupportedError("a linear layer acts on more than one position per sample")
-            a = node.forward(a)
-    return a
+from chaos.o2grad.jacobian import Jacobian, UnitColumns
+from chaos.o2grad.layers import Activation, Layer
+from chaos.o2grad.losses import Loss, check_scalar, output_hessian
+from chaos.o2grad.tree import Node, Skip, evaluate, leaves
+from chaos.o2grad.triangle import LowerTriangle
 
 
 class Sweep:
     """One evaluation point of a layer tree: values, loss gradients, and the forward sweep.
 
     Args:
-        nodes: Tree from :func:`build_tree`.
+        nodes: Tree from :func:`~chaos.o2grad.tree.build_tree`.
         x, y: Batch.
         loss: Scalar loss.
         frame: Coordinates of the first affine layer, or ``None``.
+
+    Attributes:
+        columns: Name and size of each group of coordinates, in order; the frame's has no name.
     """
 
     def __init__(
         self, nodes: list[Node], x: Tensor, y: Tensor, loss: Loss, frame: InputFrame | None = None
     ) -> None:
         self.nodes, self.frame = nodes, frame
-        self.columns: list[tuple[str, int]] = []
         layers = list(leaves(nodes))
         with torch.enable_grad():
-            output = _forward(nodes, x.detach().requires_grad_())
-            self.value = check_scalar(loss(output, y))
+            output = evaluate(nodes, x.detach().requires_grad_())
+            value = check_scalar(loss(output, y))
             deltas = torch.autograd.grad(
-                self.value, [layer.z for layer in layers], allow_unused=True, materialize_grads=True
+                value, [layer.z for layer in layers], allow_unused=True, materialize_grads=True
             )
         for layer, delta in zip(layers, deltas, strict=True):
             layer.a, layer.z, layer.delta = layer.a.detach(), layer.z.detach(), delta
-        self.output = output.detach()
-        self.curvature = output_hessian(loss, self.output, y)
-        self.num_columns = sum(
-            self._own_size(layer) for layer in layers if layer.weight_name or layer.bias_name
-        )
+        self.curvature = output_hessian(loss, output.detach(), y)
+        affine = [layer for layer in layers if isinstance(layer, Affine) and layer.trained()]
+        self.framed = affine[0] if frame is not None else None
+        self.columns = [group for layer in affine for group in self._coordinates(layer)]
         self.widest = max(layer.z[0].numel() for layer in layers)
 
-    def _own_size(self, layer: Layer) -> int:
-        sizes = [
-            tensor.numel()
-            for tensor, name in ((layer.weight, layer.weight_name), (layer.bias, layer.bias_name))
-            if tensor is not None and name is not None
-        ]
-        return sum(sizes)
+    def _coordinates(self, layer: Affine) -> list[tuple[str, int]]:
+        if self.frame is not None and layer is self.framed:
+            return [("", self.frame.units * self.frame.q)]
+        return layer.trained()
 
-    def hessian(self, budget: int) -> tuple[Tensor, list[tuple[str, int]]]:
-        """The Hessian in sweep order and the (name, size) of its coordinate groups."""
-        size = self.num_columns
-        if self.frame is not None:
-            first = [self.frame.weight] if self.frame.bias is None else [self.frame.weight, self.frame.bias]
-            size += self.frame.units * self.frame.q - sum(s.stop - s.start for s in first)
-        M = self.output.new_zeros(size, size)
+    def hessian(self, budget: int) -> Tensor:
+        """The Hessian, its coordinates in the order of ``columns``.
 
-        def add(row: int, term: Tensor) -> None:  # only the lower triangle counts
-            rows, columns = term.shape
-            M[row : row + rows, :columns] += term
+        Args:
+            budget: Bytes that the Jacobians of some samples may take together.
+        """
+        size, A = sum(width for _, width in self.columns), self.curvature
+        triangle = LowerTriangle(size, A)
+        head = self.nodes[-1] if isinstance(self.nodes[-1], Linear) else None
+        body = self.nodes if head is None else self.nodes[:-1]
+        at_once = max(1, budget // (4 * A.element_size() * max(1, size * self.widest)))
+        parts, pulls = [], False
+        for start in range(0, len(A), at_once):
+            rows = slice(start, start + at_once)
+            J = self._push(body, Jacobian(), rows, triangle)
+            if head is not None:
+                J = self._enter(head, J, rows, triangle)
+                pulls = _pulling_is_cheaper(J, head)
+                J = J if pulls else self._pass(head, J, rows)
+            parts.append(J)
+        J = Jacobian.of_batch(parts)
+        if head is not None and pulls:
+            A = self._pull(head, J, triangle)
+        triangle.add_sandwich(J, A)
+        return triangle.symmetric()
 
-        return sandwich(self.jacobian(budget, add), self.curvature, lower=M), self.columns
+    def _pull(self, head: Linear, J: Jacobian, triangle: LowerTriangle) -> Tensor:
+        """Add the rows of the last layer's own parameters; return the curvature with respect to its input."""
+        half = self.curvature @ head.weight
+        own = self._own(head, slice(None), J.size)
+        if own is not None:
+            weighted = torch.cat([J.weighted(half), Jacobian(unit=own).weighted(self.curvature)], 2)
+            triangle.add_unit_rows(own, weighted)
+        return torch.einsum("bo...,oi->bi...", half, head.weight)
 
-    def jacobian(self, budget: int, add: Callable[[int, Tensor], None] | None = None) -> Tensor:
-        """Derivative of the output, (batch, parameters, outputs), a few samples at a time."""
-        batch = len(self.output)
-        per_sample = 4 * self.output.element_size() * max(1, self.num_columns * self.widest)
-        rows = max(1, min(batch, budget // per_sample))
-        parts = []
-        for start in range(0, batch, rows):
-            self.columns = []
-            T = self._push(self.nodes, None, slice(start, min(start + rows, batch)), add)
-            assert T is not None
-            parts.append(T.flatten(2))
-        return torch.cat(parts)
-
-    def _push(
-        self,
-        nodes: list[Node],
-        T: Tensor | None,
-        rows: slice,
-        add: Callable[[int, Tensor], None] | None,
-    ) -> Tensor | None:
+    def _push(self, nodes: list[Node], J: Jacobian, rows: slice, triangle: LowerTriangle) -> Jacobian:
         for node in nodes:
-            if isinstance(node, _Skip):
-                inner = self._push(node.body, T, rows, add)
-                if T is None:
-                    T = inner
-                elif inner is not None:
-                    T = inner.index_add(1, torch.arange(T.shape[1], device=T.device), T)
+            if isinstance(node, Skip):
+                J = self._push_skip(node, J.all_dense(node.shape), rows, triangle)
             else:
-                T = self._step(node, T, rows, add)
-        return T
+                J = self._pass(node, self._enter(node, J, rows, triangle), rows)
+        return J
 
-    def _step(
-        self, layer: Layer, T: Tensor | None, rows: slice, add: Callable[[int, Tensor], None] | None
-    ) -> Tensor | None:
-        own: Tensor | None = None
-        if layer.weight_name is not None or layer.bias_name is not None:
-            own = self._own(layer, rows)
-        if T is None:
-            return own
-        if add is not None:
-            if layer.weight_name is not None:
-                add(T.shape[1], layer.cross(T, rows))
-            bend = layer.bend(rows)
-            if bend is not None:
-                flat = T.transpose(0, 1).flatten(1)
-                add(0, (flat * bend.reshape(1, -1)) @ flat.T)
-        T = layer.push(T, rows)
-        return T if own is None else torch.cat([T, own], 1)
+    def _push_skip(self, skip: Skip, J: Jacobian, rows: slice, triangle: LowerTriangle) -> Jacobian:
+        inner = self._push(skip.body, J, rows, triangle).all_dense(skip.shape)
+        if J.dense is None or inner.dense is None:
+            return inner
+        straight = inner.dense[:, : J.size] + J.dense
+        return Jacobian(torch.cat([straight, inner.dense[:, J.size :]], 1))
 
-    def _own(self, layer: Layer, rows: slice) -> Tensor:
-        if self.frame is not None and not self.columns:
-            return self._own_in_frame(layer, self.frame, rows)
-        names, own = layer.own(rows)
-        for name in names:
-            tensor = layer.weight if name == layer.weight_name else layer.bias
-            assert tensor is not None
-            self.columns.append((name, tensor.numel()))
-        return own
+    def _enter(self, layer: Layer, J: Jacobian, rows: slice, triangle: LowerTriangle) -> Jacobian:
+        """Add the layer's second-order terms; the columns as the layer can take them."""
+        if J.unit is not None and not layer.acts_by_unit(J.unit.units):
+            J = J.all_dense(layer.a.shape[1:])
+        if isinstance(layer, Affine) and layer.weight_name is not None:
+            if J.dense is not None:
+                triangle.add_cross(J.size, layer.cross(J.dense, rows))
+            if J.unit is not None:
+                triangle.add_cross_units(J.size, J.unit, layer.cross_units(J.unit.values, rows))
+        if isinstance(layer, Activation) and (bend := layer.bend(rows)) is not None:
+            triangle.add_bend(J, bend)
+        return J
 
-    def _own_in_frame(self, layer: Layer, frame: InputFrame, rows: slice) -> Tensor:
+    def _pass(self, layer: Layer, J: Jacobian, rows: slice) -> Jacobian:
+        """The Jacobian of the layer's output."""
+        own = self._own(layer, rows, J.size) if isinstance(layer, Affine) else None
+        dense = None if J.dense is None else layer.push(J.dense, rows)
+        if J.unit is None:
+            return Jacobian(dense, own)
+        values = layer.push_units(J.unit.values, rows)
+        if layer.mixes:
+            mixed = values.new_empty(len(values), J.size, *values.shape[3:])
+            if dense is not None:
+                mixed[:, : dense.shape[1]] = dense
+            J.unit.store(values, mixed)
+            return Jacobian(mixed, own)
+        unit = replace(J.unit, values=values)
+        return Jacobian(dense, unit if own is None else unit.join(own))
+
+    def _own(self, layer: Affine, rows: slice, start: int) -> UnitColumns | None:
+        if self.frame is None or layer is not self.framed:
+            return layer.own(rows, start)
         a = layer.a[rows]
-        xi = (a if frame.bias is None else torch.cat([a, a.new_ones(len(a), 1)], 1)) @ frame.basis
-        self.columns.append(("", frame.units * frame.q))
-        jacobian = a.new_zeros(len(a), frame.units, frame.q, frame.units)
-        jacobian.diagonal(dim1=1, dim2=3).copy_(xi[:, :, None].expand(-1, -1, frame.units))
-        return jacobian.flatten(1, 2)
+        if self.frame.bias is not None:
+            a = functional.pad(a, (0, 1), value=1.0)
+        xi = (a @ self.frame.basis)[:, None, :, None]
+        return UnitColumns(xi.expand(-1, self.frame.units, -1, -1), (self.frame.q,), start)
+
+
+def _pulling_is_cheaper(J: Jacobian, head: Linear) -> bool:
+    """Whether the output term takes fewer multiplications at the input of the last layer than behind it."""
+    outputs, inputs = map(int, head.weight.shape)
+    if J.unit is None:
+        return inputs < outputs
+    dense, positions = J.size - J.unit.size, inputs / J.unit.units
+    return dense**2 / 2 * inputs + J.unit.size * J.size * positions < J.size**2 / 2 * outputs

@@ -1,0 +1,105 @@
+"""A symmetric matrix that is summed up in its lower triangle."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from chaos.o2grad.jacobian import Jacobian, UnitColumns
+
+#: Rows per product: enough to keep the processor busy, few enough to skip half the work.
+_PANEL = 192
+
+
+class LowerTriangle:
+    """The Hessian while its terms are added; rows and columns are parameters in the order of the sweep.
+
+    Every ``add`` puts in at least what belongs below and on the diagonal; the rest is never read.
+
+    Args:
+        size: Rows and columns.
+        like: Tensor of the wanted type and device.
+
+    Example:
+        >>> triangle = LowerTriangle(2, torch.empty(0))
+        >>> triangle.add_product(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0, 6.0]]))
+        >>> triangle.symmetric()
+        tensor([[ 3.,  6.],
+                [ 6., 12.]])
+    """
+
+    def __init__(self, size: int, like: Tensor) -> None:
+        self._matrix = like.new_zeros(size, size)
+
+    def add_product(self, X: Float[Tensor, "p k"], Y: Float[Tensor, "k p"]) -> None:
+        """``X Y``, known to be symmetric, in the rows and columns of the first p parameters."""
+        for start in range(0, len(X), _PANEL):
+            stop = min(start + _PANEL, len(X))
+            self._matrix[start:stop, :stop].addmm_(X[start:stop], Y[:, :stop])
+
+    def add_sandwich(self, J: Jacobian, A: Tensor) -> None:
+        """``J' A J``, summed over the batch.
+
+        Args:
+            J: Derivative of the features.
+            A: Curvature, symmetric: (batch, features, features), or (batch, features, batch, features) where
+                the samples interact.
+        """
+        self._add_rows(J, J.weighted(A))
+
+    def add_bend(self, J: Jacobian, bend: Float[Tensor, "batch features"]) -> None:
+        """``J' diag(bend) J``, summed over the batch: the units do not interact."""
+        if J.dense is not None:
+            weighted = J.dense.flatten(2).mT * bend[:, :, None]
+            self._add_rows(J, weighted)
+        if J.unit is not None:
+            values = J.unit.values
+            scaled = values * bend.reshape(len(bend), values.shape[1], 1, -1)
+            term = torch.einsum("bujt,bukt->ujk", scaled, values)
+            for row, j in J.unit.tensors():
+                for column, k in J.unit.tensors():
+                    block = self._matrix[row, column].unflatten(1, (J.unit.units, -1))
+                    same_unit = block.unflatten(0, (J.unit.units, -1)).diagonal(dim1=0, dim2=2)
+                    same_unit.add_(term[:, j, k].permute(1, 2, 0))
+
+    def _add_rows(self, J: Jacobian, weighted: Float[Tensor, "batch features p"]) -> None:
+        """``J' weighted``, summed over the batch; of the dense rows, as many columns as there are rows."""
+        if J.dense is not None:
+            X = J.dense.flatten(2).transpose(0, 1).flatten(1)
+            self.add_product(X, weighted[:, :, : len(X)].flatten(0, 1))
+        if J.unit is not None:
+            self.add_unit_rows(J.unit, weighted)
+
+    def add_unit_rows(self, unit: UnitColumns, weighted: Float[Tensor, "batch features p"]) -> None:
+        """The rows of unit columns in ``J' weighted``, against the first p parameters."""
+        term = torch.einsum("bujt,butp->ujp", unit.values, weighted.unflatten(1, (unit.units, -1)))
+        for place, j in unit.tensors():
+            self._matrix[place, : term.shape[2]].unflatten(0, (unit.units, -1)).add_(term[:, j])
+
+    def add_cross(self, row: int, term: Float[Tensor, "outputs inputs taps p"]) -> None:
+        """Rows of a weight (outputs, inputs, taps) against the first p parameters."""
+        weights = term.shape[:3]
+        block = self._matrix[row : row + weights.numel(), : term.shape[3]]
+        block.unflatten(0, weights).add_(term)
+
+    def add_cross_units(
+        self, row: int, unit: UnitColumns, term: Float[Tensor, "units outputs taps j"]
+    ) -> None:
+        """Rows of a weight (outputs, units, taps) against unit columns that each meet their own unit."""
+        units, outputs, taps, _ = term.shape
+        for place, j in unit.tensors():
+            block = self._matrix[row : row + outputs * units * taps, place].unflatten(1, (units, -1))
+            same_unit = block.unflatten(0, (outputs, units, taps)).diagonal(dim1=1, dim2=3)
+            same_unit.add_(term[..., j].permute(1, 2, 3, 0))
+
+    def symmetric(self) -> Float[Tensor, "p p"]:
+        """The matrix, its upper triangle overwritten by the lower."""
+        M = self._matrix
+        below = torch.ones(_PANEL, _PANEL, dtype=torch.bool, device=M.device).tril()
+        for start in range(0, len(M), _PANEL):
+            stop = min(start + _PANEL, len(M))
+            M[:start, start:stop] = M[start:stop, :start].T
+            square = M[start:stop, start:stop]
+            square.copy_(torch.where(below[: stop - start, : stop - start], square, square.T))
+        return M

@@ -1,0 +1,167 @@
+"""The sweep's parts: columns without zeros, the last layer taken either way, convolutions as matrices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from networks import dense_oracle
+from torch import nn
+
+import chaos.o2grad.sweep
+from chaos.o2grad import LossSurface, Residual
+from chaos.o2grad.affine import Convolution
+from chaos.o2grad.jacobian import Jacobian, UnitColumns
+from chaos.o2grad.triangle import LowerTriangle
+
+ROUNDING = 1e-12  # sums of a few hundred products of order one in double precision
+
+
+@pytest.fixture
+def columns():
+    """Columns 4 to 18 of three units with two positions: a weight of four entries each, and a bias."""
+    values = torch.randn(2, 3, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return UnitColumns(values, widths=(4, 1), start=4)
+
+
+def test_unit_columns_are_ordered_by_tensor_then_unit(columns):
+    dense = columns.dense((3, 2))
+    assert dense.shape == (2, 15, 3, 2)
+    for unit in range(3):
+        for j in range(4):
+            assert torch.equal(dense[:, 4 * unit + j, unit], columns.values[:, unit, j])
+        assert torch.equal(dense[:, 12 + unit, unit], columns.values[:, unit, 4])
+    assert dense.count_nonzero() == columns.values.numel()
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_sandwich_of_mixed_columns_equals_the_dense_one(columns, coupled):
+    generator = torch.Generator().manual_seed(1)
+    J = Jacobian(torch.randn(2, 4, 3, 2, dtype=torch.float64, generator=generator), columns)
+    A = torch.randn(12, 12, dtype=torch.float64, generator=generator)
+    A = (A + A.T).view(2, 6, 2, 6)
+    if not coupled:
+        A = torch.stack([A[0, :, 0], A[1, :, 1]])
+    flat = J.all_dense((3, 2)).dense.flatten(2)
+    full = A if coupled else torch.stack([torch.stack([A[0], 0 * A[0]], 1), torch.stack([0 * A[1], A[1]], 1)])
+    expected = torch.einsum("bpf,bfcg,cqg->pq", flat, full, flat)
+    triangle = LowerTriangle(19, A)
+    triangle.add_sandwich(J, A)
+    assert (triangle.symmetric() - expected).abs().max() < ROUNDING
+
+
+def test_bend_of_mixed_columns_equals_the_dense_one(columns):
+    generator = torch.Generator().manual_seed(2)
+    J = Jacobian(torch.randn(2, 4, 3, 2, dtype=torch.float64, generator=generator), columns)
+    bend = torch.randn(2, 6, dtype=torch.float64, generator=generator)
+    flat = J.all_dense((3, 2)).dense.flatten(2)
+    triangle = LowerTriangle(19, bend)
+    triangle.add_bend(J, bend)
+    expected = torch.einsum("bpf,bf,bqf->pq", flat, bend, flat)
+    assert (triangle.symmetric() - expected).abs().max() < ROUNDING
+
+
+def test_triangle_of_several_panels():
+    X = torch.randn(500, 3, dtype=torch.float64)
+    triangle = LowerTriangle(500, X)
+    triangle.add_product(X, X.T)
+    assert (triangle.symmetric() - X @ X.T).abs().max() < ROUNDING
+
+
+@pytest.mark.parametrize("pulling", [False, True])
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.SmoothL1Loss(), nn.L1Loss()])
+@pytest.mark.parametrize("frozen_head", [False, True])
+def test_the_last_layer_can_be_taken_either_way(monkeypatch, pulling, loss, frozen_head):
+    torch.manual_seed(0)
+    monkeypatch.setattr(chaos.o2grad.sweep, "_pulling_is_cheaper", lambda J, head: pulling)
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(2, 3, 2), nn.Tanh(), nn.Flatten()
+    ).double()
+    model = nn.Sequential(*model, nn.Linear(12, 4).double().requires_grad_(not frozen_head))
+    x = torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    y = torch.tensor([0, 1, 3]) if isinstance(loss, nn.CrossEntropyLoss) else torch.randn(3, 4).double()
+    H = LossSurface(model, loss, backend="sweep").hessian(None, x, y).dense()
+    expected = dense_oracle(model, loss, x, y)[: H.shape[0], : H.shape[0]]
+    assert (H - expected).abs().max() < ROUNDING
+
+
+def convolution(module, a):
+    layer = Convolution(module)
+    layer.weight, layer.bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
+    layer.weight_name = "weight"
+    layer.forward(a)
+    return layer
+
+
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Conv2d(3, 4, 3, padding=1), (5, 5)),
+        (nn.Conv2d(3, 4, (2, 3), stride=(2, 1), padding=(0, 2), dilation=(1, 2)), (6, 5)),
+        (nn.Conv2d(3, 4, 2, stride=3), (6, 6)),  # some inputs are read by nothing
+        (nn.Conv1d(3, 4, 3, stride=2, padding=1, bias=False), (7,)),
+    ],
+)
+def test_convolution_by_patches_and_by_matrix(monkeypatch, module, shape, small):
+    monkeypatch.setattr(Convolution, "_is_small", property(lambda layer: small))
+    module.double()
+    a = torch.randn(2, 3, *shape, dtype=torch.float64)
+    layer = convolution(module, a)
+    assert (layer.z - module(a)).abs().max() < ROUNDING
+    zero = module(torch.zeros_like(a[:1]))
+    T = torch.randn(2, 6, 3, *shape, dtype=torch.float64)
+    expected = (module(T.flatten(0, 1)) - zero).unflatten(0, (2, 6))
+    assert (layer.push(T, slice(None)) - expected).abs().max() < ROUNDING
+    unit = UnitColumns(torch.randn(2, 3, 4, a[0, 0].numel(), dtype=torch.float64), (4,))
+    moved = layer.push_units(unit.values, slice(None)).flatten(1, 2)
+    expected = (module(unit.dense(a.shape[1:]).flatten(0, 1)) - zero).unflatten(0, (2, 12))
+    assert (moved - expected).abs().max() < ROUNDING
+
+
+def test_terms_of_a_convolution_equal_mixed_derivatives():
+    """``d^2 <delta, conv(W, a)> / dW da`` along columns, dense and by unit, against automatic derivatives."""
+    module = nn.Conv2d(3, 4, 2, stride=2, padding=1).double()
+    a = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    layer = convolution(module, a)
+    layer.delta = torch.randn_like(layer.z)
+    unit = UnitColumns(torch.randn(2, 3, 4, 25, dtype=torch.float64), (4,))
+    T = unit.dense(a.shape[1:])
+
+    def paired(W, a):
+        return (layer.delta * torch.nn.functional.conv2d(a, W, None, 2, 1)).sum()
+
+    mixed = torch.func.jacrev(torch.func.grad(paired), 1)(module.weight.detach(), a)
+    expected = torch.einsum("oixybchw,bpchw->oixyp", mixed, T).flatten(2, 3)
+    assert (layer.cross(T, slice(None)) - expected).abs().max() < ROUNDING
+    by_unit = layer.cross_units(unit.values, slice(None))
+    for channel in range(3):
+        own = expected[:, channel, :, 4 * channel : 4 * channel + 4]
+        assert (by_unit[channel] - own).abs().max() < ROUNDING
+
+
+def test_residual_that_broadcasts_is_left_to_the_generic_backend():
+    model = nn.Sequential(nn.Linear(3, 4), Residual(nn.Linear(4, 1)), nn.Tanh(), nn.Linear(4, 2)).double()
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1])
+    H = LossSurface(model, nn.CrossEntropyLoss()).hessian(None, x, y)
+    assert H.backend == "generic"
+    assert (H.dense() - dense_oracle(model, nn.CrossEntropyLoss(), x, y)).abs().max() < ROUNDING
+    with pytest.raises(ValueError, match="a residual block changes the shape"):
+        LossSurface(model, nn.CrossEntropyLoss(), backend="sweep").hessian(None, x, y)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")], "Conv2d at '0' pads by 'circular'"),
+        ([nn.Conv2d(1, 2, 3, padding="same")], "pads by 'zeros', 'same'"),
+        ([nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)], "BatchNorm2d at '1' couples the samples of a batch"),
+        ([nn.Conv2d(1, 2, 3), nn.PReLU()], "PReLU at '1' is not a known layer"),
+        ([nn.Conv2d(1, 2, 3), nn.Linear(4, 2)], "more than one position per sample"),
+    ],
+)
+def test_what_the_sweep_does_not_know_is_named(layers, message):
+    model = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(2)).double()
+    x = torch.randn(2, 1, 6, 6, dtype=torch.float64)
+    model(x)
+    with pytest.raises(ValueError, match=message):
+        LossSurface(model, nn.CrossEntropyLoss(), backend="sweep").hessian(None, x, torch.tensor([0, 1]))
