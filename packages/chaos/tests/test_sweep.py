@@ -9,7 +9,7 @@ from torch import nn
 
 import chaos.o2grad.sweep
 from chaos.o2grad import LossSurface, Residual
-from chaos.o2grad.affine import Convolution
+from chaos.o2grad.convolution import Convolution
 from chaos.o2grad.jacobian import Jacobian, UnitColumns
 from chaos.o2grad.triangle import LowerTriangle
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from chaos.o2grad.affine import Affine, Convolution, Linear, Norm
+from chaos.o2grad.affine import Affine, Linear, Norm
+from chaos.o2grad.convolution import Convolution
 from chaos.o2grad.layers import Activation, AveragePool, Layer, MaxPool, Shape, UnsupportedError
 from chaos.o2grad.parameters import ParameterLayout
 
