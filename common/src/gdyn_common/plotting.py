@@ -29,6 +29,7 @@ _STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.formatter.min_exponent": 2,  # a tick of a log axis says 40, not 4 x 10^1
     "grid.alpha": 0.25,
     "lines.linewidth": 1.5,
     "legend.frameon": False,
