@@ -59,6 +59,7 @@ class Sweep:
         affine = [layer for layer in layers if isinstance(layer, Affine) and layer.trained()]
         self.framed = affine[0] if frame is not None else None
         self.columns = [group for layer in affine for group in self._coordinates(layer)]
+        self.head = nodes[-1] if isinstance(nodes[-1], Linear) else None
         self.widest = max(layer.z[0].numel() for layer in layers)
 
     def _coordinates(self, layer: Affine) -> list[tuple[str, int]]:
@@ -74,32 +75,34 @@ class Sweep:
         """
         size, A = sum(width for _, width in self.columns), self.curvature
         triangle = LowerTriangle(size, A)
-        head = self.nodes[-1] if isinstance(self.nodes[-1], Linear) else None
-        body = self.nodes if head is None else self.nodes[:-1]
+        body = self.nodes if self.head is None else self.nodes[:-1]
         at_once = max(1, budget // (4 * A.element_size() * max(1, size * self.widest)))
-        parts, pulls = [], False
+        interacting = []
         for start in range(0, len(A), at_once):
             rows = slice(start, start + at_once)
             J = self._push(body, Jacobian(), rows, triangle)
-            if head is not None:
-                J = self._enter(head, J, rows, triangle)
-                pulls = _pulling_is_cheaper(J, head)
-                J = J if pulls else self._pass(head, J, rows)
-            parts.append(J)
-        J = Jacobian.of_batch(parts)
-        if head is not None and pulls:
-            A = self._pull(head, J, triangle)
-        triangle.add_sandwich(J, A)
+            if self.head is not None:
+                J = self._enter(self.head, J, rows, triangle)
+            if A.ndim == 3:
+                self._add_output(J, A[rows], rows, triangle)
+            else:
+                interacting.append(J)
+        if interacting:
+            self._add_output(Jacobian.of_batch(interacting), A, slice(None), triangle)
         return triangle.symmetric()
 
-    def _pull(self, head: Linear, J: Jacobian, triangle: LowerTriangle) -> Tensor:
-        """Add the rows of the last layer's own parameters; return the curvature with respect to its input."""
-        half = self.curvature @ head.weight
-        own = self._own(head, slice(None), J.size)
-        if own is not None:
-            weighted = torch.cat([J.weighted(half), Jacobian(unit=own).weighted(self.curvature)], 2)
-            triangle.add_unit_rows(own, weighted)
-        return torch.einsum("bo...,oi->bi...", half, head.weight)
+    def _add_output(self, J: Jacobian, A: Tensor, rows: slice, triangle: LowerTriangle) -> None:
+        """Add ``J' A J`` of some samples; J has arrived at the last linear layer, if there is one."""
+        if self.head is not None and _pulling_is_cheaper(J, self.head):
+            half = A @ self.head.weight
+            own = self._own(self.head, rows, J.size)
+            if own is not None:
+                weighted = torch.cat([J.weighted(half), Jacobian(unit=own).weighted(A)], 2)
+                triangle.add_unit_rows(own, weighted)
+            A = torch.einsum("bo...,oi->bi...", half, self.head.weight)
+        elif self.head is not None:
+            J = self._pass(self.head, J, rows)
+        triangle.add_sandwich(J, A)
 
     def _push(self, nodes: list[Node], J: Jacobian, rows: slice, triangle: LowerTriangle) -> Jacobian:
         for node in nodes:
