@@ -77,7 +77,7 @@ class Jacobian:
     """Dense columns first, unit columns behind them; either may be missing.
 
     Attributes:
-        dense: (batch, parameter, *shape of the layer's output).
+        dense: ``(batch, parameter, *shape)``, the shape being that of the layer's output.
         unit: Columns of the last affine layers.
     """
 

@@ -55,9 +55,9 @@ class Layer:
         raise NotImplementedError
 
     def push_units(self, values: Tensor, rows: slice) -> Tensor:
-        """The same along unit columns: (batch, units, j, positions of the output).
+        """The same along unit columns: ``(batch, units, j, positions)`` of the output.
 
-        A layer that mixes units returns (batch, units, j, *shape of the output) instead.
+        A layer that mixes units returns ``(batch, units, j, *shape)`` instead, with the shape of its output.
         """
         raise NotImplementedError
 
