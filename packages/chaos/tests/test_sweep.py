@@ -8,6 +8,7 @@ from networks import dense_oracle
 from torch import nn
 
 import chaos.o2grad.sweep
+import chaos.o2grad.triangle
 from chaos.o2grad import LossSurface, Residual
 from chaos.o2grad.convolution import Convolution
 from chaos.o2grad.jacobian import Jacobian, UnitColumns
@@ -34,7 +35,9 @@ def test_unit_columns_are_ordered_by_tensor_then_unit(columns):
 
 
 @pytest.mark.parametrize("coupled", [False, True])
-def test_sandwich_of_mixed_columns_equals_the_dense_one(columns, coupled):
+@pytest.mark.parametrize("cached", [1, 1 << 19], ids=["unit by unit", "all at once"])
+def test_sandwich_of_mixed_columns_equals_the_dense_one(monkeypatch, columns, coupled, cached):
+    monkeypatch.setattr(chaos.o2grad.triangle, "_CACHED", cached)
     generator = torch.Generator().manual_seed(1)
     J = Jacobian(torch.randn(2, 4, 3, 2, dtype=torch.float64, generator=generator), columns)
     A = torch.randn(12, 12, dtype=torch.float64, generator=generator)

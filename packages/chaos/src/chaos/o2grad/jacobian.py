@@ -97,22 +97,22 @@ class Jacobian:
         unit = self.unit.dense(shape)
         return Jacobian(unit if self.dense is None else torch.cat([self.dense, unit], 1))
 
-    def weighted(self, A: Tensor) -> Float[Tensor, "batch outputs p"]:
-        """``A J``.
+    def weighted(self, A: Tensor) -> list[Float[Tensor, "batch outputs columns"]]:
+        """``A J``, in pieces of consecutive columns.
 
         Args:
             A: (batch, outputs, features) sample by sample, or (batch, outputs, batch, features).
         """
-        parts = []
+        pieces = []
         if self.dense is not None:
             J = self.dense.flatten(2)
-            parts.append(A @ J.mT if A.ndim == 3 else torch.einsum("bgcf,cpf->bgp", A, J))
+            pieces.append(A @ J.mT if A.ndim == 3 else torch.einsum("bgcf,cpf->bgp", A, J))
         if self.unit is not None:
             by_unit, values = A.unflatten(-1, (self.unit.units, -1)), self.unit.values
             product = "bgut,bujt->bguj" if A.ndim == 3 else "bgcut,cujt->bguj"
             weighted = torch.einsum(product, by_unit, values)
-            parts += [weighted[..., j].flatten(2) for _, j in self.unit.tensors()]
-        return torch.cat(parts, 2) if parts else A.new_empty(*A.shape[:2], 0)
+            pieces += [weighted[..., j].flatten(2) for _, j in self.unit.tensors()]
+        return pieces
 
     @staticmethod
     def of_batch(parts: Sequence[Jacobian]) -> Jacobian:

@@ -97,8 +97,7 @@ class Sweep:
             half = A @ self.head.weight
             own = self._own(self.head, rows, J.size)
             if own is not None:
-                weighted = torch.cat([J.weighted(half), Jacobian(unit=own).weighted(A)], 2)
-                triangle.add_unit_rows(own, weighted)
+                triangle.add_unit_rows(own, [(half, J), (A, Jacobian(unit=own))])
             A = torch.einsum("bo...,oi->bi...", half, self.head.weight)
         elif self.head is not None:
             J = self._pass(self.head, J, rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +12,8 @@ from chaos.o2grad.jacobian import Jacobian, UnitColumns
 
 #: Rows per product: enough to keep the processor busy, few enough to skip half the work.
 _PANEL = 192
+#: Numbers of an intermediate product: few enough to be read again from a cache.
+_CACHED = 1 << 19
 
 
 class LowerTriangle:
@@ -46,13 +50,42 @@ class LowerTriangle:
             A: Curvature, symmetric: (batch, features, features), or (batch, features, batch, features) where
                 the samples interact.
         """
-        self._add_rows(J, J.weighted(A))
+        if J.dense is not None:
+            self.add_product(_rows(J.dense), Jacobian(J.dense).weighted(A)[0].flatten(0, 1))
+        if J.unit is not None:
+            self.add_unit_rows(J.unit, [(A, J)])
+
+    def add_unit_rows(self, unit: UnitColumns, factors: Sequence[tuple[Tensor, Jacobian]]) -> None:
+        """The rows of unit columns in ``unit' [A_1 J_1, A_2 J_2, ...]``, summed over the batch."""
+        batch, units, _, positions = unit.values.shape
+        numbers = batch * positions * sum(J.size for _, J in factors)
+        at_once = max(1, _CACHED // max(1, numbers))
+        for first in range(0, units, at_once):
+            some = slice(first, min(first + at_once, units))
+            pieces = [
+                piece
+                for A, J in factors
+                for piece in J.weighted(A.unflatten(1, (units, -1))[:, some].flatten(1, 2))
+            ]
+            self._add_rows_of(unit, some, torch.cat(pieces, 2))
+
+    def _add_rows_of(
+        self, unit: UnitColumns, some: slice, weighted: Float[Tensor, "batch features p"]
+    ) -> None:
+        """The rows of some units' columns in ``unit' weighted``, summed over the batch."""
+        values = unit.values[:, some]
+        term = torch.einsum("bujt,butp->ujp", values, weighted.unflatten(1, (values.shape[1], -1)))
+        for place, j in unit.tensors():
+            rows = self._matrix[place, : term.shape[2]].unflatten(0, (unit.units, -1))
+            rows[some].add_(term[:, j])
 
     def add_bend(self, J: Jacobian, bend: Float[Tensor, "batch features"]) -> None:
         """``J' diag(bend) J``, summed over the batch: the units do not interact."""
         if J.dense is not None:
             weighted = J.dense.flatten(2).mT * bend[:, :, None]
-            self._add_rows(J, weighted)
+            self.add_product(_rows(J.dense), weighted.flatten(0, 1))
+            if J.unit is not None:
+                self._add_rows_of(J.unit, slice(None), weighted)
         if J.unit is not None:
             values = J.unit.values
             scaled = values * bend.reshape(len(bend), values.shape[1], 1, -1)
@@ -62,20 +95,6 @@ class LowerTriangle:
                     block = self._matrix[row, column].unflatten(1, (J.unit.units, -1))
                     same_unit = block.unflatten(0, (J.unit.units, -1)).diagonal(dim1=0, dim2=2)
                     same_unit.add_(term[:, j, k].permute(1, 2, 0))
-
-    def _add_rows(self, J: Jacobian, weighted: Float[Tensor, "batch features p"]) -> None:
-        """``J' weighted``, summed over the batch; of the dense rows, as many columns as there are rows."""
-        if J.dense is not None:
-            X = J.dense.flatten(2).transpose(0, 1).flatten(1)
-            self.add_product(X, weighted[:, :, : len(X)].flatten(0, 1))
-        if J.unit is not None:
-            self.add_unit_rows(J.unit, weighted)
-
-    def add_unit_rows(self, unit: UnitColumns, weighted: Float[Tensor, "batch features p"]) -> None:
-        """The rows of unit columns in ``J' weighted``, against the first p parameters."""
-        term = torch.einsum("bujt,butp->ujp", unit.values, weighted.unflatten(1, (unit.units, -1)))
-        for place, j in unit.tensors():
-            self._matrix[place, : term.shape[2]].unflatten(0, (unit.units, -1)).add_(term[:, j])
 
     def add_cross(self, row: int, term: Float[Tensor, "outputs inputs taps p"]) -> None:
         """Rows of a weight (outputs, inputs, taps) against the first p parameters."""
@@ -103,3 +122,7 @@ class LowerTriangle:
             square = M[start:stop, start:stop]
             square.copy_(torch.where(below[: stop - start, : stop - start], square, square.T))
         return M
+
+
+def _rows(T: Float[Tensor, "batch p *shape"]) -> Float[Tensor, "p k"]:
+    return T.transpose(0, 1).flatten(1)
