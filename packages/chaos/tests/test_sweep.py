@@ -7,8 +7,10 @@ import torch
 from networks import dense_oracle
 from torch import nn
 
+import chaos.o2grad.cut
 import chaos.o2grad.sweep
 import chaos.o2grad.triangle
+from chaos.models import cnn
 from chaos.o2grad import LossSurface, Residual
 from chaos.o2grad.convolution import Convolution
 from chaos.o2grad.jacobian import Jacobian, UnitColumns
@@ -70,24 +72,104 @@ def test_triangle_of_several_panels():
     assert (triangle.symmetric() - X @ X.T).abs().max() < ROUNDING
 
 
-@pytest.mark.parametrize("pulling", [False, True])
-@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.SmoothL1Loss(), nn.L1Loss()])
-@pytest.mark.parametrize("frozen_head", [False, True])
-@pytest.mark.parametrize("one_by_one", [False, True])
-def test_the_last_layer_can_be_taken_either_way(monkeypatch, pulling, loss, frozen_head, one_by_one):
-    torch.manual_seed(0)
-    monkeypatch.setattr(chaos.o2grad.sweep, "_pulling_is_cheaper", lambda J, head: pulling)
-    model = nn.Sequential(
-        nn.Conv2d(1, 2, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(2, 3, 2), nn.Tanh(), nn.Flatten()
+#: In front of these layers of `every_kind` the cut may be, or behind the last.
+PLACES = [0, 3, 8, 9, 11, 13, 15, 16]
+
+
+def every_kind():
+    """Every kind of layer, on maps small enough that curvature can be pulled back through all."""
+    return nn.Sequential(
+        nn.Conv2d(1, 2, 3),
+        nn.Tanh(),
+        nn.AvgPool2d(2, padding=1),
+        nn.Conv2d(2, 3, 2),
+        nn.BatchNorm2d(3).eval(),
+        nn.Sigmoid(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(3, 4),
+        Residual(nn.Linear(4, 3), nn.Tanh(), Residual(nn.Linear(3, 3), nn.Sigmoid()), nn.Linear(3, 4)),
+        nn.GELU(),
+        nn.Linear(4, 6),
+        nn.Unflatten(1, (2, 3)),
+        nn.AvgPool1d(2),  # its channels are not the units of the layer before
+        nn.Flatten(),
+        nn.Linear(2, 4),
     ).double()
-    model = nn.Sequential(*model, nn.Linear(12, 4).double().requires_grad_(not frozen_head))
+
+
+LOSSES = [nn.CrossEntropyLoss(), nn.SmoothL1Loss()]  # the second is not known to leave samples alone
+FROZEN = [[], ["15.weight", "15.bias"], ["3.weight", "8.bias", "9.body.0.bias"]]
+
+
+def batch_for(loss):
+    torch.manual_seed(0)
     x = torch.randn(3, 1, 8, 8, dtype=torch.float64)
-    y = torch.tensor([0, 1, 3]) if isinstance(loss, nn.CrossEntropyLoss) else torch.randn(3, 4).double()
-    n = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    budget = 8 * n * n if one_by_one else 1 << 30  # the matrix, and less than the columns of two samples
-    H = LossSurface(model, loss, backend="sweep", memory_budget=budget).hessian(None, x, y).dense()
-    expected = dense_oracle(model, loss, x, y)[:n, :n]
-    assert (H - expected).abs().max() < ROUNDING
+    return x, torch.tensor([0, 1, 3]) if loss is LOSSES[0] else torch.randn(3, 4, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=["alone", "interacting"])
+@pytest.mark.parametrize("frozen", FROZEN, ids=["all", "no head", "parts"])
+def test_the_cut_may_be_anywhere(monkeypatch, loss, frozen):
+    x, y = batch_for(loss)
+    model = every_kind()
+    expected = dense_oracle(model, loss, x, y)
+    kept = torch.tensor(
+        [name not in frozen for name, p in model.named_parameters() for _ in range(p.numel())]
+    )
+    surface = LossSurface(
+        model, loss, backend="sweep", layers=[n for n, _ in model.named_parameters() if n not in frozen]
+    )
+    costs = chaos.o2grad.sweep.costs_of_cuts
+
+    for place in PLACES:
+
+        def only(*arguments, place=place):
+            assert sorted(costs(*arguments)) == PLACES
+            return {place: 0.0}
+
+        monkeypatch.setattr(chaos.o2grad.sweep, "costs_of_cuts", only)
+        H = surface.hessian(None, x, y)
+        assert (H.dense() - expected[kept][:, kept]).abs().max() < ROUNDING
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=["alone", "interacting"])
+def test_one_sample_at_a_time(loss):
+    x, y = batch_for(loss)
+    model = every_kind()
+    n = sum(p.numel() for p in model.parameters())
+    # the matrix fits into the budget, the columns of two samples do not
+    H = LossSurface(model, loss, memory_budget=8 * n * n).hessian(None, x, y)
+    assert H.backend == ("sweep" if loss is LOSSES[0] else "generic")
+    assert (H.dense() - dense_oracle(model, loss, x, y)).abs().max() < ROUNDING
+    if loss is not LOSSES[0]:
+        with pytest.raises(ValueError, match="couples samples whose Jacobians exceed the budget"):
+            LossSurface(model, loss, backend="sweep", memory_budget=8 * n * n).hessian(None, x, y)
+
+
+def test_the_cheapest_cut_of_known_networks():
+    """Curvature is pulled through all narrow layers, but not onto maps or layers of many features."""
+
+    def cut(model, *shape):
+        seen = []
+
+        def spy(*arguments):
+            places = chaos.o2grad.cut.costs_of_cuts(*arguments)
+            seen.append(min(places, key=lambda place: places[place]))
+            return places
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(chaos.o2grad.sweep, "costs_of_cuts", spy)
+            LossSurface(model, nn.CrossEntropyLoss()).hessian(
+                None, torch.randn(2, *shape), torch.tensor([0, 1])
+            )
+        return seen[0]
+
+    deep = [layer for _ in range(4) for layer in (nn.Linear(8, 8), nn.Tanh())]
+    assert cut(nn.Sequential(*deep, nn.Linear(8, 3)), 8) == 2  # only the first layer's rows are left
+    assert cut(cnn(), 1, 16, 16) == 13  # the last linear layer, with 8 features; before it there are 32
+    # 1200 columns squared, halved, times 2 outputs: 1.4e6; times 3 of each unit, and weighing them: 1.9e6
+    assert cut(nn.Sequential(nn.Linear(2, 400), nn.ReLU(), nn.Linear(400, 2)), 2) == 3
 
 
 def convolution(module, a):

@@ -90,6 +90,11 @@ class Linear(Affine):
         by_unit = self.weight.T.unflatten(0, (values.shape[1], -1))
         return torch.einsum("bujt,uto->bujo", values, by_unit)
 
+    def pull(self, X: Tensor, rows: slice) -> Tensor:
+        """W' X."""
+        out: Tensor = self.weight.T @ X
+        return out
+
     def cross(self, T: Tensor, rows: slice) -> Tensor:
         """delta_o T_i."""
         return torch.einsum("bpi,bo->oip", T, self.delta[rows])[:, :, None]
@@ -128,6 +133,11 @@ class Norm(Affine):
     def push_units(self, values: Tensor, rows: slice) -> Tensor:
         """Multiply by the channel's scale."""
         return values * self._scale[:, None, None]
+
+    def pull(self, X: Tensor, rows: slice) -> Tensor:
+        """Multiply by the channel's scale."""
+        by_channel = X.reshape(len(X), len(self._scale), -1, X.shape[2])
+        return (by_channel * self._scale[:, None, None]).flatten(1, 2)
 
     def cross(self, T: Tensor, rows: slice) -> Tensor:
         """The channel's own weight only."""

@@ -77,6 +77,15 @@ class Convolution(Affine):
             out = out.unflatten(1, (len(values), -1)).transpose(0, 1)
         return out.reshape(*values.shape[:3], *self.z.shape[1:])
 
+    @property
+    def can_pull(self) -> bool:
+        """On small maps: curvature has the square of their size."""
+        return self._is_small
+
+    def pull(self, X: Tensor, rows: slice) -> Tensor:
+        """Multiply by the matrix."""
+        return self._matrix.flatten(0, 1) @ X
+
     def cross(self, T: Tensor, rows: slice) -> Tensor:
         """Delta at the reader of each tap, times what it reads."""
         # moving delta under each tap costs a kernel's worth of one small array; unfolding T, of all of T

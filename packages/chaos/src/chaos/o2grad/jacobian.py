@@ -113,15 +113,3 @@ class Jacobian:
             weighted = torch.einsum(product, by_unit, values)
             pieces += [weighted[..., j].flatten(2) for _, j in self.unit.tensors()]
         return pieces
-
-    @staticmethod
-    def of_batch(parts: Sequence[Jacobian]) -> Jacobian:
-        """Put the Jacobians of some samples each together."""
-        first = parts[0]
-        if len(parts) == 1:
-            return first
-        dense = None if first.dense is None else torch.cat([p.dense for p in parts if p.dense is not None])
-        if first.unit is None:
-            return Jacobian(dense)
-        values = torch.cat([p.unit.values for p in parts if p.unit is not None])
-        return Jacobian(dense, replace(first.unit, values=values))

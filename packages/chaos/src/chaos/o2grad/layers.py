@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -61,6 +62,15 @@ class Layer:
         """
         raise NotImplementedError
 
+    @property
+    def can_pull(self) -> bool:
+        """Whether :meth:`pull` is worth its cost."""
+        return True
+
+    def pull(self, X: Float[Tensor, "batch outputs k"], rows: slice) -> Float[Tensor, "batch inputs k"]:
+        """The transpose of :meth:`push`, with inputs and outputs flattened: gradients move backward."""
+        raise NotImplementedError
+
 
 class Shape(Layer):
     """Flatten, unflatten and identity: the entries keep their order."""
@@ -86,6 +96,10 @@ class Shape(Layer):
     def push_units(self, values: Tensor, rows: slice) -> Tensor:
         """Nothing to do."""
         return values
+
+    def pull(self, X: Tensor, rows: slice) -> Tensor:
+        """Nothing to do."""
+        return X
 
 
 class Activation(Layer):
@@ -119,10 +133,17 @@ class Activation(Layer):
         """Multiply by sigma'."""
         return values * self.slope[rows].reshape(len(values), values.shape[1], 1, -1)
 
-    def bend(self, rows: slice) -> Tensor | None:
-        """``delta sigma''(a)``, (batch, features), or ``None`` where sigma is piecewise linear."""
-        if isinstance(self.module, nn.ReLU | nn.LeakyReLU):
-            return None
+    def pull(self, X: Tensor, rows: slice) -> Tensor:
+        """Multiply by sigma'."""
+        return X * self.slope[rows].flatten(1)[:, :, None]
+
+    @property
+    def is_curved(self) -> bool:
+        """Whether sigma'' is anything but zero."""
+        return not isinstance(self.module, nn.ReLU | nn.LeakyReLU)
+
+    def bend(self, rows: slice) -> Float[Tensor, "batch features"]:
+        """``delta sigma''(a)``."""
         return (self.delta[rows] * self._derivatives[1][rows]).flatten(1)
 
     @cached_property
@@ -170,6 +191,13 @@ class MaxPool(Layer):
         """The entries that were largest."""
         return values.gather(3, self.indices[rows, :, None].expand(-1, -1, values.shape[2], -1))
 
+    def pull(self, X: Tensor, rows: slice) -> Tensor:
+        """Put the entries where the maxima were."""
+        places = self.indices[rows, :, :, None].expand(-1, -1, -1, X.shape[2])
+        by_channel = X.unflatten(1, places.shape[1:3])
+        out = X.new_zeros(*places.shape[:2], self.a[0, 0].numel(), X.shape[2])
+        return out.scatter_add_(2, places, by_channel).flatten(1, 2)
+
 
 class AveragePool(Layer):
     """The mean of each window, channel by channel."""
@@ -190,3 +218,10 @@ class AveragePool(Layer):
         """The means of the columns."""
         planes = values.reshape(-1, 1, *self.a.shape[2:])
         return self.value(planes).reshape(*values.shape[:3], -1)
+
+    def pull(self, X: Tensor, rows: slice) -> Tensor:
+        """Spread the entries over their windows."""
+        planes = X.transpose(1, 2).reshape(-1, *self.z.shape[1:])
+        spread = torch.func.vjp(self.value, X.new_zeros(len(planes), *self.a.shape[1:]))[1]
+        out: Tensor = spread(planes)[0]
+        return out.reshape(len(X), X.shape[2], -1).mT

@@ -48,7 +48,7 @@ class Residual(nn.Module):
         return out
 
 
-@dataclass
+@dataclass(eq=False)
 class Skip:
     """A residual block.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -36,38 +34,34 @@ class LowerTriangle:
     def __init__(self, size: int, like: Tensor) -> None:
         self._matrix = like.new_zeros(size, size)
 
-    def add_product(self, X: Float[Tensor, "p k"], Y: Float[Tensor, "k p"]) -> None:
-        """``X Y``, known to be symmetric, in the rows and columns of the first p parameters."""
+    def add_product(self, X: Float[Tensor, "rows k"], Y: Float[Tensor, "k p"]) -> None:
+        """``X Y`` in the last rows of the first p parameters; of it, what lies in the lower triangle."""
+        first = Y.shape[1] - len(X)
         for start in range(0, len(X), _PANEL):
             stop = min(start + _PANEL, len(X))
-            self._matrix[start:stop, :stop].addmm_(X[start:stop], Y[:, :stop])
+            block = self._matrix[first + start : first + stop, : first + stop]
+            block.addmm_(X[start:stop], Y[:, : first + stop])
 
-    def add_sandwich(self, J: Jacobian, A: Tensor) -> None:
-        """``J' A J``, summed over the batch.
+    def add_sandwich(self, J: Jacobian, A: Tensor, first: int = 0) -> None:
+        """``J' A J``, summed over the batch, without the rows before the first.
 
         Args:
             J: Derivative of the features.
             A: Curvature, symmetric: (batch, features, features), or (batch, features, batch, features) where
                 the samples interact.
+            first: At most the number of dense columns.
         """
-        if J.dense is not None:
-            self.add_product(_rows(J.dense), Jacobian(J.dense).weighted(A)[0].flatten(0, 1))
-        if J.unit is not None:
-            self.add_unit_rows(J.unit, [(A, J)])
-
-    def add_unit_rows(self, unit: UnitColumns, factors: Sequence[tuple[Tensor, Jacobian]]) -> None:
-        """The rows of unit columns in ``unit' [A_1 J_1, A_2 J_2, ...]``, summed over the batch."""
-        batch, units, _, positions = unit.values.shape
-        numbers = batch * positions * sum(J.size for _, J in factors)
-        at_once = max(1, _CACHED // max(1, numbers))
+        if J.dense is not None and first < J.dense.shape[1]:
+            weighted = Jacobian(J.dense).weighted(A)[0]
+            self.add_product(_rows(J.dense[:, first:]), weighted.flatten(0, 1))
+        if J.unit is None:
+            return
+        batch, units, _, positions = J.unit.values.shape
+        at_once = max(1, _CACHED // (batch * positions * J.size))
         for first in range(0, units, at_once):
             some = slice(first, min(first + at_once, units))
-            pieces = [
-                piece
-                for A, J in factors
-                for piece in J.weighted(A.unflatten(1, (units, -1))[:, some].flatten(1, 2))
-            ]
-            self._add_rows_of(unit, some, torch.cat(pieces, 2))
+            pieces = J.weighted(A.unflatten(1, (units, -1))[:, some].flatten(1, 2))
+            self._add_rows_of(J.unit, some, torch.cat(pieces, 2))
 
     def _add_rows_of(
         self, unit: UnitColumns, some: slice, weighted: Float[Tensor, "batch features p"]
@@ -79,11 +73,12 @@ class LowerTriangle:
             rows = self._matrix[place, : term.shape[2]].unflatten(0, (unit.units, -1))
             rows[some].add_(term[:, j])
 
-    def add_bend(self, J: Jacobian, bend: Float[Tensor, "batch features"]) -> None:
-        """``J' diag(bend) J``, summed over the batch: the units do not interact."""
+    def add_bend(self, J: Jacobian, bend: Float[Tensor, "batch features"], first: int = 0) -> None:
+        """The same with ``diag(bend)`` for A: units do not interact."""
         if J.dense is not None:
             weighted = J.dense.flatten(2).mT * bend[:, :, None]
-            self.add_product(_rows(J.dense), weighted.flatten(0, 1))
+            if first < J.dense.shape[1]:
+                self.add_product(_rows(J.dense[:, first:]), weighted.flatten(0, 1))
             if J.unit is not None:
                 self._add_rows_of(J.unit, slice(None), weighted)
         if J.unit is not None:
