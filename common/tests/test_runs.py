@@ -40,6 +40,12 @@ def test_a_run_leaves_everything_it_promises(tmp_path):
     assert json.loads((record.folder / "metrics.jsonl").read_text().splitlines()[0])["step"] == 100
 
 
+def test_the_commit_is_that_of_the_start(tmp_path, monkeypatch):
+    commits = iter(["at the start", "checked out meanwhile"])
+    monkeypatch.setattr("gdyn_common.provenance.commit", lambda: next(commits))
+    assert run(tmp_path).provenance["commit"] == "at the start"
+
+
 def test_a_finished_run_is_not_computed_again(tmp_path, monkeypatch):
     first = run(tmp_path)
     monkeypatch.setattr("toy_paper.decay._decay", lambda *_: pytest.fail("computed again"))

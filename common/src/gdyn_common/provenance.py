@@ -39,8 +39,17 @@ def collect(wall_time_s: float) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")},
         "versions": {name: version for name in _LIBRARIES if (version := _version(name))},
-        "commit": _commit(),
     }
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout this code runs from, marked when files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        here = Path(__file__).parent
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _version(distribution: str) -> str | None:
@@ -55,13 +64,3 @@ def _cpu() -> str:
         text = Path("/proc/cpuinfo").read_text()
         return str(re.findall(r"model name\s*:\s*(.+)", text)[0])
     return platform.processor()
-
-
-def _commit() -> str | None:
-    """Return the commit of the checkout this code runs from, marked when files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        here = Path(__file__).parent
-        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

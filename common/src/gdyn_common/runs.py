@@ -89,7 +89,7 @@ class Run:
         self.folder = folder
         self.config = config
         self.header = header
-        self._notes: dict[str, Any] = {}
+        self._notes: dict[str, Any] = {"commit": provenance.commit()}  # a checkout may move on meanwhile
         self._started = time.perf_counter()
         self._earlier_seconds = 0.0
         try:

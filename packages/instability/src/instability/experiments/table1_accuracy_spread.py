@@ -76,7 +76,7 @@ def plot(result: Result) -> Figure:
         axis.set_title(
             f"{activation}: std over k {final.std(axis=1).mean():.2f}, seeds {final.std(axis=0).mean():.2f}"
         )
-        axis.legend(fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
     return figure
 
 

@@ -84,7 +84,7 @@ FIGURES = (
         config="instability.config:Table1Config",
         presets={
             "quick": Preset(
-                "1 h, 1 core, needs Fashion-MNIST",
+                "20 min to 1 h, 1 core, needs Fashion-MNIST",
                 "scaled down",
                 {
                     "dataset": "fashion_mnist",
