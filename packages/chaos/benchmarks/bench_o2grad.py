@@ -31,6 +31,7 @@ TARGETS = {
     "mlp_eigenpairs_float64_ms": ("<=", 30.0),
     "generic_peak_over_budget": ("<=", 1.0),
     "torch_over_cnn_hessian": (">=", 40.0),
+    "torch_over_deep_mlp_hessian": (">=", 1.0),
     "generic_over_torch": ("<=", 1.1),
     "dense_over_structured_tangent": (">=", 5.0),
     "mlp_dense_batch64_over_batch8": ("<=", 4.0),
@@ -132,6 +133,10 @@ def main(full: bool = False) -> None:
     fast, double = LossSurface(network, loss), LossSurface(network, loss, dtype=torch.float64)
     generic = LossSurface(network, loss, backend="generic")
     conv = LossSurface(convolutional, loss)
+    tanh = [layer for _ in range(6) for layer in (nn.Linear(24, 24), nn.Tanh())]
+    deep_network = nn.Sequential(*tanh, nn.Linear(24, 10))
+    deep = LossSurface(deep_network, loss)
+    x32, y32 = torch.randn(32, 24), torch.randint(10, (32,))
     times = interleaved(
         {
             "mlp_eigenpairs_float32": lambda: fast.hessian(None, x, y).eigh(),
@@ -142,6 +147,8 @@ def main(full: bool = False) -> None:
             "mlp_torch_hessian": lambda: torch_hessian(network, x, y),
             "mlp_generic": lambda: generic.hessian(None, x, y).dense(),
             "cnn_torch_hessian": lambda: torch_hessian(convolutional, x, y),
+            "deep_mlp_hessian": lambda: deep.hessian(None, x32, y32).dense(),
+            "deep_mlp_torch_hessian": lambda: torch_hessian(deep_network, x32, y32),
         },
         15 if full else 7,
     )
@@ -163,6 +170,7 @@ def main(full: bool = False) -> None:
         "torch_hessian_eigh_over_mlp_eigenpairs": reference / median["mlp_eigenpairs_float32"],
         "mlp_eigenpairs_float64_ms": 1e3 * median["mlp_eigenpairs_float64"],
         "torch_over_cnn_hessian": median["cnn_torch_hessian"] / median["cnn_hessian"],
+        "torch_over_deep_mlp_hessian": median["deep_mlp_torch_hessian"] / median["deep_mlp_hessian"],
         "generic_over_torch": median["mlp_generic"] / median["mlp_torch_hessian"],
         "dense_over_structured_tangent": median["tangent_dense"] / median["tangent_structured"],
         "generic_peak_over_budget": generic_peak(256 << 20),
