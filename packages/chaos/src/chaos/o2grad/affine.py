@@ -92,7 +92,7 @@ class Linear(Affine):
 
     def pull(self, X: Tensor, rows: slice) -> Tensor:
         """W' X."""
-        out: Tensor = self.weight.T @ X
+        out: Tensor = (X.mT @ self.weight).mT
         return out
 
     def cross(self, T: Tensor, rows: slice) -> Tensor:

@@ -83,8 +83,14 @@ class Convolution(Affine):
         return self._is_small
 
     def pull(self, X: Tensor, rows: slice) -> Tensor:
-        """Multiply by the matrix."""
-        return self._matrix.flatten(0, 1) @ X
+        """Weights times X, laid back over the patches they came from."""
+        if self._is_small:
+            return (X.mT @ self._matrix.flatten(0, 1).T).mT
+        groups, planes = self.module.groups, X.transpose(1, 2).reshape(-1, *self.z.shape[1:])
+        by_group = planes.flatten(2).unflatten(1, (groups, -1))
+        patches = (self.weight.flatten(1).unflatten(0, (groups, -1)).mT @ by_group).flatten(1, 2)
+        out: Tensor = functional.fold(patches, self._plane, *self._settings)
+        return out.reshape(len(X), X.shape[2], -1).mT
 
     def cross(self, T: Tensor, rows: slice) -> Tensor:
         """Delta at the reader of each tap, times what it reads."""

@@ -1,4 +1,4 @@
-"""Curvature of the loss with respect to what a layer is given, pulled back from the output.
+"""Gradient and curvature of the loss with respect to what a layer is given, pulled back from the output.
 
 With ``C`` the second derivative of the loss by a layer's output, that by its input is ``L' C L`` for a layer
 linear in it, ``sigma' C sigma' + diag(delta sigma'')`` for an activation, and for ``x + g(x)`` the sum of
@@ -10,10 +10,12 @@ Shapes: (batch, features, features), or (batch, features, batch, features) where
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor
 
+from chaos.o2grad.affine import Affine
 from chaos.o2grad.layers import Activation, Layer
-from chaos.o2grad.tree import Node, Skip
+from chaos.o2grad.tree import Node, Skip, leaves
 
 
 def pull_back(nodes: list[Node], C: Tensor, rows: slice) -> list[Tensor]:
@@ -45,6 +47,27 @@ def pull_one_side(nodes: list[Node], X: Tensor, rows: slice) -> Tensor:
         else:
             X = X + pull_one_side(node.body, X, rows)
     return X
+
+
+def pull_gradient(nodes: list[Node], gradient: Float[Tensor, "batch outputs"]) -> None:
+    """Gradient with respect to the output of each layer from the first one with parameters on."""
+    first = next(i for i, node in enumerate(nodes) if _has_parameters(node))
+    for node in reversed(nodes[first:]):
+        gradient = _keep_gradient(node, gradient, is_last=node is nodes[first])
+
+
+def _keep_gradient(node: Node, gradient: Tensor, is_last: bool = False) -> Tensor:
+    if isinstance(node, Skip):
+        straight = gradient
+        for inner in reversed(node.body):
+            gradient = _keep_gradient(inner, gradient)
+        return straight + gradient
+    node.delta = gradient.reshape(node.z.shape)
+    return gradient if is_last else node.pull(gradient[:, :, None], slice(None))[:, :, 0]
+
+
+def _has_parameters(node: Node) -> bool:
+    return any(isinstance(layer, Affine) and bool(layer.trained()) for layer in leaves([node]))
 
 
 def _transposed(X: Tensor) -> Tensor:

@@ -74,6 +74,7 @@ class _Count:
         """Add the rows of unit columns, which become dense."""
         size, positions = self.dense + self.unit, features / self.units
         weighted = features * (features * self.dense + positions * self.unit)
-        self.at_once.setdefault(place, self.dense**2 / 2 * features)
+        if size:
+            self.at_once.setdefault(place, self.dense**2 / 2 * features)
         self.own.append((place, weighted + self.unit * size * positions))
         self.dense, self.unit = size, 0

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from chaos.o2grad.affine import Affine
-from chaos.o2grad.curvature import pull_back
+from chaos.o2grad.curvature import pull_back, pull_gradient
 from chaos.o2grad.cut import costs_of_cuts
 from chaos.o2grad.frames import InputFrame
 from chaos.o2grad.jacobian import Jacobian, UnitColumns
@@ -50,16 +50,13 @@ class Sweep:
         self, nodes: list[Node], x: Tensor, y: Tensor, loss: Loss, frame: InputFrame | None = None
     ) -> None:
         self.nodes, self.frame = nodes, frame
-        layers = list(leaves(nodes))
+        output = evaluate(nodes, x)
         with torch.enable_grad():
-            output = evaluate(nodes, x.detach().requires_grad_())
-            value = check_scalar(loss(output, y))
-            deltas = torch.autograd.grad(
-                value, [layer.z for layer in layers], allow_unused=True, materialize_grads=True
-            )
-        for layer, delta in zip(layers, deltas, strict=True):
-            layer.a, layer.z, layer.delta = layer.a.detach(), layer.z.detach(), delta
-        self.curvature = output_hessian(loss, output.detach(), y)
+            leaf = output.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(check_scalar(loss(leaf, y)), leaf)
+        pull_gradient(nodes, gradient.flatten(1))
+        self.curvature = output_hessian(loss, output, y)
+        layers = list(leaves(nodes))
         affine = [layer for layer in layers if isinstance(layer, Affine) and layer.trained()]
         self.framed = affine[0] if frame is not None else None
         self.columns = [group for layer in affine for group in self._coordinates(layer)]
@@ -149,7 +146,7 @@ class _Samples:
                 self.triangle.add_cross(J.size, layer.cross(J.dense, self.rows))
             if J.unit is not None:
                 self.triangle.add_cross_units(J.size, J.unit, layer.cross_units(J.unit.values, self.rows))
-        if isinstance(layer, Activation) and layer.is_curved:
+        if isinstance(layer, Activation) and layer.is_curved and J.size:
             self.triangle.add_bend(J, layer.bend(self.rows), self.due)
         return J
 
