@@ -138,6 +138,11 @@ class Activation(Layer):
         return X * self.slope[rows].flatten(1)[:, :, None]
 
     @property
+    def is_increasing(self) -> bool:
+        """Whether sigma never falls, whatever its settings."""
+        return isinstance(self.module, nn.ReLU | nn.Sigmoid | nn.Tanh | nn.Softplus)
+
+    @property
     def is_curved(self) -> bool:
         """Whether sigma'' is anything but zero."""
         return not isinstance(self.module, nn.ReLU | nn.LeakyReLU)

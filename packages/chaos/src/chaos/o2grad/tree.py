@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -70,7 +70,7 @@ def build_tree(model: nn.Module, layout: ParameterLayout, values: Mapping[str, T
     Raises:
         UnsupportedError: Naming the first part that is not known.
     """
-    return list(_nodes(model, "", layout, values, set()))
+    return _pool_first(_nodes(model, "", layout, values, set()))
 
 
 def leaves(nodes: list[Node]) -> Iterator[Layer]:
@@ -111,13 +111,23 @@ def _nodes(
         for key, child in module.named_children():
             yield from _nodes(child, f"{name}{key}.", layout, values, seen)
     elif type(module) is Residual:
-        yield Skip(list(_nodes(module.body, f"{name}body.", layout, values, seen)))
+        yield Skip(_pool_first(_nodes(module.body, f"{name}body.", layout, values, seen)))
     elif type(module) in LAYERS:
         yield _layer(module, name, layout, values, seen)
     elif isinstance(module, nn.modules.dropout._DropoutNd) and not module.training:
         yield Shape(nn.Identity())
     else:
         raise UnsupportedError(f"{type(module).__name__} at {_place(name)} is not a known layer")
+
+
+def _pool_first(nodes: Iterable[Node]) -> list[Node]:
+    """Let max pooling change places with an increasing function before it: the same, on fewer entries."""
+    out: list[Node] = []
+    for node in nodes:
+        before = out[-1] if out else None
+        swaps = isinstance(node, MaxPool) and isinstance(before, Activation) and before.is_increasing
+        out.insert(len(out) - swaps, node)
+    return out
 
 
 def _layer(
