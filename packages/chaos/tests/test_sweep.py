@@ -14,6 +14,8 @@ from chaos.models import cnn
 from chaos.o2grad import LossSurface, Residual
 from chaos.o2grad.convolution import Convolution
 from chaos.o2grad.jacobian import Jacobian, UnitColumns
+from chaos.o2grad.parameters import ParameterLayout
+from chaos.o2grad.tree import build_tree
 from chaos.o2grad.triangle import LowerTriangle
 
 ROUNDING = 1e-12  # sums of a few hundred products of order one in double precision
@@ -204,6 +206,55 @@ def test_convolution_by_patches_and_by_matrix(monkeypatch, module, shape, small)
     moved = layer.push_units(unit.values, slice(None)).flatten(1, 2)
     expected = (module(unit.dense(a.shape[1:]).flatten(0, 1)) - zero).unflatten(0, (2, 12))
     assert (moved - expected).abs().max() < ROUNDING
+
+
+LAYERS = [
+    (nn.Linear(6, 4), (6,)),
+    (nn.Conv2d(2, 4, 3, stride=2, padding=1), (12, 9)),  # too large for a matrix
+    (nn.Conv2d(2, 4, 3, stride=2, padding=1), (5, 4)),
+    (nn.Conv2d(2, 4, 3, groups=2, dilation=2), (7, 6)),
+    (nn.Conv1d(2, 3, 2, padding=1), (40,)),
+    (nn.MaxPool2d(3, stride=2, padding=1), (2, 7, 6)),
+    (nn.MaxPool1d(2, ceil_mode=True), (2, 7)),
+    (nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False), (2, 7, 6)),
+    (nn.AvgPool1d(2, ceil_mode=True), (2, 7)),
+    (nn.BatchNorm2d(2).eval(), (4, 3)),
+    (nn.Tanh(), (2, 3)),
+]
+
+
+@pytest.mark.parametrize(("module", "shape"), LAYERS)
+def test_pull_is_the_transpose_of_push(module, shape):
+    """``<X, push T> = <pull X, T>``, and push is the derivative along a direction."""
+    model = nn.Sequential(module).double()
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.BatchNorm2d):
+        shape = (2, *shape)
+    values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    a = torch.randn(3, *shape, dtype=torch.float64)
+    T = torch.randn(3, 4, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        layout = ParameterLayout.of(nn.Linear(1, 1))
+        (layer,) = build_tree(model, layout, values)
+        layer.forward(a)
+        pushed = layer.push(T, slice(None))
+        X = torch.randn(3, layer.z[0].numel(), 2, dtype=torch.float64)
+        pulled = layer.pull(X, slice(None))
+    _, expected = torch.func.jvp(lambda t: module(a + t), (torch.zeros_like(a),), (T[:, 1],))
+    assert (pushed[:, 1] - expected).abs().max() < ROUNDING
+    left = torch.einsum("bfk,bpf->bkp", X, pushed.flatten(2))
+    right = torch.einsum("bfk,bpf->bkp", pulled, T.flatten(2))
+    assert (left - right).abs().max() < ROUNDING
+
+
+def test_max_pooling_comes_before_an_increasing_activation():
+    x, y = torch.randn(4, 1, 6, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    for activation, order in ((nn.Tanh(), [0, 2, 1]), (nn.GELU(), [0, 1, 2])):
+        model = nn.Sequential(nn.Conv2d(1, 3, 3), activation, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 3))
+        model.double()
+        nodes = build_tree(model, ParameterLayout.of(model), dict(model.named_parameters()))
+        assert [node.module for node in nodes[:3]] == [model[i] for i in order]
+        H = LossSurface(model, nn.CrossEntropyLoss(), backend="sweep").hessian(None, x, y).dense()
+        assert (H - dense_oracle(model, nn.CrossEntropyLoss(), x, y)).abs().max() < ROUNDING
 
 
 def test_terms_of_a_convolution_equal_mixed_derivatives():

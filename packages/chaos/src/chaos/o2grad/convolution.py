@@ -38,9 +38,8 @@ class Convolution(Affine):
     def value(self, a: Tensor) -> Tensor:
         """Weights times patches."""
         groups, plane = self.module.groups, a[:, :, None] if self._is_flat else a
-        patches = functional.unfold(plane, *self._settings).unflatten(1, (groups, -1))
-        self.patches = patches.detach()
-        z = (self.weight.flatten(1).unflatten(0, (groups, -1)) @ patches).flatten(1, 2)
+        self.patches = functional.unfold(plane, *self._settings).unflatten(1, (groups, -1))
+        z = (self.weight.flatten(1).unflatten(0, (groups, -1)) @ self.patches).flatten(1, 2)
         if self.bias is not None:
             z = z + self.bias[:, None]
         height, width = (
