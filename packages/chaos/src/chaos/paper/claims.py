@@ -188,7 +188,7 @@ CLAIMS = (
         because="the bounds hold exactly at the last tangent step and to first order in the distance",
         expected="fails",
         expected_because="growth before step T is faster than its average to T (the exponent falls, Figure "
-        "2b), so early distances lie above the straight exponential, by up to 1.8 times: 83 % inside",
+        "2b), so early distances lie above the straight exponential, by up to 1.8 times: four in five inside",
     ),
     Claim(
         id="fig3b.late",

@@ -83,7 +83,8 @@ FIGURES = (
         shows="Squared distances follow a t + b t^2 + d_0^2, not the exponential of the largest exponent.",
         module="chaos.experiments.fig3b_divergence_fit",
         config="chaos.config:Fig3Config",
-        presets=PERTURBED,
-        in_default=False,  # the same runs as fig3a
+        # rounding alone moves the mean over five seeds across the edge of the band: 0.90 to 0.95
+        presets=PERTURBED | {"quick": Preset("2 min, 1 core", "scaled down", {"seeds": [*range(10)]})},
+        in_default=False,  # the runs of fig3a and more
     ),
 )
