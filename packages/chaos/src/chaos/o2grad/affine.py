@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -31,9 +32,9 @@ class Affine(Layer):
         named = ((self.weight_name, self.weight), (self.bias_name, self.bias))
         return [(name, tensor.numel()) for name, tensor in named if name is not None]
 
+    @abstractmethod
     def features(self, rows: slice) -> Float[Tensor, "batch units j positions"]:
         """What multiplies the weights of each unit; one unit where all have the same."""
-        raise NotImplementedError
 
     def own(self, rows: slice, start: int) -> UnitColumns | None:
         """Derivative of the output by the layer's own parameters, from column ``start`` on."""
@@ -49,16 +50,16 @@ class Affine(Layer):
             return None
         return UnitColumns(values.expand(len(z), z.shape[1], -1, z.shape[2]), widths, start)
 
+    @abstractmethod
     def cross(self, T: Tensor, rows: slice) -> Float[Tensor, "outputs inputs taps p"]:
         """Second derivatives of (weight, dense columns); the weight is read as (outputs, inputs, taps)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cross_units(self, values: Tensor, rows: slice) -> Float[Tensor, "units outputs taps j"]:
         """Second derivatives of (weight, unit columns) where they are not zero.
 
         The weight is read as (outputs, units, taps).
         """
-        raise NotImplementedError
 
 
 class Linear(Affine):

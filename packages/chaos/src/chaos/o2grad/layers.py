@@ -2,11 +2,12 @@
 
 Axes: activations are ``(batch, *shape)``, dense Jacobians ``(batch, parameter, *shape)``, unit columns
 ``(batch, units, j, positions)``. At kinks the Hessian is that of the active linear piece: ReLU'(0) = 0, and
-of equal maxima the one that ``max_pool`` returns.
+of equal maxima the one that ``max_pool`` returns (of values before an increasing activation).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ class UnsupportedError(ValueError):
     """The module is not a tree of known layers; the message says which part."""
 
 
-class Layer:
+class Layer(ABC):
     """A leaf of the network with what its forward pass left behind.
 
     Attributes:
@@ -43,33 +44,33 @@ class Layer:
         self.a, self.z = a, self.value(a)
         return self.z
 
+    @abstractmethod
     def value(self, a: Tensor) -> Tensor:
         """The layer as a function."""
-        raise NotImplementedError
 
     def acts_by_unit(self, units: int) -> bool:
         """Whether unit columns of so many units can be moved through as they are."""
         return units == self.a.shape[1]
 
+    @abstractmethod
     def push(self, T: Tensor, rows: slice) -> Tensor:
         """Derivative of the output along dense columns, with parameters held fixed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def push_units(self, values: Tensor, rows: slice) -> Tensor:
         """The same along unit columns: ``(batch, units, j, positions)`` of the output.
 
         A layer that mixes units returns ``(batch, units, j, *shape)`` instead, with the shape of its output.
         """
-        raise NotImplementedError
 
     @property
     def can_pull(self) -> bool:
         """Whether :meth:`pull` is worth its cost."""
         return True
 
+    @abstractmethod
     def pull(self, X: Float[Tensor, "batch outputs k"], rows: slice) -> Float[Tensor, "batch inputs k"]:
         """The transpose of :meth:`push`, with inputs and outputs flattened: gradients move backward."""
-        raise NotImplementedError
 
 
 class Shape(Layer):
@@ -139,8 +140,8 @@ class Activation(Layer):
 
     @property
     def is_increasing(self) -> bool:
-        """Whether sigma never falls, whatever its settings."""
-        return isinstance(self.module, nn.ReLU | nn.Sigmoid | nn.Tanh | nn.Softplus)
+        """Whether sigma never falls, whatever its settings (softplus does, where it turns linear)."""
+        return isinstance(self.module, nn.ReLU | nn.Sigmoid | nn.Tanh)
 
     @property
     def is_curved(self) -> bool:

@@ -48,7 +48,7 @@ class Residual(nn.Module):
         return out
 
 
-@dataclass(eq=False)
+@dataclass
 class Skip:
     """A residual block.
 
