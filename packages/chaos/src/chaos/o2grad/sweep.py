@@ -80,12 +80,12 @@ class Sweep:
             UnsupportedError: If the samples interact and their Jacobians exceed the budget.
         """
         size, A = sum(width for _, width in self.columns), self.curvature
+        at_once = max(1, budget // (4 * A.element_size() * size * self.widest))
+        if A.ndim == 4 and at_once < len(A):
+            raise UnsupportedError("the loss couples samples whose Jacobians exceed the budget together")
         triangle = LowerTriangle(size, A)
         cuts = costs_of_cuts(self.nodes, A.shape[1], self._num_columns)
         cut = min(cuts, key=lambda place: cuts[place])
-        at_once = max(1, budget // (4 * A.element_size() * max(1, size * self.widest)))
-        if A.ndim == 4 and at_once < len(A):
-            raise UnsupportedError("the loss couples samples whose Jacobians exceed the budget together")
         for start in range(0, len(A), at_once):
             rows = slice(start, start + at_once)
             _Samples(self, rows, triangle).add(A[rows], cut)
