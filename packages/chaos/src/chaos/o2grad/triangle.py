@@ -58,8 +58,8 @@ class LowerTriangle:
             return
         batch, units, _, positions = J.unit.values.shape
         at_once = max(1, _CACHED // (batch * positions * J.size))
-        for first in range(0, units, at_once):
-            some = slice(first, min(first + at_once, units))
+        for start in range(0, units, at_once):
+            some = slice(start, min(start + at_once, units))
             pieces = J.weighted(A.unflatten(1, (units, -1))[:, some].flatten(1, 2))
             self._add_rows_of(J.unit, some, torch.cat(pieces, 2))
 
