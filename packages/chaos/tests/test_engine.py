@@ -19,6 +19,7 @@ from chaos.paper import PAPER
 from chaos.train_config import LoggingConfig, ModelConfig, OptimConfig, TrainConfig
 from chaos.trajectories import Trajectories
 from gdyn_common.cli import dispatch
+from gdyn_common.records import load_records
 from gdyn_common.testing import check_killed_runs_resume
 
 LINES = (Path(__file__).parent / "published_commands.txt").read_text().splitlines()
@@ -43,7 +44,7 @@ def test_published_lines_run_in_debug_size(line, tmp_path, stored, capsys):
     code = dispatch(PAPER, COMMANDS, ["train", *words, "debug=true", "max_epochs=1", f"out={tmp_path}"])
     message = capsys.readouterr().err
     assert code == 0, message
-    assert json.loads(next(tmp_path.rglob("result.json")).read_text())["num_steps"] == 3
+    assert json.loads(next(tmp_path.rglob("summary.json")).read_text())["num_steps"] == 3
     if "parallel=5" in line:
         assert "randn is missing. parallel=6 runs all five" in message
     if "prune_start" in line:
@@ -135,6 +136,13 @@ EVERYTHING = {
 }
 
 
+def test_a_training_run_is_no_record_of_a_figure(tmp_path):
+    """`make reproduce` reads every record below the folder of runs."""
+    run_training(small(tmp_path))
+    assert list(tmp_path.rglob("summary.json"))
+    assert load_records(tmp_path) == []
+
+
 def test_all_measurements_appear(tmp_path):
     folder = run_training(
         small(tmp_path, **EVERYTHING, logging__plot_eigs_every=6, logging__plot_mats_every=6)
@@ -171,7 +179,7 @@ def test_resume_is_bit_identical(tmp_path, monkeypatch, extra):
         run_training(small(tmp_path / "killed", **EVERYTHING, **extra))
     monkeypatch.setattr(Trajectories, "measure", original)
     resumed = run_training(small(tmp_path / "killed", **EVERYTHING, **extra))
-    for name in ("metrics.jsonl", "result.json", "hessian_spectra[0].jsonl"):
+    for name in ("metrics.jsonl", "summary.json", "hessian_spectra[0].jsonl"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
     for path in [*whole.glob("eigenthings*.npz"), *whole.glob("trajectories.npz")]:
         a, b = np.load(path), np.load(resumed / path.name)
@@ -182,7 +190,7 @@ def test_prune_global_in_two_phases(tmp_path, capsys):
     config = small(tmp_path, optim__name="cgd", optim__prune_global=True, optim__prune_set="neg")
     folder = run_training(config)
     assert "trains normally first" in capsys.readouterr().err
-    assert len(list(tmp_path.rglob("result.json"))) == 2
+    assert len(list(tmp_path.rglob("summary.json"))) == 2
     assert "cgd:pruned_fraction" in metrics_of(folder)
 
 
@@ -287,11 +295,11 @@ def test_sweep_runs_every_job_and_exits_with_the_worst_code(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)  # the sweep's own folder goes below the working directory
     line = ["train", *SMALL, "max_steps=3", f"out={tmp_path / 'a'}", "-m"]
     assert dispatch(PAPER, COMMANDS, [*line, "optim=sgd,cgd"]) == 0
-    results = [json.loads(p.read_text()) for p in (tmp_path / "a").rglob("result.json")]
+    results = [json.loads(p.read_text()) for p in (tmp_path / "a").rglob("summary.json")]
     assert [r["num_steps"] for r in results] == [3, 3]
     assert dispatch(PAPER, COMMANDS, [*line, "optim.lr=0.05,-1", "overwrite=true"]) == 2
     assert "optim.lr=-1.0 must be positive" in capsys.readouterr().err
-    assert len(list((tmp_path / "a").rglob("result.json"))) == 3  # the good job finished
+    assert len(list((tmp_path / "a").rglob("summary.json"))) == 3  # the good job finished
 
 
 def test_tensorboard_receives_the_metrics(tmp_path):

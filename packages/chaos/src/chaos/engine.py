@@ -70,7 +70,7 @@ def run_training(config: TrainConfig) -> Path:
         import shutil
 
         shutil.rmtree(folder)
-    if (folder / "result.json").exists():
+    if (folder / "summary.json").exists():
         print(f"{folder} is finished; overwrite=true computes it anew")
         return folder
     print(f"train -> {folder}", flush=True)
@@ -84,7 +84,7 @@ def run_training(config: TrainConfig) -> Path:
         )
         summary = Engine(config, data, run, tracker, pairs, device).run()
         tracker.close()
-        atomic_write(folder / "result.json", dump_json(summary | {"tags": list(config.logging.tags)}))
+        atomic_write(folder / "summary.json", dump_json(summary | {"tags": list(config.logging.tags)}))
     print(f"finished: {folder}")
     return folder
 
