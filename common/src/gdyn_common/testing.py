@@ -42,8 +42,9 @@ def check_killed_runs_resume(
     *,
     after_files: Iterable[int],
     timeout_s: float = 120,
+    result: str = "result.json",
 ) -> None:
-    """Kill a run at several points and check that starting it again gives the same ``result.json``.
+    """Kill a run at several points and check that starting it again gives the same result.
 
     Args:
         package: Import name of the package; its command line is run with ``python -m``.
@@ -52,19 +53,20 @@ def check_killed_runs_resume(
         after_files: The run is killed once that many pieces and checkpoints have been written, one
             kill per entry; 0 kills it while it starts.
         timeout_s: Limit for each single run.
+        result: Name of the file that a finished run leaves and that is compared.
     """
     whole = _start(package, arguments, scratch / "whole")
     assert whole.wait(timeout_s) == 0, "the uninterrupted run failed"
-    (expected,) = (scratch / "whole").rglob("result.json")
+    (expected,) = (scratch / "whole").rglob(result)
     for index, count in enumerate(after_files):
         out = scratch / f"killed{index}"
         child = _start(package, arguments, out)
         _wait_for_files(child, out, count, timeout_s)
         child.send_signal(signal.SIGKILL)
         child.wait(timeout_s)
-        assert not list(out.rglob("result.json")), f"finished before {count} files; kill earlier"
+        assert not list(out.rglob(result)), f"finished before {count} files; kill earlier"
         assert _start(package, arguments, out).wait(timeout_s) == 0, "the resumed run failed"
-        (actual,) = out.rglob("result.json")
+        (actual,) = out.rglob(result)
         assert actual.read_bytes() == expected.read_bytes(), f"killed after {count} files: results differ"
 
 

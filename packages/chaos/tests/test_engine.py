@@ -282,13 +282,14 @@ def test_late_subspace_time_is_announced(tmp_path, capsys):
 def test_killed_runs_resume(tmp_path):
     """SIGKILL after the first checkpoint: the rest of the steps, and none twice."""
     arguments = ["train", *SMALL, "max_steps=220", "optim=cgd", "optim.prune_set=neg"]
-    check_killed_runs_resume("chaos", arguments, tmp_path, after_files=[1])
+    check_killed_runs_resume("chaos", arguments, tmp_path, after_files=[1], result="summary.json")
 
 
 @pytest.mark.slow
 def test_killed_anywhere_runs_resume(tmp_path):
     arguments = ["train", *SMALL, "max_steps=220", "optim=cgd", "optim.noise=true"]
-    check_killed_runs_resume("chaos", arguments, tmp_path, after_files=[0, 2, 3, 5, 8, 13])
+    kills = [0, 2, 3, 5, 8, 13]
+    check_killed_runs_resume("chaos", arguments, tmp_path, after_files=kills, result="summary.json")
 
 
 def test_sweep_runs_every_job_and_exits_with_the_worst_code(tmp_path, monkeypatch, capsys):
