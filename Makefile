@@ -30,7 +30,7 @@ else
 	$(NOX) -s docs report-check test-report dist
 endif
 
-dev: .tools/ready  ## make .venv with common and all packages, editable
+dev: .tools/ready  ## make .venv with the core and all packages, editable
 	$(NOX) -s dev
 
 bench: .tools/ready  ## measure the performance targets (BENCH_PEERS=1 adds other libraries)

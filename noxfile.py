@@ -16,12 +16,19 @@ import nox
 
 ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+CORE = ["-e", "common", "-e", "reproduce"]
 CONSTRAINTS = "constraints/ci.txt"  # relative: pip and uv split these variables at spaces
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "test-common", *(f"test-{name}" for name in PACKAGES)]
+nox.options.sessions = [
+    "lint",
+    "types",
+    "test-common",
+    "test-reproduce",
+    *(f"test-{name}" for name in PACKAGES),
+]
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 QUIET = {
@@ -42,7 +49,7 @@ def wheel_folder() -> str:
 
 
 def install_environment() -> dict[str, str]:
-    """Return the variables every install needs: editable common, tested versions, which torch."""
+    """Return the variables every install needs: editable core, tested versions, which torch."""
     environment = {
         "GDYN_COMMON_SPEC": "",
         "UV_CONSTRAINT": CONSTRAINTS,
@@ -69,13 +76,13 @@ def install(session: nox.Session, *arguments: str) -> None:
 
 
 def editable(name: str, extras: str = "") -> list[str]:
-    """Return the arguments that install a package and common from the clone."""
-    return ["-e", "common", "-e", f"packages/{name}{extras}"]
+    """Return the arguments that install a package and the core from the clone."""
+    return [*CORE, "-e", f"packages/{name}{extras}"]
 
 
 def everything() -> list[str]:
-    """Return the arguments that install common and all packages from the clone."""
-    return ["-e", "common", *(part for name in PACKAGES for part in ("-e", f"packages/{name}"))]
+    """Return the arguments that install the core and all packages from the clone."""
+    return [*CORE, *(part for name in PACKAGES for part in ("-e", f"packages/{name}"))]
 
 
 def say_torch(session: nox.Session) -> None:
@@ -112,7 +119,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Strict types of every source folder."""
     install(session, "mypy", "pytest", *everything())
-    session.run("mypy", "common/src", *(f"packages/{name}/src" for name in PACKAGES))
+    session.run("mypy", "common/src", "reproduce/src", *(f"packages/{name}/src" for name in PACKAGES))
 
 
 @nox.session(name="test-common", tags=["test"])
@@ -120,6 +127,13 @@ def test_common(session: nox.Session) -> None:
     """Tests of the common core."""
     install(session, "-e", "common[test]")
     pytest(session, "common/tests", "--doctest-modules", "common/src")
+
+
+@nox.session(name="test-reproduce", tags=["test"])
+def test_reproduce(session: nox.Session) -> None:
+    """Tests of claims, runs, reports, the command line and data."""
+    install(session, "-e", "common", "-e", "reproduce[test]")
+    pytest(session, "reproduce/tests", "--doctest-modules", "reproduce/src")
 
 
 def _package_sessions(name: str) -> None:
@@ -200,7 +214,7 @@ def _nox(name: str, *posargs: str, prefix: str = "") -> int:
 @nox.session
 def report(session: nox.Session) -> None:
     """Write runs/report/index.html from the default runs of the packages named, or of all."""
-    install(session, "-e", "common")
+    install(session, *CORE)
     folders = [f"runs/{name}" for name in session.posargs or PACKAGES if (ROOT / "runs" / name).is_dir()]
     session.run("gdyn-report", "build", "--unmodified", *folders)
 
@@ -208,8 +222,8 @@ def report(session: nox.Session) -> None:
 @nox.session(name="report-check")
 def report_check(session: nox.Session) -> None:
     """Check that README tables and RESULTS.md agree with the committed records."""
-    install(session, "-e", "common")
-    session.run("python", "-m", "gdyn_common.results", *session.posargs, env=_source_path())
+    install(session, *CORE)
+    session.run("python", "-m", "gdyn_reproduce.results", *session.posargs, env=_source_path())
 
 
 def _source_path() -> dict[str, str]:
@@ -220,15 +234,20 @@ def _source_path() -> dict[str, str]:
 @nox.session(name="test-report")
 def test_report(session: nox.Session) -> None:
     """Open the report in a headless browser: filters, pictures, console, network."""
-    install(session, "-e", "common[test]", "playwright")
-    session.run("python", "-m", "pytest", "common/tests/browser", *session.posargs, env=QUIET)
+    install(session, "-e", "common", "-e", "reproduce[test]", "playwright")
+    session.run("python", "-m", "pytest", "reproduce/tests/browser", *session.posargs, env=QUIET)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation, execute its code blocks, check its internal links."""
     install(session, *everything(), "-r", "docs/requirements.txt")
-    pages = ["docs", "common/README.md", *(f"packages/{name}/README.md" for name in PACKAGES)]
+    pages = [
+        "docs",
+        "common/README.md",
+        "reproduce/README.md",
+        *(f"packages/{name}/README.md" for name in PACKAGES),
+    ]
     environment = ONE_THREAD | QUIET | {"PYTHONPATH": "docs"}
     session.run("python", "-m", "pytest", "-p", "execute_blocks", *pages, *session.posargs, env=environment)
     for tour in sorted(ROOT.glob("packages/*/notebooks/*.py")):
@@ -238,7 +257,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def dev(session: nox.Session) -> None:
-    """Make .venv with common and all packages, editable, and their test extras."""
+    """Make .venv with the core and all packages, editable, and their test extras."""
     if not (ROOT / ".venv").exists():
         session.run("python", "-m", "venv", ".venv")
     packages = [part for name in PACKAGES for part in ("-e", f"packages/{name}[test]")]
@@ -246,7 +265,16 @@ def dev(session: nox.Session) -> None:
     command = ["uv", "pip", "install", "--python", str(python)]
     if not shutil.which("uv"):
         command = [str(python), "-m", "pip", "install"]
-    session.run(*command, "-e", "common[test]", *packages, env=install_environment(), external=True)
+    session.run(
+        *command,
+        "-e",
+        "common[test]",
+        "-e",
+        "reproduce[test]",
+        *packages,
+        env=install_environment(),
+        external=True,
+    )
     session.log(f"Activate it with: source {ROOT / '.venv' / 'bin' / 'activate'}")
 
 
@@ -256,7 +284,7 @@ def dist(session: nox.Session) -> None:
     install(session, "build", "hatchling", "pytest", "pytest-timeout")
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     environment = {"GDYN_COMMON_SPEC": ">=0.1,<0.2"}
-    for folder in ("common", *(f"packages/{name}" for name in PACKAGES)):
+    for folder in ("common", "reproduce", *(f"packages/{name}" for name in PACKAGES)):
         session.run(
             "python", "-m", "build", "--wheel", "--outdir", "dist", folder, env=environment, silent=True
         )
@@ -266,5 +294,5 @@ def dist(session: nox.Session) -> None:
 @nox.session(name="interop-torchvision", default=False)
 def interop_torchvision(session: nox.Session) -> None:
     """Compare our data readers with torchvision's; needs a torchvision that fits the installed torch."""
-    install(session, "-e", "common[test]", "torch", "torchvision")
-    session.run("python", "-m", "pytest", "common/tests/interop", *session.posargs)
+    install(session, "-e", "common", "-e", "reproduce[test]", "torch", "torchvision")
+    session.run("python", "-m", "pytest", "reproduce/tests/interop", *session.posargs)

@@ -97,6 +97,7 @@ apidoc_modules = [
     }
     for folder, name in (
         ("common", "gdyn_common"),
+        ("reproduce", "gdyn_reproduce"),
         *((f"packages/{path.parent.name}", path.parent.name) for path in sorted(PACKAGES)),
     )
 ]

@@ -20,10 +20,11 @@ def imported(source: Path) -> set[str]:
     return names
 
 
-def test_common_imports_no_framework_and_no_package():
-    for source in (ROOT / "common" / "src").rglob("*.py"):
-        allowed_torchvision = {"torchvision"} if source.parent.name == "data" else set()
-        forbidden = imported(source) & ((FRAMEWORKS - allowed_torchvision) | set(PACKAGES))
+@pytest.mark.parametrize("core", ["common", "reproduce"])
+def test_the_core_imports_no_framework_and_no_package(core):
+    above = {"gdyn_reproduce"} if core == "common" else set()
+    for source in (ROOT / core / "src").rglob("*.py"):
+        forbidden = imported(source) & (FRAMEWORKS | set(PACKAGES) | above)
         assert not forbidden, f"{source.relative_to(ROOT)} imports {sorted(forbidden)}"
 
 

@@ -15,7 +15,7 @@ import torch
 
 from chaos import CGD, LyapunovTracker
 from chaos.o2grad import LossSurface
-from gdyn_common import data
+from gdyn_reproduce import data
 
 images, labels = data.load("digits", "train")
 x = torch.from_numpy(images).flatten(1).double() / 16

@@ -11,7 +11,7 @@ from test_ensemble import config
 from chaos.calibration import announce, decomposition_seconds, train_estimate
 from chaos.data import load_data
 from chaos.engine import build_model, run_training
-from gdyn_common.runs import Estimate
+from gdyn_reproduce.runs import Estimate
 
 
 def expected(tmp_path, **changes):

@@ -18,9 +18,9 @@ from chaos.engine import run_training
 from chaos.paper import PAPER
 from chaos.train_config import LoggingConfig, ModelConfig, OptimConfig, TrainConfig
 from chaos.trajectories import Trajectories
-from gdyn_common.cli import dispatch
-from gdyn_common.records import load_records
-from gdyn_common.testing import check_killed_runs_resume
+from gdyn_reproduce.cli import dispatch
+from gdyn_reproduce.records import load_records
+from gdyn_reproduce.testing import check_killed_runs_resume
 
 LINES = (Path(__file__).parent / "published_commands.txt").read_text().splitlines()
 

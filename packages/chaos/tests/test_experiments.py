@@ -10,10 +10,10 @@ import pytest
 
 from chaos.cli import COMMANDS
 from chaos.paper import PAPER
-from gdyn_common.cli import dispatch
-from gdyn_common.registry import resolve
 from gdyn_common.storage import read_arrays
-from gdyn_common.testing import check_killed_runs_resume
+from gdyn_reproduce.cli import dispatch
+from gdyn_reproduce.registry import resolve
+from gdyn_reproduce.testing import check_killed_runs_resume
 
 
 @pytest.mark.parametrize("figure", PAPER.figures, ids=lambda f: f.id)
@@ -41,7 +41,7 @@ def test_killed_anywhere_runs_resume(figure, tmp_path):
 
 
 def _measurements(folder):
-    from gdyn_common.records import read_record
+    from gdyn_reproduce.records import read_record
 
     return read_record(folder).measurements
 

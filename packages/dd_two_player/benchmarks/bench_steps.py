@@ -28,7 +28,7 @@ from dd_two_player.networks import build_discriminator, build_generator
 from dd_two_player.optimizers import make_optimizer
 from dd_two_player.regularization import Regularization
 from dd_two_player.steps import Hyperparameters, TrainState, UpdateRule, init_train_state, make_step
-from gdyn_common.provenance import collect
+from gdyn_reproduce.provenance import collect
 
 SHAPE, LATENTS, RATE = (28, 28, 1), 128, 0.01
 ALL = PlayerTerms(0.1, 0.1, -0.1)

@@ -4,8 +4,8 @@ import pytest
 
 from dd_two_player.cli import COMMANDS
 from dd_two_player.paper import PAPER
-from gdyn_common.cli import dispatch
-from gdyn_common.testing import check_killed_runs_resume
+from gdyn_reproduce.cli import dispatch
+from gdyn_reproduce.testing import check_killed_runs_resume
 
 
 @pytest.mark.parametrize("figure", [f.id for f in PAPER.figures])

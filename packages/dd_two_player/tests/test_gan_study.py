@@ -5,8 +5,8 @@ from dd_two_player.data import load_samples
 from dd_two_player.experiments.gan_study import estimate, plot
 from dd_two_player.gan_study import ARMS, _draws, _mean_ratio, build_program, measure
 from dd_two_player.paper import PAPER
-from gdyn_common.records import Result
-from gdyn_common.runs import configure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import configure
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 
 from dd_two_player.cli import COMMANDS
 from dd_two_player.paper import PAPER
-from gdyn_common.registry import resolve
+from gdyn_reproduce.registry import resolve
 
 
 @pytest.mark.parametrize("figure", PAPER.figures, ids=lambda f: f.id)

@@ -12,8 +12,8 @@ from dd_two_player.config import TrainConfig
 from dd_two_player.paper import PAPER
 from dd_two_player.published import EXPERIMENTS
 from dd_two_player.training import build
-from gdyn_common.cli import dispatch
 from gdyn_common.storage import read_arrays
+from gdyn_reproduce.cli import dispatch
 
 SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "digits": (8, 8, 1), "mog16": (2,)}
 DRAWS = {"ode_gan_cifar_config": 8}  # four stages, two players; two draws otherwise

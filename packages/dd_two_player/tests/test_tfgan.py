@@ -12,7 +12,7 @@ from dd_two_player.classifiers import load_classifier
 from dd_two_player.cli import COMMANDS
 from dd_two_player.data import load_samples
 from dd_two_player.paper import PAPER
-from gdyn_common.cli import dispatch
+from gdyn_reproduce.cli import dispatch
 
 AGREEMENT = 1e-5  # relative, between TF-GAN's and our formulas in double precision
 SINGLE_PRECISION = 2e-4  # relative: a classifier's float32 activations, in other batches

@@ -5,7 +5,7 @@ import pytest
 
 from dd_two_player.cli import COMMANDS
 from dd_two_player.paper import PAPER
-from gdyn_common.cli import dispatch
+from gdyn_reproduce.cli import dispatch
 
 
 def run(capsys, *arguments):

@@ -13,8 +13,8 @@ from dd_two_player.cli import COMMANDS
 from dd_two_player.config import TrainConfig
 from dd_two_player.paper import PAPER
 from dd_two_player.training import _warn_about_momentum
-from gdyn_common.cli import dispatch
 from gdyn_common.storage import read_arrays
+from gdyn_reproduce.cli import dispatch
 
 TINY = [
     "nets.hidden=[8]",
@@ -270,7 +270,7 @@ def test_four_devices_agree_with_one(tmp_path):
     code = (
         "from dd_two_player.cli import COMMANDS\n"
         "from dd_two_player.paper import PAPER\n"
-        "from gdyn_common.cli import dispatch\n"
+        "from gdyn_reproduce.cli import dispatch\n"
         "for count in (1, 4):\n"
         f"    extra = [f'device_count={{count}}', f'out={tmp_path}/{{count}}']\n"
         f"    assert dispatch(PAPER, COMMANDS, {arguments} + extra) == 0"

@@ -8,7 +8,7 @@ from eigengame.commands import embed, evaluate, fit
 from eigengame.config import EmbedConfig, EvalConfig, FitConfig
 from eigengame.paper import PAPER
 from eigengame.synthetic import block_graph
-from gdyn_common.cli import dispatch
+from gdyn_reproduce.cli import dispatch
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from eigengame.paper import PAPER
-from gdyn_common.registry import resolve
-from gdyn_common.runs import execute
-from gdyn_common.testing import check_killed_runs_resume
+from gdyn_reproduce.registry import resolve
+from gdyn_reproduce.runs import execute
+from gdyn_reproduce.testing import check_killed_runs_resume
 
 FIGURES = [figure for figure in PAPER.figures if figure.id != "images-fashion-mnist"]  # the same module
 

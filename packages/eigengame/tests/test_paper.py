@@ -7,7 +7,7 @@ import pytest
 from eigengame.paper import PAPER
 from eigengame.paper.claims import CLAIMS
 from eigengame.paper.figures import FIGURES
-from gdyn_common.registry import resolve
+from gdyn_reproduce.registry import resolve
 
 
 @pytest.mark.parametrize("figure", FIGURES, ids=[figure.id for figure in FIGURES])

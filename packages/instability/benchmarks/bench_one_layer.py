@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from gdyn_common.provenance import collect
+from gdyn_reproduce.provenance import collect
 from instability import heat, linear_pde, nonlinear_pde, reference
 from instability.convolution import checkerboard
 from instability.one_layer import OneLayerNetwork

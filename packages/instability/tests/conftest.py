@@ -5,7 +5,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-from gdyn_common.testing import pytest_runtest_setup  # noqa: F401
+from gdyn_reproduce.testing import pytest_runtest_setup  # noqa: F401
 
 # Shapes and types are checked while the tests run, in the modules that do not report bad input themselves.
 CHECKED = ["activations", "vgg16", "sharpness", "lyapunov", "copies", "reduced_map"]

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from gdyn_common.cli import dispatch
-from gdyn_common.testing import check_killed_runs_resume
+from gdyn_reproduce.cli import dispatch
+from gdyn_reproduce.testing import check_killed_runs_resume
 from instability.cli import COMMANDS
 from instability.paper import PAPER
 

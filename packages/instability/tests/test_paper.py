@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from gdyn_common.registry import resolve
+from gdyn_reproduce.registry import resolve
 from instability.paper import PAPER
 
 FRAMEWORKS = ("torch", "scipy", "hydra", "matplotlib")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gdyn_common.provenance import collect
+from gdyn_reproduce.provenance import collect
 
 FILE = Path(__file__).parents[1] / "results" / "bench.json"
 

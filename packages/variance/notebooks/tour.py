@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gdyn_common import data
+from gdyn_reproduce import data
 from variance.gradient_clustering import cluster
 from variance.measurement import measure_model
 from variance.per_example import gradients

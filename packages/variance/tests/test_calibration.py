@@ -2,8 +2,8 @@
 
 import pytest
 
-from gdyn_common.registry import resolve
-from gdyn_common.runs import configure
+from gdyn_reproduce.registry import resolve
+from gdyn_reproduce.runs import configure
 from variance import calibration
 from variance.calibration import occurrences, seconds_of
 from variance.paper import PAPER

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gdyn_common.cli import dispatch
-from gdyn_common.records import read_record
+from gdyn_reproduce.cli import dispatch
+from gdyn_reproduce.records import read_record
 from variance import trajectory
 from variance.cli import COMMANDS
 from variance.paper import PAPER

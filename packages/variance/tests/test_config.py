@@ -33,7 +33,7 @@ def test_defaults_are_the_papers() -> None:
 
 @pytest.mark.parametrize("figure", PAPER.figures, ids=lambda figure: figure.id)
 def test_every_preset_builds(figure: Any) -> None:
-    from gdyn_common.runs import configure
+    from gdyn_reproduce.runs import configure
 
     for preset in figure.presets:
         configure(figure, preset)

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gdyn_common.cli import dispatch
 from gdyn_common.logging import read_jsonl
-from gdyn_common.records import Header, read_record
-from gdyn_common.registry import resolve
-from gdyn_common.runs import Run, configure
-from gdyn_common.testing import check_killed_runs_resume
+from gdyn_reproduce.cli import dispatch
+from gdyn_reproduce.records import Header, read_record
+from gdyn_reproduce.registry import resolve
+from gdyn_reproduce.runs import Run, configure
+from gdyn_reproduce.testing import check_killed_runs_resume
 from variance import trajectory
 from variance.cli import COMMANDS
 from variance.paper import PAPER

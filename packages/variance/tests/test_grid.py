@@ -86,7 +86,7 @@ def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
 def test_shipped_grids_name_registered_figures_and_known_keys(file: Path) -> None:
     from dataclasses import fields
 
-    from gdyn_common.registry import resolve
+    from gdyn_reproduce.registry import resolve
     from variance.paper import PAPER
 
     grid = load_grid(file)

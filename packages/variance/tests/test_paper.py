@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from gdyn_common.registry import resolve
+from gdyn_reproduce.registry import resolve
 from variance.paper import PAPER
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from gdyn_common.logging import read_jsonl
-from gdyn_common.records import Header
-from gdyn_common.runs import Run
+from gdyn_reproduce.records import Header
+from gdyn_reproduce.runs import Run
 from variance.config import TrainingConfig
 from variance.data import TensorPopulation
 from variance.estimators import SGB

@@ -16,7 +16,7 @@ from chaos.data import Data
 from chaos.eigenthings import Eigenthings
 from chaos.member import Member
 from chaos.train_config import TrainConfig
-from gdyn_common.runs import Estimate
+from gdyn_reproduce.runs import Estimate
 
 _STEPS = 3
 _SAMPLE = 160

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-import gdyn_common.cli
-from gdyn_common.registry import Command
+import gdyn_reproduce.cli
+from gdyn_reproduce.registry import Command
 
 COMMANDS = (
     Command(
@@ -21,9 +21,9 @@ COMMANDS = (
 
 def main() -> NoReturn:
     """Run the command line."""
-    gdyn_common.cli.main("chaos.paper:PAPER", COMMANDS)
+    gdyn_reproduce.cli.main("chaos.paper:PAPER", COMMANDS)
 
 
 def train() -> NoReturn:
     """Run ``gdyn-chaos train`` under the name ``chaos-train``."""
-    gdyn_common.cli.main("chaos.paper:PAPER", COMMANDS, ["train", *sys.argv[1:]])
+    gdyn_reproduce.cli.main("chaos.paper:PAPER", COMMANDS, ["train", *sys.argv[1:]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gdyn_common.runs import RunOptions
+from gdyn_reproduce.runs import RunOptions
 
 DATASETS = ("usps", "fmnist", "digits", "digits16", "synthetic")
 NORMALIZATIONS = ("standard", "center", "unit")

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gdyn_common import data as datasets
 from gdyn_common.seeding import generator, named_seed
+from gdyn_reproduce import data as datasets
 
 DATASETS = ("usps", "fmnist", "digits", "digits16", "synthetic")
 NORMALIZATIONS = ("standard", "center", "unit")

@@ -25,12 +25,12 @@ from chaos.perturbation import STRATEGIES, assignment, perturb
 from chaos.train_config import LoggingConfig, TrainConfig
 from chaos.training import model_seed
 from chaos.trajectories import Trajectories
-from gdyn_common import provenance
 from gdyn_common.logging import MultiTracker
-from gdyn_common.records import Header, dump_json
-from gdyn_common.runs import Run, config_hash, settings
 from gdyn_common.seeding import named_seed
 from gdyn_common.storage import Arrays, atomic_write
+from gdyn_reproduce import provenance
+from gdyn_reproduce.records import Header, dump_json
+from gdyn_reproduce.runs import Run, config_hash, settings
 
 _DECOMPOSITIONS = 50
 _DEBUG_BATCHES = (3, 2)

@@ -287,7 +287,7 @@ class Member:
 
 
 def _draw_spectrum(pairs: Eigenpairs, stem: Path) -> None:
-    from gdyn_common.plotting import new_figure, save_figure
+    from gdyn_reproduce.plotting import new_figure, save_figure
 
     figure, axes = new_figure()
     axes.plot(pairs.values.cpu().numpy(), ".")
@@ -297,7 +297,7 @@ def _draw_spectrum(pairs: Eigenpairs, stem: Path) -> None:
 
 
 def _draw_matrix(H: Hessian, stem: Path, size: int = 256) -> None:
-    from gdyn_common.plotting import new_figure, save_figure
+    from gdyn_reproduce.plotting import new_figure, save_figure
 
     step = -(-H.n // size)
     sample = H.rows(slice(0, None, step))[:, ::step].abs().cpu().numpy()

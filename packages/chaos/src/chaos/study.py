@@ -17,9 +17,9 @@ from chaos.data import Data, load_data
 from chaos.models import mlp, seeded
 from chaos.perturbation import STRATEGIES, perturbation_vector
 from chaos.training import Plan, advance_together, flat_parameters, model_seed, track, train
-from gdyn_common.runs import Estimate, Run
 from gdyn_common.seeding import named_seed
 from gdyn_common.storage import Arrays
+from gdyn_reproduce.runs import Estimate, Run
 
 _STEPS, _TANGENT_STEPS = 20, 3
 _ANNOUNCED_ABOVE = 200

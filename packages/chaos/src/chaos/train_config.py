@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chaos.config import DATASETS, DataConfig
-from gdyn_common.runs import RunOptions
+from gdyn_reproduce.runs import RunOptions
 
 PERTURB_STRATEGIES = ("max_chaos", "randn_chaos", "max_convergence", "randn_convergence", "randn", "all")
 LOGGERS = ("jsonl", "tensorboard", "neptune", "wandb")

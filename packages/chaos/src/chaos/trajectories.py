@@ -58,7 +58,7 @@ class Trajectories:
                 folder / "trajectories.npz", {"t": self.times, "distances": np.array(self.distances)}
             )
         if logging.plot_trajectories:
-            from gdyn_common.plotting import new_figure, save_figure
+            from gdyn_reproduce.plotting import new_figure, save_figure
 
             figure, axes = new_figure()
             axes.plot(self.times, np.array(self.distances))

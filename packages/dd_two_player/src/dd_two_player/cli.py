@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dd_two_player.published import EXPERIMENTS
-from gdyn_common import cli
-from gdyn_common.registry import Command
+from gdyn_reproduce import cli
+from gdyn_reproduce.registry import Command
 
 COMMANDS = (
     Command(

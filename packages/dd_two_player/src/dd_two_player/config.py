@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gdyn_common.registry import unknown
-from gdyn_common.runs import RunOptions
+from gdyn_common.errors import unknown
+from gdyn_reproduce.runs import RunOptions
 
 __all__ = ["EvalConfig", "TrainConfig", "load_config"]
 

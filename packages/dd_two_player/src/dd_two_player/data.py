@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dd_two_player.mixtures import STANDARD_DEVIATION, mixture_modes
-from gdyn_common.data import load_dataset, names
-from gdyn_common.registry import unknown
+from gdyn_common.errors import unknown
 from gdyn_common.seeding import generator
+from gdyn_reproduce.data import load_dataset, names
 
 __all__ = ["MIXTURES", "BatchStream", "Samples", "load_samples"]
 
@@ -61,7 +61,7 @@ def load_samples(name: str, split: str = "train", root: str | None = None) -> Sa
     """Load a data set by name; nothing is downloaded.
 
     Args:
-        name: ``mog16``, ``ring8``, or any name of `gdyn_common.data` (``digits``, ``mnist``, ``cifar10``
+        name: ``mog16``, ``ring8``, or any name of `gdyn_reproduce.data` (``digits``, ``mnist``, ``cifar10``
             ...).
         split: ``train`` or ``test``.
         root: Folder with the data, ``GDYN_DATA_DIR`` by default.

@@ -17,8 +17,8 @@ from dd_two_player.evaluation import Moments, classify, evaluate_samples, moment
 from dd_two_player.mixtures import mixture_scores
 from dd_two_player.monitoring import draw_samples
 from dd_two_player.training import build
-from gdyn_common.records import dump_json
 from gdyn_common.storage import atomic_write, read_arrays, write_arrays
+from gdyn_reproduce.records import dump_json
 
 __all__ = ["evaluate"]
 

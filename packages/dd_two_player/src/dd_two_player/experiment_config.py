@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dd_two_player.config import NetsConfig, require
 from dd_two_player.mixtures import STANDARD_DEVIATION
-from gdyn_common.runs import RunOptions
+from gdyn_reproduce.runs import RunOptions
 
 
 def _require_counts(config: RunOptions, *names: str) -> None:

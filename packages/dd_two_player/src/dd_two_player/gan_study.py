@@ -29,8 +29,8 @@ from dd_two_player.steps import (
     init_train_state,
     make_step,
 )
-from gdyn_common.runs import Run
 from gdyn_common.seeding import generator
+from gdyn_reproduce.runs import Run
 
 __all__ = ["ARMS", "Arm", "Program", "build_program", "measure", "seconds_of", "train_setting"]
 

@@ -15,8 +15,8 @@ from dd_two_player.data import MIXTURES, Samples
 from dd_two_player.gan import Gan
 from dd_two_player.mixtures import mixture_scores
 from dd_two_player.steps import TrainState
-from gdyn_common.plotting import house_style, new_figure
 from gdyn_common.storage import read_arrays, write_arrays
+from gdyn_reproduce.plotting import house_style, new_figure
 
 __all__ = ["Observer", "draw_samples", "sample_figure"]
 

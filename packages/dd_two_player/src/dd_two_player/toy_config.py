@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dd_two_player.config import choice, require
-from gdyn_common.runs import RunOptions
+from gdyn_reproduce.runs import RunOptions
 
 __all__ = ["DalConfig", "PrincipalFlowConfig", "ToyConfig"]
 

@@ -29,9 +29,9 @@ from dd_two_player.principal_flow import (
 from dd_two_player.regularization import Regularization
 from dd_two_player.toy_config import DalConfig, PrincipalFlowConfig, ToyConfig
 from dd_two_player.toy_games import dirac_gan, linear_game
-from gdyn_common.plotting import house_style, new_figure, save_figure
-from gdyn_common.runs import config_hash
 from gdyn_common.storage import atomic_write
+from gdyn_reproduce.plotting import house_style, new_figure, save_figure
+from gdyn_reproduce.runs import config_hash
 
 __all__ = ["dal", "digits_loss", "draw_vector_field", "principal_flow", "toy"]
 

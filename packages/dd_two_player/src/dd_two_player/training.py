@@ -34,10 +34,10 @@ from dd_two_player.steps import (
     make_step,
 )
 from gdyn_common.logging import JsonLines
-from gdyn_common.provenance import collect
-from gdyn_common.records import dump_json
-from gdyn_common.runs import config_hash
 from gdyn_common.storage import atomic_write
+from gdyn_reproduce.provenance import collect
+from gdyn_reproduce.records import dump_json
+from gdyn_reproduce.runs import config_hash
 
 __all__ = ["Trainer", "build", "run_folder", "train"]
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from gdyn_common.data import is_available
-from gdyn_common.runs import Estimate
+from gdyn_reproduce.data import is_available
+from gdyn_reproduce.runs import Estimate
 from instability.config import NetworkConfig, OneLayerConfig
 from instability.convolution import checkerboard
 from instability.data import ImageSet

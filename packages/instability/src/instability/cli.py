@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-import gdyn_common.cli
-from gdyn_common.registry import Command
+import gdyn_reproduce.cli
+from gdyn_reproduce.registry import Command
 
 COMMANDS = (
     Command(
@@ -39,4 +39,4 @@ COMMANDS = (
 
 def main() -> NoReturn:
     """Run the command line."""
-    gdyn_common.cli.main("instability.paper:PAPER", COMMANDS)
+    gdyn_reproduce.cli.main("instability.paper:PAPER", COMMANDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gdyn_common.runs import RunOptions
+from gdyn_reproduce.runs import RunOptions
 
 
 @dataclass

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gdyn_common.data import load_dataset
 from gdyn_common.seeding import generator
+from gdyn_reproduce.data import load_dataset
 
 __all__ = ["CIFAR10_MEAN", "CIFAR10_STD", "ImageSet", "load_images"]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from gdyn_common.runs import Estimate
+from gdyn_reproduce.runs import Estimate
 from variance.config import TrainingConfig
 from variance.gradient_clustering import ClusteringOptions
 from variance.gradient_clustering.centres import RunningSums, squared_distances

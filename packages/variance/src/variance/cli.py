@@ -2,8 +2,8 @@
 
 from typing import NoReturn
 
-from gdyn_common.cli import main as common_main
-from gdyn_common.registry import Command
+from gdyn_reproduce.cli import main as common_main
+from gdyn_reproduce.registry import Command
 
 COMMANDS = (
     Command(

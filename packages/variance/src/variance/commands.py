@@ -1,7 +1,7 @@
 """The package's own commands."""
 
-from gdyn_common.records import Header, Result
-from gdyn_common.runs import Run, config_hash, dump_yaml, settings
+from gdyn_reproduce.records import Header, Result
+from gdyn_reproduce.runs import Run, config_hash, dump_yaml, settings
 from variance.config import TrainConfig
 
 
@@ -9,7 +9,7 @@ def train(config: TrainConfig) -> None:
     """Train one network and print what was measured; the run folder resumes after an interruption."""
     from pathlib import Path
 
-    from gdyn_common.provenance import package_version
+    from gdyn_reproduce.provenance import package_version
     from variance.paper import PAPER
     from variance.trajectory import image_run
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from gdyn_common.runs import RunOptions
+from gdyn_reproduce.runs import RunOptions
 
 
 def _require(condition: bool, message: str) -> None:
@@ -21,7 +21,7 @@ class TrainingConfig(RunOptions):
     """An image classifier trained by SGD while estimators are measured beside it.
 
     Attributes:
-        dataset: Name in `gdyn_common.data`.
+        dataset: Name in `gdyn_reproduce.data`.
         model: Name in `variance.models`.
         classes: Number of classes.
         learning_rates: One run per value and seed.
@@ -159,7 +159,7 @@ class ClusterCountConfig(RunOptions):
     """Distortion against the number of clusters.
 
     Attributes:
-        dataset: Name in `gdyn_common.data`.
+        dataset: Name in `gdyn_reproduce.data`.
         model: Name in `variance.models`.
         classes: Number of classes.
         learning_rate: Learning rate of the training before clustering.
@@ -263,7 +263,7 @@ class GalleryConfig(RunOptions):
     """Clusters of the gradients of a trained classifier.
 
     Attributes:
-        dataset: Name in `gdyn_common.data`.
+        dataset: Name in `gdyn_reproduce.data`.
         model: Name in `variance.models`.
         classes: Number of classes.
         corrupt_percent: Percentage of labels replaced by random ones.
@@ -340,7 +340,7 @@ class TrainConfig(TrainingConfig):
     """One training run from the command line, on the embedded digits by default.
 
     Attributes:
-        dataset: Name in `gdyn_common.data`.
+        dataset: Name in `gdyn_reproduce.data`.
         model: Name in `variance.models`.
         learning_rate: Learning rate.
         seed: Seed.

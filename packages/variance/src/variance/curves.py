@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 from matplotlib.figure import Figure
 
-from gdyn_common.plotting import band, new_figure
-from gdyn_common.records import Result
+from gdyn_reproduce.plotting import band, new_figure
+from gdyn_reproduce.records import Result
 
 COLOURS = {"SG-B": "C0", "SG-2B": "C1", "SVRG": "C2", "GC": "C3", "GC-online": "C4"}
 ESTIMATORS = tuple(COLOURS)

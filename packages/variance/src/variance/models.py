@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's name
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gdyn_common.registry import unknown
+from gdyn_common.errors import unknown
 from gdyn_common.seeding import named_seed
 
 

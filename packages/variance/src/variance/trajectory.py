@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from gdyn_common.data import load_dataset
-from gdyn_common.data.catalogue import data_folder
-from gdyn_common.registry import unknown
-from gdyn_common.runs import Run
+from gdyn_common.errors import unknown
 from gdyn_common.seeding import named_seed
+from gdyn_reproduce.data import load_dataset
+from gdyn_reproduce.data.catalogue import data_folder
+from gdyn_reproduce.runs import Run
 from variance.config import TrainingConfig
 from variance.data import DatasetPopulation, IndexedDataset, Population, TensorPopulation, shift_and_flip
 from variance.estimators import GC, SGB, SVRG, GCOnline, GradientEstimator

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 
 from chaos.config import Fig1Config
 from chaos.study import Study
-from gdyn_common.plotting import COLOURS, band, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Estimate, Run
+from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run
 
 DIRECTIONS = {"pos": "positive", "neg": "negative"}
 

@@ -8,9 +8,9 @@ from scipy.stats import spearmanr
 
 from chaos.config import Fig2aConfig
 from chaos.study import Study
-from gdyn_common.plotting import COLOURS, band, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Estimate, Run
+from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run
 
 
 def compute(config: Fig2aConfig, run: Run) -> Result:

@@ -9,9 +9,9 @@ from chaos.config import Fig3Config
 from chaos.divergence import exponential_bounds, fit_divergence
 from chaos.perturbation import STRATEGIES
 from chaos.study import Study
-from gdyn_common.plotting import COLOURS, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Estimate, Run
+from gdyn_reproduce.plotting import COLOURS, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run
 
 
 def compute(config: Fig3Config, run: Run) -> Result:

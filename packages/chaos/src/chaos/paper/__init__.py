@@ -8,7 +8,7 @@ from __future__ import annotations
 from chaos.paper.claims import CLAIMS
 from chaos.paper.deviations import DEVIATIONS
 from chaos.paper.figures import FIGURES
-from gdyn_common.registry import Paper
+from gdyn_reproduce.registry import Paper
 
 __all__ = ["PAPER"]
 

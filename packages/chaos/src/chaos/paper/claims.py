@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdyn_common.claims import Between, Claim, Holds, Within
+from gdyn_reproduce.claims import Between, Claim, Holds, Within
 
 _PLATEAU = (
     "read off the published vector figure at 18 k steps, one curve per start without a spread; a seed moves "

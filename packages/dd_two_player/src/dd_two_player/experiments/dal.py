@@ -11,9 +11,9 @@ import numpy as np
 from dd_two_player.experiment_config import DalStudyConfig
 from dd_two_player.principal_flow import dal, exact_hvp
 from dd_two_player.toys import descend, digits_loss
-from gdyn_common.plotting import new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 
 LABELS = {"fixed": "fixed rate", "dal_1": "DAL-1", "dal_0.5": "DAL-0.5"}
 ARMS = {"fixed": 0.0, "dal_1": 1.0, "dal_0.5": 0.5}

@@ -13,9 +13,9 @@ from dd_two_player.experiment_config import DiracGanConfig
 from dd_two_player.flows import discrete_path, integrate, modified_field, step_map
 from dd_two_player.regularization import Regularization
 from dd_two_player.toy_games import dirac_gan
-from gdyn_common.plotting import new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 
 START = (1.0, 1.0)
 LABELS = {

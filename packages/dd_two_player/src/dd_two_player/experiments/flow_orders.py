@@ -17,10 +17,10 @@ from dd_two_player.principal_flow import (
     integrate_principal_flow,
     third_order_flow,
 )
-from gdyn_common.plotting import new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
 from gdyn_common.seeding import generator
+from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 
 MODELS = ("gradient_flow", "igr", "principal", "third_order")
 

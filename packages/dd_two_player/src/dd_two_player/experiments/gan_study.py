@@ -10,9 +10,9 @@ from scipy.stats import t as student
 
 from dd_two_player.experiment_config import GanStudyConfig
 from dd_two_player.gan_study import measure, seconds_of
-from gdyn_common.plotting import new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Estimate, Run
+from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run
 
 SIDE = 5
 

@@ -11,9 +11,9 @@ from dd_two_player.drift import drift_coefficients
 from dd_two_player.experiment_config import LinearGameConfig
 from dd_two_player.flows import discrete_path, integrate, jacobian, modified_field, step_map
 from dd_two_player.toy_games import linear_game, linear_game_thresholds
-from gdyn_common.plotting import new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 
 SCHEMES = ("simultaneous", "alternating")
 

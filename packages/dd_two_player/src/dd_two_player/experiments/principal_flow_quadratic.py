@@ -16,9 +16,9 @@ from dd_two_player.principal_flow import (
     igr_flow,
     quadratic_principal_flow,
 )
-from gdyn_common.plotting import new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 
 CASES = ("stable", "divergent")
 

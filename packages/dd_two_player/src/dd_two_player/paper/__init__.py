@@ -5,7 +5,7 @@ from __future__ import annotations
 from dd_two_player.paper.claims import CLAIMS
 from dd_two_player.paper.deviations import DEVIATIONS
 from dd_two_player.paper.figures import FIGURES
-from gdyn_common.registry import Paper
+from gdyn_reproduce.registry import Paper
 
 __all__ = ["PAPER"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dd_two_player.paper.figures import FLOW, GAMES
-from gdyn_common.claims import Between, Claim, Holds
+from gdyn_reproduce.claims import Between, Claim, Holds
 
 EXACT = "deterministic in double precision; the band is the rounding of the quoted digits"
 

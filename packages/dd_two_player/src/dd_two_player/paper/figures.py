@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdyn_common.registry import Figure, Preset
+from gdyn_reproduce.registry import Figure, Preset
 
 GAMES = "Rosca et al. 2021"
 FLOW = "Rosca et al. 2023"

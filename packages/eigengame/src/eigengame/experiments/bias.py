@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from eigengame.config import BiasConfig
 from eigengame.directions import alpha_direction, mu_direction
-from gdyn_common.plotting import COLOURS, band, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
 from gdyn_common.seeding import generator
+from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 
 DIRECTIONS = {"mu": mu_direction, "alpha": alpha_direction}
 

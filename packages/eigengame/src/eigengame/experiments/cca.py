@@ -13,11 +13,11 @@ from eigengame.estimators.pencil import EigenGameCCA
 from eigengame.exact import pencil
 from eigengame.metrics import cosine_similarities
 from eigengame.synthetic import TwoViews, two_views
-from gdyn_common.data import load
-from gdyn_common.plotting import COLOURS, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
 from gdyn_common.seeding import generator
+from gdyn_reproduce.data import load
+from gdyn_reproduce.plotting import COLOURS, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 
 
 def compute(config: CCAConfig, run: Run) -> Result:

@@ -26,10 +26,10 @@ from eigengame.metrics import subspace_distance
 from eigengame.optax_transforms import normalize_rows
 from eigengame.solver import initial_vectors
 from eigengame.synthetic import symmetric_matrix
-from gdyn_common.plotting import COLOURS, band, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
 from gdyn_common.seeding import generator, named_seed
+from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 
 METHODS = ("mu", "alpha_local")
 POINTS = 50

@@ -13,10 +13,10 @@ from eigengame.comparison import as_device, best_rate, config_of, follow
 from eigengame.config import ImagesConfig
 from eigengame.exact import pca
 from eigengame.learning_rate import auto_constant
-from gdyn_common.data import load_dataset
-from gdyn_common.plotting import COLOURS, band, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_reproduce.data import load_dataset
+from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 
 HELD_OUT = 1_000_003  # seed on which learning rates are chosen, never reported
 

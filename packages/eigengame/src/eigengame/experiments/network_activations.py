@@ -18,11 +18,11 @@ from eigengame.metrics import captured_value_ratio
 from eigengame.sharding import make_mesh, shard_batch
 from eigengame.solver import Config, init, sample_steps
 from eigengame.trees import responses
-from gdyn_common.data import textures32
-from gdyn_common.plotting import COLOURS, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
 from gdyn_common.seeding import named_seed
+from gdyn_reproduce.data import textures32
+from gdyn_reproduce.plotting import COLOURS, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 
 
 def compute(config: ActivationsConfig, run: Run) -> Result:

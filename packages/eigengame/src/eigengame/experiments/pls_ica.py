@@ -15,10 +15,10 @@ from eigengame.exact import pencil
 from eigengame.experiments.cca import exact_pencil
 from eigengame.metrics import cosine_similarities
 from eigengame.synthetic import mixed_sources, two_views
-from gdyn_common.plotting import COLOURS, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
 from gdyn_common.seeding import generator
+from gdyn_reproduce.plotting import COLOURS, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 
 
 def compute(config: PlsIcaConfig, run: Run) -> Result:

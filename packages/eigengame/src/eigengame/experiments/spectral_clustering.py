@@ -17,10 +17,10 @@ from eigengame.laplacian import check_edges, top_value_bound
 from eigengame.metrics import clustering_accuracy
 from eigengame.solver import initial_vectors
 from eigengame.synthetic import block_graph
-from gdyn_common.plotting import COLOURS, band, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
 from gdyn_common.seeding import generator
+from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 
 
 def compute(config: ClusteringConfig, run: Run) -> Result:

@@ -18,10 +18,10 @@ from eigengame.directions import direction_from_products, project_to_tangent
 from eigengame.metrics import longest_correct_eigenvector_streak
 from eigengame.solver import initial_vectors, retract
 from eigengame.synthetic import spectrum, symmetric_matrix
-from gdyn_common.plotting import COLOURS, band, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
 from gdyn_common.seeding import generator
+from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 
 
 def compute(config: SyntheticConfig, run: Run) -> Result:

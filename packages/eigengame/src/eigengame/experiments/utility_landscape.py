@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from eigengame.config import LandscapeConfig
 from eigengame.utilities import utilities
-from gdyn_common.plotting import COLOURS, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
 from gdyn_common.seeding import generator
+from gdyn_reproduce.plotting import COLOURS, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 
 KINDS = ("mu", "alpha")
 

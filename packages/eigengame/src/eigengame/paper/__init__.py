@@ -9,7 +9,7 @@ from __future__ import annotations
 from eigengame.paper.claims import CLAIMS
 from eigengame.paper.deviations import DEVIATIONS
 from eigengame.paper.figures import FIGURES
-from gdyn_common.registry import Paper
+from gdyn_reproduce.registry import Paper
 
 __all__ = ["PAPER"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdyn_common.registry import Figure, Preset
+from gdyn_reproduce.registry import Figure, Preset
 
 THREE = {"seeds": [0, 1, 2]}
 QUICK_IMAGES = THREE | {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from gdyn_common.plotting import COLOURS, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_reproduce.plotting import COLOURS, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 from instability import heat
 from instability.config import Fig1Config
 

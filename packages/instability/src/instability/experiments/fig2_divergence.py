@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from gdyn_common.plotting import COLOURS, band, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Estimate, Run
+from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run
 from instability.calibration import training_cost
 from instability.config import Fig2Config
 from instability.copies import Copies

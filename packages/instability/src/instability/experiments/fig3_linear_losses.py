@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from gdyn_common.plotting import COLOURS, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Estimate, Run
+from gdyn_reproduce.plotting import COLOURS, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run
 from instability import linear_runs
 from instability.calibration import one_layer_cost
 from instability.config import LinearConfig

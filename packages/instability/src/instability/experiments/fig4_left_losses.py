@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from gdyn_common.plotting import COLOURS, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Estimate, Run
+from gdyn_reproduce.plotting import COLOURS, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run
 from instability import nonlinear_pde
 from instability.calibration import one_layer_cost
 from instability.config import Fig4LeftConfig

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from gdyn_common.plotting import COLOURS, band, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 from instability.config import PrecisionConfig
 from instability.copies import Copies
 from instability.determinism import bit_reproducible

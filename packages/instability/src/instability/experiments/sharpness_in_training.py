@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import nn
 
-from gdyn_common.plotting import COLOURS, band, new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
+from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 from instability.config import SharpnessConfig
 from instability.copies import Copies
 from instability.determinism import bit_reproducible

@@ -5,7 +5,7 @@ Figure numbers are those of the NeurIPS 2022 version.
 
 from __future__ import annotations
 
-from gdyn_common.registry import Paper
+from gdyn_reproduce.registry import Paper
 from instability.paper.claims import CLAIMS
 from instability.paper.deviations import DEVIATIONS
 from instability.paper.figures import FIGURES

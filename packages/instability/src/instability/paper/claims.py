@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdyn_common.claims import Between, Claim, Holds, Within
+from gdyn_reproduce.claims import Between, Claim, Holds, Within
 from instability.paper.figures import FIGURES
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdyn_common.registry import Deviation
+from gdyn_reproduce.registry import Deviation
 
 DEVIATIONS = (
     Deviation(

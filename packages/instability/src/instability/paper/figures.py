@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdyn_common.registry import Figure, Preset
+from gdyn_reproduce.registry import Figure, Preset
 
 # A quarter of the paper's size in both directions. Learning rates of the non-linear PDE times 16 and weight
 # decay over 16 keep lr * K and alpha / K, so the same regimes; the linear PDE's constants scale with N K (12

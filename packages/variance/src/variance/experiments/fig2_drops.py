@@ -3,8 +3,8 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from gdyn_common.records import Result
-from gdyn_common.runs import Estimate, Run
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run
 from variance.calibration import estimate_images
 from variance.config import TrainingConfig
 from variance.curves import flatten, plot_training, stack, tail_mean

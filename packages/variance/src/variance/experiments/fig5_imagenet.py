@@ -2,8 +2,8 @@
 
 from matplotlib.figure import Figure
 
-from gdyn_common.records import Result
-from gdyn_common.runs import Estimate, Run
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run
 from variance.calibration import estimate_images
 from variance.config import TrainingConfig
 from variance.curves import flatten, plot_training, ratio_at_end, stack

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import nn
 
-from gdyn_common.plotting import new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Estimate, Run
 from gdyn_common.seeding import named_seed
+from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run
 from variance.calibration import occurrences, seconds_of
 from variance.config import RandomFeaturesConfig
 from variance.curves import COLOURS

@@ -7,10 +7,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from gdyn_common.plotting import new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Estimate, Run
 from gdyn_common.seeding import named_seed
+from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run
 from variance.calibration import seconds_of
 from variance.config import LinearRegressionConfig
 from variance.curves import COLOURS, tail_mean

@@ -11,10 +11,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from gdyn_common.plotting import new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
 from gdyn_common.seeding import named_seed
+from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 from variance.config import GalleryConfig, TrainingConfig
 from variance.estimators import SGB
 from variance.gradient_clustering import BatchClustering

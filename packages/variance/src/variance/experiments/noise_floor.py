@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from gdyn_common.plotting import new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
 from gdyn_common.seeding import named_seed
+from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 from variance import statistics
 from variance.config import NoiseFloorConfig
 

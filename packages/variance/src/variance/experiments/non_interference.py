@@ -8,10 +8,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from gdyn_common.plotting import new_figure
-from gdyn_common.records import Result
-from gdyn_common.runs import Run
 from gdyn_common.seeding import generator, named_seed
+from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run
 from variance.config import NonInterferenceConfig
 from variance.data import TensorPopulation
 from variance.estimators import (

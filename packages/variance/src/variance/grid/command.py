@@ -7,9 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from gdyn_common.records import load_runs
-from gdyn_common.registry import program, resolve, unknown
+from gdyn_common.errors import unknown
 from gdyn_common.storage import atomic_write
+from gdyn_reproduce.records import load_runs
+from gdyn_reproduce.registry import program, resolve
 from variance.config import CollectConfig, GridConfig
 from variance.errors import ConfigError
 from variance.grid.executors import jobs_for, run_jobs

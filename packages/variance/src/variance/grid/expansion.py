@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gdyn_common.registry import unknown
+from gdyn_common.errors import unknown
 from variance.errors import ConfigError
 
 Grid = Mapping[str, Any] | Sequence[Any]

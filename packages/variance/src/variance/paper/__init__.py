@@ -5,7 +5,7 @@ F1 to F10 number the claims of the paper in the order of its experiments.
 
 from __future__ import annotations
 
-from gdyn_common.registry import Paper
+from gdyn_reproduce.registry import Paper
 from variance.paper.claims import CLAIMS
 from variance.paper.deviations import DEVIATIONS
 from variance.paper.figures import FIGURES

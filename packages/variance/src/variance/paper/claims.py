@@ -5,7 +5,7 @@ Paper values are read off the authors' plots unless a claim says otherwise.
 
 from __future__ import annotations
 
-from gdyn_common.claims import Between, Claim, Holds, Within
+from gdyn_reproduce.claims import Between, Claim, Holds, Within
 
 EXPECTED_ORDER = "a strict order of four curves, per seed"
 PAPER_PLOT = (

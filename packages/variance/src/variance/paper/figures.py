@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gdyn_common.registry import Figure, Preset
+from gdyn_reproduce.registry import Figure, Preset
 
 DIGITS: dict[str, Any] = {
     "dataset": "digits",

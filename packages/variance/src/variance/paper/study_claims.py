@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdyn_common.claims import Between, Claim, Holds
+from gdyn_reproduce.claims import Between, Claim, Holds
 
 STUDY_CLAIMS = (
     Claim(

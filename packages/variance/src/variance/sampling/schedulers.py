@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
-from gdyn_common.registry import unknown
+from gdyn_common.errors import unknown
 from variance.errors import ConfigError
 from variance.sampling.thresholds import RULES, SelfTuningPercentile, Threshold
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gdyn_common.registry import unknown
+from gdyn_common.errors import unknown
 from variance.errors import ConfigError
 from variance.per_example import quantities
 from variance.per_example.capture import Capture

@@ -1,1 +1,0 @@
-from gdyn_common.testing import pytest_runtest_setup  # noqa: F401 - the hook is the point

@@ -1,0 +1,104 @@
+"""The only module of the core that knows Hydra: one application per command."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from gdyn_reproduce.exits import guard, worst
+
+_CODES = "GDYN_SWEEP_CODES"
+"""Names the file to which every job of a sweep appends its exit code, also from other processes."""
+
+
+def run_hydra(
+    package: str,
+    name: str,
+    config_class: type,
+    task: Callable[[Any, str, list[str]], int],
+    overrides: list[str],
+    groups: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    default_groups: Mapping[str, str],
+) -> int:
+    """Run `task` under `hydra.main`; see `gdyn_reproduce.cli.hydra_main`."""
+    _register(config_class, groups, default_groups)
+
+    def job(composed: DictConfig) -> None:
+        hydra_config = HydraConfig.get()
+        preset = hydra_config.runtime.choices.get("preset", "")
+        given = [str(override) for override in hydra_config.overrides.task]
+        code = guard(package, lambda: task(OmegaConf.to_object(composed), preset, given))
+        with Path(os.environ[_CODES]).open("a") as codes:
+            codes.write(f"{code}\n")
+
+    quiet = [
+        "hydra/job_logging=none",
+        "hydra/hydra_logging=none",
+        "hydra.run.dir=.",
+        "hydra.output_subdir=null",
+    ]
+    sweeps = ["hydra.sweep.dir=runs/sweeps/${now:%Y-%m-%d_%H-%M-%S}", "hydra.sweep.subdir=${hydra.job.num}"]
+    argv, environment = sys.argv, dict(os.environ)
+    with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as nothing:
+        codes = Path(scratch) / "codes"
+        codes.touch()
+        os.environ |= {_CODES: str(codes), "HYDRA_FULL_ERROR": "1"}  # let errors reach us as they are
+        sys.argv = [name, *_flags_first([*quiet, *sweeps, *overrides])]
+        try:
+            # Without a folder Hydra searches this package, and takes its folder `data` for a config group.
+            hydra.main(version_base="1.3", config_path=nothing, config_name="command")(job)()
+        finally:
+            sys.argv = argv
+            os.environ.clear()
+            os.environ.update(environment)
+            GlobalHydra.instance().clear()
+        finished = [int(line) for line in codes.read_text().split()]
+    return worst(finished)
+
+
+def _flags_first(overrides: list[str]) -> list[str]:
+    """Move flags before the overrides, where Hydra's parser wants them.
+
+    >>> _flags_first(["a=1,2", "-m", "b=3", "--cfg", "job"])
+    ['-m', '--cfg', 'job', 'a=1,2', 'b=3']
+    """
+    flags: list[str] = []
+    values: list[str] = []
+    for argument in overrides:
+        is_value_of_flag = (
+            bool(flags) and flags[-1] in ("--cfg", "-c", "--info", "-i") and "=" not in argument
+        )
+        (flags if argument.startswith("-") or is_value_of_flag else values).append(argument)
+    return flags + values
+
+
+def _register(
+    config_class: type,
+    groups: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    default_groups: Mapping[str, str],
+) -> None:
+    """Make the command's schema and groups the only ones Hydra can see."""
+    store = ConfigStore.instance()
+    for stale in _registered:
+        store.repo.pop(stale, None)
+    _registered.clear()
+    store.store(name="schema", node=config_class)
+    for group, options in groups.items():
+        for option, values in options.items():
+            store.store(group=group, name=option, node=dict(values), package="_global_")
+    defaults = ["schema", *({group: option} for group, option in default_groups.items()), "_self_"]
+    store.store(name="command", node={"defaults": defaults})
+    _registered.update({"schema.yaml", "command.yaml", *groups})
+
+
+_registered: set[str] = set()

@@ -1,0 +1,296 @@
+"""One command line for every package, built from its registry.
+
+``list``, ``show`` and ``cite`` read the registry only and answer at once. Everything that computes
+takes ``key=value`` overrides and sweeps (``-m``) through Hydra, with the command's dataclass as schema.
+
+Exit codes: 0 done and every outcome is the registered one; 1 an outcome differs; 2 bad input, told in
+one line; 70 an internal error, with its traceback; 130 interrupted, and the same command resumes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gdyn_common.errors import unknown
+from gdyn_reproduce import _help
+from gdyn_reproduce.exits import BAD_INPUT, DONE, INTERRUPTED, UNEXPECTED, guard, worst
+from gdyn_reproduce.registry import Command, Figure, Paper, Preset, resolve
+
+if TYPE_CHECKING:
+    from gdyn_reproduce.records import Record
+
+
+def main(paper: str, commands: Sequence[Command] = (), argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a package's command line and exit.
+
+    Args:
+        paper: ``"package.paper:PAPER"``.
+        commands: The package's own commands.
+        argv: Arguments without the program's name; those of the process if ``None``.
+    """
+    sys.exit(dispatch(resolve(paper), commands, list(sys.argv[1:] if argv is None else argv)))
+
+
+def dispatch(paper: Paper, commands: Sequence[Command], argv: list[str]) -> int:
+    """Run one command and return its exit code; errors become one line on standard error."""
+    return guard(paper.package, lambda: _dispatch(paper, commands, argv))
+
+
+def _dispatch(paper: Paper, commands: Sequence[Command], argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help.overview(paper, commands))
+        return DONE
+    name, rest = argv[0], argv[1:]
+    wants_help = any(argument in ("-h", "--help") for argument in rest)
+    own = {command.name: command for command in commands}
+    if name == "list":
+        print(_help.listing(paper) if not wants_help else _help.HOUSE["list"])
+    elif name == "cite":
+        print(paper.bibtex.strip() if not wants_help else _help.HOUSE["cite"])
+    elif name == "show":
+        if wants_help or len(rest) != 1:
+            print(f"Usage: show ID\n\n{_help.HOUSE['show']}\n\n{_help.listing(paper)}")
+            return DONE if wants_help else BAD_INPUT
+        print(_help.show(paper, paper.figure(rest[0])))
+    elif name == "run":
+        return _run(paper, rest)
+    elif name == "report":
+        if wants_help:
+            print(_help.HOUSE["report"])
+            return DONE
+        from gdyn_reproduce.results import report_command
+
+        return report_command(paper, rest, Path.cwd())
+    elif name in own:
+        return _own(paper, own[name], rest)
+    else:
+        raise ValueError(unknown("command", name, [*_help.HOUSE, *own]))
+    return DONE
+
+
+def _run(paper: Paper, arguments: list[str]) -> int:
+    if not arguments or any(argument in ("-h", "--help") for argument in arguments):
+        target = paper.figure(arguments[0]) if arguments and arguments[0] in _ids(paper) else None
+        detail = _help.show(paper, target) if target else _help.listing(paper)
+        usage = "Usage: run ID|all [preset=quick|paper] [include=long] [key=value ...] [-m] [--cfg job]"
+        print(f"{usage}\n\n{_help.HOUSE['run']}\n\n{detail}")
+        return DONE if arguments else BAD_INPUT
+    name, overrides = arguments[0], arguments[1:]
+    if name == "all":
+        return _run_all(paper, overrides)
+    return _run_figure(paper, paper.figure(name), overrides)
+
+
+def _ids(paper: Paper) -> list[str]:
+    return [figure.id for figure in paper.figures]
+
+
+def _run_all(paper: Paper, overrides: list[str]) -> int:
+    """Run every figure of the default set; a figure that fails does not keep the others from running."""
+    include = {argument.partition("=")[2] for argument in overrides if argument.startswith("include=")}
+    if include - {"long"}:
+        raise ValueError(f"include={','.join(sorted(include))} is unknown; the only value is include=long.")
+    rest = [argument for argument in overrides if not argument.startswith("include=")]
+    allowed = {"preset", *(option.name for option in dataclasses.fields(_run_options()))}
+    for argument in rest:
+        key = argument.partition("=")[0]
+        if key not in allowed:
+            raise ValueError(unknown("key for `run all`", key, [*sorted(allowed), "include"]))
+    codes = []
+    for figure in paper.figures:
+        if figure.in_default or include:
+            codes.append(dispatch(paper, (), ["run", figure.id, *rest]))
+            if codes[-1] == INTERRUPTED:
+                break
+    return worst(codes)
+
+
+def _run_figure(paper: Paper, figure: Figure, overrides: list[str]) -> int:
+    def task(config: Any, preset: str, given: list[str]) -> int:
+        return _compute(paper, figure, config, preset, given)
+
+    return hydra_main(
+        paper.package,
+        f"run {figure.id}",
+        figure.config,
+        task,
+        overrides,
+        {"preset": {name: preset.overrides for name, preset in figure.presets.items()}},
+        {"preset": figure.default_preset},
+    )
+
+
+def _compute(paper: Paper, figure: Figure, config: Any, preset: str, given: list[str]) -> int:
+    from gdyn_reproduce import runs
+
+    folder = runs.folder_of(paper, figure, config, preset)
+    if config.dry_run:
+        print(f"{figure.id} preset={preset} would write {folder}\n{runs.dump_yaml(runs.settings(config))}")
+        print(_cost(figure, figure.presets[preset], config))
+        return DONE
+    print(f"{figure.id} preset={preset} -> {folder}", flush=True)
+    record = runs.execute(paper, figure, config, preset, _changes(given))
+    print(_summary(paper, record))
+    return DONE if record.as_expected else UNEXPECTED
+
+
+def _changes(given: Sequence[str]) -> list[str]:
+    """Return the overrides that change what is computed."""
+    ignored = {"preset", *(option.name for option in dataclasses.fields(_run_options()))}
+    return [override for override in given if override.partition("=")[0] not in ignored]
+
+
+def _cost(figure: Figure, preset: Preset, config: Any) -> str:
+    """Say what a run would cost; measured here where the experiment knows how."""
+    estimate: Callable[[Any], Any] | None = getattr(resolve(figure.module), "estimate", None)
+    if estimate is None:
+        return f"Expected cost: {preset.cost}."
+    expected = estimate(config)
+    return (
+        f"Expected cost: {preset.cost}. On this machine, from a few calibration steps: "
+        f"{_duration(expected.seconds)}, {expected.memory_bytes / 2**20:.0f} MiB."
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Spell a duration.
+
+    >>> _duration(90.0), _duration(7200.0)
+    ('2 min', '2.0 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def _summary(paper: Paper, record: Record) -> str:
+    from gdyn_reproduce.report import spell_values
+
+    claims = {claim.id: claim for claim in paper.claims_of(record.header.figure)}
+    lines = []
+    for verdict in record.verdicts:
+        claim = claims[verdict.claim]
+        note = "" if verdict.as_expected else f"  <- expected {verdict.expected!r}"
+        if claim.presets and record.header.preset not in claim.presets:
+            note = f"  (judged at {', '.join(claim.presets)})"
+        lines.append(
+            f"  {verdict.outcome:<8}{claim.id}: {spell_values(verdict.values)} {claim.unit} "
+            f"(accepted: {verdict.band}){note}"
+        )
+    return "\n".join([*lines, f"  {record.folder / 'figure.png'}"])
+
+
+def _own(paper: Paper, command: Command, arguments: list[str]) -> int:
+    if any(argument in ("-h", "--help") for argument in arguments):
+        positional = " ".join(key.upper() for key in command.positional)
+        usage = f"Usage: {command.name} {positional} [key=value ...]".replace("  ", " ")
+        groups = "\n".join(f"  {name}={'|'.join(options)}" for name, options in command.groups.items())
+        print(f"{usage}\n\n{command.help}\n\nKeys\n{groups}\n{_help.keys(resolve(command.config))}")
+        return DONE
+
+    def task(config: Any, preset: str, given: list[str]) -> int:
+        return int(resolve(command.run)(config) or DONE)
+
+    overrides = _name_positionals(command, arguments)
+    if command.rewrite:
+        overrides = resolve(command.rewrite)(overrides)
+    return hydra_main(
+        paper.package, command.name, command.config, task, overrides, command.groups, command.default_groups
+    )
+
+
+def _name_positionals(command: Command, arguments: list[str]) -> list[str]:
+    """Turn leading arguments without ``=`` into overrides of the command's positional keys."""
+    plain = [a for a in arguments if "=" not in a and not a.startswith("-") and a != "job"]
+    rest = [a for a in arguments if a not in plain]
+    keys = command.positional
+    if len(plain) > len(keys) and not command.variadic:
+        allowed = ", ".join(keys) if keys else "none; every argument is key=value"
+        raise ValueError(f"Unexpected argument {plain[len(keys)]!r}. Positional arguments: {allowed}.")
+    named = [f"{key}={_quote(value)}" for key, value in zip(keys, plain, strict=False)]
+    if command.variadic and plain:
+        first = len(keys) - 1
+        named[first:] = [f"{keys[-1]}=[{','.join(map(_quote, plain[first:]))}]"]
+    return named + rest
+
+
+def _quote(value: str) -> str:
+    """Quote a value so that Hydra's grammar reads it as one string."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def hydra_main(
+    package: str,
+    name: str,
+    config: str,
+    task: Callable[[Any, str, list[str]], int],
+    overrides: list[str],
+    groups: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    default_groups: Mapping[str, str],
+) -> int:
+    """Compose the configuration, build its dataclass and run the task, once per job of a sweep.
+
+    Args:
+        package: Import name of the package, for messages.
+        name: Name of the command, for messages.
+        config: ``"module:DataclassName"``; its ``__post_init__`` validates.
+        task: Takes the configuration object, the chosen option of the group ``preset``, and the overrides.
+        overrides: Hydra's command-line grammar.
+        groups: Config groups; each option is a mapping of overrides at the top level.
+        default_groups: Options that apply when none is chosen.
+
+    Returns:
+        The exit code, for a sweep the worst of its jobs.
+    """
+    from gdyn_reproduce._hydra import run_hydra
+
+    check_keys(overrides, resolve(config), groups)
+    return run_hydra(package, name, resolve(config), task, overrides, groups, default_groups)
+
+
+def check_keys(overrides: Sequence[str], config_class: type, groups: Mapping[str, Any]) -> None:
+    """Refuse unknown keys and unknown group options with the nearest match.
+
+    Raises:
+        ValueError: For a key that is not a field of the dataclass, nor a group, nor Hydra's own.
+    """
+    for override in overrides:
+        key, separator, value = override.lstrip("+~").partition("=")
+        hydras_own = key.partition("/")[0].partition(".")[0] == "hydra"
+        if override.startswith("-") or override in ("job", "hydra", "all") or hydras_own:
+            continue
+        if not separator and not override.startswith("~"):
+            raise ValueError(f"Unexpected argument {override!r}. Arguments have the form key=value.")
+        if key in groups:
+            for option in value.split(","):
+                if option not in groups[key]:
+                    raise ValueError(unknown(key, option, groups[key]))
+            continue
+        _check_key(key, config_class, groups)
+
+
+def _check_key(key: str, config_class: type, groups: Mapping[str, Any]) -> None:
+    current: Any = config_class
+    for depth, part in enumerate(key.split(".")):
+        if not dataclasses.is_dataclass(current):
+            return  # inside a free-form mapping
+        items = {item.name: item for item in dataclasses.fields(current)}
+        if part not in items:
+            names = [*items, *groups] if depth == 0 else list(items)
+            raise ValueError(unknown("key", key, names))
+        default = items[part]
+        if default.default_factory is not dataclasses.MISSING:
+            current = type(default.default_factory())
+        else:
+            current = None
+
+
+def _run_options() -> type:
+    from gdyn_reproduce.runs import RunOptions
+
+    return RunOptions

@@ -1,0 +1,176 @@
+"""What a paper shows and claims, as data.
+
+One `Paper` per package holds its figures, claims and deviations. Everything that runs is named by
+a string, so that listing a paper imports no framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gdyn_common.errors import UnknownNameError, unknown
+from gdyn_reproduce.claims import Claim, Scale
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One size at which a figure can be run.
+
+    Attributes:
+        cost: Time, hardware and memory a user should expect, for example ``"40 s, 2 cores"``.
+        scale: ``"paper"`` only when sizes and data are the paper's own. A ``"smoke"`` run shows that
+            the code works; its claims are never judged.
+        overrides: Configuration values that differ from the defaults of the figure's dataclass.
+    """
+
+    cost: str
+    scale: Scale
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure or table of the paper, or a study that belongs to it.
+
+    Attributes:
+        id: Name on the command line, for example ``"fig4-left"``.
+        source: Where it stands, for example ``"Figure 4, left (NeurIPS version)"``.
+        shows: One sentence on what a reader should see.
+        module: Import path of the experiment, with ``compute`` and ``plot``.
+        config: ``"module:DataclassName"`` of its configuration.
+        presets: By name; ``quick``, ``paper`` and ``smoke`` are the usual ones.
+        in_default: Whether ``run all`` includes it.
+        not_run: Why the paper preset has no record, if that is known in advance.
+    """
+
+    id: str
+    source: str
+    shows: str
+    module: str
+    config: str
+    presets: Mapping[str, Preset]
+    in_default: bool = True
+    not_run: str = ""
+
+    @property
+    def default_preset(self) -> str:
+        """The preset that runs when none is named: ``quick``, or the first where there is none."""
+        return "quick" if "quick" in self.presets else next(iter(self.presets))
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Something done differently from the paper or its published code.
+
+    Attributes:
+        id: Short label such as ``"D1"``.
+        what: The quantity or procedure concerned.
+        original: What the paper or its code does.
+        ours: What is done here.
+        effect: What difference it makes to the results.
+    """
+
+    id: str
+    what: str
+    original: str
+    ours: str
+    effect: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command beyond those of the house.
+
+    Attributes:
+        name: As typed, for example ``"thresholds"``.
+        help: One sentence.
+        run: ``"module:function"``; takes the configuration, returns an exit code or ``None`` for 0.
+        config: ``"module:DataclassName"`` of its configuration.
+        positional: Keys that may be given without ``key=``, in order; the last one takes the rest
+            of the positional arguments as a list when `variadic`.
+        variadic: Whether the last positional key is a list.
+        groups: Hydra config groups, by name and option, each the overrides that option stands for.
+        default_groups: Option of each group that applies when none is chosen.
+        rewrite: ``"module:function"`` that maps the given arguments to overrides before Hydra reads
+            them, for packages whose published command lines use other keys.
+    """
+
+    name: str
+    help: str
+    run: str
+    config: str
+    positional: tuple[str, ...] = ()
+    variadic: bool = False
+    groups: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    default_groups: Mapping[str, str] = field(default_factory=dict)
+    rewrite: str = ""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Everything a package knows about its paper.
+
+    Attributes:
+        package: Import name of the package.
+        title: Title of the paper.
+        authors: Authors, in the paper's order.
+        venue: Venue and year.
+        arxiv: arXiv identifier.
+        bibtex: BibTeX entries, the paper's first.
+        figures: Every figure and table that can be run.
+        claims: Every claim that is judged.
+        deviations: Numbered differences from the paper and its code.
+        out_of_scope: Figures and tables that cannot be run here, each with the reason.
+    """
+
+    package: str
+    title: str
+    authors: str
+    venue: str
+    arxiv: str
+    bibtex: str
+    figures: tuple[Figure, ...]
+    claims: tuple[Claim, ...]
+    deviations: tuple[Deviation, ...] = ()
+    out_of_scope: Mapping[str, str] = field(default_factory=dict)
+
+    def figure(self, figure_id: str) -> Figure:
+        """Return the figure of that id.
+
+        Raises:
+            UnknownNameError: If there is none; the message lists the ids and the nearest match.
+        """
+        for figure in self.figures:
+            if figure.id == figure_id:
+                return figure
+        reason = self.out_of_scope.get(figure_id)
+        if reason:
+            raise UnknownNameError(f"Figure {figure_id!r} is out of scope here: {reason}")
+        raise UnknownNameError(unknown("figure", figure_id, [f.id for f in self.figures]))
+
+    def claims_of(self, figure_id: str) -> tuple[Claim, ...]:
+        """Return the claims that this figure decides."""
+        return tuple(claim for claim in self.claims if claim.figure == figure_id)
+
+
+def program(package: str) -> str:
+    """Return the name of a package's console script.
+
+    >>> program("dd_two_player")
+    'gdyn-dd-two-player'
+    """
+    return f"gdyn-{package.replace('_', '-')}"
+
+
+def resolve(path: str) -> Any:
+    """Import ``"module:attribute"`` and return the attribute, or ``"module"`` and return the module.
+
+    >>> resolve("math:pi")
+    3.141592653589793
+    """
+    module, _, attribute = path.partition(":")
+    loaded = importlib.import_module(module)
+    return getattr(loaded, attribute) if attribute else loaded

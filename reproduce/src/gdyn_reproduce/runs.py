@@ -1,0 +1,312 @@
+"""Run folders: computed once, written atomically, resumed after any interruption.
+
+A run lives in ``<out>/<package>/<figure>/<preset>/<config hash>/``:
+
+=====================  ==========================================================================
+``config.yaml``        the resolved configuration
+``pieces/*.npz``       independent units of work, each stored as soon as it is done
+``checkpoints/*.npz``  state inside a long unit of work
+``metrics.jsonl``      logged metrics, one JSON object per line
+``arrays.npz``         the plotted numbers
+``figure.png/.svg``    the picture, drawn from ``arrays.npz`` only
+``result.json``        measurements and verdicts; its presence means the run is finished
+``provenance.json``    versions, machine, seeds, data, wall time, peak memory
+=====================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gdyn_common.errors import UnknownNameError, unknown
+from gdyn_common.logging import JsonLines
+from gdyn_common.storage import Arrays, Checkpoint, atomic_write, read_arrays, write_arrays
+from gdyn_reproduce import provenance
+from gdyn_reproduce.claims import Measurement, Verdict, judge
+from gdyn_reproduce.records import FORMAT, Header, Record, Result, dump_json, plain, read_record
+from gdyn_reproduce.registry import Figure, Paper, Preset, resolve
+
+Item = TypeVar("Item")
+
+_SECONDS = "__seconds__"
+
+
+@dataclass
+class RunOptions:
+    """Options that every command shares; they say where and how, never what is computed.
+
+    Attributes:
+        out: Folder that receives the run folders.
+        overwrite: Delete a finished or unfinished run of this configuration and start anew.
+        dry_run: Print the resolved configuration and the expected cost, compute nothing.
+    """
+
+    out: str = "runs"
+    overwrite: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected cost of a run on this machine, from a few calibration steps.
+
+    Attributes:
+        seconds: Wall time.
+        memory_bytes: Peak memory of the arrays the run holds.
+    """
+
+    seconds: float
+    memory_bytes: float
+
+
+class Run:
+    """An open run folder, locked against a second process.
+
+    Args:
+        folder: The run folder; created if missing.
+        config: The values that determine the numbers, as plain data.
+        header: What it will be a record of.
+
+    Raises:
+        BlockingIOError: If another process has this run open.
+        OSError: If the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], header: Header) -> None:
+        self.folder = folder
+        self.config = config
+        self.header = header
+        self._notes: dict[str, Any] = {"commit": provenance.commit()}  # a checkout may move on meanwhile
+        self._started = time.perf_counter()
+        self._earlier_seconds = 0.0
+        try:
+            for name in ("pieces", "checkpoints"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"Cannot write to {folder} ({error.strerror}); pass another out=.") from None
+        self._lock = _lock(folder / ".lock")
+        atomic_write(folder / "config.yaml", dump_yaml(config))
+        self.tracker = JsonLines(folder / "metrics.jsonl")
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.tracker.close()
+        self._lock.close()
+
+    def piece(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> Arrays:
+        """Compute a named unit of work once, and read it from disk ever after.
+
+        Args:
+            name: Unique within the run, for example ``"learning_rate=0.05/seed=0"``.
+            compute: Returns named arrays; called only if the piece is not stored yet.
+
+        Returns:
+            The arrays as stored, so that a resumed run continues from the same bits.
+        """
+        path = self.folder / "pieces" / f"{_slug(name)}.npz"
+        if path.exists():
+            arrays = read_arrays(path)
+            self._earlier_seconds += float(arrays.pop(_SECONDS))
+            return arrays
+        started = time.perf_counter()
+        arrays = {key: np.asarray(value) for key, value in compute().items()}
+        write_arrays(path, arrays | {_SECONDS: np.float64(time.perf_counter() - started)})
+        return arrays
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Return the checkpoint of that name inside this run."""
+        return Checkpoint(self.folder / "checkpoints" / f"{_slug(name)}.npz")
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the provenance, for example the data set's source and hash."""
+        self._notes.update(facts)
+
+    def progress(
+        self, iterable: Iterable[Item], description: str, total: int | None = None
+    ) -> Iterator[Item]:
+        """Iterate with a progress bar on standard error, silent when that is no terminal."""
+        from rich.console import Console
+        from rich.progress import track
+
+        console = Console(stderr=True)
+        return iter(
+            track(
+                iterable, description, total, console=console, disable=not console.is_terminal, transient=True
+            )
+        )
+
+    def finish(self, result: Result, verdicts: Iterable[Verdict]) -> Record:
+        """Write arrays, provenance and, last, the result."""
+        write_arrays(self.folder / "arrays.npz", dict(result.arrays))
+        facts = provenance.collect(self._earlier_seconds + time.perf_counter() - self._started)
+        atomic_write(self.folder / "provenance.json", dump_json(facts | self._notes))
+        record = Record(self.header, self.config, result.measurements, tuple(verdicts), self.folder)
+        atomic_write(self.folder / "result.json", dump_json(record.to_json()))
+        return read_record(self.folder)
+
+
+def execute(
+    paper: Paper, figure: Figure, config: RunOptions, preset_name: str, overrides: Iterable[str] = ()
+) -> Record:
+    """Run one figure end to end: compute, save, judge its claims, plot.
+
+    A finished run of the same configuration is not computed again; its claims are judged anew from
+    the stored measurements and its picture is drawn anew from the stored arrays.
+
+    Args:
+        paper: The paper the figure belongs to.
+        figure: The registered figure.
+        config: An instance of the figure's configuration dataclass.
+        preset_name: Name of the preset the configuration started from.
+        overrides: What was changed on top of the preset, as ``key=value``, for the record.
+
+    Returns:
+        The record of the finished run.
+    """
+    from gdyn_reproduce.plotting import house_style, save_figure
+
+    preset = figure.presets[preset_name]
+    experiment = resolve(figure.module)
+    folder = folder_of(paper, figure, config, preset_name)
+    if config.overwrite:
+        _remove(folder)
+    header = Header(
+        package=paper.package,
+        version=provenance.package_version(paper.package),
+        title=paper.title,
+        figure=figure.id,
+        source=figure.source,
+        shows=figure.shows,
+        module=figure.module,
+        preset=preset_name,
+        scale=preset.scale,
+        overrides=tuple(overrides),
+    )
+    if (folder / "result.json").exists():
+        record = rejudge(paper, read_record(folder))
+    else:
+        with Run(folder, settings(config), header) as run:
+            result = experiment.compute(config, run)
+            record = run.finish(result, _judge_all(paper, figure, preset, preset_name, result.measurements))
+    # Drawn after the record is safe, and from what was stored: a plotting error costs no computation.
+    stored = Result(record.measurements, read_arrays(folder / "arrays.npz"))
+    with house_style():
+        save_figure(experiment.plot(stored), folder / "figure")
+    return record
+
+
+def configure(figure: Figure, preset: str, **values: Any) -> Any:
+    """Build the configuration of a figure without the command line.
+
+    Args:
+        figure: The registered figure.
+        preset: Name of the preset to start from.
+        values: Fields to change on top of it.
+
+    Returns:
+        An instance of the figure's configuration dataclass.
+
+    Raises:
+        UnknownNameError: If the preset is not registered.
+    """
+    if preset not in figure.presets:
+        raise UnknownNameError(unknown("preset", preset, figure.presets))
+    return _replace(resolve(figure.config)(), {**figure.presets[preset].overrides, **values})
+
+
+def _replace(config: Any, values: Mapping[str, Any]) -> Any:
+    changes = {}
+    for key, value in values.items():
+        nested = dataclasses.is_dataclass(getattr(config, key)) and isinstance(value, Mapping)
+        changes[key] = _replace(getattr(config, key), value) if nested else value
+    return dataclasses.replace(config, **changes)
+
+
+def rejudge(paper: Paper, record: Record) -> Record:
+    """Judge a stored record by the claims as they are registered now."""
+    figure = paper.figure(record.header.figure)
+    name = record.header.preset
+    verdicts = _judge_all(paper, figure, figure.presets[name], name, record.measurements)
+    return dataclasses.replace(record, verdicts=tuple(verdicts))
+
+
+def _judge_all(
+    paper: Paper, figure: Figure, preset: Preset, preset_name: str, measurements: Mapping[str, Measurement]
+) -> list[Verdict]:
+    return [
+        judge(claim, measurements.get(claim.metric), scale=preset.scale, preset=preset_name)
+        for claim in paper.claims_of(figure.id)
+    ]
+
+
+def settings(config: RunOptions) -> dict[str, Any]:
+    """Return the values that determine the numbers: all fields but those of `RunOptions`."""
+    options = {option.name for option in dataclasses.fields(RunOptions)}
+    return {key: value for key, value in plain(dataclasses.asdict(config)).items() if key not in options}
+
+
+def config_hash(values: Mapping[str, Any], version: str) -> str:
+    """Return twelve hexadecimal digits that depend on every value and on the package's version.
+
+    >>> config_hash({"a": 1}, "0.1.0") == config_hash({"a": 2}, "0.1.0")
+    False
+    """
+    text = json.dumps([FORMAT, version, values], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def folder_of(paper: Paper, figure: Figure, config: RunOptions, preset_name: str) -> Path:
+    """Return the folder of a run."""
+    digits = config_hash(settings(config), provenance.package_version(paper.package))
+    return Path(config.out) / paper.package / figure.id / preset_name / digits
+
+
+def _slug(name: str) -> str:
+    readable = re.sub(r"[^A-Za-z0-9._=+-]+", "_", name)[:80]
+    return f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _lock(path: Path) -> io.TextIOWrapper:
+    file = path.open("w")
+    with contextlib.suppress(ImportError):  # no advisory locks outside POSIX
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise BlockingIOError(
+                f"{path.parent} is in use by another process; wait for it, or pass another out=."
+            ) from None
+    return file
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        with _lock(folder / ".lock"):
+            shutil.rmtree(folder)
+
+
+def dump_yaml(body: Mapping[str, Any]) -> str:
+    """Return a configuration as YAML, in the order of its fields."""
+    import yaml
+
+    return str(yaml.safe_dump(plain(body), sort_keys=False))

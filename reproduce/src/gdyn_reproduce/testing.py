@@ -1,0 +1,89 @@
+"""Pytest support shared by all packages: real data, and runs that are killed.
+
+Tests that need real data skip with a reason.
+
+In a package's ``tests/conftest.py``::
+
+    from gdyn_reproduce.testing import pytest_runtest_setup  # noqa: F401
+
+and on the test ``@pytest.mark.data("usps")``. (Importing the hook, unlike ``pytest_plugins``, also
+works where the conftest is not the top-level one.)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from gdyn_reproduce.data import is_available
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test marked ``data(name)`` unless `name` lies in the data folder."""
+    for marker in item.iter_markers("data"):
+        for name in marker.args:
+            if not is_available(name):
+                folder = os.environ.get("GDYN_DATA_DIR")
+                where = f"not in GDYN_DATA_DIR={folder}" if folder else "GDYN_DATA_DIR is not set"
+                pytest.skip(f"needs the data set {name}: {where}")
+
+
+def check_killed_runs_resume(
+    package: str,
+    arguments: Iterable[str],
+    scratch: Path,
+    *,
+    after_files: Iterable[int],
+    timeout_s: float = 120,
+    result: str = "result.json",
+) -> None:
+    """Kill a run at several points and check that starting it again gives the same result.
+
+    Args:
+        package: Import name of the package; its command line is run with ``python -m``.
+        arguments: For example ``["run", "fig1", "preset=smoke"]``.
+        scratch: An empty folder.
+        after_files: The run is killed once that many pieces and checkpoints have been written, one
+            kill per entry; 0 kills it while it starts.
+        timeout_s: Limit for each single run.
+        result: Name of the file that a finished run leaves and that is compared.
+    """
+    whole = _start(package, arguments, scratch / "whole")
+    assert whole.wait(timeout_s) == 0, "the uninterrupted run failed"
+    (expected,) = (scratch / "whole").rglob(result)
+    for index, count in enumerate(after_files):
+        out = scratch / f"killed{index}"
+        child = _start(package, arguments, out)
+        _wait_for_files(child, out, count, timeout_s)
+        child.send_signal(signal.SIGKILL)
+        child.wait(timeout_s)
+        assert not list(out.rglob(result)), f"finished before {count} files; kill earlier"
+        assert _start(package, arguments, out).wait(timeout_s) == 0, "the resumed run failed"
+        (actual,) = out.rglob(result)
+        assert actual.read_bytes() == expected.read_bytes(), f"killed after {count} files: results differ"
+
+
+def _start(package: str, arguments: Iterable[str], out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", package, *arguments, f"out={out}"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _wait_for_files(child: subprocess.Popen[bytes], out: Path, count: int, timeout_s: float) -> None:
+    """Wait until the run has written `count` pieces or checkpoints; a rewritten checkpoint counts anew."""
+    seen: set[tuple[Path, int]] = set()
+    deadline = time.monotonic() + timeout_s
+    while child.poll() is None and len(seen) < count:
+        assert time.monotonic() < deadline, f"only {len(seen)} of {count} files after {timeout_s} s"
+        for path in [*out.rglob("pieces/*.npz"), *out.rglob("checkpoints/*.npz")]:
+            try:
+                seen.add((path, path.stat().st_mtime_ns))
+            except FileNotFoundError:  # replaced at this moment
+                continue
+        time.sleep(0.005)

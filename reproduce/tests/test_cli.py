@@ -1,0 +1,160 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy_paper.paper import PAPER
+
+from gdyn_reproduce.cli import dispatch
+from gdyn_reproduce.registry import Command
+
+COMMANDS = (
+    Command(
+        "greet",
+        "Say hello.",
+        "toy_paper.decay:greet",
+        "toy_paper.config:GreetConfig",
+        ("names",),
+        variadic=True,
+    ),
+)
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+
+
+@pytest.fixture
+def call(capfd):
+    def _call(*arguments):
+        code = dispatch(PAPER, COMMANDS, list(arguments))
+        out, errors = capfd.readouterr()
+        return code, out, errors
+
+    return _call
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["list"], ["show", "fig1"], ["cite"], ["--help"], ["run", "fig1", "--help"], ["greet", "-h"]],
+)
+def test_questions_are_answered(call, arguments):
+    code, out, errors = call(*arguments)
+    assert (code, errors) == (0, "")
+    assert out.strip()
+
+
+def test_help_documents_every_key(call):
+    _, out, _ = call("run", "fig1", "--help")
+    assert "num_steps=100  Number of Euler steps." in out
+    assert "overwrite=false" in out
+
+
+def test_list_imports_no_heavy_module():
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r});"
+        "from gdyn_reproduce.cli import dispatch; from toy_paper.paper import PAPER;"
+        "dispatch(PAPER, (), ['list']);"
+        "print(sorted({'torch', 'jax', 'hydra', 'scipy', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert out.endswith("[]\n")
+
+
+def test_run_computes_and_prints_the_verdicts(call):
+    code, out, _ = call("run", "fig1")
+    assert code == 0
+    assert "holds   fig1.rate" in out
+    assert "figure.png" in out.splitlines()[-1]
+    assert sum("(judged at paper)" in line for line in out.splitlines()) == 1
+    assert sum("(judged at paper)" in line for line in call("show", "fig1")[1].splitlines()) == 1
+
+
+def test_an_unexpected_outcome_exits_1(call):
+    code, out, _ = call("run", "fig1", "rates=[0.1]")
+    assert code == 1
+    assert "expected 'holds'" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bogus"], "Unknown command 'bogus'"),
+        (["run", "fig3"], "Unknown figure 'fig3'"),
+        (["run", "fig1", "num_step=3"], "Did you mean 'num_steps'?"),
+        (["run", "fig1", "+new=3"], "Unknown key 'new'"),
+        (["run", "fig1", "num_steps=many"], "could not be converted to Integer"),
+        (["run", "fig1", "num_steps=0"], "num_steps is 0; it must be at least 1."),
+        (["run", "fig1", "preset=papr"], "Did you mean 'paper'?"),
+        (["run", "fig1", "stray"], "Arguments have the form key=value."),
+        (["run", "fig1", "fail=input"], "fail is 'input'; leave it out."),
+        (["run", "fig1", "out=/proc/nowhere"], "/proc/nowhere"),
+        (["run", "all", "num_steps=3"], "Unknown key for `run all` 'num_steps'"),
+        (["run", "all", "include=short"], "the only value is include=long"),
+        (["greet", "model.depth=2"], "model.depth"),
+        (["show", "fig7"], "Unknown figure 'fig7'"),
+        (["report", "--chck"], "--check"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(call, arguments, message):
+    code, _, errors = call(*arguments)
+    assert code == 2
+    assert errors.count("\n") == 1
+    assert message in errors
+
+
+def test_a_bug_shows_its_traceback_and_exits_70(call):
+    code, _, errors = call("run", "fig1", "fail=bug")
+    assert code == 70
+    assert "cannot reshape" in errors
+    assert "Please report it" in errors
+
+
+def test_run_all_takes_the_default_set(call, tmp_path):
+    code, _, _ = call("run", "all")
+    assert code == 0
+    assert [path.parent.parent.parent.name for path in tmp_path.rglob("result.json")] == ["fig1"]
+
+
+def test_run_all_include_long_takes_everything(call, tmp_path):
+    assert call("run", "all", "include=long", "preset=quick")[0] == 0
+    assert len(list(tmp_path.rglob("result.json"))) == 2
+
+
+def test_a_sweep_runs_every_job_and_exits_with_the_worst(call, tmp_path):
+    code, _, errors = call("run", "fig1", "-m", "num_steps=0,100")
+    assert code == 2
+    assert "num_steps is 0" in errors
+    assert len(list(tmp_path.rglob("result.json"))) == 1
+
+
+def test_cfg_job_prints_the_resolved_configuration(call):
+    code, out, _ = call("run", "fig1", "preset=paper", "--cfg", "job")
+    assert code == 0
+    assert "num_steps: 1000" in out
+
+
+def test_dry_run_computes_nothing(call, tmp_path):
+    code, out, _ = call("run", "fig1", "preset=paper", "dry_run=true")
+    assert code == 0
+    assert "On this machine, from a few calibration steps: 2 min, 1 MiB." in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_positional_arguments_become_keys(call):
+    assert call("greet", "A", "B b", "model.width=3")[:2] == (0, "Hello A B b 3\n")
+
+
+def test_hydra_leaves_no_trace_in_the_environment(call):
+    import os
+
+    before, argv = dict(os.environ), list(sys.argv)
+    call("run", "fig1")
+    assert (dict(os.environ), sys.argv) == (before, argv)
+
+
+def test_a_key_may_bear_the_name_of_a_folder_of_the_core(call):
+    """Hydra would search this package for config groups, were it not told to search nowhere."""
+    assert call("greet", "A", "data=file.npy")[:2] == (0, "Hello A 1 file.npy\n")

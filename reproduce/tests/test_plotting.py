@@ -1,0 +1,62 @@
+import matplotlib as mpl
+import numpy as np
+import pytest
+from PIL import Image
+
+from gdyn_reproduce.plotting import COLOURS, band, house_style, new_figure, save_figure
+
+
+def drawn():
+    with house_style():
+        figure, axes = new_figure()
+        curves = np.array([[0.0, 1.0, 2.0], [0.0, 3.0, 4.0]])
+        band(axes, np.arange(3), curves, "two seeds", COLOURS[0])
+        axes.legend()
+    return figure, axes
+
+
+def test_the_same_picture_gives_the_same_bytes(tmp_path):
+    for stem in ("first", "second"):
+        with house_style():
+            save_figure(drawn()[0], tmp_path / stem)
+    for suffix in ("png", "svg"):
+        first, second = (tmp_path / f"{stem}.{suffix}" for stem in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes()
+    assert not list(tmp_path.glob(".*"))  # nothing is left of the atomic writes
+
+
+def test_a_palette_leaves_the_colours_as_they_were(tmp_path):
+    with house_style():
+        figure, _ = drawn()
+        save_figure(figure, tmp_path / "small")
+        figure.savefig(tmp_path / "full.png")
+    with Image.open(tmp_path / "small.png") as small, Image.open(tmp_path / "full.png") as full:
+        assert small.mode == "P"
+        difference = np.abs(np.asarray(small.convert("RGB"), int) - np.asarray(full.convert("RGB"), int))
+    # Lines and text have fewer than 256 colours but for their blurred edges: nothing a reader can see.
+    assert difference.mean() < 0.1
+    assert difference.max() <= 16
+    assert (tmp_path / "small.png").stat().st_size < (tmp_path / "full.png").stat().st_size
+
+
+def test_text_of_the_vector_picture_stays_text(tmp_path):
+    with house_style():
+        save_figure(drawn()[0], tmp_path / "figure")
+    assert "two seeds" in (tmp_path / "figure.svg").read_text()
+
+
+def test_a_band_is_the_mean_within_the_range():
+    _, axes = drawn()
+    (line,) = axes.lines
+    assert line.get_ydata() == pytest.approx([0, 2, 3])
+    (shade,) = axes.collections
+    edges = shade.get_paths()[0].vertices
+    at_the_end = edges[edges[:, 0] == 2][:, 1]
+    assert (at_the_end.min(), at_the_end.max()) == (2, 4)
+
+
+def test_the_style_is_left_as_it_was():
+    before = dict(mpl.rcParams)
+    with house_style():
+        assert mpl.rcParams["svg.hashsalt"] == "gdyn"
+    assert dict(mpl.rcParams) == before

@@ -1,0 +1,191 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_paper.config import DecayConfig
+from toy_paper.paper import PAPER
+
+from gdyn_common.storage import read_arrays
+from gdyn_reproduce.records import Result, load_records, load_runs, read_record
+from gdyn_reproduce.runs import config_hash, configure, execute, folder_of, settings
+
+FIG1 = PAPER.figure("fig1")
+
+
+def run(tmp_path, preset="quick", **options):
+    return execute(PAPER, FIG1, configure(FIG1, preset, out=str(tmp_path), **options), preset)
+
+
+def test_a_run_leaves_everything_it_promises(tmp_path):
+    record = run(tmp_path)
+    names = {path.name for path in record.folder.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "metrics.jsonl",
+        "result.json",
+        "provenance.json",
+        "arrays.npz",
+        "figure.png",
+        "figure.svg",
+    }
+    assert [verdict.outcome for verdict in record.verdicts] == ["holds", "holds", "fails", "not run"]
+    assert record.as_expected
+    assert record.provenance["versions"]["numpy"] == np.__version__
+    assert json.loads((record.folder / "metrics.jsonl").read_text().splitlines()[0])["step"] == 100
+
+
+def test_the_commit_is_that_of_the_start(tmp_path, monkeypatch):
+    commits = iter(["at the start", "checked out meanwhile"])
+    monkeypatch.setattr("gdyn_reproduce.provenance.commit", lambda: next(commits))
+    assert run(tmp_path).provenance["commit"] == "at the start"
+
+
+def test_a_finished_run_is_not_computed_again(tmp_path, monkeypatch):
+    first = run(tmp_path)
+    monkeypatch.setattr("toy_paper.decay._decay", lambda *_: pytest.fail("computed again"))
+    second = run(tmp_path)
+    assert second.measurements == first.measurements
+    assert second.provenance == first.provenance
+
+
+def test_a_place_that_cannot_be_written_is_named_with_the_way_out(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"Cannot write to .*file.*\(Not a directory\); pass another out="):
+        run(tmp_path / "file")
+
+
+def test_overwrite_computes_anew(tmp_path):
+    first = run(tmp_path)
+    (first.folder / "marker").touch()
+    assert not (run(tmp_path, overwrite=True).folder / "marker").exists()
+
+
+def test_configure_starts_from_the_preset():
+    assert configure(FIG1, "paper").num_steps == 1000
+    assert configure(FIG1, "paper", num_steps=7).num_steps == 7
+    with pytest.raises(ValueError, match="Unknown preset 'papr'"):
+        configure(FIG1, "papr")
+
+
+def test_every_setting_and_the_version_change_the_folder_but_options_do_not(tmp_path):
+    base = settings(DecayConfig())
+    assert "out" not in base
+    assert config_hash(base, "1") != config_hash(settings(DecayConfig(num_steps=3)), "1")
+    assert config_hash(base, "1") != config_hash(base, "2")
+    one, other = (folder_of(PAPER, FIG1, DecayConfig(overwrite=flag), "quick") for flag in (True, False))
+    assert one == other
+
+
+def test_claims_are_judged_anew_from_stored_measurements(tmp_path):
+    record = run(tmp_path)
+    path = record.folder / "result.json"
+    body = json.loads(path.read_text())
+    body["measurements"]["decay"] = [9.0]
+    path.write_text(json.dumps(body))
+    assert run(tmp_path).verdicts[0].outcome == "fails"
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    from gdyn_reproduce.records import Header
+    from gdyn_reproduce.runs import Run
+
+    header = Header("toy_paper", "0", "t", "fig1", "s", "s", "m", "quick", "smoke")
+    with Run(tmp_path, {}, header), pytest.raises(BlockingIOError, match="in use by another process"):
+        Run(tmp_path, {}, header)
+
+
+def test_numbers_json_does_not_know_survive(tmp_path):
+    from gdyn_reproduce.records import Header
+    from gdyn_reproduce.runs import Run
+
+    header = Header("toy_paper", "0", "t", "fig1", "s", "s", "m", "quick", "smoke")
+    with Run(tmp_path, {}, header) as open_run:
+        record = open_run.finish(Result({"x": [float("inf"), 1.0], "ok": True}, {}), ())
+    assert record.measurements == {"x": [float("inf"), 1.0], "ok": True}
+
+
+def test_a_record_of_another_format_is_refused(tmp_path):
+    record = run(tmp_path)
+    path = record.folder / "result.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+    with pytest.raises(ValueError, match="record format 99; this version reads 1"):
+        read_record(record.folder)
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    record = run(tmp_path)
+    (record.folder / "result.json").write_text('{"format": 1')
+    with pytest.raises(ValueError, match="not a readable record"):
+        load_records(tmp_path)
+
+
+def test_load_runs_gives_one_row_per_measurement_and_seed(tmp_path):
+    run(tmp_path)
+    rows = load_runs(tmp_path)
+    assert len(rows) == 6
+    assert {row["metric"] for row in rows} == {"decay", "falls"}
+    assert rows[0]["config.num_steps"] == 100
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        load_runs(tmp_path / "nowhere")
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+from gdyn_reproduce.cli import main
+main("toy_paper.paper:PAPER", (), ["run", "fig1", "out={out}", "delay_s=0.15"])
+"""
+
+
+def start(out: Path) -> subprocess.Popen:
+    program = PROGRAM.format(tests=str(Path(__file__).parent), out=out)
+    environment = os.environ | {"MPLBACKEND": "Agg"}
+    return subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    assert start(out).wait(60) == 0
+    return next(out.rglob("result.json")).parent
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("pieces", [0, 2, 5])
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, uninterrupted, pieces):
+    child = start(tmp_path)
+    deadline = time.monotonic() + 30
+    while len(list(tmp_path.rglob("pieces/*.npz"))) < pieces and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if pieces == 0:
+        time.sleep(0.3)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not list(tmp_path.rglob("result.json"))
+    stored = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("pieces/*.npz")}
+    assert start(tmp_path).wait(60) == 0
+    folder = next(tmp_path.rglob("result.json")).parent
+    assert (folder / "result.json").read_bytes() == (uninterrupted / "result.json").read_bytes()
+    for name, array in read_arrays(uninterrupted / "arrays.npz").items():
+        assert array.tobytes() == read_arrays(folder / "arrays.npz")[name].tobytes()
+    assert all(path.stat().st_mtime_ns == time_ for path, time_ in stored.items()), (
+        "a stored piece was computed again"
+    )
+
+
+@pytest.mark.kill
+def test_sigterm_saves_and_exits_130(tmp_path):
+    child = start(tmp_path)
+    while not list(tmp_path.rglob("pieces/*.npz")) and child.poll() is None:
+        time.sleep(0.01)
+    child.terminate()
+    assert child.wait(30) == 130
+    assert not list(tmp_path.rglob("result.json"))
