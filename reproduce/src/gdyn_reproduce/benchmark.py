@@ -1,0 +1,331 @@
+"""One timer and one schema for the benchmarks of all packages.
+
+A package's script registers cases. Each case names contenders: ours, its peers, and, where it is known,
+the work that no method avoids (the limit). All contenders of a case run in turn in one process, round
+after round, so that a slow moment of the machine hits all of them. Every case is repeated in fresh
+processes, for two states of the memory allocator: ``default``, where freed memory goes back to the
+system and is faulted in again, and ``kept``, where the process keeps it. Written by hand because a
+timer for ratios between libraries, with both states, is not what pytest-benchmark or asv offer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gdyn_common.storage import atomic_write
+from gdyn_reproduce import provenance
+
+FORMAT = 1
+"""Version of ``bench.json``."""
+
+OURS, LIMIT = "ours", "limit"
+"""Names of the two contenders that have a meaning of their own; all others are peers."""
+
+ALLOCATORS: dict[str, dict[str, str]] = {
+    "default": {},
+    # glibc: no allocation by mmap, nothing given back; other systems ignore these variables.
+    "kept": {
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+        "MALLOC_TOP_PAD_": str(1 << 26),
+    },
+}
+
+Contender = Callable[[], object] | ImportError
+"""What is timed, or why a peer is absent."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison.
+
+    Attributes:
+        name: Unique within the package, for example ``"hessian-cnn"``.
+        what: One sentence: what is computed, of which size.
+        contenders: Makes the contenders by name; called in the process that times them. It must have
+            the name `OURS`, and may have `LIMIT`. A call returns when its work is done.
+        growth: Name of the curve that this case is a point of, empty for none.
+        size: Abscissa of that point.
+        threads: The thread counts it is measured with; 0 stands for all cores.
+        note: What a reader should know about the result, for example why a peer is ahead.
+    """
+
+    name: str
+    what: str
+    contenders: Callable[[], Mapping[str, Contender]]
+    growth: str = ""
+    size: float = math.nan
+    threads: tuple[int, ...] = (1,)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender of one case in one state, over all processes.
+
+    Attributes:
+        case: Name of the case.
+        what: Its sentence.
+        contender: Name of the contender.
+        threads: Threads it was allowed; 0 stands for all cores.
+        allocator: Key of `ALLOCATORS`.
+        seconds: Median, lowest and highest of the processes' medians, per call: CPU time for one
+            thread, wall time for several. Empty for an absent peer.
+        over_ours: The same of the ratio to our time, taken round by round. Below 1 the contender is faster.
+        processes: Number of processes.
+        rounds: Rounds in each.
+        absent: Why a peer was not measured.
+        growth: Name of the growth curve, if it is a point of one.
+        size: Its abscissa.
+        note: The case's note.
+    """
+
+    case: str
+    what: str
+    contender: str
+    threads: int
+    allocator: str
+    seconds: tuple[float, ...] = ()
+    over_ours: tuple[float, ...] = ()
+    processes: int = 0
+    rounds: int = 0
+    absent: str = ""
+    growth: str = ""
+    size: float | None = None
+    note: str = ""
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether it is neither ours nor the limit."""
+        return self.contender not in (OURS, LIMIT)
+
+
+@dataclass
+class _Sample:
+    """What one process found: medians over its rounds, and why contenders are absent."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    ratios: dict[str, float] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def optional(make: Callable[[], Callable[[], object]]) -> Contender:
+    """Make a peer that may not be installed.
+
+    >>> optional(lambda: (lambda: 1))()
+    1
+    """
+    try:
+        return make()
+    except ImportError as error:
+        return error
+
+
+def main(package: str, cases: Sequence[Case], argv: Sequence[str] | None = None) -> None:
+    """Run a package's benchmark script.
+
+    Args:
+        package: Import name of the package; results go to ``packages/<package>/results/bench.json``.
+        cases: What to measure.
+        argv: Arguments; those of the process if ``None``.
+    """
+    parser = argparse.ArgumentParser(description=f"Benchmarks of {package}.")
+    parser.add_argument("--full", action="store_true", help="7 processes instead of 2, 9 rounds instead of 3")
+    parser.add_argument(
+        "--only", default="", help="cases whose name contains this; other rows stay as they are"
+    )
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    processes, rounds = (7, 9) if options.full else (2, 3)
+    script = Path(sys.argv[0]).resolve()
+    if options.child:
+        (case,) = (case for case in cases if case.name == options.child)
+        print(json.dumps(asdict(_time(case.contenders(), rounds, wall=options.threads != 1))))
+        return
+    chosen = [case for case in cases if options.only in case.name]
+    rows = [row for case in chosen for row in _measure(script, case, processes, rounds, options.full)]
+    folder = script.parents[1] / "results"
+    measured = {row.case for row in rows}
+    known = {case.name for case in cases}
+    kept = [row for row in read(folder / "bench.json") if row.case not in measured and row.case in known]
+    write(folder / "bench.json", [*kept, *rows], mode="full" if options.full else "short")
+    if any(row.growth for row in [*kept, *rows]):
+        draw_growth([*kept, *rows], folder / "bench-growth")
+    print(table([*kept, *rows]))
+
+
+def _measure(script: Path, case: Case, processes: int, rounds: int, full: bool) -> list[Row]:
+    rows = []
+    for threads in case.threads:
+        for allocator, variables in ALLOCATORS.items():
+            count = str(threads or os.cpu_count() or 1)
+            limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count)
+            if threads == 1:
+                limits["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+            command = [sys.executable, str(script), "--child", case.name, "--threads", str(threads)]
+            samples = []
+            for _ in range(processes):
+                print(f"{case.name} threads={count} allocator={allocator}", file=sys.stderr, flush=True)
+                out = subprocess.run(
+                    [*command, *(["--full"] if full else [])],
+                    env=os.environ | limits | variables,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    check=True,
+                )
+                samples.append(_Sample(**json.loads(out.stdout.splitlines()[-1])))
+            rows += _rows(case, threads, allocator, samples, rounds)
+    return rows
+
+
+def _time(contenders: Mapping[str, Contender], rounds: int, wall: bool) -> _Sample:
+    """Time all contenders in turn; the first round warms up and is not counted."""
+    sample = _Sample()
+    present: dict[str, Callable[[], object]] = {}
+    for name, contender in contenders.items():
+        if isinstance(contender, ImportError):
+            sample.absent[name] = str(contender)
+        else:
+            present[name] = contender
+    times: dict[str, list[float]] = {name: [] for name in present}
+    for number in range(rounds + 1):
+        for name, call in present.items():
+            spent = _seconds(call, wall)
+            if number:
+                times[name].append(spent)
+    for name, values in times.items():
+        sample.seconds[name] = statistics.median(values)
+        sample.ratios[name] = statistics.median(a / b for a, b in zip(values, times[OURS], strict=True))
+    return sample
+
+
+def _seconds(call: Callable[[], object], wall: bool) -> float:
+    """Seconds of one call, from a row of calls that takes 50 ms or more, as a training loop makes them."""
+    clock = time.perf_counter if wall else time.process_time
+    calls, started = 0, clock()
+    while (spent := clock() - started) < 0.05:
+        call()
+        calls += 1
+    return spent / calls
+
+
+def _rows(case: Case, threads: int, allocator: str, samples: Sequence[_Sample], rounds: int) -> list[Row]:
+    size = None if math.isnan(case.size) else case.size
+    common: dict[str, Any] = {
+        "case": case.name,
+        "what": case.what,
+        "threads": threads,
+        "allocator": allocator,
+        "growth": case.growth,
+        "size": size,
+        "note": case.note,
+    }
+    rows = [
+        Row(
+            contender=name,
+            seconds=_spread([sample.seconds[name] for sample in samples]),
+            over_ours=_spread([sample.ratios[name] for sample in samples]),
+            processes=len(samples),
+            rounds=rounds,
+            **common,
+        )
+        for name in samples[0].seconds
+    ]
+    return rows + [Row(contender=name, absent=why, **common) for name, why in samples[0].absent.items()]
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float, float]:
+    return statistics.median(values), min(values), max(values)
+
+
+def write(path: Path, rows: Sequence[Row], mode: str) -> None:
+    """Write ``bench.json``: the rows, and the machine and versions they were measured with."""
+    facts = provenance.collect(0.0)
+    kept = ("finished", "python", "platform", "cpu", "cores", "versions")
+    body = {
+        "format": FORMAT,
+        "mode": mode,
+        "environment": {name: facts[name] for name in kept},
+        "rows": [asdict(row) for row in rows],
+    }
+    atomic_write(path, json.dumps(body, indent=1) + "\n")
+
+
+def read(path: Path) -> list[Row]:
+    """Read the rows of ``bench.json``; none if there is no file or it has another format."""
+    if not path.is_file():
+        return []
+    body = json.loads(path.read_text(encoding="utf-8"))
+    if body.get("format") != FORMAT:
+        return []
+    return [
+        Row(**(row | {"seconds": tuple(row["seconds"]), "over_ours": tuple(row["over_ours"])}))
+        for row in body["rows"]
+    ]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the Markdown table of all ratios; where a peer is faster the row comes first, and says so."""
+    measured = [row for row in rows if row.over_ours and row.contender != OURS and not row.growth]
+    behind = [row for row in measured if row.is_peer and row.over_ours[0] < 1]
+    lines = [
+        "| computed | against | their time over ours | threads | allocator | ours |",
+        "|---|---|---|---|---|---|",
+    ]
+    ours = {(row.case, row.threads, row.allocator): row for row in rows if row.contender == OURS}
+    for row in [*behind, *(row for row in measured if row not in behind)]:
+        own = ours[row.case, row.threads, row.allocator].seconds[0]
+        middle, low, high = row.over_ours
+        name = f"**{row.contender} is faster**" if row in behind else row.contender
+        if row.contender == LIMIT:
+            name = "limit (work that cannot be avoided)"
+        lines.append(
+            f"| {row.what} | {name} | {middle:.3g} ({low:.3g} to {high:.3g}) | {row.threads or 'all'} | "
+            f"{row.allocator} | {spell_time(own)} |"
+        )
+    notes = dict.fromkeys(f"- {row.what}: {row.note}" for row in rows if row.note)
+    absent = dict.fromkeys(f"- {row.contender} was not measured: {row.absent}" for row in rows if row.absent)
+    return "\n".join([*lines, *([""] if notes or absent else []), *notes, *absent])
+
+
+def spell_time(seconds: float) -> str:
+    """Spell a duration of a call.
+
+    >>> spell_time(0.0123), spell_time(2e-5)
+    ('12.3 ms', '20 µs')
+    """
+    for unit, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if seconds >= unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
+def draw_growth(rows: Sequence[Row], stem: Path) -> None:
+    """Draw the cost of every contender over size, one panel for each growth curve, both axes logarithmic."""
+    from gdyn_reproduce.plotting import house_style, new_figure, save_figure
+
+    points = [row for row in rows if row.growth and row.seconds and row.allocator == "default"]
+    curves = list(dict.fromkeys(row.growth for row in points))
+    with house_style():
+        figure, axes = new_figure(1, len(curves), squeeze=False)
+        for axis, curve in zip(axes[0], curves, strict=True):
+            for name in dict.fromkeys(row.contender for row in points if row.growth == curve):
+                mine = [row for row in points if row.growth == curve and row.contender == name]
+                mine.sort(key=lambda row: row.size or 0)
+                style = "k--" if name == LIMIT else "o-"
+                axis.loglog([row.size for row in mine], [row.seconds[0] for row in mine], style, label=name)
+            axis.set(title=curve, xlabel="size", ylabel="seconds a call")
+            axis.legend()
+        save_figure(figure, stem)
