@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gdyn_reproduce.plotting import COLOURS, band, house_style, new_figure, save_figure
+from gdyn_reproduce.plotting import COLOURS, band, house_style, label_curves, new_figure, save_figure
 
 
 def drawn():
@@ -60,3 +60,34 @@ def test_the_style_is_left_as_it_was():
     with house_style():
         assert mpl.rcParams["svg.hashsalt"] == "gdyn"
     assert dict(mpl.rcParams) == before
+
+
+def test_names_stand_at_the_ends_of_their_curves_and_do_not_overlap():
+    with house_style():
+        figure, axes = new_figure()
+        for name, level in (("low", 0.0), ("close", 0.001), ("high", 1.0)):
+            axes.plot([0, 1, 2], [0.5, level, level], label=name)
+        axes.plot([0, 1], [0, 0])  # without a name
+        label_curves(axes)
+        figure.draw_without_rendering()
+    names = {text.get_text(): text for text in axes.texts}
+    assert list(names) == ["low", "close", "high"]
+    boxes = [names[name].get_window_extent() for name in ("low", "close", "high")]
+    assert boxes[0].y1 <= boxes[1].y0
+    assert boxes[1].y1 < boxes[2].y0
+    end_of_high = axes.transData.transform((2, 1.0))[1]
+    assert (boxes[2].y0 + boxes[2].y1) / 2 == pytest.approx(end_of_high, abs=2)
+    assert boxes[0].x0 >= axes.get_window_extent().x1
+
+
+def test_logarithmic_ticks_are_plain_numbers(tmp_path):
+    with house_style():
+        figure, axes = new_figure()
+        axes.loglog([1, 1e7], [12, 40])
+        save_figure(figure, tmp_path / "log")
+    labels = [text.get_text() for text in axes.get_yticklabels(which="both") if text.get_text()]
+    assert "20" in labels
+    assert not any("times" in label for label in labels)
+    powers = [text.get_text() for text in axes.get_xticklabels() if text.get_text()]
+    assert "100" in powers
+    assert any("10^{7}" in label for label in powers)

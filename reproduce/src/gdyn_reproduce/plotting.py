@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from gdyn_common.storage import atomic_write
 
@@ -29,7 +32,6 @@ _STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "axes.formatter.min_exponent": 2,  # a tick of a log axis says 40, not 4 x 10^1
     "grid.alpha": 0.25,
     "lines.linewidth": 1.5,
     "legend.frameon": False,
@@ -72,6 +74,7 @@ def save_figure(figure: Figure, stem: Path) -> None:
     """Write ``<stem>.png``, with a palette of 256 colours, and ``<stem>.svg``, each atomically."""
     from PIL import Image
 
+    _spell_log_ticks(figure)
     drawn, small, vectors = io.BytesIO(), io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
     # A third of the size, which counts because pictures of results are committed.
@@ -79,6 +82,51 @@ def save_figure(figure: Figure, stem: Path) -> None:
     atomic_write(stem.with_suffix(".png"), small.getvalue())
     figure.savefig(vectors, format="svg", metadata={"Date": None})
     atomic_write(stem.with_suffix(".svg"), vectors.getvalue())
+
+
+def label_curves(axes: Axes) -> None:
+    """Write each labelled curve's name at its right end, in its colour, instead of a legend.
+
+    Names that would overlap are moved apart vertically; the axes are widened to hold them.
+    """
+    lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    height = 14 / (
+        axes.figure.get_figheight() * 72 * axes.get_position().height
+    )  # a line of text, of the axes
+    ends = []
+    for line in lines:
+        points = axes.transData.transform(np.column_stack([line.get_xdata(), line.get_ydata()]).astype(float))
+        inside = axes.transAxes.inverted().transform(points[np.isfinite(points).all(1)])
+        ends.append(float(np.clip(inside[-1, 1], 0, 1)) if len(inside) else 0.0)
+    order = sorted(range(len(lines)), key=lambda index: ends[index])
+    for below, above in itertools.pairwise(order):
+        ends[above] = max(ends[above], ends[below] + height)
+    overflow = max((ends[index] for index in order), default=0) - 1
+    for index in order:
+        axes.annotate(
+            str(lines[index].get_label()),
+            (1.01, ends[index] - max(overflow, 0)),
+            xycoords="axes fraction",
+            color=lines[index].get_color(),
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def _spell_log_ticks(figure: Figure) -> None:
+    """Write the ticks of logarithmic axes as plain numbers between 0.001 and 100 000, as powers beyond."""
+    from matplotlib.ticker import LogFormatterMathtext
+
+    class Plain(LogFormatterMathtext):
+        def __call__(self, x: float, pos: Any = None) -> str:
+            label = super().__call__(x, pos)
+            return f"{x:g}" if label and 1e-3 <= abs(x) < 1e5 else label
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                axis.set_major_formatter(Plain())
+                axis.set_minor_formatter(Plain(minor_thresholds=(1, 0.4)))
 
 
 def band(axes: Axes, x: Any, curves: Any, label: str, colour: str) -> None:
