@@ -1,5 +1,6 @@
 """The file survives kills, resumption and divergence; services never fail a run."""
 
+import errno
 import json
 import logging
 import math
@@ -7,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -66,10 +68,10 @@ def test_unfinished_last_line_is_skipped_and_cut_on_reopening(path):
 
 def test_damage_elsewhere_is_an_error(path):
     path.write_text('{"step": 0}\nnonsense\n{"step": 2}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is no JSON object: 'nonsense'$"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is no record with a step: 'nonsense'; "):
         list(read_jsonl(path))
     path.write_text("[1]\n")
-    with pytest.raises(ValueError, match=r"line 1 is no JSON object"):
+    with pytest.raises(ValueError, match=r"line 1 is no record"):
         list(read_jsonl(path))
 
 
@@ -208,3 +210,79 @@ def test_offline_services_leave_their_files_and_no_notice(path, monkeypatch, cap
         tracker.close()
     assert [record.message for record in caplog.records if record.name == "gdyn_common.logging"] == []
     assert list(path.parent.glob(trace))
+
+
+def test_rewind_of_the_end_writes_nothing_anew(path, monkeypatch):
+    tracker = filled(path)
+    inode = path.stat().st_ino
+    tracker.rewind(9)
+    tracker.rewind(3)
+    assert path.stat().st_ino == inode
+    tracker.log(3, {"loss": 0.0})
+    tracker.close()
+    assert [record["step"] for record in read_jsonl(path)] == [0, 1, 2, 3]
+
+
+def test_a_line_is_written_whole_or_not_at_all(path, monkeypatch):
+    tracker = filled(path)
+    before = path.read_bytes()
+    write = os.write
+    calls = []
+
+    def full(handle, data):
+        calls.append(handle)
+        if len(calls) == 1:
+            return write(handle, bytes(data)[:7])  # the disk takes a part
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.write", full)
+    with pytest.raises(OSError, match=r"metrics\.jsonl cannot be written: No space left"):
+        tracker.log(5, {"loss": 0.0})
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    tracker.log(5, {"loss": 0.0})
+    tracker.close()
+    assert len(list(read_jsonl(path))) == 6
+
+
+def test_a_removed_file_is_noticed(path):
+    tracker = filled(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="cannot be written"):
+        tracker.log(5, {"loss": 0.0})
+    path.write_text("")
+    with pytest.raises(FileNotFoundError, match="it was replaced while it was in use"):
+        tracker.log(5, {"loss": 0.0})
+    tracker.close()
+
+
+def test_an_unfinished_line_longer_than_a_block_is_cut(path, monkeypatch):
+    monkeypatch.setattr(metrics_logging, "_MAX_LINE", 8)
+    path.write_bytes(b"{}\n" + b"x" * 100)
+    JsonLines(path).close()
+    assert path.read_bytes() == b"{}\n"
+    path.write_bytes(b"x" * 100)
+    JsonLines(path).close()
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"loss": 1}', b'{"step": "1"}', b"\xff", b"[" * 5000, b'{"step": ' + b"9" * 5000]
+)
+def test_any_damaged_line_is_one_message(path, line):
+    path.write_bytes(b'{"step": 0}\n' + line + b'\n{"step": 1}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is no record"):
+        list(read_jsonl(path))
+    tracker = JsonLines(path)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is no record"):
+        tracker.rewind(0)
+    tracker.close()
+
+
+def test_reading_takes_the_memory_of_a_line(path):
+    line = json.dumps({"step": 0, "note": "x" * 10_000}) + "\n"
+    path.write_text(line * 2000)  # 20 MB
+    tracemalloc.start()
+    assert sum(1 for _ in read_jsonl(path)) == 2000
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()

@@ -20,3 +20,12 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"Unknown {kind} {given!r}. Allowed: {', '.join(names)}.{hint}"
+
+
+def printable(text: str) -> str:
+    r"""Return text that cannot steer a terminal: one line, every invisible character spelled out.
+
+    >>> printable("a\x1b[31mb\n\u202ec")
+    'a\\x1b[31mb\\n\\u202ec'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -7,15 +7,23 @@ the sink is dropped. An error of the JSON-lines file itself is raised, since it 
 
 from __future__ import annotations
 
+import errno
+import io
+import itertools
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from gdyn_common.errors import printable
+from gdyn_common.storage import atomic_file, open_regular
+
+_MAX_LINE = 1 << 24
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _log = logging.getLogger(__name__)
 
@@ -60,11 +68,15 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _cut_unfinished_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = _open_whole_lines(path)
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Append one line."""
+        """Append one line.
+
+        Raises:
+            ValueError: If a metric is no single number, or called ``step``.
+            OSError: If the line cannot be written, or the file was removed meanwhile.
+        """
         if "step" in metrics:
             raise ValueError("'step' is the name of the counter; call the metric otherwise.")
         record = {
@@ -73,8 +85,8 @@ class JsonLines:
             else value
             for key, value in _plain(metrics).items()
         }
-        self._file.write(json.dumps({"step": int(step), **record}, allow_nan=False) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": int(step), **record}, allow_nan=False) + "\n"
+        _append(self._file, line.encode(), self.path)
 
     def rewind(self, step: int, **fields: Any) -> None:
         """Drop the lines from `step` on, before a loop resumes there.
@@ -82,48 +94,96 @@ class JsonLines:
         Args:
             step: First step to be logged anew.
             fields: Drop only lines with these values, for example ``seed=0``.
+
+        Raises:
+            ValueError: If a line is no record with a step.
         """
+
+        def stays(record: Mapping[str, Any]) -> bool:
+            return record["step"] < step or any(record.get(key) != value for key, value in fields.items())
+
+        keep = bytearray(stays(record) for record in _records(self.path))
+        if all(keep):
+            return
+        first = keep.index(False)
+        if not any(keep[first:]):  # they are the end of the file, which a kill or a full disk cannot spoil
+            with open_regular(self.path) as lines:
+                end = sum(len(next(lines)) for _ in range(first))
+            os.ftruncate(self._file.fileno(), end)
+            return
+        with open_regular(self.path) as lines, atomic_file(self.path) as kept:
+            kept.writelines(line for line, stay in zip(lines, keep, strict=False) if stay)
         self._file.close()
-        kept = [
-            line
-            for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            if (record := json.loads(line))["step"] < step
-            or any(record.get(key) != value for key, value in fields.items())
-        ]
-        scratch = self.path.with_name(self.path.name + ".tmp")
-        scratch.write_text("".join(kept), encoding="utf-8")
-        scratch.replace(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = _open_whole_lines(self.path)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-def _cut_unfinished_line(path: Path) -> None:
-    if path.exists():
-        content = path.read_bytes()
-        if not content.endswith(b"\n"):
-            with path.open("r+b") as file:
-                file.truncate(content.rfind(b"\n") + 1)
+def _open_whole_lines(path: Path) -> io.FileIO:
+    """Open a file for appending, without the unfinished line that a kill may have left at its end."""
+    file = io.FileIO(path, "a+")
+    end = size = os.fstat(file.fileno()).st_size
+    while end:
+        start = max(0, end - _MAX_LINE)
+        newline = os.pread(file.fileno(), end - start, start).rfind(b"\n")
+        end = start + newline + 1 if newline >= 0 else start
+        if newline >= 0:
+            break
+    if end < size:
+        os.ftruncate(file.fileno(), end)
+    return file
+
+
+def _append(file: io.FileIO, line: bytes, path: Path) -> None:
+    """Write a whole line or none."""
+    end = os.fstat(file.fileno()).st_size
+    try:
+        if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            raise FileNotFoundError(errno.ENOENT, "it was replaced while it was in use")
+        rest = memoryview(line)
+        while rest:
+            rest = rest[os.write(file.fileno(), rest) :]
+    except OSError as error:
+        os.ftruncate(file.fileno(), end)
+        raise type(error)(
+            f"{path} cannot be written: {error.strerror}. Repair that and start the command again."
+        ) from None
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of the complete lines, one in memory at a time."""
+    with open_regular(path) as file:
+        for number in itertools.count(1):
+            line = file.readline(_MAX_LINE)
+            if not line.endswith(b"\n") and len(line) < _MAX_LINE:
+                return  # the end, or what a kill left of a line
+            try:
+                record = json.loads(line.decode())
+                if type(record["step"]) not in (int, float):
+                    raise ValueError
+            except (ValueError, TypeError, KeyError, RecursionError):
+                start = printable(line[:60].decode(errors="replace").strip())
+                raise ValueError(
+                    f"{path}, line {number} is no record with a step: {start!r}; delete the line or the file."
+                ) from None
+            yield record
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a JSON-lines file; an unfinished last line, left by a kill, is skipped.
 
+    Takes no more memory than the longest line.
+
     Raises:
-        ValueError: If any other line is no JSON object.
+        OSError: If the file cannot be opened.
+        ValueError: If any other line is no JSON object with a step.
     """
-    *lines, unfinished = path.read_text(encoding="utf-8").split("\n")
-    del unfinished  # empty after a complete last line
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            items = record.items()
-        except (ValueError, AttributeError):
-            raise ValueError(f"{path}, line {number} is no JSON object: {line[:60]!r}") from None
+    for record in _records(path):
         yield {
-            key: _NON_FINITE.get(value, value) if isinstance(value, str) else value for key, value in items
+            key: _NON_FINITE.get(value, value) if isinstance(value, str) else value
+            for key, value in record.items()
         }
 
 
