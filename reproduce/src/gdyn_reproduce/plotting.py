@@ -89,10 +89,9 @@ def label_curves(axes: Axes) -> None:
 
     Names that would overlap are moved apart vertically; the axes are widened to hold them.
     """
+    axes.autoscale_view()  # the limits are otherwise set when drawn, after the ends were looked up
     lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
-    height = 14 / (
-        axes.figure.get_figheight() * 72 * axes.get_position().height
-    )  # a line of text, of the axes
+    height = 14 / 72 * axes.figure.dpi / axes.get_window_extent().height  # a line of text, of the axes
     ends = []
     for line in lines:
         points = axes.transData.transform(np.column_stack([line.get_xdata(), line.get_ydata()]).astype(float))
