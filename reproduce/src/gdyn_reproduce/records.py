@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import json
 import math
 import os
+import re
 import shlex
-from collections.abc import Mapping
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gdyn_common.errors import printable
+from gdyn_common.storage import read_json
 from gdyn_reproduce.claims import Measurement, Verdict
 from gdyn_reproduce.registry import program
 
@@ -106,43 +113,118 @@ class Record:
         }
 
 
-def read_record(folder: Path) -> Record:
+_REMAKE = "delete its folder and run its command again"
+
+
+def read_record(folder: Path, expected: Header | None = None) -> Record:
     """Read a finished run.
+
+    Args:
+        folder: The run folder.
+        expected: Package, figure and preset that it must be a run of.
 
     Raises:
         FileNotFoundError: If the folder holds no finished run.
-        ValueError: If the record was written by another version of this format, or is damaged.
+        ValueError: If the record was written by another version of this format, is damaged, or is that of
+            another run.
     """
     path = folder / "result.json"
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no finished run (no result.json); run its command first.")
-    try:
-        body = json.loads(path.read_text())
-        provenance_path = folder / "provenance.json"
-        provenance = json.loads(provenance_path.read_text()) if provenance_path.exists() else {}
-        return parse_record(body, provenance, folder)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is not a readable record ({error!r}); delete the folder and rerun."
-        ) from None
+    body = read_json(path, advice=_REMAKE)
+    facts = folder / "provenance.json"
+    record = parse_record(body, read_json(facts, advice=_REMAKE) if facts.exists() else {}, folder)
+    header = record.header
+    digits = config_hash(body["config"], header.version, body["format"])
+    ours = (header.package, header.figure, header.preset)
+    if re.fullmatch("[0-9a-f]{12}", folder.name) and folder.name != digits:
+        raise ValueError(f"{path} is not the record of its folder but of one called {digits}; {_REMAKE}.")
+    if expected and ours != (expected.package, expected.figure, expected.preset):
+        raise ValueError(f"{path} is a record of {printable(' '.join(ours))}; {_REMAKE}.")
+    return record
+
+
+def config_hash(values: Mapping[str, Any], version: str, record_format: int = FORMAT) -> str:
+    """Return twelve hexadecimal digits that depend on every value and on the package's version.
+
+    >>> config_hash({"a": 1}, "0.1.0") == config_hash({"a": 2}, "0.1.0")
+    False
+    """
+    text = json.dumps([record_format, version, values], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def parse_record(body: Mapping[str, Any], provenance: Mapping[str, Any], folder: Path) -> Record:
     """Build a record from its JSON.
 
     Raises:
-        ValueError: If it was written by another version of the format.
+        ValueError: If it was written by another version of the format, or does not have its form.
     """
     if body.get("format") != FORMAT:
         raise ValueError(
             f"{folder} was written with record format {body.get('format')!r}; this version reads {FORMAT}. "
             "Rerun its command with this version."
         )
+    try:
+        record = _parse(_clean(body), _clean(provenance), folder)
+        _check_form(record)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = printable(" ".join(str(error).split()))[:200]
+        raise ValueError(f"{folder} holds no readable record ({reason}); {_REMAKE}.") from None
+    return record
+
+
+def _parse(body: Mapping[str, Any], provenance: Mapping[str, Any], folder: Path) -> Record:
     verdicts = tuple(
         Verdict(**(item | {"values": tuple(_unplain(item["values"]))})) for item in body["verdicts"]
     )
     measurements = {name: _unplain(value) for name, value in body["measurements"].items()}
     return Record(_header(body["header"]), body["config"], measurements, verdicts, folder, provenance)
+
+
+def _clean(value: Any) -> Any:
+    """Spell out what could steer a terminal or break a line, in all text of JSON data."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {printable(key): _clean(item) for key, item in value.items()}
+    return [_clean(item) for item in value] if isinstance(value, list) else value
+
+
+def _check_form(value: Any) -> None:
+    """Check the fields of a dataclass against their annotations, and those of its parts."""
+    hints = typing.get_type_hints(type(value))
+    for name in ("wall_time_s", "peak_memory_bytes") if isinstance(value, Record) else ():
+        if not _fits(value.provenance.get(name, 0.0), float):
+            raise TypeError(f"{name} is {str(value.provenance[name])[:60]!r}")
+    for item in dataclasses.fields(value):
+        found = getattr(value, item.name)
+        if not _fits(found, hints[item.name]):
+            raise TypeError(f"{item.name} is {str(found)[:60]!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if kind is typing.Literal:
+        return value in parts
+    if kind in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind in (tuple, list, Sequence):
+        if isinstance(value, str):
+            return False
+        sizes = len(parts) == 1 or parts[-1] is ... or len(parts) == len(value)
+        each = parts if len(parts) > 1 and parts[-1] is not ... else itertools.repeat(parts[0])
+        return isinstance(value, kind) and sizes and all(map(_fits, value, each))
+    if kind in (dict, Mapping):
+        return isinstance(value, Mapping) and all(
+            isinstance(key, str) and _fits(item, parts[1]) for key, item in value.items()
+        )
+    if isinstance(hint, type) and dataclasses.is_dataclass(value) and isinstance(value, hint):
+        _check_form(value)
+        return True
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _header(values: Mapping[str, Any]) -> Header:

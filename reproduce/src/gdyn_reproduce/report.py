@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import base64
+import itertools
 import math
+import re
 import statistics
 import sys
 from collections import Counter
@@ -124,9 +126,10 @@ def write_report(records: Sequence[Record], folder: Path) -> Path:
 
 
 def _context(records: Sequence[Record]) -> dict[str, Any]:
-    table = rows(records)
+    per_record = [rows([record]) for record in records]
+    table = list(itertools.chain(*per_record))
     return {
-        "records": [_figure_context(record, table) for record in records],
+        "records": [_figure_context(*pair) for pair in zip(records, per_record, strict=True)],
         "rows": table,
         "packages": sorted({record.header.package for record in records}),
         "outcomes": OUTCOMES,
@@ -140,7 +143,7 @@ def _figure_context(record: Record, table: Sequence[Row]) -> dict[str, Any]:
     return {
         "record": record,
         "header": header,
-        "rows": [row for row in table if row.record is record],
+        "rows": table,
         "svg": _embed(record.folder / "figure.svg"),
         "anchor": f"{header.package}-{header.figure}-{header.preset}-{record.folder.name}",
         "config": _flat_text(record.config),
@@ -173,8 +176,32 @@ def _render(template: str, context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=escape_markdown if template.endswith(".md.j2") else None,
     )
+    environment.filters["code"] = _code
     return environment.get_template(template).render(context)
+
+
+class _Markdown(str):
+    """Text that is Markdown already."""
+
+
+def escape_markdown(value: Any) -> Any:
+    r"""Return text in which no character has a meaning in Markdown or HTML; other values as they are.
+
+    >>> print(escape_markdown("a|b <i> [x](y) `c`"))
+    a\|b \<i\> \[x\](y) \`c\`
+    """
+    if not isinstance(value, str) or isinstance(value, _Markdown):
+        return value
+    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", value)
+
+
+def _code(text: str) -> _Markdown:
+    """Return text as a code span, which needs more backticks around it than there are inside."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    pad = " " if "`" in text else ""
+    return _Markdown(f"{fence}{pad}{text}{pad}{fence}")
 
 
 def compare(first: Sequence[Record], second: Sequence[Record]) -> str:
@@ -193,7 +220,7 @@ def compare(first: Sequence[Record], second: Sequence[Record]) -> str:
         a, b = left.get(key), right.get(key)
         cells = [*key, *(row.ours if row else "-" for row in (a, b))]
         cells += [row.outcome if row else "-" for row in (a, b)]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(map(escape_markdown, cells)) + " |")
     return "\n".join(lines)
 
 

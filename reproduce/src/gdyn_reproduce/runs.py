@@ -16,13 +16,9 @@ A run lives in ``<out>/<package>/<figure>/<preset>/<config hash>/``:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import io
-import json
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -34,10 +30,22 @@ import numpy as np
 
 from gdyn_common.errors import UnknownNameError, unknown
 from gdyn_common.logging import JsonLines
-from gdyn_common.storage import Arrays, Checkpoint, atomic_write, read_arrays, write_arrays
+from gdyn_common.storage import (
+    RECOMPUTE,
+    Arrays,
+    Checkpoint,
+    FolderLock,
+    atomic_write,
+    claim_arrays,
+    owner,
+    read_arrays,
+    remove_folder,
+    write_arrays,
+)
 from gdyn_reproduce import provenance
 from gdyn_reproduce.claims import Measurement, Verdict, judge
-from gdyn_reproduce.records import FORMAT, Header, Record, Result, dump_json, plain, read_record
+from gdyn_reproduce.records import Header, Record, Result, dump_json, plain, read_record
+from gdyn_reproduce.records import config_hash as config_hash
 from gdyn_reproduce.registry import Figure, Paper, Preset, resolve
 
 Item = TypeVar("Item")
@@ -93,12 +101,8 @@ class Run:
         self._notes: dict[str, Any] = {"commit": provenance.commit()}  # a checkout may move on meanwhile
         self._started = time.perf_counter()
         self._earlier_seconds = 0.0
-        try:
-            for name in ("pieces", "checkpoints"):
-                (folder / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(f"Cannot write to {folder} ({error.strerror}); pass another out=.") from None
-        self._lock = _lock(folder / ".lock")
+        self._name = f"{header.package} {header.figure} {header.preset} {config_hash(config, header.version)}"
+        self._lock = FolderLock(folder)
         atomic_write(folder / "config.yaml", dump_yaml(config))
         self.tracker = JsonLines(folder / "metrics.jsonl")
 
@@ -121,19 +125,24 @@ class Run:
         Returns:
             The arrays as stored, so that a resumed run continues from the same bits.
         """
+        self._lock.check()
         path = self.folder / "pieces" / f"{_slug(name)}.npz"
+        belongs_to = f"{self._name} {name}"
         if path.exists():
-            arrays = read_arrays(path)
+            arrays = claim_arrays(read_arrays(path, advice=RECOMPUTE), belongs_to, path)
             self._earlier_seconds += float(arrays.pop(_SECONDS))
             return arrays
         started = time.perf_counter()
         arrays = {key: np.asarray(value) for key, value in compute().items()}
-        write_arrays(path, arrays | {_SECONDS: np.float64(time.perf_counter() - started)})
+        seconds = np.float64(time.perf_counter() - started)
+        self._lock.check()
+        write_arrays(path, arrays | {_SECONDS: seconds} | owner(belongs_to))
         return arrays
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return the checkpoint of that name inside this run."""
-        return Checkpoint(self.folder / "checkpoints" / f"{_slug(name)}.npz")
+        path = self.folder / "checkpoints" / f"{_slug(name)}.npz"
+        return Checkpoint(path, f"{self._name} {name}", self._lock)
 
     def note(self, **facts: Any) -> None:
         """Add facts to the provenance, for example the data set's source and hash."""
@@ -155,6 +164,7 @@ class Run:
 
     def finish(self, result: Result, verdicts: Iterable[Verdict]) -> Record:
         """Write arrays, provenance and, last, the result."""
+        self._lock.check()
         write_arrays(self.folder / "arrays.npz", dict(result.arrays))
         facts = provenance.collect(self._earlier_seconds + time.perf_counter() - self._started)
         atomic_write(self.folder / "provenance.json", dump_json(facts | self._notes))
@@ -187,7 +197,7 @@ def execute(
     experiment = resolve(figure.module)
     folder = folder_of(paper, figure, config, preset_name)
     if config.overwrite:
-        _remove(folder)
+        remove_folder(folder)
     header = Header(
         package=paper.package,
         version=provenance.package_version(paper.package),
@@ -200,14 +210,15 @@ def execute(
         scale=preset.scale,
         overrides=tuple(overrides),
     )
-    if (folder / "result.json").exists():
-        record = rejudge(paper, read_record(folder))
+    # What is drawn may be deleted, by hand or on the advice of a message; then it is computed again.
+    if (folder / "result.json").exists() and (folder / "arrays.npz").exists():
+        record = rejudge(paper, read_record(folder, header))
     else:
         with Run(folder, settings(config), header) as run:
             result = experiment.compute(config, run)
             record = run.finish(result, _judge_all(paper, figure, preset, preset_name, result.measurements))
     # Drawn after the record is safe, and from what was stored: a plotting error costs no computation.
-    stored = Result(record.measurements, read_arrays(folder / "arrays.npz"))
+    stored = Result(record.measurements, read_arrays(folder / "arrays.npz", advice=RECOMPUTE))
     with house_style():
         save_figure(experiment.plot(stored), folder / "figure")
     return record
@@ -263,16 +274,6 @@ def settings(config: RunOptions) -> dict[str, Any]:
     return {key: value for key, value in plain(dataclasses.asdict(config)).items() if key not in options}
 
 
-def config_hash(values: Mapping[str, Any], version: str) -> str:
-    """Return twelve hexadecimal digits that depend on every value and on the package's version.
-
-    >>> config_hash({"a": 1}, "0.1.0") == config_hash({"a": 2}, "0.1.0")
-    False
-    """
-    text = json.dumps([FORMAT, version, values], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def folder_of(paper: Paper, figure: Figure, config: RunOptions, preset_name: str) -> Path:
     """Return the folder of a run."""
     digits = config_hash(settings(config), provenance.package_version(paper.package))
@@ -282,27 +283,6 @@ def folder_of(paper: Paper, figure: Figure, config: RunOptions, preset_name: str
 def _slug(name: str) -> str:
     readable = re.sub(r"[^A-Za-z0-9._=+-]+", "_", name)[:80]
     return f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def _lock(path: Path) -> io.TextIOWrapper:
-    file = path.open("w")
-    with contextlib.suppress(ImportError):  # no advisory locks outside POSIX
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise BlockingIOError(
-                f"{path.parent} is in use by another process; wait for it, or pass another out=."
-            ) from None
-    return file
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        with _lock(folder / ".lock"):
-            shutil.rmtree(folder)
 
 
 def dump_yaml(body: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ def compute(config: DecayConfig, run: Run) -> Result:
         for rate in config.rates
     ]
     ratio = [float(curve[-1] / curve[0]) for curve in curves[-1]]
+    run.tracker.rewind(config.num_steps)
     run.tracker.log(config.num_steps, {"ratio": ratio[0]})
     return Result({"decay": ratio, "falls": [r < 1 for r in ratio]}, {"curves": np.array(curves)})
 

@@ -1,0 +1,204 @@
+"""Run folders that were damaged, swapped, removed or shared."""
+
+import json
+import shutil
+
+import pytest
+from toy_paper.config import DecayConfig
+from toy_paper.paper import PAPER
+
+from gdyn_common.logging import read_jsonl
+from gdyn_common.storage import FolderLock
+from gdyn_reproduce import cli
+from gdyn_reproduce.records import Result, load_records, read_record
+from gdyn_reproduce.runs import Run, configure, execute
+
+FIG1 = PAPER.figure("fig1")
+
+
+def run(tmp_path, preset="quick", **options):
+    return execute(PAPER, FIG1, configure(FIG1, preset, out=str(tmp_path), **options), preset)
+
+
+def test_following_the_advice_about_damaged_arrays_recovers(tmp_path):
+    first = run(tmp_path)
+    arrays = first.folder / "arrays.npz"
+    whole = arrays.read_bytes()
+    arrays.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"arrays\.npz is damaged .*; delete it to have it computed again"):
+        run(tmp_path)
+    arrays.unlink()
+    assert run(tmp_path).measurements == first.measurements
+    assert arrays.read_bytes() == whole
+    assert len(list(read_jsonl(first.folder / "metrics.jsonl"))) == 1
+
+
+def test_following_the_advice_about_a_damaged_record_recovers(tmp_path):
+    first = run(tmp_path)
+    for body in (
+        "{",
+        '{"format": 1}',
+        "[" * 10_000,
+        '{"format": ' + "1" * 5000 + "}",
+        '{"format": 1, "header": 0}',
+    ):
+        (first.folder / "result.json").write_text(body)
+        with pytest.raises(ValueError, match="delete its folder and run its command again") as caught:
+            run(tmp_path)
+        assert str(caught.value).isprintable()
+    shutil.rmtree(first.folder)
+    assert run(tmp_path).measurements == first.measurements
+
+
+@pytest.mark.parametrize("name", ["result.json", "arrays.npz"])
+def test_a_result_of_another_run_is_refused(tmp_path, name):
+    quick, paper = run(tmp_path), run(tmp_path, "paper")
+    if name == "arrays.npz":
+        pytest.skip("the record does not know the hash of its arrays yet")
+    shutil.copy(paper.folder / name, quick.folder / name)
+    with pytest.raises(ValueError, match=rf"{name} is not the record of its folder but of one called"):
+        run(tmp_path)
+    with pytest.raises(ValueError, match=rf"{name} is not the record of its folder"):
+        load_records(tmp_path)
+
+
+def test_a_record_of_another_figure_with_the_same_settings_is_refused(tmp_path):
+    first = run(tmp_path)
+    body = json.loads((first.folder / "result.json").read_text())
+    body["header"]["figure"] = "fig2"
+    (first.folder / "result.json").write_text(json.dumps(body))
+    with pytest.raises(ValueError, match=r"result\.json is a record of toy_paper fig2 quick"):
+        run(tmp_path)
+
+
+def test_pieces_that_changed_places_are_refused(tmp_path):
+    first = run(tmp_path)
+    (first.folder / "arrays.npz").unlink()
+    a, b, *_ = sorted((first.folder / "pieces").iterdir())
+    swap = a.read_bytes()
+    a.write_bytes(b.read_bytes())
+    b.write_bytes(swap)
+    with pytest.raises(ValueError, match=r"seed=0-.* belongs to '.* rate=0.5/seed=1', not to '.*seed=0'"):
+        run(tmp_path)
+    a.unlink()
+    b.unlink()
+    assert run(tmp_path).measurements == first.measurements
+
+
+@pytest.mark.parametrize("moment", ["piece", "log", "checkpoint", "finish"])
+def test_a_folder_removed_in_mid_run_is_an_error(tmp_path, moment):
+    header = run(tmp_path / "other").header
+    with Run(tmp_path / "run", {}, header) as open_run:
+        open_run.piece("a", lambda: {"x": 1})
+        checkpoint = open_run.checkpoint("b")
+        shutil.rmtree(tmp_path / "run")
+        act = {
+            "piece": lambda: open_run.piece("b", lambda: {"x": 1}),
+            "log": lambda: open_run.tracker.log(0, {"x": 1}),
+            "checkpoint": lambda: checkpoint.save(x=1),
+            "finish": lambda: open_run.finish(Result({}, {}), ()),
+        }[moment]
+        with pytest.raises(FileNotFoundError, match=str(tmp_path / "run")):
+            act()
+    assert not (tmp_path / "run").exists()
+
+
+def test_overwrite_spares_a_run_that_is_in_use(tmp_path):
+    first = run(tmp_path)
+    with FolderLock(first.folder), pytest.raises(BlockingIOError, match="in use"):
+        run(tmp_path, overwrite=True)
+    assert read_record(first.folder).measurements == first.measurements
+
+
+HOSTILE = ("<script>", "|", "\x1b[31m", "\u202e", "{{7*7}}", "`", "[x](javascript:1)", "\n")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_in_a_record_steers_nothing(tmp_path, text, capsys):
+    from gdyn_reproduce.report import main
+
+    first = run(tmp_path / "runs")
+    path = first.folder / "result.json"
+    body = json.loads(path.read_text())
+    for verdict in body["verdicts"]:
+        verdict |= dict.fromkeys(("claim", "statement", "source", "unit", "band", "because"), f"a{text}b")
+    body["header"] |= {"title": text, "source": text, "shows": text, "version": "0"}
+    path.write_text(json.dumps(body))
+    main(["build", str(tmp_path / "runs"), "--out", str(tmp_path / "report")])
+    main(["compare", str(tmp_path / "runs"), str(tmp_path / "runs")])
+    page = (tmp_path / "report/index.html").read_text()
+    plain = (tmp_path / "report/report.md").read_text()
+    table = capsys.readouterr().out.splitlines()
+    assert "a<script>b" not in page
+    assert "a<script>b" not in plain
+    assert "\x1b" not in page + plain + "".join(table)
+    assert "\u202e" not in page + plain + "".join(table)
+    assert "a[x](javascript" not in plain
+    columns = {line.replace("\\|", "").count("|") for line in table if line.startswith("|")}
+    assert columns == {8}
+
+
+def mutate(value, random, depth=0):
+    """Change one place in JSON data."""
+    if isinstance(value, dict) and value and random.random() < 0.9:
+        key = random.choice(sorted(value))
+        if random.random() < 0.1:
+            return {other: item for other, item in value.items() if other != key}
+        return value | {key: mutate(value[key], random)}
+    if isinstance(value, list) and value and random.random() < 0.8:
+        place = random.randrange(len(value))
+        return [*value[:place], mutate(value[place], random), *value[place + 1 :]]
+    return random.choice(
+        [None, True, 0, -1, 1e308, "", "nan", "x" * 300, [], {}, [[]], {"a": [None]}, "\ud800"]
+    )
+
+
+def test_mutated_records_are_read_or_refused_in_one_line(tmp_path, capsys):
+    from random import Random
+
+    from gdyn_reproduce.records import load_runs
+    from gdyn_reproduce.report import main
+
+    folder = run(tmp_path / "runs").folder.rename(tmp_path / "runs" / "record")  # any hash
+    whole = {name: json.loads((folder / name).read_text()) for name in ("result.json", "provenance.json")}
+    random = Random(0)
+    codes = []
+    for i in range(300):
+        for name, body in whole.items():
+            mutated = i % 3 if name == "result.json" else i % 3 == 0
+            (folder / name).write_text(json.dumps(mutate(body, random) if mutated else body))
+        capsys.readouterr()
+        codes.append(main(["build", str(tmp_path / "runs"), "--out", str(tmp_path / "report")]))
+        if codes[-1] == 2:
+            (line,) = capsys.readouterr().err.splitlines()
+            assert str(folder) in line
+            with pytest.raises(ValueError, match="record"):
+                load_runs(tmp_path / "runs")
+            continue
+        load_runs(tmp_path / "runs")
+        assert main(["compare", str(tmp_path / "runs"), str(tmp_path / "runs")]) == 0
+    assert {0, 2} <= set(codes) <= {0, 1, 2}
+
+
+def test_the_report_costs_each_record_the_same(tmp_path, monkeypatch):
+    from gdyn_reproduce import report
+
+    records = [run(tmp_path)] * 50
+    spelled = []
+    spell = report.spell_values
+    monkeypatch.setattr(report, "spell_values", lambda values: spelled.append(1) or spell(values))
+    report.write_report(records[:10], tmp_path / "report")
+    few = len(spelled)
+    report.write_report(records, tmp_path / "report")
+    assert len(spelled) - few == 5 * few
+
+
+def test_a_command_survives_whatever_lies_at_its_places(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in (DecayConfig().out, "runs/toy_paper"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("a file")
+        assert cli.dispatch(PAPER, (), ["run", "fig1", "preset=smoke"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "cannot be written: Not a directory" in line
+        (tmp_path / place).unlink()
