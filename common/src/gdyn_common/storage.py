@@ -108,7 +108,7 @@ def read_arrays(path: Path, *, advice: str = REPLACE) -> Arrays:
         OSError: If the file cannot be opened.
         ValueError: If it is damaged, holds Python objects, or unpacks to far more than it weighs.
     """
-    with _foreign(path, advice), open_regular(path) as file, zipfile.ZipFile(file) as archive:
+    with reading(path, advice), open_regular(path) as file, zipfile.ZipFile(file) as archive:
         members, packed = archive.infolist(), os.fstat(file.fileno()).st_size
         if not members and packed > _EMPTY_ARCHIVE:
             raise ValueError("its table of contents is gone")
@@ -135,7 +135,7 @@ def read_array(path: Path, *, mapped: bool = False, advice: str = REPLACE) -> ND
         OSError: If the file cannot be opened.
         ValueError: If it is damaged or holds Python objects.
     """
-    with _foreign(path, advice), open_regular(path) as file:
+    with reading(path, advice), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if not mapped:
             return _read_npy(file, size)
@@ -153,7 +153,7 @@ def read_text(path: Path, *, limit: int | None = _TEXT_LIMIT, advice: str = REPL
         OSError: If the file cannot be opened.
         ValueError: If it is too large or not UTF-8.
     """
-    with _foreign(path, advice), open_regular(path) as file:
+    with reading(path, advice), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         _check_memory(size)
         if limit is not None and size > limit:
@@ -169,11 +169,28 @@ def read_json(path: Path, *, advice: str = REPLACE) -> dict[str, Any]:
         ValueError: If it is no JSON object, too large, or nested too deeply.
     """
     text = read_text(path, advice=advice)
-    with _foreign(path, advice):
+    with reading(path, advice):
         body = json.loads(text)
         if not isinstance(body, dict):
             raise ValueError("it holds no JSON object")
         return body
+
+
+@contextlib.contextmanager
+def reading(path: Path, advice: str = REPLACE) -> Iterator[None]:
+    """Turn whatever a reader raises on foreign bytes into one line about the file.
+
+    Raises:
+        OSError: For what the operating system refuses.
+        ValueError: For everything else.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and (error.errno is not None or str(path) in str(error)):
+            raise _with_path(error, path, "read", "Check the path") from None
+        reason = printable(" ".join(str(error).split()) or type(error).__name__)
+        raise ValueError(f"{path} is damaged or of another kind ({reason[:200]}); {advice}.") from None
 
 
 def open_regular(path: Path) -> IO[bytes]:
@@ -298,18 +315,6 @@ def claim_arrays(arrays: Arrays, name: str, path: Path) -> Arrays:
         other = f"belongs to {found!r}" if found else "does not say what it belongs to"
         raise ValueError(f"{path} {printable(other)}, not to {name!r}; {RECOMPUTE}.")
     return arrays
-
-
-@contextlib.contextmanager
-def _foreign(path: Path, advice: str) -> Iterator[None]:
-    """Turn whatever a reader raises on foreign bytes into one line about the file."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, OSError) and (error.errno is not None or str(path) in str(error)):
-            raise _with_path(error, path, "read", "Check the path") from None
-        reason = printable(" ".join(str(error).split()) or type(error).__name__)
-        raise ValueError(f"{path} is damaged or of another kind ({reason[:200]}); {advice}.") from None
 
 
 @contextlib.contextmanager

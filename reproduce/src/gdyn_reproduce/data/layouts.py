@@ -10,34 +10,24 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import importlib.util
 import io
 import itertools
 import math
 import pickle
 import tarfile
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 
+from gdyn_common.storage import open_regular, read_arrays, reading
+
 Found = tuple[np.ndarray, np.ndarray, str]
 
-# What readers raise on bytes that are not theirs.
-DAMAGE: tuple[type[Exception], ...] = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    zlib.error,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    pickle.UnpicklingError,
-)
+ADVICE = "replace it by the original file, or remove it"
+LARGEST = 1 << 30
+"""Bytes of the largest file, packed or unpacked, that is read into memory; ours have 200 MB at most."""
 
 KNOWN_MD5 = {
     "usps.bz2": "ec16c51db3855ca6c91edd34d0e9b197",
@@ -55,16 +45,26 @@ KNOWN_MD5 = {
 }
 
 
-def _damaged(path: Path, reason: object) -> ValueError:
-    text = " ".join(str(reason).split())
-    return ValueError(f"{path} cannot be used: {text}. Replace it by the original file, or remove it.")
+def _bytes_of(path: Path, known_as: str = "") -> bytes:
+    """Return the content of a file, if it is the published one where that is known."""
+    with open_regular(path) as file:
+        content = _read(file, LARGEST)
+    _check_md5(known_as, content)
+    return content
 
 
-def _check_md5(path: Path, key: str, content: bytes) -> None:
+def _read(file: IO[bytes], limit: int) -> bytes:
+    content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"it has more than {limit} bytes")
+    return content
+
+
+def _check_md5(key: str, content: bytes) -> None:
     expected = KNOWN_MD5.get(key)
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if expected not in (None, found):
-        raise _damaged(path, f"{key} has MD5 {found}, the published file {expected}")
+        raise ValueError(f"{key} has MD5 {found}, the published file {expected}")
 
 
 def read_npz(root: Path, name: str, split: str) -> Found | None:
@@ -72,31 +72,33 @@ def read_npz(root: Path, name: str, split: str) -> Found | None:
     path = root / f"{name}.npz"
     if not path.is_file():
         return None
-    try:
-        # Opened here because np.load leaves the file open when it is no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            y = archive[f"y_{split}"]
-            if f"jpeg_{split}" in archive:
-                x = _decode_jpegs(archive[f"jpeg_{split}"], archive[f"offsets_{split}"])
-            else:
-                x = archive[f"x_{split}"]
-    except DAMAGE as error:
-        raise _damaged(path, error) from None
-    return x, y, path.name
+    arrays = read_arrays(path, advice=ADVICE)
+    if f"jpeg_{split}" in arrays:
+        _need_pillow()
+    with reading(path, ADVICE):
+        y = arrays[f"y_{split}"]
+        if f"jpeg_{split}" in arrays:
+            x = _decode_jpegs(arrays[f"jpeg_{split}"], arrays[f"offsets_{split}"])
+        else:
+            x = arrays[f"x_{split}"]
+        return x, y, path.name
+
+
+def _need_pillow() -> None:
+    if importlib.util.find_spec("PIL") is None:
+        raise ModuleNotFoundError("JPEG images need Pillow; run `pip install pillow`.")
 
 
 def _decode_jpegs(stream: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ModuleNotFoundError("JPEG images need Pillow; run `pip install pillow`.") from None
-    spans = itertools.pairwise(offsets)
-    return np.stack(
-        [
-            np.asarray(Image.open(io.BytesIO(stream[a:b].tobytes()), formats=["JPEG"]).convert("RGB"))
-            for a, b in spans
-        ]
-    )
+    from PIL import Image
+
+    images: list[np.ndarray] = []
+    for start, stop in itertools.pairwise(offsets):
+        with Image.open(io.BytesIO(stream[start:stop].tobytes()), formats=["JPEG"]) as image:
+            if (images and image.size != images[0].shape[1::-1]) or math.prod(image.size) > 1 << 24:
+                raise ValueError(f"image {len(images)} is {image.width} x {image.height} pixels large")
+            images.append(np.asarray(image.convert("RGB")))
+    return np.stack(images)
 
 
 def read_idx(root: Path, folder: str, split: str) -> Found | None:
@@ -108,25 +110,26 @@ def read_idx(root: Path, folder: str, split: str) -> Found | None:
         path = next((path for path in candidates if path.is_file()), None)
         if path is None:
             return None
-        try:
-            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            arrays.append(_parse_idx(content))
-        except DAMAGE as error:
-            raise _damaged(path, error) from None
+        with reading(path, ADVICE), open_regular(path) as file:
+            packed = path.suffix == ".gz"
+            arrays.append(_parse_idx(cast(IO[bytes], gzip.GzipFile(fileobj=file)) if packed else file))
     return arrays[0], arrays[1], f"{folder}/raw"
 
 
-def _parse_idx(content: bytes) -> np.ndarray:
+def _parse_idx(file: IO[bytes]) -> np.ndarray:
     # Two zero bytes, the type (8: unsigned byte), the number of axes, their lengths big-endian.
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
+    magic = file.read(4)
+    if len(magic) < 4 or magic[:3] != b"\0\0\x08":
         raise ValueError("no IDX file of unsigned bytes")
-    num_axes = content[3]
-    shape = tuple(np.frombuffer(content, ">u4", num_axes, offset=4).tolist())
-    if len(content) != 4 + 4 * num_axes + math.prod(shape):
-        raise ValueError(
-            f"its header announces {math.prod(shape)} bytes, it holds {len(content) - 4 - 4 * num_axes}"
-        )
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * num_axes).reshape(shape)
+    shape = tuple(np.frombuffer(file.read(4 * magic[3]), ">u4", magic[3]).tolist())
+    size = math.prod(shape)
+    if size > LARGEST:
+        raise ValueError(f"its header announces {size} bytes, at most {LARGEST} are read")
+    content = file.read(size + 1)
+    if len(content) != size:
+        more = "more" if len(content) > size else len(content)
+        raise ValueError(f"its header announces {size} bytes, it holds {more}")
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def read_usps(root: Path, split: str) -> Found | None:
@@ -135,10 +138,9 @@ def read_usps(root: Path, split: str) -> Found | None:
     path = next((path for path in (root / "USPS" / name, root / name) if path.is_file()), None)
     if path is None:
         return None
-    content = path.read_bytes()
-    _check_md5(path, name, content)
-    try:
-        lines = bz2.decompress(content).decode("ascii").splitlines()
+    with reading(path, ADVICE):
+        unpacked = bz2.BZ2File(io.BytesIO(_bytes_of(path, name)))
+        lines = _read(unpacked, LARGEST).decode("ascii").splitlines()
         x, y = np.zeros((len(lines), 256), np.float32), np.zeros(len(lines), np.int64)
         for i, line in enumerate(lines):
             label, *entries = line.split()
@@ -148,8 +150,6 @@ def read_usps(root: Path, split: str) -> Found | None:
                 if not 1 <= int(index) <= 256:
                     raise ValueError(f"pixel {index} in line {i + 1}")
                 x[i, int(index) - 1] = float(value)
-    except DAMAGE as error:
-        raise _damaged(path, error) from None
     return x.reshape(-1, 16, 16), y, str(path.relative_to(root))
 
 
@@ -178,24 +178,43 @@ def read_cifar(root: Path, folder: str, archive: str, split: str) -> Found | Non
     if path is None:
         return None
     images, labels = [], []
-    try:
+    with reading(path, ADVICE):
         for member, content in _contents(path, folder, members).items():
-            _check_md5(path, member, content)
+            _check_md5(member, content)
             batch = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
             images.append(batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
             labels.append(np.array(batch[b"labels"] if b"labels" in batch else batch[b"fine_labels"]))
-    except DAMAGE as error:
-        raise error if str(error).startswith(str(path)) else _damaged(path, error) from None
-    return np.concatenate(images), np.concatenate(labels), path.name
+        return np.concatenate(images), np.concatenate(labels), path.name
 
 
 def _contents(path: Path, folder: str, members: list[str]) -> dict[str, bytes]:
     keys = [f"{folder}/{member}" for member in members]
     if path.is_dir():
-        return {key: (path / Path(key).name).read_bytes() for key in keys}
-    with tarfile.open(path, "r:gz") as archive:
-        files = {key: archive.extractfile(key) for key in keys}
-        return {key: file.read() for key, file in files.items() if file is not None}
+        return {key: _bytes_of(path / Path(key).name) for key in keys}
+    found: dict[str, bytes] = {}
+    with (
+        open_regular(path) as file,
+        tarfile.open(fileobj=cast(IO[bytes], _Unpacked(file)), mode="r|") as archive,
+    ):
+        for entry in archive:  # one pass, so that nothing is unpacked twice
+            if entry.name in keys and entry.isfile() and (content := archive.extractfile(entry)):
+                found[entry.name] = _read(content, LARGEST)
+    return {key: found[key] for key in keys}
+
+
+class _Unpacked:
+    """Unpacks a gzip file, but not endlessly."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._stream = gzip.GzipFile(fileobj=file)
+        self._left = LARGEST
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise ValueError(f"it unpacks to more than {LARGEST} bytes")
+        return content
 
 
 def read_svhn(root: Path, split: str) -> Found | None:
@@ -204,12 +223,7 @@ def read_svhn(root: Path, split: str) -> Found | None:
     if not path.is_file():
         return None
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
-    content = path.read_bytes()
-    _check_md5(path, path.name, content)
-    try:
-        matrices = loadmat(io.BytesIO(content), variable_names=["X", "y"])
+    with reading(path, ADVICE):
+        matrices = loadmat(io.BytesIO(_bytes_of(path, path.name)), variable_names=["X", "y"])
         return matrices["X"].transpose(3, 0, 1, 2), matrices["y"].ravel() % 10, path.name  # 10 is digit 0
-    except (*DAMAGE, MatReadError) as error:
-        raise _damaged(path, error) from None
