@@ -30,7 +30,7 @@ html_theme = "furo"
 html_title = "gdyn"
 html_math_renderer = "drawn"  # into the page itself: no script and no request, so it works offline
 
-myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
+myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
 
 autodoc_typehints = "none"  # shapes stand in the signatures' annotations, which would be unreadable as types
