@@ -20,11 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from gdyn_common.errors import printable
+from gdyn_common.errors import UnknownNameError, printable, unknown
 from gdyn_common.storage import atomic_file, open_regular
 
 _MAX_LINE = 1 << 24
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+# As in the records of runs; the second spelling is that of files written earlier.
+_NON_FINITE = {text: float(text) for text in ("nan", "inf", "-inf", "NaN", "Infinity", "-Infinity")}
 _log = logging.getLogger(__name__)
 
 
@@ -53,8 +54,8 @@ def _plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
 class JsonLines:
     """Appends one JSON object per call to a file, flushed, so that a kill loses at most one line.
 
-    NaN and infinities, which JSON does not know, are written as the strings ``"NaN"``,
-    ``"Infinity"`` and ``"-Infinity"``; `read_jsonl` turns them back.
+    NaN and infinities, which JSON does not know, are written as the strings ``"nan"``, ``"inf"`` and
+    ``"-inf"``, as in the records of runs; `read_jsonl` turns them back.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
@@ -80,9 +81,7 @@ class JsonLines:
         if "step" in metrics:
             raise ValueError("'step' is the name of the counter; call the metric otherwise.")
         record = {
-            key: repr(value).replace("nan", "NaN").replace("inf", "Infinity")
-            if isinstance(value, float) and not math.isfinite(value)
-            else value
+            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in _plain(metrics).items()
         }
         line = json.dumps({"step": int(step), **record}, allow_nan=False) + "\n"
@@ -210,25 +209,6 @@ class TensorBoard:
         self._writer.close()
 
 
-class Neptune:
-    """Sends scalars to neptune; offline, into a folder ``.neptune`` of the working directory."""
-
-    def __init__(self, project: str, offline: bool) -> None:
-        import neptune
-
-        mode = "offline" if offline else "async"  # the token comes from NEPTUNE_API_TOKEN
-        self._run = neptune.init_run(project=project, mode=mode)
-
-    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Append to one series per numeric metric."""
-        for key, value in _numbers(metrics):
-            self._run[key].append(value, step=step)
-
-    def close(self) -> None:
-        """Send what is left."""
-        self._run.stop()
-
-
 class Wandb:
     """Sends scalars to Weights & Biases; offline, into the run's folder."""
 
@@ -251,9 +231,13 @@ def _numbers(metrics: Mapping[str, Any]) -> list[tuple[str, float]]:
     return [(key, value) for key, value in _plain(metrics).items() if isinstance(value, int | float)]
 
 
+def _closed(folder: Path, project: str, offline: bool) -> Tracker:
+    raise ConnectionError("its service ended on 2026-03-05; tensorboard and wandb are there")
+
+
 SERVICES: dict[str, Callable[[Path, str, bool], Tracker]] = {
     "tensorboard": lambda folder, project, offline: TensorBoard(folder),
-    "neptune": lambda folder, project, offline: Neptune(project, offline),
+    "neptune": _closed,
     "wandb": Wandb,
 }
 
@@ -276,9 +260,9 @@ class MultiTracker:
     def __init__(
         self, record: JsonLines, services: Sequence[str] = (), *, project: str = "gdyn", offline: bool = True
     ) -> None:
-        unknown = [name for name in services if name not in SERVICES]
-        if unknown:
-            raise ValueError(f"Unknown logging service {unknown[0]!r}; there are {', '.join(SERVICES)}.")
+        for name in services:
+            if name not in SERVICES:
+                raise UnknownNameError(unknown("logging service", name, SERVICES))
         self.record = record
         self._services: dict[str, Tracker] = {}
         for name in services:

@@ -65,7 +65,11 @@ class ConvergenceError(RuntimeError):
 
 
 class _Operator:
-    """A matvec that checks what it returns and counts its calls."""
+    """A matvec that checks what it returns and counts its calls.
+
+    It is handed a copy, and its answer is copied: it may write into its argument, return the same
+    buffer each time, or return an array that cannot be written to, as JAX's are.
+    """
 
     def __init__(self, matvec: Matvec, dim: int) -> None:
         if dim < 1:
@@ -74,7 +78,10 @@ class _Operator:
 
     def __call__(self, vector: Vector) -> Vector:
         self.calls += 1
-        product = np.asarray(self.matvec(vector), dtype=np.float64)
+        product = np.array(self.matvec(vector.copy()))
+        if np.iscomplexobj(product):
+            raise ValueError("matvec returned complex numbers; the operator must be real and symmetric.")
+        product = product.astype(np.float64, copy=False)
         if product.shape != (self.dim,):
             raise ValueError(
                 f"matvec returned shape {product.shape}; it must map ({self.dim},) to ({self.dim},)."
@@ -356,7 +363,7 @@ class _ThickRestart:
         self.basis[:, self.count] = vector
         self.count, self.steps = n, self.steps + 1
         basis = self.basis[:, :n]
-        product = self.operator(vector).copy()  # it may be read-only, or the caller's own buffer
+        product = self.operator(vector)
         self.scale = max(self.scale, float(np.linalg.norm(product)))
         coupling = basis.T @ product
         self.projection[:n, n - 1] = self.projection[n - 1, :n] = coupling
