@@ -66,7 +66,7 @@ def test_list_imports_no_heavy_module():
 def test_run_computes_and_prints_the_verdicts(call):
     code, out, _ = call("run", "fig1")
     assert code == 0
-    assert "holds   fig1.rate" in out
+    assert "holds     fig1.rate" in out
     assert "figure.png" in out.splitlines()[-1]
     assert sum("(judged at paper)" in line for line in out.splitlines()) == 1
     assert sum("(judged at paper)" in line for line in call("show", "fig1")[1].splitlines()) == 1

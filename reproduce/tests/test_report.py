@@ -5,7 +5,7 @@ import pytest
 from toy_paper.paper import PAPER
 
 from gdyn_reproduce.records import load_records
-from gdyn_reproduce.report import compare, main, spell_values, write_report
+from gdyn_reproduce.report import compare, main, write_report
 from gdyn_reproduce.runs import configure, execute
 
 FIG1 = PAPER.figure("fig1")
@@ -87,12 +87,3 @@ def test_build_fails_on_a_surprise_and_on_nothing(runs, tmp_path, capsys):
     assert main(["build", str(surprising), "--out", str(tmp_path / "c")]) == 1
     assert "Not as registered" in (tmp_path / "c" / "index.html").read_text()
     assert main(["build", "--unmodified", str(surprising), "--out", str(tmp_path / "d")]) == 2
-
-
-def test_values_are_spelled_with_spread_and_number():
-    assert spell_values([0.5, 0.7]) == "0.6 ± 0.1414 (n=2)"
-    assert spell_values([1.0]) == "1"
-    assert spell_values([0.5, 0.7, float("inf")]) == "0.6 ± 0.1414 (n=2), 1 of 3 not finite"
-    assert spell_values([float("nan"), float("inf")]) == "2 of 2 not finite"
-    assert spell_values([True]) == "true"
-    assert spell_values(()) == "not measured"

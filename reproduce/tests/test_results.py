@@ -1,7 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 from toy_paper.paper import PAPER
 
-from gdyn_reproduce.results import BEGIN, DEVIATIONS, END, FIGURES, committed, fill, generated, report_command
+from gdyn_reproduce.claims import make_verdict
+from gdyn_reproduce.ledger import committed
+from gdyn_reproduce.results import BEGIN, DEVIATIONS, END, FIGURES, fill, generated, report_command, tally
 from gdyn_reproduce.runs import configure, execute
 
 
@@ -27,8 +31,12 @@ def test_an_added_run_fills_the_table_and_the_check_agrees(checkout):
     text = (checkout / "packages/toy_paper/README.md").read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert "| The value falls to 1/e. (Eq. 1) | 0.3679 | 0.3677 ± 0 (n=3) |" in text
-    assert "fails, as expected: Euler's scheme cannot make it rise." in text
+    row = (
+        "| The value falls to 1/e. (Eq. 1) *number, registered before* | 0.3679 | 0.3678 ± 0.0001299 (n=3) |"
+    )
+    assert row in text
+    assert "rate set to 0: 1 ± 0.0003528 (n=3), rejected" in text
+    assert "| fails; expected outcome fails: Euler's scheme cannot make it rise. |" in text
     assert report_command(PAPER, ["--check"], checkout) == 0
 
 
@@ -37,20 +45,46 @@ def test_what_was_not_run_is_said(checkout):
     assert "| not run |" in (checkout / "packages/toy_paper/README.md").read_text()
 
 
-def test_the_front_page_counts_a_claim_as_not_run_only_where_no_record_judges_it(checkout):
-    everything = len(PAPER.claims)
-    judged_at_quick = sum(not claim.presets for claim in PAPER.claims_of("fig1"))
-    assert 0 < judged_at_quick < len(PAPER.claims_of("fig1"))  # one is about the paper preset
-    assert f"| no record | no record | {everything} |" in generated(checkout)[checkout / "README.md"]
+def test_the_front_page_counts_claims_of_the_paper_and_never_checks(checkout):
+    readme = checkout / "README.md"
+    assert "| 3 not run | 2 not run |" in generated(checkout)[readme]  # one is about the paper preset
     add_a_run(checkout, "quick")
     pages = generated(checkout)
-    assert f"| {everything - judged_at_quick} |\n{END}" in pages[checkout / "README.md"]
+    assert "| 3 not run | 1 holds, 1 fails |" in pages[readme]
     assert f"**fig1, quick.** {PAPER.figure('fig1').shows}" in pages[checkout / "RESULTS.md"]
 
 
-def test_quick_results_are_marked_scaled_down(checkout):
+def test_results_begin_with_the_tally_and_then_tell_what_does_not_hold(checkout):
     add_a_run(checkout, "quick")
-    assert "holds; scaled down" in (checkout / "packages/toy_paper/README.md").read_text()
+    text = generated(checkout)[checkout / "RESULTS.md"]
+    assert "| `toy_paper` | statement | scaled |  | 1 |  |  |  |" in text
+    assert "| `toy_paper` | check | scaled | 1 |  |  |  |  |" in text
+    assert "| `toy_paper` | statement | paper size |  |  |  |  | 2 |" in text
+    table, failing, everything = (
+        text.index(part) for part in ("| kind |", "### What fails", "### All claims")
+    )
+    assert table < failing < everything
+    assert "- **fails** `fig1.rises` (statement, scaled): The value doubles." in text[failing:everything]
+    assert "Euler's scheme cannot make it rise." in text[failing:everything]
+
+
+def test_of_several_records_of_a_claim_the_worst_counts():
+    def record(outcome):
+        claims = [claim for claim in PAPER.claims if claim.id == "fig1.rate"]
+        return SimpleNamespace(verdicts=[make_verdict(claim, outcome, "", "scaled") for claim in claims])
+
+    for outcomes, worst in (
+        (["holds", "fails"], "fails"),
+        (["stale", "holds"], "stale"),
+        (["holds"], "holds"),
+    ):
+        counts = tally(PAPER, [record(outcome) for outcome in outcomes], ["number"], "scaled")
+        assert counts == {worst: 1}
+
+
+def test_scaled_results_say_so(checkout):
+    add_a_run(checkout, "quick")
+    assert "| scaled, `quick` | holds |" in (checkout / "packages/toy_paper/README.md").read_text()
 
 
 def test_a_changed_record_is_noticed(checkout):
@@ -75,9 +109,9 @@ def test_records_come_in_the_order_of_the_paper(checkout):
 def test_all_generated_files_of_a_checkout(checkout):
     add_a_run(checkout, "paper")
     files = generated(checkout)
-    assert {path.name for path in files} == {"README.md", "RESULTS.md"}
+    assert {path.name for path in files} == {"README.md", "RESULTS.md", "answers.json"}
     assert "Out of scope" in files[checkout / "RESULTS.md"]
-    assert "3 holds, 1 fails" in files[checkout / "README.md"]
+    assert "2 holds, 1 fails" in files[checkout / "README.md"]
 
 
 def test_tables_of_figures_and_deviations_stand_where_a_readme_asks_for_them(checkout):

@@ -31,7 +31,8 @@ def test_legacy_times_draw_the_originals_steps(tmp_path):
 
 def test_a_broken_control_fails_its_claim():
     claim = next(c for c in PAPER.claims if c.id == "fig4-right.controls")
-    assert judge(claim, False, scale="scaled down", preset="quick").outcome == "fails"
+    exact = dataclasses.replace(claim, deterministic=True)
+    assert judge(exact, {"controls": False}, scale="scaled", preset="quick").outcome == "fails"
 
 
 def test_fig3_on_noise_and_an_odd_size(tmp_path):

@@ -13,15 +13,12 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from gdyn_common.errors import unknown
 from gdyn_reproduce import _help
 from gdyn_reproduce.exits import BAD_INPUT, DONE, INTERRUPTED, UNEXPECTED, guard, worst
 from gdyn_reproduce.registry import Command, Figure, Paper, Preset, resolve
-
-if TYPE_CHECKING:
-    from gdyn_reproduce.records import Record
 
 
 def main(paper: str, commands: Sequence[Command] = (), argv: Sequence[str] | None = None) -> NoReturn:
@@ -126,6 +123,7 @@ def _run_figure(paper: Paper, figure: Figure, overrides: list[str]) -> int:
 
 def _compute(paper: Paper, figure: Figure, config: Any, preset: str, given: list[str]) -> int:
     from gdyn_reproduce import runs
+    from gdyn_reproduce.report import summary
 
     folder = runs.folder_of(paper, figure, config, preset)
     if config.dry_run:
@@ -134,7 +132,7 @@ def _compute(paper: Paper, figure: Figure, config: Any, preset: str, given: list
         return DONE
     print(f"{figure.id} preset={preset} -> {folder}", flush=True)
     record = runs.execute(paper, figure, config, preset, _changes(given))
-    print(_summary(paper, record))
+    print(summary(record))
     return DONE if record.as_expected else UNEXPECTED
 
 
@@ -165,23 +163,6 @@ def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
-
-
-def _summary(paper: Paper, record: Record) -> str:
-    from gdyn_reproduce.report import spell_values
-
-    claims = {claim.id: claim for claim in paper.claims_of(record.header.figure)}
-    lines = []
-    for verdict in record.verdicts:
-        claim = claims[verdict.claim]
-        note = "" if verdict.as_expected else f"  <- expected {verdict.expected!r}"
-        if claim.presets and record.header.preset not in claim.presets:
-            note = f"  (judged at {', '.join(claim.presets)})"
-        lines.append(
-            f"  {verdict.outcome:<8}{claim.id}: {spell_values(verdict.values)} {claim.unit} "
-            f"(accepted: {verdict.band}){note}"
-        )
-    return "\n".join([*lines, f"  {record.folder / 'figure.png'}"])
 
 
 def _own(paper: Paper, command: Command, arguments: list[str]) -> int:

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from gdyn_common.errors import printable
 from gdyn_common.storage import read_json
-from gdyn_reproduce.claims import Measurement, Verdict
+from gdyn_reproduce.claims import Measurement, Refutation, Verdict, scale_of
+from gdyn_reproduce.intervals import Measured
 from gdyn_reproduce.registry import program
 
-FORMAT = 1
-"""Version of the files in a run folder; records of another version are refused."""
+FORMAT = 2
+"""Version of the files in a run folder. Format 1, which did not say what code made it, is read as stale."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class Header:
         preset: Name of the preset.
         scale: Scale of the preset.
         overrides: Configuration values given on top of the preset, as ``key=value``.
+        code: Digest of the sources that made the numbers, see `gdyn_reproduce.sources`; empty if unknown.
+        authors: Authors of the paper.
+        venue: Where it appeared.
+        arxiv: Its arXiv identifier.
     """
 
     package: str
@@ -69,6 +74,10 @@ class Header:
     preset: str
     scale: str
     overrides: tuple[str, ...] = ()
+    code: str = ""
+    authors: str = ""
+    venue: str = ""
+    arxiv: str = ""
 
     @property
     def command(self) -> str:
@@ -88,6 +97,7 @@ class Record:
         verdicts: One per claim of the figure.
         folder: Where the record and its pictures lie.
         provenance: Versions, machine, wall time and memory; see `gdyn_reproduce.provenance`.
+        arrays_sha256: Hash of names, types, shapes and bytes of the plotted numbers; empty if unknown.
     """
 
     header: Header
@@ -96,6 +106,14 @@ class Record:
     verdicts: tuple[Verdict, ...]
     folder: Path
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    arrays_sha256: str = ""
+
+    @property
+    def made(self) -> str:
+        """When and by which code the numbers were made, in words."""
+        code = self.header.code or "unknown"
+        commit = self.provenance.get("commit") or "unknown"
+        return f"{self.provenance.get('finished', 'at an unknown time')} by code {code} at commit {commit}"
 
     @property
     def as_expected(self) -> bool:
@@ -109,6 +127,7 @@ class Record:
             "header": dataclasses.asdict(self.header),
             "config": dict(self.config),
             "measurements": dict(self.measurements),
+            "arrays_sha256": self.arrays_sha256,
             "verdicts": [dataclasses.asdict(verdict) for verdict in self.verdicts],
         }
 
@@ -160,10 +179,10 @@ def parse_record(body: Mapping[str, Any], provenance: Mapping[str, Any], folder:
     Raises:
         ValueError: If it was written by another version of the format, or does not have its form.
     """
-    if body.get("format") != FORMAT:
+    if body.get("format") not in (1, FORMAT):
         raise ValueError(
-            f"{folder} was written with record format {body.get('format')!r}; this version reads {FORMAT}. "
-            "Rerun its command with this version."
+            f"{folder} was written with record format {body.get('format')!r}; this version reads 1 and "
+            f"{FORMAT}. Rerun its command with this version."
         )
     try:
         record = _parse(_clean(body), _clean(provenance), folder)
@@ -175,11 +194,11 @@ def parse_record(body: Mapping[str, Any], provenance: Mapping[str, Any], folder:
 
 
 def _parse(body: Mapping[str, Any], provenance: Mapping[str, Any], folder: Path) -> Record:
-    verdicts = tuple(
-        Verdict(**(item | {"values": tuple(_unplain(item["values"]))})) for item in body["verdicts"]
-    )
-    measurements = {name: _unplain(value) for name, value in body["measurements"].items()}
-    return Record(_header(body["header"]), body["config"], measurements, verdicts, folder, provenance)
+    header = _header(body["header"])
+    verdicts = tuple(_verdict(item) for item in body["verdicts"]) if body["format"] == FORMAT else ()
+    measurements = {name: _measurement(value) for name, value in body["measurements"].items()}
+    arrays = body.get("arrays_sha256", "")
+    return Record(header, body["config"], measurements, verdicts, folder, provenance, arrays)
 
 
 def _clean(value: Any) -> Any:
@@ -228,7 +247,24 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _header(values: Mapping[str, Any]) -> Header:
-    return Header(**(dict(values) | {"overrides": tuple(values["overrides"])}))
+    overrides = tuple(values["overrides"])
+    return Header(**(dict(values) | {"overrides": overrides, "scale": scale_of(values["scale"])}))
+
+
+def _verdict(item: Mapping[str, Any]) -> Verdict:
+    values = {key: _unplain(value) for key, value in item.items()}
+    if values["control"]:
+        values["control"] = Refutation(**{k: _frozen(v) for k, v in values["control"].items()})
+    return Verdict(**{key: _frozen(value) for key, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _measurement(value: Any) -> Measurement:
+    known = _unplain(value)
+    return Measured(**known) if isinstance(known, dict) else known
 
 
 def load_records(root: Path) -> list[Record]:
@@ -240,7 +276,12 @@ def load_records(root: Path) -> list[Record]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; pass the folder that holds the runs.")
-    return [read_record(path.parent) for path in sorted(root.rglob("result.json"))]
+    paths = [path.relative_to(root) for path in root.rglob("result.json")]
+    return [read_record(root / path.parent) for path in sorted(paths) if SUPERSEDED not in path.parts]
+
+
+SUPERSEDED = ".superseded"
+"""Folder beside the runs that keeps what other code than today's has made; no report reads it."""
 
 
 def load_runs(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -265,7 +306,8 @@ def load_runs(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             "folder": str(record.folder),
         } | {f"config.{key}": value for key, value in _flat(record.config).items()}
         for metric, value in record.measurements.items():
-            values = value if isinstance(value, list) else [value]
+            single = value.value if isinstance(value, Measured) else value
+            values = single if isinstance(single, list) else [single]
             rows += [common | {"metric": metric, "seed_index": i, "value": v} for i, v in enumerate(values)]
     return rows
 
@@ -280,6 +322,8 @@ def plain(value: Any) -> Any:
         return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, Measured):
+        return plain(dataclasses.asdict(value))
     if hasattr(value, "name") and hasattr(value, "value"):  # enum members
         return value.name
     return value
@@ -288,7 +332,23 @@ def plain(value: Any) -> Any:
 def _unplain(value: Any) -> Any:
     if isinstance(value, list):
         return [_unplain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _unplain(item) for key, item in value.items()}
     return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of named arrays: of each, in order of name, its name, type, shape and bytes.
+
+    The bytes are little-endian and in C order, so that the hash does not depend on the machine.
+    """
+    text = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        portable = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        text.update(f"{name}\0{portable.dtype.str}\0{array.shape}\0".encode())
+        text.update(portable.tobytes())
+    return text.hexdigest()
 
 
 def dump_json(body: Mapping[str, Any]) -> str:

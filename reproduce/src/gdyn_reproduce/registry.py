@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gdyn_common.errors import UnknownNameError, unknown
-from gdyn_reproduce.claims import Claim, Scale
+from gdyn_reproduce.claims import Claim, scale_of
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,17 @@ class Preset:
 
     Attributes:
         cost: Time, hardware and memory a user should expect, for example ``"40 s, 2 cores"``.
-        scale: ``"paper"`` only when sizes and data are the paper's own. A ``"smoke"`` run shows that
-            the code works; its claims are never judged.
+        scale: ``"paper size"`` only when sizes and data are the paper's own, else ``"scaled"``. A
+            ``"smoke"`` run shows that the code works; its claims are never judged.
         overrides: Configuration values that differ from the defaults of the figure's dataclass.
     """
 
     cost: str
-    scale: Scale
+    scale: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", scale_of(self.scale))
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,25 @@ class Paper:
     claims: tuple[Claim, ...]
     deviations: tuple[Deviation, ...] = ()
     out_of_scope: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        figures = {figure.id: figure for figure in self.figures}
+        figure_of: dict[str, str] = {}
+        for claim in self.claims:
+            if claim.id in figure_of:
+                raise ValueError(f"{self.package} registers the claim {claim.id!r} twice")
+            figure_of[claim.id] = claim.figure
+            if claim.figure not in figures:
+                raise ValueError(f"claim {claim.id!r}: {unknown('figure', claim.figure, figures)}")
+            for preset in claim.presets:
+                if preset not in figures[claim.figure].presets:
+                    raise ValueError(
+                        f"claim {claim.id!r}: {unknown('preset', preset, figures[claim.figure].presets)}"
+                    )
+        for claim in self.claims:
+            for name in claim.requires:
+                if figure_of.get(name, claim.figure) != claim.figure:
+                    raise ValueError(f"claim {claim.id!r} requires {name!r} of another figure's run")
 
     def figure(self, figure_id: str) -> Figure:
         """Return the figure of that id.

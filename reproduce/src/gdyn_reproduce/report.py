@@ -11,7 +11,6 @@ import base64
 import itertools
 import math
 import re
-import statistics
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,93 +19,103 @@ from pathlib import Path
 from typing import Any
 
 from gdyn_common.storage import atomic_write
-from gdyn_reproduce.claims import Outcome
+from gdyn_reproduce.claims import Kind, Outcome, Verdict
 from gdyn_reproduce.records import Record, load_records
+from gdyn_reproduce.spelling import spell_bounds, spell_number, spell_values
 
-OUTCOMES: tuple[Outcome, ...] = ("holds", "partly", "fails", "not run")
+OUTCOMES: tuple[Outcome, ...] = ("holds", "fails", "undecided", "stale", "not judged here")
+PAPER_KINDS: tuple[Kind, ...] = ("number", "statement")
+"""Claims of the paper; what is left are our own checks."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One judged claim of one record, spelled for a table."""
+    """One verdict of one record, spelled for a table."""
 
     record: Record
-    claim: str
-    statement: str
-    source: str
+    verdict: Verdict
     paper: str
     ours: str
+    interval: str
     band: str
-    because: str
-    outcome: str
-    expected: str
-    expected_because: str
-    as_expected: bool
-
-
-def spell_number(value: float) -> str:
-    """Spell a number with four significant digits.
-
-    >>> spell_number(12960000.0), spell_number(0.25), spell_number(3.86521662)
-    ('1.296e+07', '0.25', '3.865')
-    """
-    return f"{value:.4g}"
-
-
-def spell_values(values: Sequence[float]) -> str:
-    """Spell measurements as mean ± standard deviation with their number.
-
-    >>> spell_values([1.0, 3.0])
-    '2 ± 1.414 (n=2)'
-    >>> spell_values([0.5])
-    '0.5'
-    >>> spell_values([True, True, False]), spell_values([True])
-    ('2 of 3 true', 'true')
-    >>> spell_values([1.0, 3.0, float("inf")])
-    '2 ± 1.414 (n=2), 1 of 3 not finite'
-    """
-    if not values:
-        return "not measured"
-    if all(isinstance(value, bool) for value in values):
-        if len(values) == 1:
-            return str(values[0]).lower()
-        return f"{int(sum(values))} of {len(values)} true"
-    finite = [value for value in values if math.isfinite(value)]
-    if len(finite) < len(values) > 1:
-        known = f"{spell_values(finite)}, " if finite else ""
-        return f"{known}{len(values) - len(finite)} of {len(values)} not finite"
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return spell_number(mean)
-    return f"{spell_number(mean)} ± {spell_number(statistics.stdev(values))} (n={len(values)})"
+    registered: str
+    control: str
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
     """Spell every verdict of the records as a table row."""
-    return [
-        Row(
-            record=record,
-            claim=verdict.claim,
-            statement=verdict.statement,
-            source=verdict.source,
-            paper=_spell_paper(verdict.paper, verdict.unit),
-            ours=f"{spell_values(verdict.values)} {verdict.unit}".strip(),
-            band=f"{verdict.band} {verdict.unit}".strip(),
-            because=verdict.because,
-            outcome=verdict.outcome,
-            expected=verdict.expected,
-            expected_because=verdict.expected_because,
-            as_expected=verdict.as_expected,
-        )
-        for record in records
-        for verdict in record.verdicts
-    ]
+    return [row_of(record, verdict) for record in records for verdict in record.verdicts]
 
 
-def _spell_paper(value: float | str | None, unit: str) -> str:
+def row_of(record: Record, verdict: Verdict) -> Row:
+    """Spell one verdict."""
+    band = verdict.low, verdict.high
+    return Row(
+        record=record,
+        verdict=verdict,
+        paper=_spell_paper(verdict.paper, verdict.unit, band),
+        ours=f"{spell_values(verdict.values, *band)} {verdict.unit}".strip(),
+        interval=_spell_interval(verdict),
+        band=f"{verdict.band} {verdict.unit}".strip(),
+        registered=_spell_registered(verdict),
+        control=_spell_control(verdict),
+    )
+
+
+def _spell_paper(value: float | str | None, unit: str, band: tuple[float, float]) -> str:
     if value is None:
         return "no number"
-    return value if isinstance(value, str) else f"{spell_number(value)} {unit}".strip()
+    return value if isinstance(value, str) else f"{spell_number(value, *band)} {unit}".strip()
+
+
+def _spell_interval(verdict: Verdict) -> str:
+    if verdict.method == "deterministic":
+        return verdict.method
+    if not all(map(math.isfinite, verdict.interval)):
+        return "none" if verdict.method else ""
+    low, high = (spell_number(end, verdict.low, verdict.high) for end in verdict.interval)
+    return f"{low} to {high} ({verdict.method})"
+
+
+def _spell_registered(verdict: Verdict) -> str:
+    if verdict.registered is None:
+        return "not stated whether before or after the first run"
+    return f"{verdict.registered} the first run" + (
+        f": {verdict.registered_because}" if verdict.registered_because else ""
+    )
+
+
+def _spell_control(verdict: Verdict) -> str:
+    control = verdict.control
+    if control:
+        said = "rejected" if control.rejected else "not rejected"
+        return f"{control.removes}: {spell_values(control.values, verdict.low, verdict.high)}, {said}"
+    if verdict.kind == "check":
+        return ""
+    return f"none can exist: {verdict.no_control}" if verdict.no_control else "none"
+
+
+def prints_outside_its_band(verdict: Verdict) -> bool:
+    """Whether the claim holds although the value, as printed, lies outside the band, as printed."""
+    if verdict.outcome != "holds" or verdict.estimate is None:
+        return False
+    printed = float(spell_number(verdict.estimate, verdict.low, verdict.high))
+    low, high = (float(end) for end in spell_bounds(verdict.low, verdict.high))
+    return not low <= printed <= high
+
+
+def summary(record: Record) -> str:
+    """Return what a program prints of a finished run: one line per claim, and where the picture lies."""
+    lines = []
+    for row in rows([record]):
+        verdict = row.verdict
+        note = f"  ({verdict.reason})" if verdict.reason else ""
+        note += "" if verdict.as_expected else f"  <- expected {verdict.expected!r}"
+        lines.append(
+            f"  {verdict.outcome:<9} {verdict.claim}: {row.ours}"
+            f"{f', interval {row.interval}' if row.interval else ''} (accepted: {row.band}){note}"
+        )
+    return "\n".join([*lines, f"  {record.folder / 'figure.png'}"])
 
 
 def write_report(records: Sequence[Record], folder: Path) -> Path:
@@ -133,8 +142,9 @@ def _context(records: Sequence[Record]) -> dict[str, Any]:
         "rows": table,
         "packages": sorted({record.header.package for record in records}),
         "outcomes": OUTCOMES,
-        "counts": Counter(row.outcome for row in table),
-        "surprises": [row for row in table if not row.as_expected],
+        "counts": Counter(row.verdict.outcome for row in table if row.verdict.kind in PAPER_KINDS),
+        "checks": Counter(row.verdict.outcome for row in table if row.verdict.kind not in PAPER_KINDS),
+        "surprises": [row for row in table if not row.verdict.as_expected],
     }
 
 
@@ -219,7 +229,7 @@ def compare(first: Sequence[Record], second: Sequence[Record]) -> str:
     for key in sorted(left.keys() | right.keys()):
         a, b = left.get(key), right.get(key)
         cells = [*key, *(row.ours if row else "-" for row in (a, b))]
-        cells += [row.outcome if row else "-" for row in (a, b)]
+        cells += [row.verdict.outcome if row else "-" for row in (a, b)]
         lines.append("| " + " | ".join(map(escape_markdown, cells)) + " |")
     return "\n".join(lines)
 
@@ -229,7 +239,7 @@ def _by_claim(records: Sequence[Record]) -> dict[tuple[str, str, str], Row]:
         (
             row.record.header.package,
             f"{row.record.header.figure} {row.record.header.preset}",
-            row.claim,
+            row.verdict.claim,
         ): row
         for row in rows(records)
     }

@@ -11,7 +11,11 @@ A run lives in ``<out>/<package>/<figure>/<preset>/<config hash>/``:
 ``figure.png/.svg``    the picture, drawn from ``arrays.npz`` only
 ``result.json``        measurements and verdicts; its presence means the run is finished
 ``provenance.json``    versions, machine, seeds, data, wall time, peak memory
+``code``               digest of the sources that make the numbers, see `gdyn_reproduce.sources`
 =====================  ==========================================================================
+
+What other code than today's has made, finished or not, is never mixed in: it is moved to
+``<out>/<package>/<figure>/<preset>/.superseded/`` and computed anew.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -42,15 +47,33 @@ from gdyn_common.storage import (
     remove_folder,
     write_arrays,
 )
-from gdyn_reproduce import provenance
-from gdyn_reproduce.claims import Measurement, Verdict, judge
-from gdyn_reproduce.records import Header, Record, Result, dump_json, plain, read_record
+from gdyn_reproduce import provenance, sources
+from gdyn_reproduce.claims import (
+    Claim,
+    MissingMetricError,
+    Verdict,
+    judge,
+    judge_all,
+    make_verdict,
+    scale_of,
+)
+from gdyn_reproduce.records import (
+    SUPERSEDED,
+    Header,
+    Record,
+    Result,
+    dump_json,
+    hash_arrays,
+    plain,
+    read_record,
+)
 from gdyn_reproduce.records import config_hash as config_hash
-from gdyn_reproduce.registry import Figure, Paper, Preset, resolve
+from gdyn_reproduce.registry import Figure, Paper, resolve
 
 Item = TypeVar("Item")
 
 _SECONDS = "__seconds__"
+_CODE = "code"
 
 
 @dataclass
@@ -87,7 +110,8 @@ class Run:
     Args:
         folder: The run folder; created if missing.
         config: The values that determine the numbers, as plain data.
-        header: What it will be a record of.
+        header: What it will be a record of; the digest of its module's code is filled in if it is not
+            given.
 
     Raises:
         BlockingIOError: If another process has this run open.
@@ -95,15 +119,20 @@ class Run:
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], header: Header) -> None:
+        if not header.code:
+            header = dataclasses.replace(header, code=sources.digest(header.module))
         self.folder = folder
         self.config = config
         self.header = header
         self._notes: dict[str, Any] = {"commit": provenance.commit()}  # a checkout may move on meanwhile
         self._started = time.perf_counter()
         self._earlier_seconds = 0.0
+        self._reused = 0
         self._name = f"{header.package} {header.figure} {header.preset} {config_hash(config, header.version)}"
+        _supersede(folder, header.code)
         self._lock = FolderLock(folder)
         atomic_write(folder / "config.yaml", dump_yaml(config))
+        atomic_write(folder / _CODE, header.code)
         self.tracker = JsonLines(folder / "metrics.jsonl")
 
     def __enter__(self) -> Run:
@@ -130,6 +159,10 @@ class Run:
         belongs_to = f"{self._name} {name}"
         if path.exists():
             arrays = claim_arrays(read_arrays(path, advice=RECOMPUTE), belongs_to, path)
+            if not self._reused:
+                made = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
+                say(f"resumes: pieces from {made} on, made by the same code {self.header.code}, are reused")
+            self._reused += 1
             self._earlier_seconds += float(arrays.pop(_SECONDS))
             return arrays
         started = time.perf_counter()
@@ -162,13 +195,21 @@ class Run:
             )
         )
 
-    def finish(self, result: Result, verdicts: Iterable[Verdict]) -> Record:
+    def finish(self, result: Result, verdicts: Iterable[Verdict] = ()) -> Record:
         """Write arrays, provenance and, last, the result."""
         self._lock.check()
         write_arrays(self.folder / "arrays.npz", dict(result.arrays))
         facts = provenance.collect(self._earlier_seconds + time.perf_counter() - self._started)
         atomic_write(self.folder / "provenance.json", dump_json(facts | self._notes))
-        record = Record(self.header, self.config, result.measurements, tuple(verdicts), self.folder)
+        arrays = hash_arrays(read_arrays(self.folder / "arrays.npz"))
+        record = Record(
+            self.header,
+            self.config,
+            result.measurements,
+            tuple(verdicts),
+            self.folder,
+            arrays_sha256=arrays,
+        )
         atomic_write(self.folder / "result.json", dump_json(record.to_json()))
         return read_record(self.folder)
 
@@ -178,8 +219,9 @@ def execute(
 ) -> Record:
     """Run one figure end to end: compute, save, judge its claims, plot.
 
-    A finished run of the same configuration is not computed again; its claims are judged anew from
-    the stored measurements and its picture is drawn anew from the stored arrays.
+    A run of the same configuration that the same code has finished is not computed again, and says so;
+    its claims are judged anew from the stored measurements and its picture is drawn anew from the
+    stored arrays. A run of other code is moved aside and computed anew.
 
     Args:
         paper: The paper the figure belongs to.
@@ -190,6 +232,9 @@ def execute(
 
     Returns:
         The record of the finished run.
+
+    Raises:
+        MissingMetricError: If a claim is judged by a measurement that the experiment does not make.
     """
     from gdyn_reproduce.plotting import house_style, save_figure
 
@@ -209,18 +254,27 @@ def execute(
         preset=preset_name,
         scale=preset.scale,
         overrides=tuple(overrides),
+        code=code_of(figure),
+        authors=paper.authors,
+        venue=paper.venue,
+        arxiv=paper.arxiv,
     )
     # What is drawn may be deleted, by hand or on the advice of a message; then it is computed again.
-    if (folder / "result.json").exists() and (folder / "arrays.npz").exists():
-        record = rejudge(paper, read_record(folder, header))
+    stored = (folder / "result.json").exists() and (folder / "arrays.npz").exists()
+    if stored and _code_in(folder) == header.code:
+        record = read_record(folder, header)
+        say(f"finished {record.made}; not computed again (overwrite=true does)")
     else:
         with Run(folder, settings(config), header) as run:
-            result = experiment.compute(config, run)
-            record = run.finish(result, _judge_all(paper, figure, preset, preset_name, result.measurements))
+            record = run.finish(experiment.compute(config, run))
+    arrays = read_arrays(folder / "arrays.npz", advice=RECOMPUTE)
+    if hash_arrays(arrays) != record.arrays_sha256:
+        raise ValueError(f"{folder / 'arrays.npz'} is not that of its record; {RECOMPUTE}.")
+    record = rejudge(paper, record)
+    atomic_write(folder / "result.json", dump_json(record.to_json()))
     # Drawn after the record is safe, and from what was stored: a plotting error costs no computation.
-    stored = Result(record.measurements, read_arrays(folder / "arrays.npz", advice=RECOMPUTE))
     with house_style():
-        save_figure(experiment.plot(stored), folder / "figure")
+        save_figure(experiment.plot(Result(record.measurements, arrays)), folder / "figure")
     return record
 
 
@@ -251,21 +305,41 @@ def _replace(config: Any, values: Mapping[str, Any]) -> Any:
     return dataclasses.replace(config, **changes)
 
 
+def code_of(figure: Figure) -> str:
+    """Return the digest of the code that computes a figure."""
+    return sources.digest(figure.module, figure.config)
+
+
 def rejudge(paper: Paper, record: Record) -> Record:
-    """Judge a stored record by the claims as they are registered now."""
+    """Judge a stored record by the claims as they are registered now.
+
+    A record that other code has made is *stale*: none of its verdicts is one on today's code.
+
+    Raises:
+        MissingMetricError: If a claim is judged by a measurement that the record does not hold.
+    """
     figure = paper.figure(record.header.figure)
     name = record.header.preset
-    verdicts = _judge_all(paper, figure, figure.presets[name], name, record.measurements)
+    scale = figure.presets[name].scale
+    claims = paper.claims_of(figure.id)
+    if record.header.code == code_of(figure):
+        verdicts = judge_all(claims, record.measurements, scale=scale, preset=name)
+    else:
+        verdicts = [_stale(claim, record, scale, name) for claim in claims]
     return dataclasses.replace(record, verdicts=tuple(verdicts))
 
 
-def _judge_all(
-    paper: Paper, figure: Figure, preset: Preset, preset_name: str, measurements: Mapping[str, Measurement]
-) -> list[Verdict]:
-    return [
-        judge(claim, measurements.get(claim.metric), scale=preset.scale, preset=preset_name)
-        for claim in paper.claims_of(figure.id)
-    ]
+def _stale(claim: Claim, record: Record, scale: str, preset: str) -> Verdict:
+    """Return the verdict on a record of other code, with what today's band would say of its numbers."""
+    try:
+        verdict = judge(claim, record.measurements, scale=scale, preset=preset)
+    except MissingMetricError as error:
+        return make_verdict(claim, "stale", f"made by other code; {error}", scale_of(scale))
+    if verdict.outcome == "not judged here":
+        return verdict
+    said = " ".join(filter(None, (verdict.outcome, f"({verdict.reason})" if verdict.reason else "")))
+    reason = f"made by other code, whose numbers give: {said}"
+    return dataclasses.replace(verdict, outcome="stale", reason=reason)
 
 
 def settings(config: RunOptions) -> dict[str, Any]:
@@ -283,6 +357,33 @@ def folder_of(paper: Paper, figure: Figure, config: RunOptions, preset_name: str
 def _slug(name: str) -> str:
     readable = re.sub(r"[^A-Za-z0-9._=+-]+", "_", name)[:80]
     return f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _code_in(folder: Path) -> str | None:
+    """Return the digest of the code that worked in a run folder; ``None`` if it does not say."""
+    path = folder / _CODE
+    return path.read_text() if path.exists() else None
+
+
+def _supersede(folder: Path, code: str) -> None:
+    """Move aside what other code has left in a run folder."""
+    used = any((folder / name).exists() for name in ("result.json", "pieces", "checkpoints"))
+    earlier = _code_in(folder)
+    if not used or earlier == code:
+        return
+    aside = folder.parent / SUPERSEDED / f"{folder.name}-{earlier or 'unknown'}"
+    with FolderLock(folder):
+        while aside.exists():
+            aside = aside.with_name(f"{aside.name}_")
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(aside)
+    who = earlier or "of an earlier version"
+    say(f"what code {who} left here is kept in {aside}; computed anew by {code}")
+
+
+def say(line: str) -> None:
+    """Tell the user one line about reuse, on standard error so that tables stay clean."""
+    print(f"  {line}", file=sys.stderr, flush=True)
 
 
 def dump_yaml(body: Mapping[str, Any]) -> str:

@@ -22,15 +22,24 @@ def compute(config: DecayConfig, run: Run) -> Result:
         for rate in config.rates
     ]
     ratio = [float(curve[-1] / curve[0]) for curve in curves[-1]]
+    still = [float(u[-1] / u[0]) for u in (_decay(config, 0.0, seed)["u"] for seed in config.seeds)]
     run.tracker.rewind(config.num_steps)
     run.tracker.log(config.num_steps, {"ratio": ratio[0]})
-    return Result({"decay": ratio, "falls": [r < 1 for r in ratio]}, {"curves": np.array(curves)})
+    measurements = {
+        "decay": ratio,
+        "falls": [r < 1 for r in ratio],
+        "finite": [bool(np.isfinite(r)) for r in ratio],
+        "decay_at_rate_0": still,
+    }
+    return Result(measurements, {"curves": np.array(curves)})
 
 
 def _decay(config: DecayConfig, rate: float, seed: int) -> dict[str, np.ndarray]:
+    """Return the values; each seed has a rate a little off, so that seeds differ."""
     time.sleep(config.delay_s)
-    start = 1 + generator(seed, "start").random()
-    return {"u": start * (1 - rate / config.num_steps) ** np.arange(config.num_steps + 1)}
+    chance = generator(seed, "start")
+    start, off = 1 + chance.random(), 1e-3 * chance.uniform(-1, 1)
+    return {"u": start * (1 - (rate + off) / config.num_steps) ** np.arange(config.num_steps + 1)}
 
 
 def plot(result: Result):

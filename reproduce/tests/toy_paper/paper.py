@@ -1,5 +1,7 @@
-from gdyn_reproduce.claims import Between, Claim, Holds, Within
+from gdyn_reproduce.claims import Between, Claim, Control, Holds, Within
 from gdyn_reproduce.registry import Deviation, Figure, Paper, Preset
+
+STILL = Control("decay_at_rate_0", removes="rate set to 0")
 
 PAPER = Paper(
     package="toy_paper",
@@ -16,8 +18,8 @@ PAPER = Paper(
             module="toy_paper.decay",
             config="toy_paper.config:DecayConfig",
             presets={
-                "quick": Preset("1 s", "scaled down"),
-                "paper": Preset("2 s", "paper", {"num_steps": 1000}),
+                "quick": Preset("1 s", "scaled"),
+                "paper": Preset("2 s", "paper size", {"num_steps": 1000}),
                 "smoke": Preset("0 s", "smoke", {"num_steps": 2, "seeds": [0]}),
             },
         ),
@@ -27,7 +29,7 @@ PAPER = Paper(
             shows="The same, long.",
             module="toy_paper.decay",
             config="toy_paper.config:DecayConfig",
-            presets={"quick": Preset("1 s", "scaled down"), "paper": Preset("1 s", "paper")},
+            presets={"quick": Preset("1 s", "scaled"), "paper": Preset("1 s", "paper size")},
             in_default=False,
             not_run="nobody has the time",
         ),
@@ -42,8 +44,22 @@ PAPER = Paper(
             Within(relative=0.02),
             "Euler error",
             0.3679,
+            registered="before",
+            control=STILL,
+            requires=("finite",),
         ),
-        Claim("fig1.falls", "fig1", "The value falls.", "Eq. 1", "falls", Holds(), "sign"),
+        Claim(
+            "fig1.falls",
+            "fig1",
+            "The value falls.",
+            "Eq. 1",
+            "falls",
+            Holds(),
+            "sign",
+            kind="check",
+            registered="before",
+            deterministic=True,
+        ),
         Claim(
             "fig1.rises",
             "fig1",
@@ -54,6 +70,9 @@ PAPER = Paper(
             "a wrong claim",
             expected="fails",
             expected_because="Euler's scheme cannot make it rise.",
+            registered="after",
+            registered_because="a first run gave 0.37",
+            no_control="nothing makes it rise",
         ),
         Claim(
             "fig1.paper",
@@ -64,6 +83,8 @@ PAPER = Paper(
             Between(0.367, 0.3685),
             "Euler",
             presets=("paper",),
+            registered="before",
+            control=STILL,
         ),
     ),
     deviations=(Deviation("D1", "scheme", "exact", "Euler", "first order"),),
