@@ -316,14 +316,7 @@ def test_tensorboard_receives_the_metrics(tmp_path):
     ]
 
 
-def test_neptune_works_offline(tmp_path, monkeypatch):
-    pytest.importorskip("neptune")
-    monkeypatch.chdir(tmp_path)
-    run_training(small(tmp_path, logging__logger_type="neptune", logging__offline=True, max_steps=3))
-    assert list((tmp_path / ".neptune" / "offline").iterdir())
-
-
-@pytest.mark.parametrize("service", ["tensorboard", "neptune", "wandb"])
+@pytest.mark.parametrize("service", ["tensorboard", "wandb"])
 def test_an_absent_service_costs_a_notice_not_the_run(tmp_path, monkeypatch, caplog, service):
     import sys
 
@@ -336,16 +329,7 @@ def test_an_absent_service_costs_a_notice_not_the_run(tmp_path, monkeypatch, cap
     assert "loss" in metrics_of(folder)
 
 
-def test_services_that_break_cost_a_notice_not_the_run(tmp_path, monkeypatch, caplog):
-    """The hosted neptune may be gone, and there may be no token."""
-    import sys
-    import types
-
-    def refuse(**options):
-        assert options["mode"] == "async"
-        raise ConnectionError("no token")
-
-    monkeypatch.setitem(sys.modules, "neptune", types.SimpleNamespace(init_run=refuse))
+def test_a_closed_service_costs_a_notice_not_the_run(tmp_path, caplog):
     folder = run_training(small(tmp_path, logging__logger_type="neptune", max_steps=3))
-    assert "neptune failed (no token)" in caplog.text
+    assert "neptune failed (its service ended on 2026-03-05" in caplog.text
     assert "loss" in metrics_of(folder)

@@ -45,7 +45,7 @@ _STYLE: dict[str, Any] = {
 def house_style() -> Iterator[None]:
     """Draw in the house style, without a display, and leave matplotlib's settings as they were."""
     import matplotlib as mpl
-    from matplotlib import cycler
+    from matplotlib.rcsetup import cycler
 
     style: Any = _STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}
     with mpl.rc_context(style):
