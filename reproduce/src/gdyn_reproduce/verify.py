@@ -1,0 +1,137 @@
+"""Check every committed record against its answer key, and recompute three cheap ones.
+
+``python -m gdyn_reproduce.verify`` works in a checkout, on files alone, and takes seconds; the three
+records that are recomputed need their packages installed. ``--no-rerun`` leaves them out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from gdyn_common.storage import read_arrays
+from gdyn_reproduce.claims import Measurement
+from gdyn_reproduce.ledger import KEY, SUFFIXES, answer_key, committed, is_stale, name_of
+from gdyn_reproduce.records import Record, hash_arrays, load_records, plain
+from gdyn_reproduce.registry import Paper
+from gdyn_reproduce.results import papers
+
+_RERUNS = 3
+_TOLERANCE = 1e-6  # another processor may round the last digits otherwise
+
+
+def differences(folder: Path, paper: Paper, records: Sequence[Record]) -> Iterator[str]:
+    """Return what does not fit together in a package's committed results, one sentence each.
+
+    Args:
+        folder: The package's folder.
+        paper: Its paper.
+        records: Its committed records, judged by the claims of today.
+    """
+    results = folder / "results"
+    path = results / KEY
+    if not path.exists():
+        yield f"{path} is missing; write it with `report`."
+        return
+    files: Mapping[str, str] = json.loads(path.read_text()).get("files", {})
+    for name, digest in files.items():
+        if not (results / name).is_file():
+            yield f"{results / name} is in the key, but missing."
+        elif hashlib.sha256((results / name).read_bytes()).hexdigest() != digest:
+            yield f"{results / name} is not the file that the key names: its SHA-256 differs."
+    names = {name_of(record) for record in records}
+    for extra in sorted(results.iterdir()):
+        if extra.suffix in SUFFIXES and extra.stem in names and extra.name not in files:
+            yield f"{extra} is not in the key."
+    for record in records:
+        arrays = results / f"{name_of(record)}.npz"
+        if arrays.exists() and hash_arrays(read_arrays(arrays)) != record.arrays_sha256:
+            yield f"{arrays} does not hold the numbers that its record was judged by."
+    if path.read_text() != answer_key(paper, records, results):
+        yield f"{path} does not say what the records and the claims of today give."
+
+
+def cheapest(all_records: Mapping[Path, tuple[Paper, Sequence[Record]]]) -> list[tuple[Paper, Record]]:
+    """Return the records to recompute: made by today's code, without chance where possible, quick."""
+    fresh = [
+        (paper, record)
+        for paper, records in all_records.values()
+        for record in records
+        if not is_stale(paper, record)
+    ]
+
+    def cost(item: tuple[Paper, Record]) -> tuple[bool, float]:
+        chance = any(verdict.method != "deterministic" for verdict in item[1].verdicts if verdict.method)
+        return chance, float(item[1].provenance.get("wall_time_s", math.inf))
+
+    return sorted(fresh, key=cost)[:_RERUNS]
+
+
+def rerun(record: Record) -> Iterator[str]:
+    """Compute a record again in a process of its own, and return how it differs."""
+    header = record.header
+    name = f"{header.package} {name_of(record)}"
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", header.package, "run", header.figure, f"preset={header.preset}"]
+        done = subprocess.run(
+            [*command, *header.overrides, f"out={out}"], capture_output=True, text=True, check=False
+        )
+        found = load_records(Path(out))
+        if not found:
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            yield f"{name} cannot be computed again: {last}"
+            return
+        for metric, value in record.measurements.items():
+            again = found[0].measurements.get(metric)
+            if again is None or not _close(value, again):
+                yield f"{name}: {metric} is {plain(again)} when computed again, not {plain(value)}."
+
+
+def _close(one: Measurement, two: Measurement) -> bool:
+    first, second = (list(_numbers(plain(value))) for value in (one, two))
+    return len(first) == len(second) and all(
+        a == b or math.isclose(a, b, rel_tol=_TOLERANCE, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b))
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def _numbers(value: object) -> Iterable[float]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [number for item in value for number in _numbers(item)]
+    return [float(value)]  # type: ignore[arg-type]  # a number, a truth value, or "nan" and the like
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Verify the checkout around the working folder."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if set(arguments) - {"--no-rerun"}:
+        print("verify takes nothing, or --no-rerun.", file=sys.stderr)
+        return 2
+    found = {
+        folder: (paper, committed(folder / "results", paper)) for folder, paper in papers(Path.cwd()).items()
+    }
+    problems = [
+        problem
+        for folder, (paper, records) in found.items()
+        for problem in differences(folder, paper, records)
+    ]
+    count = sum(len(records) for _, records in found.values())
+    stale = sum(is_stale(paper, record) for paper, records in found.values() for record in records)
+    print(f"{count} records checked against their keys; {stale} of them are stale.", flush=True)
+    for _, record in [] if "--no-rerun" in arguments else cheapest(found):
+        print(f"computing again: {record.header.command}", flush=True)
+        problems += rerun(record)
+    print("\n".join(problems) or "All agree.")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

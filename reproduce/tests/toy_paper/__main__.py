@@ -1,0 +1,3 @@
+from gdyn_reproduce.cli import main
+
+main("toy_paper.paper:PAPER")
