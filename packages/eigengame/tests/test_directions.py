@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from eigengame import core
-from eigengame.directions import direction_from_products
-from eigengame.utilities import utilities
+from eigengame.core.directions import direction_from_products
+from eigengame.core.values import utilities
 
 DOUBLE = 1e-10  # golden arrays in float64, relative to the largest entry
 SINGLE = 1e-4  # the same in float32

@@ -5,7 +5,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from eigengame import EigenGame
 from eigengame.metrics import angles
-from eigengame.solver import step
+from eigengame.core.solver import step
 
 
 @parametrize_with_checks([EigenGame(n_components=2, batch_size=64, random_state=0)])

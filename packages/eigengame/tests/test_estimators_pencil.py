@@ -4,9 +4,9 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 
 from eigengame import EigenGameCCA, EigenGameGEVP, EigenGameICA, EigenGamePLS, EigenGameSpectralEmbedding
 from eigengame.exact import pencil
-from eigengame.experiments.cca import exact_pencil, joint_vectors
+from eigengame.paper.experiments.cca import exact_pencil, joint_vectors
 from eigengame.metrics import cosine_similarities
-from eigengame.synthetic import two_views
+from eigengame.paper.synthetic import two_views
 
 
 @parametrize_with_checks(

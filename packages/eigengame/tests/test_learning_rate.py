@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eigengame.learning_rate import auto_constant, auto_learning_rate, largest_eigenvalue
+from eigengame.core.learning_rate import auto_constant, auto_learning_rate, largest_eigenvalue
 
 
 def test_power_iteration_finds_the_top_of_a_gapped_spectrum(rng):

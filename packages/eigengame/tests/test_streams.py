@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from eigengame import streams
+from eigengame.estimators import streams
 
 
 def rows_of(batches):

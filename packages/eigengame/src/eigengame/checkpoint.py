@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eigengame.sharding import gather, put
-from eigengame.solver import State
+from eigengame.core.solver import State
 
 __all__ = ["from_arrays", "load", "read", "save", "to_arrays"]
 

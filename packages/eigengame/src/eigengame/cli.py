@@ -11,22 +11,22 @@ COMMANDS = (
     Command(
         "fit",
         "Stream a .npy file and save its top k components; resumes after an interruption.",
-        run="eigengame.commands:fit",
-        config="eigengame.config:FitConfig",
+        run="eigengame.paper.commands:fit",
+        config="eigengame.paper.config:FitConfig",
         positional=("data",),
     ),
     Command(
         "eval",
         "Compare fitted components with an exact solver or a file of true vectors.",
-        run="eigengame.commands:evaluate",
-        config="eigengame.config:EvalConfig",
+        run="eigengame.paper.commands:evaluate",
+        config="eigengame.paper.config:EvalConfig",
         positional=("components",),
     ),
     Command(
         "embed",
         "Save the spectral embedding of a graph given by its edges.",
-        run="eigengame.commands:embed",
-        config="eigengame.config:EmbedConfig",
+        run="eigengame.paper.commands:embed",
+        config="eigengame.paper.config:EmbedConfig",
         positional=("edges",),
     ),
 )

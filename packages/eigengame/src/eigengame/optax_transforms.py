@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from eigengame.directions import project_to_tangent
-from eigengame.trees import row_norms, scale_rows, subtract
+from eigengame.core.directions import project_to_tangent
+from eigengame.core.trees import row_norms, scale_rows, subtract
 
 __all__ = ["sphere_retraction", "tangent_projection", "warmup_harmonic"]
 

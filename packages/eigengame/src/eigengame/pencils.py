@@ -23,7 +23,7 @@ from typing import TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from eigengame.trees import batch_size, combine, responses
+from eigengame.core.trees import batch_size, combine, responses
 
 __all__ = ["cca_products", "ica_products", "inverse_products", "pca_products", "pls_products"]
 

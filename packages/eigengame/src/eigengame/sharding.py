@@ -19,8 +19,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
-from eigengame.directions import Algorithm, direction_from_responses
-from eigengame.trees import batch_size, responses
+from eigengame.core.directions import Algorithm, direction_from_responses
+from eigengame.core.trees import batch_size, responses
 
 __all__ = [
     "batch_sharding",

@@ -18,7 +18,7 @@ from sklearn.utils.validation import validate_data
 
 from eigengame.estimators.pencil import adam
 from eigengame.exact import orient
-from eigengame.generalized import PencilConfig, pencil_init, repeat_pencil_step, unresolved_players
+from eigengame.core.generalized import PencilConfig, pencil_init, repeat_pencil_step, unresolved_players
 
 __all__ = ["EigenGameGEVP"]
 

@@ -16,12 +16,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from eigengame import checkpoint
-from eigengame.directions import Algorithm
+from eigengame.core.directions import Algorithm
 from eigengame.exact import orient
-from eigengame.learning_rate import auto_learning_rate, nesterov, with_learning_rate
+from eigengame.core.learning_rate import auto_learning_rate, nesterov, with_learning_rate
 from eigengame.metrics import angles
-from eigengame.solver import Config, State, init, initial_vectors, step
-from eigengame.streams import (
+from eigengame.core.solver import Config, State, init, initial_vectors, step
+from eigengame.estimators.streams import (
     Batch,
     array_batches,
     check_finite,

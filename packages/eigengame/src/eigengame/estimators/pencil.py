@@ -16,7 +16,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from eigengame.exact import orient
-from eigengame.generalized import (
+from eigengame.core.generalized import (
     PencilConfig,
     pencil_init,
     pencil_step,
@@ -24,9 +24,9 @@ from eigengame.generalized import (
     unresolved_players,
 )
 from eigengame.pencils import cca_products, ica_products, pls_products
-from eigengame.solver import State
-from eigengame.streams import check_finite
-from eigengame.trees import gram
+from eigengame.core.solver import State
+from eigengame.estimators.streams import check_finite
+from eigengame.core.trees import gram
 
 __all__ = ["EigenGameCCA", "EigenGameICA", "EigenGamePLS"]
 

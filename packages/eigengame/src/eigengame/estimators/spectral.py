@@ -15,10 +15,10 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from eigengame.directions import direction_from_products
+from eigengame.core.directions import direction_from_products
 from eigengame.exact import orient
 from eigengame.laplacian import check_edges, laplacian_product, top_value_bound
-from eigengame.solver import initial_vectors, retract
+from eigengame.core.solver import initial_vectors, retract
 
 __all__ = ["EigenGameSpectralEmbedding"]
 

@@ -18,8 +18,8 @@ FIGURES = (
         id="synthetic",
         source="mu paper, Sec. 5.1 (synthetic spectra)",
         shows="Most methods find a linear spectrum; on an exponential one streaks differ, GHA's is shortest.",
-        module="eigengame.experiments.synthetic_spectra",
-        config="eigengame.config:SyntheticConfig",
+        module="eigengame.paper.experiments.synthetic_spectra",
+        config="eigengame.paper.config:SyntheticConfig",
         presets={
             "quick": Preset("15 s, 1 core", "scaled down", THREE | {"held_out": 2}),
             "paper": Preset("1 min, 1 core", "paper"),
@@ -32,8 +32,8 @@ FIGURES = (
         id="images",
         source="mu paper, Sec. 5.2 (MNIST, batch sizes 1024, 256, 32)",
         shows="The smaller the batch, the further alpha and GHA stay from the truth; mu and Oja stay close.",
-        module="eigengame.experiments.image_minibatches",
-        config="eigengame.config:ImagesConfig",
+        module="eigengame.paper.experiments.image_minibatches",
+        config="eigengame.paper.config:ImagesConfig",
         presets={
             "quick": Preset("30 s, 1 core", "scaled down", QUICK_IMAGES),
             "paper": Preset("8 min, 1 core, needs MNIST", "paper"),
@@ -49,8 +49,8 @@ FIGURES = (
         id="images-fashion-mnist",
         source="mu paper, Sec. 5.2, on Fashion-MNIST",
         shows="The same on clothes instead of digits.",
-        module="eigengame.experiments.image_minibatches",
-        config="eigengame.config:ImagesConfig",
+        module="eigengame.paper.experiments.image_minibatches",
+        config="eigengame.paper.config:ImagesConfig",
         presets={
             "paper": Preset(
                 "8 min, 1 core, needs Fashion-MNIST", "scaled down", {"dataset": "fashion_mnist"}
@@ -68,8 +68,8 @@ FIGURES = (
         id="bias",
         source="mu paper, Sec. 3 and Fig. 1 (bias of alpha under minibatching)",
         shows="Averaging mu directions over parts of a batch is exact; alpha's error grows as parts shrink.",
-        module="eigengame.experiments.bias",
-        config="eigengame.config:BiasConfig",
+        module="eigengame.paper.experiments.bias",
+        config="eigengame.paper.config:BiasConfig",
         presets={
             "quick": Preset("5 s, 1 core", "scaled down", {"seeds": list(range(20))}),
             "paper": Preset("2 min, 1 core", "paper"),
@@ -80,8 +80,8 @@ FIGURES = (
         id="landscape",
         source="mu paper, Sec. 3 (utility landscapes around an imperfect parent)",
         shows="Sampling leaves the best angle under the mu utility where it is and shifts alpha's.",
-        module="eigengame.experiments.utility_landscape",
-        config="eigengame.config:LandscapeConfig",
+        module="eigengame.paper.experiments.utility_landscape",
+        config="eigengame.paper.config:LandscapeConfig",
         presets={
             "quick": Preset(
                 "10 s, 1 core", "scaled down", THREE | {"num_batches": 10_000, "num_angles": 361}
@@ -96,8 +96,8 @@ FIGURES = (
         id="data-parallel",
         source="mu paper, Sec. 5.3 (large-scale embeddings, 1x, 4x, 8x copies)",
         shows="More copies lower mu's final distance; alpha with locally formed penalties gains nothing.",
-        module="eigengame.experiments.data_parallel",
-        config="eigengame.config:DataParallelConfig",
+        module="eigengame.paper.experiments.data_parallel",
+        config="eigengame.paper.config:DataParallelConfig",
         presets={
             "quick": Preset(
                 "30 s, 1 core",
@@ -117,8 +117,8 @@ FIGURES = (
         id="activations",
         source="mu paper, Sec. 5.4 (principal components of network activations)",
         shows="The variances along jointly found components of all layers lie on the exact eigenvalues.",
-        module="eigengame.experiments.network_activations",
-        config="eigengame.config:ActivationsConfig",
+        module="eigengame.paper.experiments.network_activations",
+        config="eigengame.paper.config:ActivationsConfig",
         presets={
             "quick": Preset(
                 "20 s, 1 core",
@@ -145,8 +145,8 @@ FIGURES = (
         id="clustering",
         source="mu paper, Sec. 5.5 (spectral clustering of a social graph)",
         shows="k-means on vectors found from minibatches of edges recovers the blocks of a graph.",
-        module="eigengame.experiments.spectral_clustering",
-        config="eigengame.config:ClusteringConfig",
+        module="eigengame.paper.experiments.spectral_clustering",
+        config="eigengame.paper.config:ClusteringConfig",
         presets={
             "quick": Preset("15 s, 1 core", "scaled down", THREE),
             "paper": Preset(
@@ -164,8 +164,8 @@ FIGURES = (
         id="cca",
         source="gamma paper, Sec. 5 (canonical correlations)",
         shows="Full batches find the exact vectors; two independent minibatches capture the correlation.",
-        module="eigengame.experiments.cca",
-        config="eigengame.config:CCAConfig",
+        module="eigengame.paper.experiments.cca",
+        config="eigengame.paper.config:CCAConfig",
         presets={
             "quick": Preset("30 s, 1 core", "scaled down", THREE),
             "paper": Preset(
@@ -185,8 +185,8 @@ FIGURES = (
         id="pls-ica",
         source="gamma paper, Table 1 (partial least squares, independent components)",
         shows="PLS vectors coincide with the exact ones; ICA separates a sine, a square wave and a sawtooth.",
-        module="eigengame.experiments.pls_ica",
-        config="eigengame.config:PlsIcaConfig",
+        module="eigengame.paper.experiments.pls_ica",
+        config="eigengame.paper.config:PlsIcaConfig",
         presets={
             "quick": Preset("10 s, 1 core", "scaled down", THREE),
             "paper": Preset("1 min, 1 core", "scaled down", {"seeds": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}),

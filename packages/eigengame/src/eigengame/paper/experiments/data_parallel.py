@@ -20,12 +20,12 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eigengame.config import DataParallelConfig
-from eigengame.directions import alpha_direction, mu_direction
+from eigengame.paper.config import DataParallelConfig
+from eigengame.core.directions import alpha_direction, mu_direction
 from eigengame.metrics import subspace_distance
 from eigengame.optax_transforms import normalize_rows
-from eigengame.solver import initial_vectors
-from eigengame.synthetic import symmetric_matrix
+from eigengame.core.solver import initial_vectors
+from eigengame.paper.synthetic import symmetric_matrix
 from gdyn_common.seeding import generator, named_seed
 from gdyn_reproduce.plotting import COLOURS, band, new_figure
 from gdyn_reproduce.records import Result

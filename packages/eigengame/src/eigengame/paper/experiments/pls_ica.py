@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from eigengame.config import PlsIcaConfig
+from eigengame.paper.config import PlsIcaConfig
 from eigengame.estimators.pencil import EigenGameICA, EigenGamePLS
 from eigengame.exact import pencil
-from eigengame.experiments.cca import exact_pencil
+from eigengame.paper.experiments.cca import exact_pencil
 from eigengame.metrics import cosine_similarities
-from eigengame.synthetic import mixed_sources, two_views
+from eigengame.paper.synthetic import mixed_sources, two_views
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, new_figure
 from gdyn_reproduce.records import Result

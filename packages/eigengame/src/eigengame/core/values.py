@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from eigengame.directions import Reduction, check_reduction, safe_reciprocal
-from eigengame.trees import batch_size, gram, responses
+from eigengame.core.directions import Reduction, check_reduction, safe_reciprocal
+from eigengame.core.trees import batch_size, gram, responses
 
 __all__ = ["rayleigh", "utilities"]
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from eigengame.cli import COMMANDS
-from eigengame.commands import embed, evaluate, fit
-from eigengame.config import EmbedConfig, EvalConfig, FitConfig
+from eigengame.paper.commands import embed, evaluate, fit
+from eigengame.paper.config import EmbedConfig, EvalConfig, FitConfig
 from eigengame.paper import PAPER
-from eigengame.synthetic import block_graph
+from eigengame.paper.synthetic import block_graph
 from gdyn_reproduce.cli import dispatch
 
 
@@ -51,7 +51,7 @@ def test_as_typed(file, monkeypatch, capsys):
 
 def test_an_interrupted_fit_ends_in_the_same_bits(file, tmp_path, monkeypatch):
     fit(options(file, tmp_path / "whole"))
-    import eigengame.commands as commands
+    import eigengame.paper.commands as commands
 
     calls = []
 

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eigengame.config import LandscapeConfig
-from eigengame.utilities import utilities
+from eigengame.paper.config import LandscapeConfig
+from eigengame.core.values import utilities
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, new_figure
 from gdyn_reproduce.records import Result

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
-from eigengame.solver import State
+from eigengame.core.solver import State
 
 __all__ = ["auto_constant", "auto_learning_rate", "largest_eigenvalue", "nesterov", "with_learning_rate"]
 

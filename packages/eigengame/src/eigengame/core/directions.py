@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from eigengame.trees import batch_size, combine, gram, num_players, responses, scale_rows, subtract
+from eigengame.core.trees import batch_size, combine, gram, num_players, responses, scale_rows, subtract
 
 __all__ = [
     "Algorithm",
@@ -230,7 +230,7 @@ def gha_direction(
     """Return Sanger's generalised Hebbian direction G - tril(S) V.
 
     Equals the mu direction minus S_ii v_i. Rows are afterwards clipped into the unit ball, not
-    normalised (`eigengame.solver.retract`).
+    normalised (`eigengame.core.solver.retract`).
 
     Args:
         V: Vectors on rows, (k, d) or a pytree of leaves (k, ...).

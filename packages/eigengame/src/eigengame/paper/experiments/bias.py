@@ -10,8 +10,8 @@ from jaxtyping import Array
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eigengame.config import BiasConfig
-from eigengame.directions import alpha_direction, mu_direction
+from eigengame.paper.config import BiasConfig
+from eigengame.core.directions import alpha_direction, mu_direction
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, band, new_figure
 from gdyn_reproduce.records import Result

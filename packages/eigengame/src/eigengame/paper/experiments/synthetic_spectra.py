@@ -12,12 +12,12 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eigengame.comparison import best_rate
-from eigengame.config import SyntheticConfig
-from eigengame.directions import direction_from_products, project_to_tangent
+from eigengame.paper.comparison import best_rate
+from eigengame.paper.config import SyntheticConfig
+from eigengame.core.directions import direction_from_products, project_to_tangent
 from eigengame.metrics import longest_correct_eigenvector_streak
-from eigengame.solver import initial_vectors, retract
-from eigengame.synthetic import spectrum, symmetric_matrix
+from eigengame.core.solver import initial_vectors, retract
+from eigengame.paper.synthetic import spectrum, symmetric_matrix
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, band, new_figure
 from gdyn_reproduce.records import Result

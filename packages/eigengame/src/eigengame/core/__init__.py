@@ -3,7 +3,7 @@
 Rows are vectors and rows are samples. Arrays may be pytrees with leading axes k and n.
 """
 
-from eigengame.directions import (
+from eigengame.core.directions import (
     alpha_direction,
     direction_from_products,
     gha_direction,
@@ -13,8 +13,8 @@ from eigengame.directions import (
     penalty_weights,
     project_to_tangent,
 )
-from eigengame.gamma import Auxiliary, gamma_direction, generalized_rayleigh, update_auxiliary
-from eigengame.solver import (
+from eigengame.core.gamma import Auxiliary, gamma_direction, generalized_rayleigh, update_auxiliary
+from eigengame.core.solver import (
     Config,
     Moments,
     State,
@@ -26,7 +26,7 @@ from eigengame.solver import (
     step,
     step_operator,
 )
-from eigengame.utilities import rayleigh, utilities
+from eigengame.core.values import rayleigh, utilities
 
 __all__ = [
     # state and steps

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from eigengame.directions import (
+from eigengame.core.directions import (
     Algorithm,
     Reduction,
     check_reduction,
@@ -29,8 +29,8 @@ from eigengame.directions import (
 )
 from eigengame.optax_transforms import normalize_rows
 from eigengame.sharding import padded_players, put, sharded_direction, vector_sharding
-from eigengame.trees import batch_size, gram, num_players, row_norms, scale_rows
-from eigengame.utilities import utilities_from_products
+from eigengame.core.trees import batch_size, gram, num_players, row_norms, scale_rows
+from eigengame.core.values import utilities_from_products
 
 __all__ = [
     "Config",

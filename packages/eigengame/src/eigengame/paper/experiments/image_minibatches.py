@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eigengame.comparison import as_device, best_rate, config_of, follow
-from eigengame.config import ImagesConfig
+from eigengame.paper.comparison import as_device, best_rate, config_of, follow
+from eigengame.paper.config import ImagesConfig
 from eigengame.exact import pca
-from eigengame.learning_rate import auto_constant
+from eigengame.core.learning_rate import auto_constant
 from gdyn_reproduce.data import load_dataset
 from gdyn_reproduce.plotting import COLOURS, band, new_figure
 from gdyn_reproduce.records import Result

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from eigengame.trees import combine, gram, scale_rows, subtract
+from eigengame.core.trees import combine, gram, scale_rows, subtract
 
 __all__ = ["Auxiliary", "diagonal_products", "gamma_direction", "generalized_rayleigh", "update_auxiliary"]
 

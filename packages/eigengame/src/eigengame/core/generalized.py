@@ -12,10 +12,10 @@ import optax
 from jaxtyping import Array, Float, PyTree
 from numpy.typing import NDArray
 
-from eigengame.gamma import Auxiliary, diagonal_products, gamma_direction, update_auxiliary
+from eigengame.core.gamma import Auxiliary, diagonal_products, gamma_direction, update_auxiliary
 from eigengame.optax_transforms import normalize_rows
-from eigengame.solver import State, init
-from eigengame.trees import row_norms
+from eigengame.core.solver import State, init
+from eigengame.core.trees import row_norms
 
 __all__ = [
     "PencilAverages",

@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eigengame.config import CCAConfig
+from eigengame.paper.config import CCAConfig
 from eigengame.estimators.pencil import EigenGameCCA
 from eigengame.exact import pencil
 from eigengame.metrics import cosine_similarities
-from eigengame.synthetic import TwoViews, two_views
+from eigengame.paper.synthetic import TwoViews, two_views
 from gdyn_common.seeding import generator
 from gdyn_reproduce.data import load
 from gdyn_reproduce.plotting import COLOURS, new_figure

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
-from eigengame.config import ActivationsConfig
-from eigengame.learning_rate import nesterov, with_learning_rate
+from eigengame.paper.config import ActivationsConfig
+from eigengame.core.learning_rate import nesterov, with_learning_rate
 from eigengame.metrics import captured_value_ratio
 from eigengame.sharding import make_mesh, shard_batch
-from eigengame.solver import Config, init, sample_steps
-from eigengame.trees import responses
+from eigengame.core.solver import Config, init, sample_steps
+from eigengame.core.trees import responses
 from gdyn_common.seeding import named_seed
 from gdyn_reproduce.data import textures32
 from gdyn_reproduce.plotting import COLOURS, new_figure

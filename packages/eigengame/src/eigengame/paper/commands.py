@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eigengame.config import EmbedConfig, EvalConfig, FitConfig
+from eigengame.paper.config import EmbedConfig, EvalConfig, FitConfig
 from eigengame.estimators.pca import EigenGame
 from eigengame.estimators.spectral import EigenGameSpectralEmbedding
 from eigengame.exact import pca
 from eigengame.metrics import angles, captured_value_ratio, streak_of_angles, subspace_distance
-from eigengame.streams import array_batches
+from eigengame.estimators.streams import array_batches
 from gdyn_common.storage import read_arrays, write_arrays
 
 __all__ = ["embed", "evaluate", "fit"]

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from eigengame.config import ClusteringConfig
+from eigengame.paper.config import ClusteringConfig
 from eigengame.estimators.spectral import embed
 from eigengame.laplacian import check_edges, top_value_bound
 from eigengame.metrics import clustering_accuracy
-from eigengame.solver import initial_vectors
-from eigengame.synthetic import block_graph
+from eigengame.core.solver import initial_vectors
+from eigengame.paper.synthetic import block_graph
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, band, new_figure
 from gdyn_reproduce.records import Result
