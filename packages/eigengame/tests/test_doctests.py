@@ -11,7 +11,7 @@ import eigengame
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(eigengame.__path__, "eigengame.")
-    if not module.name.endswith("__main__")
+    if not module.name.startswith(("eigengame.paper", "eigengame.cli", "eigengame.__main__"))
 ]
 
 

@@ -4,8 +4,8 @@ from sklearn.decomposition import PCA
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from eigengame import EigenGame
-from eigengame.metrics import angles
 from eigengame.core.solver import step
+from eigengame.metrics import angles
 
 
 @parametrize_with_checks([EigenGame(n_components=2, batch_size=64, random_state=0)])

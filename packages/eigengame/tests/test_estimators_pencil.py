@@ -4,9 +4,30 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 
 from eigengame import EigenGameCCA, EigenGameGEVP, EigenGameICA, EigenGamePLS, EigenGameSpectralEmbedding
 from eigengame.exact import pencil
-from eigengame.paper.experiments.cca import exact_pencil, joint_vectors
 from eigengame.metrics import cosine_similarities
-from eigengame.paper.synthetic import two_views
+
+
+def two_views(rng, num_samples, dim=8, latents=4, noise=0.5):
+    """Two views of the same Gaussian latents, each mixed linearly, plus noise; centred."""
+    shared = rng.standard_normal((num_samples, latents))
+    views = [
+        shared @ rng.standard_normal((latents, dim)) + noise * rng.standard_normal((num_samples, dim))
+        for _ in range(2)
+    ]
+    return [view - view.mean(axis=0) for view in views]
+
+
+def exact_pencil(views):
+    x, y = views
+    C = np.cov(np.concatenate([x, y], axis=1).T, ddof=0)
+    B = np.zeros_like(C)
+    split = x.shape[1]
+    B[:split, :split], B[split:, split:] = C[:split, :split], C[split:, split:]
+    return C - B, B
+
+
+def joint_vectors(model):
+    return np.concatenate([np.asarray(view, np.float64) for view in model._state.vectors], axis=1)
 
 
 @parametrize_with_checks(

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from eigengame.sharding import gather, put
 from eigengame.core.solver import State
+from eigengame.sharding import gather, put
 
 __all__ = ["from_arrays", "load", "read", "save", "to_arrays"]
 

@@ -3,10 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from eigengame.cli import COMMANDS
-from eigengame.paper.commands import embed, evaluate, fit
-from eigengame.paper.config import EmbedConfig, EvalConfig, FitConfig
 from eigengame.paper import PAPER
+from eigengame.paper.cli import COMMANDS
+from eigengame.paper.commands import EmbedConfig, EvalConfig, FitConfig, embed, evaluate, fit
 from eigengame.paper.synthetic import block_graph
 from gdyn_reproduce.cli import dispatch
 

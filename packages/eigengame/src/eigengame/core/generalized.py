@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, PyTree
 from numpy.typing import NDArray
 
 from eigengame.core.gamma import Auxiliary, diagonal_products, gamma_direction, update_auxiliary
-from eigengame.optax_transforms import normalize_rows
 from eigengame.core.solver import State, init
 from eigengame.core.trees import row_norms
+from eigengame.optax_transforms import normalize_rows
 
 __all__ = [
     "PencilAverages",

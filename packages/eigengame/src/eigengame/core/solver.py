@@ -27,10 +27,10 @@ from eigengame.core.directions import (
     penalty_weights,
     project_to_tangent,
 )
-from eigengame.optax_transforms import normalize_rows
-from eigengame.sharding import padded_players, put, sharded_direction, vector_sharding
 from eigengame.core.trees import batch_size, gram, num_players, row_norms, scale_rows
 from eigengame.core.values import utilities_from_products
+from eigengame.optax_transforms import normalize_rows
+from eigengame.sharding import padded_players, put, sharded_direction, vector_sharding
 
 __all__ = [
     "Config",

@@ -16,9 +16,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
+from eigengame.core.generalized import PencilConfig, pencil_init, repeat_pencil_step, unresolved_players
 from eigengame.estimators.pencil import adam
 from eigengame.exact import orient
-from eigengame.core.generalized import PencilConfig, pencil_init, repeat_pencil_step, unresolved_players
 
 __all__ = ["EigenGameGEVP"]
 

@@ -17,9 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from eigengame import checkpoint
 from eigengame.core.directions import Algorithm
-from eigengame.exact import orient
 from eigengame.core.learning_rate import auto_learning_rate, nesterov, with_learning_rate
-from eigengame.metrics import angles
 from eigengame.core.solver import Config, State, init, initial_vectors, step
 from eigengame.estimators.streams import (
     Batch,
@@ -31,6 +29,8 @@ from eigengame.estimators.streams import (
     iterable_batches,
     pad_rows,
 )
+from eigengame.exact import orient
+from eigengame.metrics import angles
 
 __all__ = ["EigenGame"]
 

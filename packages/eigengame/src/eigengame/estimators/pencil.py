@@ -15,7 +15,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from eigengame.exact import orient
 from eigengame.core.generalized import (
     PencilConfig,
     pencil_init,
@@ -23,10 +22,11 @@ from eigengame.core.generalized import (
     repeat_pencil_step,
     unresolved_players,
 )
-from eigengame.pencils import cca_products, ica_products, pls_products
 from eigengame.core.solver import State
-from eigengame.estimators.streams import check_finite
 from eigengame.core.trees import gram
+from eigengame.estimators.streams import check_finite
+from eigengame.exact import orient
+from eigengame.pencils import cca_products, ica_products, pls_products
 
 __all__ = ["EigenGameCCA", "EigenGameICA", "EigenGamePLS"]
 

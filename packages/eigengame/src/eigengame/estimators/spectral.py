@@ -16,9 +16,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from eigengame.core.directions import direction_from_products
+from eigengame.core.solver import initial_vectors, retract
 from eigengame.exact import orient
 from eigengame.laplacian import check_edges, laplacian_product, top_value_bound
-from eigengame.core.solver import initial_vectors, retract
 
 __all__ = ["EigenGameSpectralEmbedding"]
 

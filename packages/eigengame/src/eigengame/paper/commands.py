@@ -3,21 +3,100 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eigengame.paper.config import EmbedConfig, EvalConfig, FitConfig
 from eigengame.estimators.pca import EigenGame
 from eigengame.estimators.spectral import EigenGameSpectralEmbedding
+from eigengame.estimators.streams import array_batches
 from eigengame.exact import pca
 from eigengame.metrics import angles, captured_value_ratio, streak_of_angles, subspace_distance
-from eigengame.estimators.streams import array_batches
+from eigengame.paper.config import check_positive
 from gdyn_common.storage import read_arrays, write_arrays
+from gdyn_reproduce.runs import RunOptions
 
 __all__ = ["embed", "evaluate", "fit"]
+
+
+@dataclass
+class FitConfig(RunOptions):
+    """Top components of a file, streamed; resumes after an interruption.
+
+    Attributes:
+        data: Samples on rows in a .npy file (read as a memory map), or in the only array of a .npz.
+        k: Number of components.
+        batch_size: Rows per step.
+        epochs: Passes over the file.
+        algorithm: mu, alpha, gha or oja.
+        learning_rate: A number, or 0 for automatic.
+        momentum: Nesterov momentum.
+        center: Subtract the running mean.
+        seed: Seed of starting vectors and of the order of the rows.
+        checkpoint_every: Steps between checkpoints.
+        out: Folder that receives components.npz and the checkpoint.
+    """
+
+    data: str = ""
+    k: int = 8
+    batch_size: int = 256
+    epochs: int = 1
+    algorithm: str = "mu"
+    learning_rate: float = 0.0
+    momentum: float = 0.9
+    center: bool = True
+    seed: int = 0
+    checkpoint_every: int = 500
+    out: str = "eigengame-fit"
+
+    def __post_init__(self) -> None:
+        check_positive(k=self.k, batch_size=self.batch_size, epochs=self.epochs, every=self.checkpoint_every)
+        if self.algorithm not in ("mu", "alpha", "gha", "oja"):
+            raise ValueError(f"algorithm={self.algorithm!r}; allowed are mu, alpha, gha, oja.")
+
+
+@dataclass
+class EvalConfig(RunOptions):
+    """Fitted components against an exact solver or a file.
+
+    Attributes:
+        components: components.npz written by fit.
+        data: The data file, for the exact solver.
+        against: exact, or a .npy file with the true vectors on rows.
+    """
+
+    components: str = ""
+    data: str = ""
+    against: str = "exact"
+
+
+@dataclass
+class EmbedConfig(RunOptions):
+    """Spectral embedding of a graph.
+
+    Attributes:
+        edges: Endpoints, two integers per row: .npy, or text with blanks or commas.
+        k: Number of vectors.
+        steps: Steps.
+        batch_size: Edges per step; 0 uses all.
+        learning_rate: Step size times lambda_star.
+        seed: Seed of starting vectors and minibatches.
+        out: File that receives the embedding (.npy).
+    """
+
+    edges: str = ""
+    k: int = 8
+    steps: int = 1000
+    batch_size: int = 0
+    learning_rate: float = 1.0
+    seed: int = 0
+    out: str = "embedding.npy"
+
+    def __post_init__(self) -> None:
+        check_positive(k=self.k, steps=self.steps, learning_rate=self.learning_rate)
 
 
 def read_samples(name: str) -> NDArray:

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from eigengame.core.learning_rate import nesterov, with_learning_rate
-from eigengame.metrics import angles, streak_of_angles, subspace_distance
 from eigengame.core.solver import Config, init, sample_steps
+from eigengame.metrics import angles, streak_of_angles, subspace_distance
 
 __all__ = ["METHODS", "as_device", "best_rate", "config_of", "follow", "measure"]
 

@@ -19,7 +19,7 @@ FIGURES = (
         source="mu paper, Sec. 5.1 (synthetic spectra)",
         shows="Most methods find a linear spectrum; on an exponential one streaks differ, GHA's is shortest.",
         module="eigengame.paper.experiments.synthetic_spectra",
-        config="eigengame.paper.config:SyntheticConfig",
+        config="eigengame.paper.experiments.synthetic_spectra:SyntheticConfig",
         presets={
             "quick": Preset("15 s, 1 core", "scaled down", THREE | {"held_out": 2}),
             "paper": Preset("1 min, 1 core", "paper"),
@@ -33,7 +33,7 @@ FIGURES = (
         source="mu paper, Sec. 5.2 (MNIST, batch sizes 1024, 256, 32)",
         shows="The smaller the batch, the further alpha and GHA stay from the truth; mu and Oja stay close.",
         module="eigengame.paper.experiments.image_minibatches",
-        config="eigengame.paper.config:ImagesConfig",
+        config="eigengame.paper.experiments.image_minibatches:ImagesConfig",
         presets={
             "quick": Preset("30 s, 1 core", "scaled down", QUICK_IMAGES),
             "paper": Preset("8 min, 1 core, needs MNIST", "paper"),
@@ -50,7 +50,7 @@ FIGURES = (
         source="mu paper, Sec. 5.2, on Fashion-MNIST",
         shows="The same on clothes instead of digits.",
         module="eigengame.paper.experiments.image_minibatches",
-        config="eigengame.paper.config:ImagesConfig",
+        config="eigengame.paper.experiments.image_minibatches:ImagesConfig",
         presets={
             "paper": Preset(
                 "8 min, 1 core, needs Fashion-MNIST", "scaled down", {"dataset": "fashion_mnist"}
@@ -69,7 +69,7 @@ FIGURES = (
         source="mu paper, Sec. 3 and Fig. 1 (bias of alpha under minibatching)",
         shows="Averaging mu directions over parts of a batch is exact; alpha's error grows as parts shrink.",
         module="eigengame.paper.experiments.bias",
-        config="eigengame.paper.config:BiasConfig",
+        config="eigengame.paper.experiments.bias:BiasConfig",
         presets={
             "quick": Preset("5 s, 1 core", "scaled down", {"seeds": list(range(20))}),
             "paper": Preset("2 min, 1 core", "paper"),
@@ -81,7 +81,7 @@ FIGURES = (
         source="mu paper, Sec. 3 (utility landscapes around an imperfect parent)",
         shows="Sampling leaves the best angle under the mu utility where it is and shifts alpha's.",
         module="eigengame.paper.experiments.utility_landscape",
-        config="eigengame.paper.config:LandscapeConfig",
+        config="eigengame.paper.experiments.utility_landscape:LandscapeConfig",
         presets={
             "quick": Preset(
                 "10 s, 1 core", "scaled down", THREE | {"num_batches": 10_000, "num_angles": 361}
@@ -97,7 +97,7 @@ FIGURES = (
         source="mu paper, Sec. 5.3 (large-scale embeddings, 1x, 4x, 8x copies)",
         shows="More copies lower mu's final distance; alpha with locally formed penalties gains nothing.",
         module="eigengame.paper.experiments.data_parallel",
-        config="eigengame.paper.config:DataParallelConfig",
+        config="eigengame.paper.experiments.data_parallel:DataParallelConfig",
         presets={
             "quick": Preset(
                 "30 s, 1 core",
@@ -118,7 +118,7 @@ FIGURES = (
         source="mu paper, Sec. 5.4 (principal components of network activations)",
         shows="The variances along jointly found components of all layers lie on the exact eigenvalues.",
         module="eigengame.paper.experiments.network_activations",
-        config="eigengame.paper.config:ActivationsConfig",
+        config="eigengame.paper.experiments.network_activations:ActivationsConfig",
         presets={
             "quick": Preset(
                 "20 s, 1 core",
@@ -146,7 +146,7 @@ FIGURES = (
         source="mu paper, Sec. 5.5 (spectral clustering of a social graph)",
         shows="k-means on vectors found from minibatches of edges recovers the blocks of a graph.",
         module="eigengame.paper.experiments.spectral_clustering",
-        config="eigengame.paper.config:ClusteringConfig",
+        config="eigengame.paper.experiments.spectral_clustering:ClusteringConfig",
         presets={
             "quick": Preset("15 s, 1 core", "scaled down", THREE),
             "paper": Preset(
@@ -165,7 +165,7 @@ FIGURES = (
         source="gamma paper, Sec. 5 (canonical correlations)",
         shows="Full batches find the exact vectors; two independent minibatches capture the correlation.",
         module="eigengame.paper.experiments.cca",
-        config="eigengame.paper.config:CCAConfig",
+        config="eigengame.paper.experiments.cca:CCAConfig",
         presets={
             "quick": Preset("30 s, 1 core", "scaled down", THREE),
             "paper": Preset(
@@ -186,7 +186,7 @@ FIGURES = (
         source="gamma paper, Table 1 (partial least squares, independent components)",
         shows="PLS vectors coincide with the exact ones; ICA separates a sine, a square wave and a sawtooth.",
         module="eigengame.paper.experiments.pls_ica",
-        config="eigengame.paper.config:PlsIcaConfig",
+        config="eigengame.paper.experiments.pls_ica:PlsIcaConfig",
         presets={
             "quick": Preset("10 s, 1 core", "scaled down", THREE),
             "paper": Preset("1 min, 1 core", "scaled down", {"seeds": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -10,14 +11,39 @@ from jaxtyping import Array
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eigengame.paper.config import BiasConfig
 from eigengame.core.directions import alpha_direction, mu_direction
+from eigengame.paper.config import check_seeds
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, band, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run
+from gdyn_reproduce.runs import Run, RunOptions
 
 DIRECTIONS = {"mu": mu_direction, "alpha": alpha_direction}
+
+
+@dataclass
+class BiasConfig(RunOptions):
+    """Averaged directions of equal parts of one batch against the direction of the whole.
+
+    Attributes:
+        num_samples: Size of the batch.
+        dim: Dimension.
+        num_components: Number of players.
+        parts: Numbers of equal parts; each must divide num_samples.
+        seeds: Seeds of data and vectors.
+    """
+
+    num_samples: int = 40
+    dim: int = 50
+    num_components: int = 10
+    parts: list[int] = field(default_factory=lambda: [1, 2, 4, 10, 40])
+    seeds: list[int] = field(default_factory=lambda: list(range(1000)))
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+        for parts in self.parts:
+            if parts < 1 or self.num_samples % parts:
+                raise ValueError(f"parts={parts} does not divide num_samples={self.num_samples}.")
 
 
 def compute(config: BiasConfig, run: Run) -> Result:

@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eigengame.paper.config import CCAConfig
 from eigengame.estimators.pencil import EigenGameCCA
 from eigengame.exact import pencil
 from eigengame.metrics import cosine_similarities
+from eigengame.paper.config import check_seeds
 from eigengame.paper.synthetic import TwoViews, two_views
 from gdyn_common.seeding import generator
 from gdyn_reproduce.data import load
 from gdyn_reproduce.plotting import COLOURS, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run
+from gdyn_reproduce.runs import Run, RunOptions
+
+
+@dataclass
+class CCAConfig(RunOptions):
+    """Canonical correlations of two views.
+
+    Attributes:
+        dataset: Images whose left and right halves are the real pair of views.
+        num_samples: Samples of the synthetic views.
+        num_components: Components of the synthetic views (their number of latents).
+        image_components: Components of the image halves.
+        full_steps: Full-batch steps.
+        batch_size: Rows of each of the two independent minibatches.
+        batch_steps: Minibatch steps.
+        epsilon: Ridge added to B for the image halves (blank pixels), in units of the mean variance.
+        seeds: Seeds of data and vectors.
+    """
+
+    dataset: str = "digits"
+    num_samples: int = 2048
+    num_components: int = 4
+    image_components: int = 4
+    full_steps: int = 2000
+    batch_size: int = 64
+    batch_steps: int = 5000
+    epsilon: float = 0.1
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
 
 
 def compute(config: CCAConfig, run: Run) -> Result:

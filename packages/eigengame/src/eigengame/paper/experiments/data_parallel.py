@@ -10,6 +10,7 @@ The copies are the leading axis of a batch here. That several devices give the s
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -20,19 +21,48 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eigengame.paper.config import DataParallelConfig
 from eigengame.core.directions import alpha_direction, mu_direction
+from eigengame.core.solver import initial_vectors
 from eigengame.metrics import subspace_distance
 from eigengame.optax_transforms import normalize_rows
-from eigengame.core.solver import initial_vectors
+from eigengame.paper.config import check_positive, check_seeds
 from eigengame.paper.synthetic import symmetric_matrix
 from gdyn_common.seeding import generator, named_seed
 from gdyn_reproduce.plotting import COLOURS, band, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run
+from gdyn_reproduce.runs import Run, RunOptions
 
 METHODS = ("mu", "alpha_local")
 POINTS = 50
+
+
+@dataclass
+class DataParallelConfig(RunOptions):
+    """More copies of the players, each with its own samples.
+
+    Attributes:
+        dim: Dimension.
+        num_components: Number of players.
+        batch_per_copy: Rows that each copy sees per step.
+        copies: Numbers of copies.
+        rate_factor: Learning rate times the top eigenvalue.
+        num_steps: Steps.
+        tail: Share of the steps, at the end, over which distances are averaged.
+        seeds: Seeds of vectors and samples.
+    """
+
+    dim: int = 256
+    num_components: int = 16
+    batch_per_copy: int = 8
+    copies: list[int] = field(default_factory=lambda: [1, 4, 8])
+    rate_factor: float = 0.1
+    num_steps: int = 3000
+    tail: float = 0.2
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+        check_positive(num_steps=self.num_steps, rate_factor=self.rate_factor, tail=self.tail)
 
 
 def compute(config: DataParallelConfig, run: Run) -> Result:

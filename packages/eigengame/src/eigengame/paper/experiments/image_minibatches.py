@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax.numpy as jnp
@@ -9,16 +10,56 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eigengame.paper.comparison import as_device, best_rate, config_of, follow
-from eigengame.paper.config import ImagesConfig
-from eigengame.exact import pca
 from eigengame.core.learning_rate import auto_constant
+from eigengame.exact import pca
+from eigengame.paper.comparison import as_device, best_rate, config_of, follow
+from eigengame.paper.config import check_positive, check_seeds
 from gdyn_reproduce.data import load_dataset
 from gdyn_reproduce.plotting import COLOURS, band, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run
+from gdyn_reproduce.runs import Run, RunOptions
 
 HELD_OUT = 1_000_003  # seed on which learning rates are chosen, never reported
+
+
+@dataclass
+class ImagesConfig(RunOptions):
+    """Minibatches of images.
+
+    Attributes:
+        dataset: digits, mnist, fashion_mnist or another name of the loader.
+        num_components: Number of components sought.
+        batch_sizes: Rows per step.
+        methods: mu, alpha, gha, oja.
+        rate_factors: Candidate learning rates, times the automatic one of the batch size.
+        momentum: Nesterov momentum.
+        num_samples: Samples shown to each method; steps are this over the batch size.
+        max_steps: Upper limit of the steps.
+        num_points: Points of the curves.
+        seeds: Seeds of starting vectors and batches; learning rates are chosen on another one.
+    """
+
+    dataset: str = "mnist"
+    num_components: int = 16
+    batch_sizes: list[int] = field(default_factory=lambda: [1024, 256, 32])
+    methods: list[str] = field(default_factory=lambda: ["mu", "alpha", "gha", "oja"])
+    rate_factors: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])
+    momentum: float = 0.9
+    num_samples: int = 3_000_000
+    max_steps: int = 6000
+    num_points: int = 40
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+        check_positive(
+            num_components=self.num_components,
+            num_samples=self.num_samples,
+            max_steps=self.max_steps,
+            num_points=self.num_points,
+        )
+        if not self.batch_sizes or min(self.batch_sizes) < 1 or not self.rate_factors:
+            raise ValueError("batch_sizes and rate_factors need at least one positive entry each.")
 
 
 def compute(config: ImagesConfig, run: Run) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -12,17 +13,47 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
-from eigengame.paper.config import ActivationsConfig
 from eigengame.core.learning_rate import nesterov, with_learning_rate
-from eigengame.metrics import captured_value_ratio
-from eigengame.sharding import make_mesh, shard_batch
 from eigengame.core.solver import Config, init, sample_steps
 from eigengame.core.trees import responses
+from eigengame.metrics import captured_value_ratio
+from eigengame.paper.config import check_seeds
+from eigengame.sharding import make_mesh, shard_batch
 from gdyn_common.seeding import named_seed
 from gdyn_reproduce.data import textures32
 from gdyn_reproduce.plotting import COLOURS, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run
+from gdyn_reproduce.runs import Run, RunOptions
+
+
+@dataclass
+class ActivationsConfig(RunOptions):
+    """Activations of a random convolutional network as a pytree.
+
+    Attributes:
+        num_images: Images passed through the network.
+        image_size: Side of the images.
+        width: Channels of the first layer.
+        num_components: Number of components.
+        batch_size: Rows per step.
+        num_steps: Steps.
+        rate_factor: Learning rate times the top eigenvalue.
+        features: Devices over which the coordinates of vectors and activations are split.
+        seeds: Seeds of network, vectors and batches.
+    """
+
+    num_images: int = 2048
+    image_size: int = 32
+    width: int = 32
+    num_components: int = 8
+    batch_size: int = 128
+    num_steps: int = 1000
+    rate_factor: float = 0.5
+    features: int = 1
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
 
 
 def compute(config: ActivationsConfig, run: Run) -> Result:

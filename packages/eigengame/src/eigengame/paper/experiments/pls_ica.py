@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -9,16 +10,40 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from eigengame.paper.config import PlsIcaConfig
 from eigengame.estimators.pencil import EigenGameICA, EigenGamePLS
 from eigengame.exact import pencil
-from eigengame.paper.experiments.cca import exact_pencil
 from eigengame.metrics import cosine_similarities
+from eigengame.paper.config import check_seeds
+from eigengame.paper.experiments.cca import exact_pencil
 from eigengame.paper.synthetic import mixed_sources, two_views
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run
+from gdyn_reproduce.runs import Run, RunOptions
+
+
+@dataclass
+class PlsIcaConfig(RunOptions):
+    """Partial least squares and independent components, full batch.
+
+    Attributes:
+        num_samples: Samples of the two views.
+        pls_components: Components compared with the exact ones.
+        pls_steps: Steps.
+        ica_samples: Samples of the mixed sources.
+        ica_steps: Steps.
+        seeds: Seeds of data and vectors.
+    """
+
+    num_samples: int = 512
+    pls_components: int = 6
+    pls_steps: int = 6000
+    ica_samples: int = 2000
+    ica_steps: int = 3000
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
 
 
 def compute(config: PlsIcaConfig, run: Run) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -11,16 +12,42 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from eigengame.paper.config import ClusteringConfig
+from eigengame.core.solver import initial_vectors
 from eigengame.estimators.spectral import embed
 from eigengame.laplacian import check_edges, top_value_bound
 from eigengame.metrics import clustering_accuracy
-from eigengame.core.solver import initial_vectors
+from eigengame.paper.config import check_seeds
 from eigengame.paper.synthetic import block_graph
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, band, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run
+from gdyn_reproduce.runs import Run, RunOptions
+
+
+@dataclass
+class ClusteringConfig(RunOptions):
+    """Spectral clustering of a graph of blocks from minibatches of edges.
+
+    Attributes:
+        blocks: Number of blocks, one more edge between each pair.
+        nodes: Nodes per block.
+        batches_per_pass: A minibatch holds the edges divided by this.
+        rate_factor: Step size times lambda_star.
+        num_steps: Steps.
+        num_points: Points of the curve.
+        seeds: Seeds of graph, vectors and minibatches.
+    """
+
+    blocks: int = 8
+    nodes: int = 50
+    batches_per_pass: int = 10
+    rate_factor: float = 1.0
+    num_steps: int = 1000
+    num_points: int = 10
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
 
 
 def compute(config: ClusteringConfig, run: Run) -> Result:

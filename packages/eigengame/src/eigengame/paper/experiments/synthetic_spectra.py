@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -12,16 +13,47 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eigengame.paper.comparison import best_rate
-from eigengame.paper.config import SyntheticConfig
 from eigengame.core.directions import direction_from_products, project_to_tangent
-from eigengame.metrics import longest_correct_eigenvector_streak
 from eigengame.core.solver import initial_vectors, retract
+from eigengame.metrics import longest_correct_eigenvector_streak
+from eigengame.paper.comparison import best_rate
+from eigengame.paper.config import check_positive, check_seeds
 from eigengame.paper.synthetic import spectrum, symmetric_matrix
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, band, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run
+from gdyn_reproduce.runs import Run, RunOptions
+
+
+@dataclass
+class SyntheticConfig(RunOptions):
+    """Known spectra, exact products.
+
+    Attributes:
+        dim: Size of the matrix; all its eigenvectors are sought.
+        spectra: linear, exponential.
+        methods: mu, alpha, gha, oja, mu projected.
+        learning_rates: Each method takes the one with the longest streak on held-out matrices.
+        held_out: Number of held-out matrices.
+        num_steps: Steps.
+        num_points: Points of the curves.
+        seeds: Seeds of matrices and starting vectors.
+    """
+
+    dim: int = 50
+    spectra: list[str] = field(default_factory=lambda: ["linear", "exponential"])
+    methods: list[str] = field(default_factory=lambda: ["mu", "alpha", "gha", "oja", "mu projected"])
+    learning_rates: list[float] = field(default_factory=lambda: [1e-3, 1e-4, 1e-5, 1e-6])
+    held_out: int = 10
+    num_steps: int = 1000
+    num_points: int = 50
+    seeds: list[int] = field(default_factory=lambda: list(range(10)))
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+        check_positive(
+            dim=self.dim, held_out=self.held_out, num_steps=self.num_steps, num_points=self.num_points
+        )
 
 
 def compute(config: SyntheticConfig, run: Run) -> Result:

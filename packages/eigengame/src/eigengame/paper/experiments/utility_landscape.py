@@ -7,6 +7,7 @@ times (n - 1) / n. Only the height is biased then.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -16,14 +17,40 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eigengame.paper.config import LandscapeConfig
 from eigengame.core.values import utilities
+from eigengame.paper.config import check_seeds
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run
+from gdyn_reproduce.runs import Run, RunOptions
 
 KINDS = ("mu", "alpha")
+
+
+@dataclass
+class LandscapeConfig(RunOptions):
+    """Utility of a child around a rotated parent, exact and averaged over minibatches.
+
+    Attributes:
+        variances: Three eigenvalues of the covariance.
+        parent_degrees: Rotations of the parent.
+        batch_size: Rows of a minibatch.
+        num_batches: Minibatches averaged.
+        num_angles: Points of the child's half circle.
+        seeds: Seeds of the data.
+    """
+
+    variances: list[float] = field(default_factory=lambda: [3.0, 1.2, 1.0])
+    parent_degrees: list[float] = field(default_factory=lambda: [-20.0, -10.0, 0.0, 10.0, 20.0])
+    batch_size: int = 4
+    num_batches: int = 50_000
+    num_angles: int = 721
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+        if len(self.variances) != 3:
+            raise ValueError(f"variances={self.variances} must be three numbers.")
 
 
 def compute(config: LandscapeConfig, run: Run) -> Result:
