@@ -6,11 +6,11 @@ NOX = .tools/bin/python -m nox
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test dev bench docs dist lint format results clean
+.PHONY: help reproduce test verify dev bench docs dist lint format results clean
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
-	@echo "PKG=name limits reproduce, test and bench to one package; FULL=1 reproduces at paper scale."
+	@echo "PKG=name limits reproduce, test and bench to one package; FULL=1 reproduces at paper size, and asks for YES=1 or MAX_HOURS=n above 2 hours a package."
 
 .tools/ready: constraints/tools.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.x")'
@@ -29,6 +29,9 @@ else
 	$(NOX) -t test
 	$(NOX) -s docs report-check test-report dist
 endif
+
+verify: .tools/ready  ## check every committed record against its key, compute three again
+	$(NOX) -s verify
 
 dev: .tools/ready  ## make .venv with the core and all packages, editable
 	$(NOX) -s dev

@@ -175,6 +175,8 @@ def _package_sessions(name: str) -> None:
         say_torch(session)
         program = f"gdyn-{name.replace('_', '-')}"
         size = ["preset=paper", "include=long"] if os.environ.get("FULL") else []
+        size += [f"max_hours={hours}"] if (hours := os.environ.get("MAX_HOURS")) else []
+        size += ["yes=true"] if os.environ.get("YES") else []
         session.run(program, "run", "all", *size, *session.posargs, env=ONE_THREAD | QUIET)
 
     @nox.session(name=f"bench-{name}")
@@ -242,6 +244,29 @@ def report(session: nox.Session) -> None:
     install(session, *CORE)
     folders = [f"runs/{name}" for name in session.posargs or PACKAGES if (ROOT / "runs" / name).is_dir()]
     session.run("gdyn-report", "build", "--unmodified", *folders)
+
+
+@nox.session(venv_backend="none")
+def controls(session: nox.Session) -> None:
+    """Run every figure at quick size anew, and check that every claim's control is rejected."""
+    out = "runs/controls"
+    codes = [_nox(f"reproduce-{name}", "preset=quick", f"out={out}", "overwrite=true") for name in PACKAGES]
+    if any(codes) or _nox("control-verdicts", out):
+        session.error("A control is not rejected, or a run failed; see the lines above.")
+
+
+@nox.session(name="control-verdicts")
+def control_verdicts(session: nox.Session) -> None:
+    """List what the criteria say of the controls in the run folders named."""
+    install(session, *CORE)
+    session.run("gdyn-report", "controls", *session.posargs)
+
+
+@nox.session
+def verify(session: nox.Session) -> None:
+    """Check every committed record against its answer key, and compute three cheap ones again."""
+    install(session, *everything())
+    session.run("python", "-m", "gdyn_reproduce.verify", *session.posargs, env=ONE_THREAD | QUIET)
 
 
 @nox.session(name="report-check")

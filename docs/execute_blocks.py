@@ -25,6 +25,7 @@ def in_a_scratch_folder(namespace):
     namespace["_home"] = Path.cwd()
     os.chdir(namespace["_scratch"].name)
     Path("runs").mkdir()  # the folder the examples read
+    Path("gdyn").symlink_to(namespace["_home"])  # the clone they speak of
 
 
 def back_home(namespace):

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,7 @@ import pytest
 from toy_paper.paper import PAPER
 
 from gdyn_reproduce.cli import dispatch
-from gdyn_reproduce.registry import Command
+from gdyn_reproduce.registry import Command, Preset
 
 COMMANDS = (
     Command(
@@ -93,6 +94,7 @@ def test_an_unexpected_outcome_exits_1(call):
         (["run", "fig1", "out=/proc/nowhere"], "/proc/nowhere"),
         (["run", "all", "num_steps=3"], "Unknown key for `run all` 'num_steps'"),
         (["run", "all", "include=short"], "the only value is include=long"),
+        (["run", "all", "preset=papr"], "Did you mean 'paper'?"),
         (["greet", "model.depth=2"], "model.depth"),
         (["show", "fig7"], "Unknown figure 'fig7'"),
         (["report", "--chck"], "--check"),
@@ -116,6 +118,36 @@ def test_run_all_takes_the_default_set(call, tmp_path):
     code, _, _ = call("run", "all")
     assert code == 0
     assert [path.parent.parent.parent.name for path in tmp_path.rglob("result.json")] == ["fig1"]
+
+
+@pytest.fixture
+def dear():
+    """The toy paper with a figure that takes days and has no preset `paper`."""
+    first, second = PAPER.figures
+    second = dataclasses.replace(second, presets={"quick": Preset("days, 1 core", "scaled")})
+    return dataclasses.replace(PAPER, figures=(first, second))
+
+
+def test_run_all_takes_the_largest_preset_a_figure_has_and_says_so(dear, tmp_path, capsys):
+    assert dispatch(dear, (), ["run", "all", "preset=paper", "include=long", "yes=true"]) == 0
+    said = capsys.readouterr().out
+    assert "fig2 has no preset paper; it runs with preset=quick." in said
+    assert {(path.parts[-4], path.parts[-3]) for path in tmp_path.rglob("result.json")} == {
+        ("fig1", "paper"),
+        ("fig2", "quick"),
+    }
+
+
+def test_run_all_says_the_cost_and_refuses_what_takes_days(dear, tmp_path, capsys):
+    assert dispatch(dear, (), ["run", "all", "preset=paper", "include=long"]) == 2
+    said = capsys.readouterr()
+    assert "2 figures, about 48.0 h as stated" in said.out
+    assert "more than max_hours=2; the dearest are fig2 (days, 1 core), fig1 (2 s). Add yes=true" in said.err
+    assert not list(tmp_path.rglob("result.json"))
+    assert dispatch(dear, (), ["run", "all", "include=long", "max_hours=many"]) == 2
+    assert "max_hours=many is no number" in capsys.readouterr().err
+    assert dispatch(dear, (), ["run", "all", "include=long", "preset=paper", "dry_run=true"]) == 0
+    assert dispatch(dear, (), ["run", "all", "include=long", "max_hours=49"]) == 0
 
 
 def test_run_all_include_long_takes_everything(call, tmp_path):

@@ -77,6 +77,19 @@ def test_compare_puts_claims_side_by_side(runs):
     assert [row.count("| - |") for row in rows] == [2, 0]
 
 
+def test_controls_are_listed_and_one_that_is_not_rejected_fails(runs, tmp_path, capsys):
+    assert main(["controls", str(runs)]) == 0
+    table = capsys.readouterr().out
+    assert table.count("rate set to 0: ") == 3  # of two claims, one of which is judged at paper size only
+    assert "not rejected" not in table
+    config = configure(FIG1, "quick", out=str(tmp_path), rates=[0.5, 1e-4])
+    execute(PAPER, FIG1, config, "quick")
+    path = next(tmp_path.rglob("result.json"))
+    path.write_text(path.read_text().replace('"rejected": true', '"rejected": false'))
+    assert main(["controls", str(tmp_path)]) == 1
+    assert "not rejected" in capsys.readouterr().out
+
+
 def test_build_fails_on_a_surprise_and_on_nothing(runs, tmp_path, capsys):
     assert main(["build", str(runs), "--out", str(tmp_path / "a")]) == 0
     assert main(["build", str(tmp_path), "--out", str(tmp_path / "b")]) == 2

@@ -73,7 +73,10 @@ def _run(paper: Paper, arguments: list[str]) -> int:
     if not arguments or any(argument in ("-h", "--help") for argument in arguments):
         target = paper.figure(arguments[0]) if arguments and arguments[0] in _ids(paper) else None
         detail = _help.show(paper, target) if target else _help.listing(paper)
-        usage = "Usage: run ID|all [preset=quick|paper] [include=long] [key=value ...] [-m] [--cfg job]"
+        usage = (
+            "Usage: run ID [preset=quick|paper] [key=value ...] [-m] [--cfg job]\n"
+            "       run all [preset=quick|paper] [include=long] [max_hours=2] [yes=true]"
+        )
         print(f"{usage}\n\n{_help.HOUSE['run']}\n\n{detail}")
         return DONE if arguments else BAD_INPUT
     name, overrides = arguments[0], arguments[1:]
@@ -88,22 +91,67 @@ def _ids(paper: Paper) -> list[str]:
 
 def _run_all(paper: Paper, overrides: list[str]) -> int:
     """Run every figure of the default set; a figure that fails does not keep the others from running."""
-    include = {argument.partition("=")[2] for argument in overrides if argument.startswith("include=")}
-    if include - {"long"}:
-        raise ValueError(f"include={','.join(sorted(include))} is unknown; the only value is include=long.")
-    rest = [argument for argument in overrides if not argument.startswith("include=")]
-    allowed = {"preset", *(option.name for option in dataclasses.fields(_run_options()))}
-    for argument in rest:
-        key = argument.partition("=")[0]
-        if key not in allowed:
-            raise ValueError(unknown("key for `run all`", key, [*sorted(allowed), "include"]))
+    own = {"include": "", "preset": "", "max_hours": "2", "yes": "false"}
+    options = [option.name for option in dataclasses.fields(_run_options())]
+    rest = []
+    for argument in overrides:
+        key, _, value = argument.partition("=")
+        if key in own:
+            own[key] = value
+        elif key in options:
+            rest.append(argument)
+        else:
+            raise ValueError(unknown("key for `run all`", key, sorted([*options, *own])))
+    if own["include"] not in ("", "long"):
+        raise ValueError(f"include={own['include']} is unknown; the only value is include=long.")
+    chosen = _choose(paper, own["preset"], long=own["include"] == "long")
+    if "dry_run=true" not in rest:
+        _guard_cost(chosen, own["max_hours"], agreed=own["yes"].lower() in ("true", "yes", "1"))
     codes = []
-    for figure in paper.figures:
-        if figure.in_default or include:
-            codes.append(dispatch(paper, (), ["run", figure.id, *rest]))
-            if codes[-1] == INTERRUPTED:
-                break
+    for figure, preset in chosen:
+        codes.append(dispatch(paper, (), ["run", figure.id, f"preset={preset}", *rest]))
+        if codes[-1] == INTERRUPTED:
+            break
     return worst(codes)
+
+
+def _choose(paper: Paper, preset: str, *, long: bool) -> list[tuple[Figure, str]]:
+    """Return the figures of `run all` with the preset of each; a figure that lacks it says which it takes."""
+    known = sorted({name for figure in paper.figures for name in figure.presets})
+    if preset and preset not in known:
+        raise ValueError(unknown("preset", preset, known))
+    chosen = []
+    for figure in paper.figures:
+        if not (figure.in_default or long):
+            continue
+        name = preset or figure.default_preset
+        if name not in figure.presets:
+            name = figure.largest_preset if preset == "paper" else figure.default_preset
+            print(f"{figure.id} has no preset {preset}; it runs with preset={name}.", flush=True)
+        chosen.append((figure, name))
+    return chosen
+
+
+def _guard_cost(chosen: Sequence[tuple[Figure, str]], limit: str, *, agreed: bool) -> None:
+    """Say what all runs cost together, and refuse what is more than the user may expect."""
+    try:
+        most = float(limit)
+    except ValueError:
+        raise ValueError(f"max_hours={limit} is no number of hours.") from None
+    costs = {
+        f"{figure.id} ({figure.presets[name].cost})": figure.presets[name].hours for figure, name in chosen
+    }
+    total = sum(costs.values())
+    print(
+        f"{len(chosen)} figures, about {_duration(3600 * total)} as stated, less what is finished.",
+        flush=True,
+    )
+    if total > most and not agreed:
+        dear = ", ".join(sorted(costs, key=lambda name: -costs[name])[:3])
+        raise ValueError(
+            f"About {_duration(3600 * total)} is more than max_hours={limit}; the dearest are {dear}. Add "
+            "yes=true, raise max_hours=, or run figures one by one."
+        )
 
 
 def _run_figure(paper: Paper, figure: Figure, overrides: list[str]) -> int:

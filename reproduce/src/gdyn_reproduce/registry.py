@@ -7,12 +7,28 @@ a string, so that listing a paper imports no framework.
 from __future__ import annotations
 
 import importlib
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gdyn_common.errors import UnknownNameError, unknown
 from gdyn_reproduce.claims import Claim, scale_of
+
+_HOURS = {
+    "s": 1 / 3600,
+    "seconds": 1 / 3600,
+    "min": 1 / 60,
+    "minutes": 1 / 60,
+    "h": 1.0,
+    "core hours": 1.0,
+    "hours": 1.0,
+    "days": 24.0,
+    "weeks": 168.0,
+}
+_SOME = {"seconds": 10.0, "hours": 6.0, "days": 2.0, "weeks": 2.0}
+"""What is meant by a unit without a number."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,22 @@ class Preset:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", scale_of(self.scale))
+
+    @property
+    def hours(self) -> float:
+        """The stated cost in hours, upper ends of ranges, what is stated per seed or run five times.
+
+        >>> Preset("20 min to 1 h, 1 core", "scaled").hours, Preset("about 3500 core hours", "scaled").hours
+        (1.0, 3500.0)
+        >>> Preset("days, 1 core", "scaled").hours, Preset("1 h per seed", "scaled").hours
+        (48.0, 5.0)
+        """
+        found = [
+            float(number or _SOME[unit]) * _HOURS[unit]
+            for number, unit in re.findall(rf"([\d.]+)?\s*(?<![a-z])({'|'.join(_HOURS)})\b", self.cost)
+            if number or unit in _SOME
+        ]
+        return max(found, default=math.inf) * (5 if re.search(r"\bper\b", self.cost) else 1)
 
 
 @dataclass(frozen=True)
@@ -62,6 +94,13 @@ class Figure:
     def default_preset(self) -> str:
         """The preset that runs when none is named: ``quick``, or the first where there is none."""
         return "quick" if "quick" in self.presets else next(iter(self.presets))
+
+    @property
+    def largest_preset(self) -> str:
+        """``paper``, or where there is none the costliest preset."""
+        if "paper" in self.presets:
+            return "paper"
+        return max(self.presets, key=lambda name: self.presets[name].hours)
 
 
 @dataclass(frozen=True)

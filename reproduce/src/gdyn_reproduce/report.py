@@ -214,6 +214,22 @@ def _code(text: str) -> _Markdown:
     return _Markdown(f"{fence}{pad}{text}{pad}{fence}")
 
 
+def control_table(records: Sequence[Record]) -> str:
+    """Return the Markdown table of all controls: what was removed, measured, and whether it is rejected."""
+    lines = ["| package | run | claim | control | accepted |", "|---|---|---|---|---|"]
+    for row in rows(records):
+        if row.verdict.control:
+            header = row.record.header
+            run = f"{header.figure} {header.preset}"
+            cells = (header.package, run, row.verdict.claim, row.control, row.band)
+            lines.append(f"| {' | '.join(map(escape_markdown, cells))} |")
+    return "\n".join(lines)
+
+
+def _rejections(records: Sequence[Record]) -> list[bool]:
+    return [v.control.rejected for record in records for v in record.verdicts if v.control]
+
+
 def compare(first: Sequence[Record], second: Sequence[Record]) -> str:
     """Put two sets of records side by side, claim by claim.
 
@@ -258,8 +274,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     side_by_side = commands.add_parser("compare", help="two folders of runs, claim by claim")
     side_by_side.add_argument("first", type=Path)
     side_by_side.add_argument("second", type=Path)
+    controls = commands.add_parser("controls", help="what the criteria say of the controls")
+    controls.add_argument("runs", nargs="+", type=Path, help="folders that hold runs")
     arguments = parser.parse_args(argv)
     try:
+        if arguments.command == "controls":
+            records = [record for folder in arguments.runs for record in load_records(folder)]
+            print(control_table(records))
+            return 0 if all(_rejections(records)) else 1
         if arguments.command == "compare":
             print(compare(load_records(arguments.first), load_records(arguments.second)))
             return 0
