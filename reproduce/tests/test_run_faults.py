@@ -86,21 +86,21 @@ def test_pieces_that_changed_places_are_refused(tmp_path):
     assert run(tmp_path).measurements == first.measurements
 
 
-@pytest.mark.parametrize("moment", ["piece", "log", "checkpoint", "finish"])
+@pytest.mark.parametrize("moment", ["piece", "log", "checkpoint", "finish", "end"])
 def test_a_folder_removed_in_mid_run_is_an_error(tmp_path, moment):
     header = run(tmp_path / "other").header
-    with Run(tmp_path / "run", {}, header) as open_run:
+    gone = pytest.raises(FileNotFoundError, match=str(tmp_path / "run"))
+    with gone, Run(tmp_path / "run", {}, header) as open_run:
         open_run.piece("a", lambda: {"x": 1})
         checkpoint = open_run.checkpoint("b")
         shutil.rmtree(tmp_path / "run")
-        act = {
+        {
             "piece": lambda: open_run.piece("b", lambda: {"x": 1}),
             "log": lambda: open_run.tracker.log(0, {"x": 1}),
             "checkpoint": lambda: checkpoint.save(x=1),
             "finish": lambda: open_run.finish(Result({}, {}), ()),
-        }[moment]
-        with pytest.raises(FileNotFoundError, match=str(tmp_path / "run")):
-            act()
+            "end": lambda: None,
+        }[moment]()
     assert not (tmp_path / "run").exists()
 
 

@@ -7,6 +7,7 @@ the sink is dropped. An error of the JSON-lines file itself is raised, since it 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import itertools
@@ -21,9 +22,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gdyn_common.errors import UnknownNameError, printable, unknown
-from gdyn_common.storage import atomic_file, open_regular
+from gdyn_common.storage import atomic_file, naming, open_regular
 
 _MAX_LINE = 1 << 24
+_REPEAT = "Repair that and start the command again"
 # As in the records of runs; the second spelling is that of files written earlier.
 _NON_FINITE = {text: float(text) for text in ("nan", "inf", "-inf", "NaN", "Infinity", "-Infinity")}
 _log = logging.getLogger(__name__)
@@ -108,7 +110,8 @@ class JsonLines:
         if not any(keep[first:]):  # they are the end of the file, which a kill or a full disk cannot spoil
             with open_regular(self.path) as lines:
                 end = sum(len(next(lines)) for _ in range(first))
-            os.ftruncate(self._file.fileno(), end)
+            with naming(self.path, "written", _REPEAT):
+                os.ftruncate(self._file.fileno(), end)
             return
         with open_regular(self.path) as lines, atomic_file(self.path) as kept:
             kept.writelines(line for line, stay in zip(lines, keep, strict=False) if stay)
@@ -122,7 +125,8 @@ class JsonLines:
 
 def _open_whole_lines(path: Path) -> io.FileIO:
     """Open a file for appending, without the unfinished line that a kill may have left at its end."""
-    file = io.FileIO(path, "a+")
+    with naming(path, "written", _REPEAT):
+        file = io.FileIO(path, "a+")
     end = size = os.fstat(file.fileno()).st_size
     while end:
         start = max(0, end - _MAX_LINE)
@@ -131,7 +135,8 @@ def _open_whole_lines(path: Path) -> io.FileIO:
         if newline >= 0:
             break
     if end < size:
-        os.ftruncate(file.fileno(), end)
+        with naming(path, "written", _REPEAT):
+            os.ftruncate(file.fileno(), end)
     return file
 
 
@@ -144,11 +149,11 @@ def _append(file: io.FileIO, line: bytes, path: Path) -> None:
         rest = memoryview(line)
         while rest:
             rest = rest[os.write(file.fileno(), rest) :]
-    except OSError as error:
-        os.ftruncate(file.fileno(), end)
-        raise type(error)(
-            f"{path} cannot be written: {error.strerror}. Repair that and start the command again."
-        ) from None
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(file.fileno(), end)
+        with naming(path, "written", _REPEAT):
+            raise
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

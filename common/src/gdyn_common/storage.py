@@ -16,7 +16,7 @@ import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,19 +35,24 @@ _CHUNK = 1 << 20
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, *, parents: bool = True) -> Iterator[IO[bytes]]:
     """Open a file that takes the place of `path` when the block ends, and leaves it alone when it fails.
 
     A reader or a kill sees the old or the new content, never a part. Two writers take turns. What a kill
     leaves beside the file, the next write of the same file takes over.
+
+    Args:
+        path: The file; a link stays one.
+        parents: Make its folder if there is none.
 
     Raises:
         OSError: If the file cannot be written, named with the reason; no partial file stays behind.
     """
     target = Path(os.path.realpath(path))
     scratch = target.with_name(f".{target.name}.part")
-    with _named(path, "written", "Free some space or write elsewhere"):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path, "written", "Free some space or write elsewhere"):
+        if parents:
+            target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and not target.is_file():
             raise OSError(f"{path} is no regular file; give the name of a file.")
         file = _open_locked(scratch, wait=True)
@@ -71,13 +76,13 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
                 os.close(folder)
 
 
-def atomic_write(path: Path, content: str | bytes) -> None:
+def atomic_write(path: Path, content: str | bytes, *, parents: bool = True) -> None:
     """Replace the content of a file, as `atomic_file` does."""
-    with atomic_file(path) as file:
+    with atomic_file(path, parents=parents) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, Any], *, parents: bool = True) -> None:
     """Write named arrays as an npz file, atomically.
 
     Raises:
@@ -87,7 +92,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     for key, array in converted.items():
         if array.dtype.hasobject:
             raise TypeError(f"array {key!r} has dtype object, which only pickle can store; convert it first.")
-    with atomic_file(path) as file:
+    with atomic_file(path, parents=parents) as file:
         np.savez(file, **converted)  # type: ignore[arg-type]  # the stub types the keywords as one flag
 
 
@@ -123,12 +128,13 @@ def read_arrays(path: Path, *, advice: str = REPLACE) -> Arrays:
         return arrays
 
 
-def read_array(path: Path, *, mapped: bool = False, advice: str = REPLACE) -> NDArray[Any]:
+def read_array(path: Path, *, mapped: Literal["", "r", "c"] = "", advice: str = REPLACE) -> NDArray[Any]:
     """Read an npy file.
 
     Args:
         path: The file.
-        mapped: Leave the numbers on disk, read-only. The file must not shrink meanwhile.
+        mapped: Leave the numbers on disk: ``"r"`` read-only, ``"c"`` with changes in memory only. The
+            file must not shrink meanwhile.
         advice: What to do about a damaged file, for the message.
 
     Raises:
@@ -143,7 +149,7 @@ def read_array(path: Path, *, mapped: bool = False, advice: str = REPLACE) -> ND
         _check_length(shape, dtype, size - file.tell())
         if not math.prod(shape):
             return np.empty(shape, dtype)
-        return np.memmap(file, dtype, "r", file.tell(), shape, order)
+        return np.memmap(file, dtype, mapped, file.tell(), shape, order)
 
 
 def read_text(path: Path, *, limit: int | None = _TEXT_LIMIT, advice: str = REPLACE) -> str:
@@ -199,7 +205,7 @@ def open_regular(path: Path) -> IO[bytes]:
     Raises:
         OSError: If it cannot be opened, or is no regular file.
     """
-    with _named(path, "read", "Check the path"):
+    with naming(path, "read", "Check the path"):
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
@@ -220,7 +226,7 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with _named(folder, "written", "Pass another out="):
+        with naming(folder, "written", "Pass another out="):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = _open_locked(folder / ".lock", wait=False)
 
@@ -289,7 +295,7 @@ class Checkpoint:
         """Replace the saved arrays."""
         if self._lock is not None:
             self._lock.check()
-        write_arrays(self.path, arrays | owner(self._belongs_to))
+        write_arrays(self.path, arrays | owner(self._belongs_to), parents=self._lock is None)
 
     def clear(self) -> None:
         """Forget the saved state, once the unit of work is finished."""
@@ -318,7 +324,7 @@ def claim_arrays(arrays: Arrays, name: str, path: Path) -> Arrays:
 
 
 @contextlib.contextmanager
-def _named(path: Path, action: str, advice: str) -> Iterator[None]:
+def naming(path: Path, action: str, advice: str) -> Iterator[None]:
     """Give errors of the operating system the name of the file."""
     try:
         yield
@@ -327,7 +333,7 @@ def _named(path: Path, action: str, advice: str) -> Iterator[None]:
 
 
 def _with_path(error: OSError, path: Path, action: str, advice: str) -> OSError:
-    if error.errno is None:  # ours already
+    if error.strerror is None:  # ours already
         return error
     named = type(error)(f"{path} cannot be {action}: {error.strerror}. {advice}.")
     named.errno = error.errno

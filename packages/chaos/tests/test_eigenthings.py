@@ -48,7 +48,7 @@ def test_nothing_is_executed(tmp_path, capsys):
         load_eigenthings(path)
     npz = tmp_path / "evil.npz"
     np.savez(npz, format_version=1, kind="lyapunov", values=np.array([Evil()], dtype=object))
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match="only numbers and text"):
         load_eigenthings(npz)
     assert "executed" not in capsys.readouterr().out
 
@@ -89,9 +89,9 @@ def test_values_and_vectors_from_two_files(tmp_path):
     [
         (np.eye(2), "one per value"),
         (np.full((3, 3), np.inf), "non-finite"),
-        (np.array([Evil()], dtype=object), r"no \.npy file of numbers: .*allow_pickle=False"),
-        (b"text", r"no \.npy file of numbers"),
-        (None, "No array at"),
+        (np.array([Evil()], dtype=object), "only numbers and text are read"),
+        (b"text", "no NumPy array"),
+        (None, "No such file"),
     ],
 )
 def test_foreign_arrays_are_refused(tmp_path, content, message, capsys):

@@ -165,7 +165,7 @@ def test_distance_to_stored_moments_and_to_a_folder_agree(trained, tmp_path, cap
         ({"mean": np.zeros(3)}, "holds ['mean']; a reference needs mean and covariance"),
         ({"mean": np.zeros(3), "covariance": np.eye(3)}, "features have 3 and 64 dimensions"),
         ([], "holds no .png images"),
-        ([(4, 4)], "samples have (8, 8, 1)"),
+        ([(4, 4)], "samples have (8, 8)"),
     ],
 )
 def test_bad_references(content, message, trained, tmp_path, capsys):

@@ -68,7 +68,10 @@ def test_names_spell_varied_keys_only() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("grid: {a: [", "not readable YAML"),
+        ("grid: {a: [", "damaged or of another kind"),
+        ("a: !!python/name:os.system x", "damaged or of another kind"),
+        ("a: &a [1]\nb: *a", "refers to its own parts"),
+        ("[" * 5000, "damaged or of another kind"),
         ("a: 1", "keys figure and grid"),
         ("figure: F1\ngird: {}", "Did you mean 'grid'"),
     ],
@@ -76,7 +79,7 @@ def test_names_spell_varied_keys_only() -> None:
 def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "grid.yaml"
     file.write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ValueError, match=message):
         load_grid(file)
     with pytest.raises(FileNotFoundError, match="shipped ones are in packages/variance/grids"):
         load_grid(tmp_path / "missing.yaml")

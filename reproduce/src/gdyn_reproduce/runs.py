@@ -57,7 +57,6 @@ from gdyn_reproduce.claims import (
     make_verdict,
     scale_of,
 )
-from gdyn_reproduce.keys import check
 from gdyn_reproduce.records import (
     SUPERSEDED,
     Header,
@@ -132,8 +131,10 @@ class Run:
         self._name = f"{header.package} {header.figure} {header.preset} {config_hash(config, header.version)}"
         _supersede(folder, header.code)
         self._lock = FolderLock(folder)
-        atomic_write(folder / "config.yaml", dump_yaml(config))
-        atomic_write(folder / _CODE, header.code)
+        for name in ("pieces", "checkpoints"):
+            (folder / name).mkdir(exist_ok=True)
+        self.save("config.yaml", dump_yaml(config))
+        self.save(_CODE, header.code)
         self.tracker = JsonLines(folder / "metrics.jsonl")
 
     def __enter__(self) -> Run:
@@ -143,7 +144,11 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.tracker.close()
-        self._lock.close()
+        try:
+            if error is None:
+                self._lock.check()
+        finally:
+            self._lock.close()
 
     def piece(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> Arrays:
         """Compute a named unit of work once, and read it from disk ever after.
@@ -170,8 +175,17 @@ class Run:
         arrays = {key: np.asarray(value) for key, value in compute().items()}
         seconds = np.float64(time.perf_counter() - started)
         self._lock.check()
-        write_arrays(path, arrays | {_SECONDS: seconds} | owner(belongs_to))
+        write_arrays(path, arrays | {_SECONDS: seconds} | owner(belongs_to), parents=False)
         return arrays
+
+    def save(self, name: str, content: str) -> None:
+        """Write a text file of the run, unless its folder is gone.
+
+        Raises:
+            FileNotFoundError: If the folder was removed meanwhile.
+        """
+        self._lock.check()
+        atomic_write(self.folder / name, content, parents=False)
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return the checkpoint of that name inside this run."""
@@ -199,9 +213,9 @@ class Run:
     def finish(self, result: Result, verdicts: Iterable[Verdict] = ()) -> Record:
         """Write arrays, provenance and, last, the result."""
         self._lock.check()
-        write_arrays(self.folder / "arrays.npz", dict(result.arrays))
+        write_arrays(self.folder / "arrays.npz", dict(result.arrays), parents=False)
         facts = provenance.collect(self._earlier_seconds + time.perf_counter() - self._started)
-        atomic_write(self.folder / "provenance.json", dump_json(facts | self._notes))
+        self.save("provenance.json", dump_json(facts | self._notes))
         arrays = hash_arrays(read_arrays(self.folder / "arrays.npz"))
         record = Record(
             self.header,
@@ -211,7 +225,7 @@ class Run:
             self.folder,
             arrays_sha256=arrays,
         )
-        atomic_write(self.folder / "result.json", dump_json(record.to_json()))
+        self.save("result.json", dump_json(record.to_json()))
         return read_record(self.folder)
 
 
@@ -272,10 +286,12 @@ def execute(
     if hash_arrays(arrays) != record.arrays_sha256:
         raise ValueError(f"{folder / 'arrays.npz'} is not that of its record; {RECOMPUTE}.")
     record = rejudge(paper, record)
-    atomic_write(folder / "result.json", dump_json(record.to_json()))
+    atomic_write(folder / "result.json", dump_json(record.to_json()), parents=False)
     # Drawn after the record is safe, and from what was stored: a plotting error costs no computation.
     with house_style():
         save_figure(experiment.plot(Result(record.measurements, arrays)), folder / "figure")
+    if not (folder / "result.json").exists():
+        raise FileNotFoundError(f"{folder} was removed while it was drawn; start the command again.")
     return record
 
 
@@ -295,9 +311,7 @@ def configure(figure: Figure, preset: str, **values: Any) -> Any:
     """
     if preset not in figure.presets:
         raise UnknownNameError(unknown("preset", preset, figure.presets))
-    config = _replace(resolve(figure.config)(), {**figure.presets[preset].overrides, **values})
-    check(config)
-    return config
+    return _replace(resolve(figure.config)(), {**figure.presets[preset].overrides, **values})
 
 
 def _replace(config: Any, values: Mapping[str, Any]) -> Any:

@@ -6,12 +6,12 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from chaos.exponents import snap_neutral
+from gdyn_common.storage import read_array, read_arrays, reading, write_arrays
 
 FORMAT_VERSION = 1
 KINDS = ("hessian", "lyapunov")
@@ -54,22 +54,21 @@ class Eigenthings:
     def save(self, path: str | Path) -> Path:
         """Write atomically as ``.npz`` with the keys of the attributes."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial.npz")
-        np.savez(
-            partial,
-            values=self.values.numpy(),
-            log_values=self.log_values.numpy(),
-            vectors=self.vectors.numpy(),
-            num_zero=self.num_zero,
-            step=self.step,
-            learning_rate=self.learning_rate,
-            momentum=self.momentum,
-            seed=self.seed,
-            kind=self.kind,
-            format_version=FORMAT_VERSION,
+        write_arrays(
+            path,
+            {
+                "values": self.values.numpy(),
+                "log_values": self.log_values.numpy(),
+                "vectors": self.vectors.numpy(),
+                "num_zero": self.num_zero,
+                "step": self.step,
+                "learning_rate": self.learning_rate,
+                "momentum": self.momentum,
+                "seed": self.seed,
+                "kind": self.kind,
+                "format_version": FORMAT_VERSION,
+            },
         )
-        partial.replace(path)
         return path
 
 
@@ -95,9 +94,8 @@ def load_eigenthings(path: str | Path) -> Eigenthings:
 
 
 def _read_npz(path: Path) -> Eigenthings:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            data = {key: stored[key] for key in stored.files}
+    data = read_arrays(path)
+    with reading(path):
         version, kind = int(data["format_version"]), str(data["kind"])
         things = Eigenthings(
             values=torch.from_numpy(data["values"]).double(),
@@ -110,8 +108,6 @@ def _read_npz(path: Path) -> Eigenthings:
             seed=int(data["seed"]),
             kind=kind,
         )
-    except Exception as error:  # whatever a reader of foreign bytes may raise
-        raise ValueError(f"{path} is not a readable eigenthings file: {error}.") from error
     if version != FORMAT_VERSION:
         raise ValueError(f"{path} has format {version}; this version reads {FORMAT_VERSION}.")
     if kind not in KINDS:
@@ -141,13 +137,10 @@ def load_values_and_vectors(values: str | Path, vectors: str | Path) -> Eigenthi
         ValueError: If they are no arrays of numbers or do not fit together; nothing in them is executed.
     """
     arrays = []
-    for path in (values, vectors):
-        try:
-            arrays.append(torch.from_numpy(np.load(path, allow_pickle=False)))
-        except FileNotFoundError:
-            raise FileNotFoundError(f"No array at {str(path)!r}; pass a file of numpy.save.") from None
-        except (ValueError, TypeError, OSError, EOFError) as error:
-            raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
+    for path in map(Path, (values, vectors)):
+        numbers = read_array(path)
+        with reading(path):
+            arrays.append(torch.from_numpy(numbers))
     return _checked(_unlabelled(*arrays), f"{values} with {vectors}")
 
 

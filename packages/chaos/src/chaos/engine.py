@@ -27,7 +27,7 @@ from chaos.training import model_seed
 from chaos.trajectories import Trajectories
 from gdyn_common.logging import MultiTracker
 from gdyn_common.seeding import named_seed
-from gdyn_common.storage import Arrays, atomic_write
+from gdyn_common.storage import Arrays, remove_folder
 from gdyn_reproduce import provenance
 from gdyn_reproduce.records import Header, dump_json
 from gdyn_reproduce.runs import Run, config_hash, settings
@@ -66,10 +66,8 @@ def run_training(config: TrainConfig) -> Path:
         model = build_model(config, data, _drawn(config)).to(device)
         announce(train_estimate(config, data, model, pairs, *_length(config, data)))
         return folder
-    if config.overwrite and folder.exists():
-        import shutil
-
-        shutil.rmtree(folder)
+    if config.overwrite:
+        remove_folder(folder)
     if (folder / "summary.json").exists():
         print(f"{folder} is finished; overwrite=true computes it anew")
         return folder
@@ -84,7 +82,7 @@ def run_training(config: TrainConfig) -> Path:
         )
         summary = Engine(config, data, run, tracker, pairs, device).run()
         tracker.close()
-        atomic_write(folder / "summary.json", dump_json(summary | {"tags": list(config.logging.tags)}))
+        run.save("summary.json", dump_json(summary | {"tags": list(config.logging.tags)}))
     print(f"finished: {folder}")
     return folder
 

@@ -17,8 +17,9 @@ from chaos.spectra import gradient_metrics, hessian_metrics, lyapunov_metrics, s
 from chaos.subspace import random_similarity, subspace_similarity
 from chaos.train_config import TrainConfig
 from chaos.training import momentum_state, restore_momentum
+from gdyn_common.logging import JsonLines
 from gdyn_common.seeding import named_seed
-from gdyn_common.storage import Arrays, atomic_write
+from gdyn_common.storage import Arrays
 
 
 class Member:
@@ -247,9 +248,9 @@ class Member:
         """Drop stored spectra from a step on, before the loop resumes there."""
         path = self._spectra_file(folder)
         if path.exists():
-            complete = path.read_text(encoding="utf-8").split("\n")[:-1]
-            kept = [line for line in complete if json.loads(line)["step"] < step]
-            atomic_write(path, "".join(f"{line}\n" for line in kept))
+            lines = JsonLines(path)
+            lines.rewind(step)
+            lines.close()
 
     def state(self) -> Arrays:
         """Everything that a resumed run needs, as arrays."""

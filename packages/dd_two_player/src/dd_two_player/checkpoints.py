@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdyn_common.storage import read_arrays, write_arrays
+from gdyn_common.storage import RECOMPUTE, read_arrays, write_arrays
 
 __all__ = ["restore_checkpoint", "save_checkpoint"]
 
@@ -43,7 +43,7 @@ def restore_checkpoint(path: Path, template: Any) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist; give restore_path=<file or run folder>.")
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, advice=RECOMPUTE)
     leaves = []
     for name, leaf in _leaves(template):
         stored = arrays.pop(KEY + name if _is_key(leaf) else name, None)

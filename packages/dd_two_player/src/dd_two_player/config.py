@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gdyn_common.errors import unknown
+from gdyn_common.storage import read_json, reading
 from gdyn_reproduce.runs import RunOptions
 
 __all__ = ["EvalConfig", "TrainConfig", "load_config"]
@@ -310,9 +311,13 @@ def load_config(path: Path) -> TrainConfig:
         raise FileNotFoundError(
             f"{path} does not exist; a checkpoint needs the config.json of its run folder."
         )
-    stored = json.loads(path.read_text())
-    rates = stored["updates"].pop("rate_schedule")
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))
-    assert isinstance(config, TrainConfig)
-    config.updates = dataclasses.replace(config.updates, rate_schedule={int(k): v for k, v in rates.items()})
-    return config
+    stored = read_json(path)
+    with reading(path):
+        if "${" in json.dumps(stored):  # it would be looked up here: a file must not read the environment
+            raise ValueError("it holds an interpolation")
+        rates = stored["updates"].pop("rate_schedule")
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))
+        assert isinstance(config, TrainConfig)
+        schedule = {int(k): v for k, v in rates.items()}
+        config.updates = dataclasses.replace(config.updates, rate_schedule=schedule)
+        return config

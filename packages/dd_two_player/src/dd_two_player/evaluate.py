@@ -17,7 +17,7 @@ from dd_two_player.evaluation import Moments, classify, evaluate_samples, moment
 from dd_two_player.mixtures import mixture_scores
 from dd_two_player.monitoring import draw_samples
 from dd_two_player.training import build
-from gdyn_common.storage import atomic_write, read_arrays, write_arrays
+from gdyn_common.storage import atomic_write, open_regular, read_arrays, reading, write_arrays
 from gdyn_reproduce.records import dump_json
 
 __all__ = ["evaluate"]
@@ -132,16 +132,16 @@ def _reference(config: EvalConfig, samples: Samples, classifier: Any) -> Any:
 
 
 def _read_images(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
-    from matplotlib.image import imread
+    from PIL import Image
 
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".png")
     if not files:
         raise FileNotFoundError(f"{folder} holds no .png images.")
     images = []
     for file in files:
-        pixels = np.asarray(imread(file), np.float32)
-        pixels = pixels[..., None] if pixels.ndim == 2 else pixels[..., : shape[-1]]
-        if pixels.shape != shape:
-            raise ValueError(f"{file} has shape {pixels.shape}; samples have {shape}.")
-        images.append(2 * pixels - 1)
+        with reading(file), open_regular(file) as stream, Image.open(stream, formats=["PNG"]) as image:
+            if (image.height, image.width) != shape[:2]:
+                raise ValueError(f"{image.height} x {image.width} pixels; samples have {shape[:2]}")
+            pixels = np.asarray(image.convert("L" if shape[-1] == 1 else "RGB"), np.float32) / 255
+            images.append(2 * pixels.reshape(shape) - 1)
     return np.stack(images)

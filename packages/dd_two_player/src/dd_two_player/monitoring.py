@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from dd_two_player.data import MIXTURES, Samples
 from dd_two_player.gan import Gan
 from dd_two_player.mixtures import mixture_scores
 from dd_two_player.steps import TrainState
-from gdyn_common.storage import read_arrays, write_arrays
+from gdyn_common.logging import JsonLines
+from gdyn_common.storage import atomic_write, read_arrays, write_arrays
 from gdyn_reproduce.plotting import house_style, new_figure
 
 __all__ = ["Observer", "draw_samples", "sample_figure"]
@@ -64,6 +67,13 @@ class Observer:
     def __init__(self, config: TrainConfig, trainer: Any, samples: Samples, folder: Path) -> None:
         self.config, self.trainer, self.samples, self.folder = config, trainer, samples, folder
         self._classifier: Any = None
+        self._lines = folder / "scores.jsonl"
+
+    def rewind(self, step: int) -> None:
+        """Forget the scores from a step on, before the loop resumes there."""
+        if self._lines.exists():
+            with contextlib.closing(JsonLines(self._lines)) as lines:
+                lines.rewind(step)
 
     def __call__(self, step: int, state: TrainState, *, final: bool) -> None:
         """Save a picture and a score if they are due."""
@@ -73,8 +83,9 @@ class Observer:
             with house_style():
                 figure = sample_figure(drawn, f"step {step}", self.samples.scaled(slice(2000)))
                 path = self.folder / "samples" / f"step_{step:07d}.png"
-                path.parent.mkdir(exist_ok=True)
-                figure.savefig(path)
+                picture = io.BytesIO()
+                figure.savefig(picture, format="png")
+                atomic_write(path, picture.getvalue())
         if config.eval_every and config.classifier != "none" and step % config.eval_every == 0:
             self._keep_best(step, state)
 
@@ -95,10 +106,10 @@ class Observer:
         scores = self._scores(draw_samples(self.trainer.gan, state, config.eval_samples, 2))
         score = next(iter(scores.values()))
         best = self.folder / "checkpoints" / "best_score.npz"
-        line = json.dumps({"step": step, **scores, "samples": config.eval_samples})
-        print(line, flush=True)
-        with (self.folder / "scores.jsonl").open("a") as file:
-            file.write(line + "\n")
+        line = {**scores, "samples": config.eval_samples}
+        print(json.dumps({"step": step, **line}), flush=True)
+        with contextlib.closing(JsonLines(self._lines)) as lines:
+            lines.log(step, line)
         if not best.exists() or score > float(read_arrays(best)["score"]):
             save_checkpoint(self.folder / "checkpoints" / "best.npz", state)
             write_arrays(best, {"score": np.asarray(score), "step": np.asarray(step)})

@@ -34,7 +34,7 @@ from dd_two_player.steps import (
     make_step,
 )
 from gdyn_common.logging import JsonLines
-from gdyn_common.storage import atomic_write
+from gdyn_common.storage import FolderLock, atomic_write, remove_folder
 from gdyn_reproduce.provenance import collect
 from gdyn_reproduce.records import dump_json
 from gdyn_reproduce.runs import config_hash
@@ -151,8 +151,6 @@ def train(config: TrainConfig) -> int:
         FloatingPointError: If a loss is not finite, with the step; the last good checkpoint is kept.
         KeyboardInterrupt: After SIGINT or SIGTERM, once the state is saved.
     """
-    from dd_two_player import monitoring
-
     _warn_about_momentum(config)
     samples = load_samples(config.dataset, "train", config.data_path)
     trainer = build(config, samples.shape)
@@ -164,20 +162,31 @@ def train(config: TrainConfig) -> int:
         print(f"{seconds * 1e3:.1f} ms per step, {seconds * config.num_steps / 60:.1f} min in all: {folder}")
         return 0
     if config.overwrite:
-        _clear(folder)
+        remove_folder(folder)
+    with FolderLock(folder) as lock:
+        return _train(config, samples, trainer, stream, lock)
+
+
+def _train(
+    config: TrainConfig, samples: Samples, trainer: Trainer, stream: BatchStream, lock: FolderLock
+) -> int:
+    from dd_two_player import monitoring
+
+    folder = lock.folder
     last = folder / "checkpoints" / "last.npz"
     state = _first_state(config, trainer, last)
     print(folder, flush=True)
     if int(state.step) >= config.num_steps:
         print(f"finished at step {int(state.step)}; raise num_steps= to continue, or pass overwrite=true")
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / "config.json", dump_json(dataclasses.asdict(config)))
     atomic_write(folder / "provenance.json", dump_json(collect(0.0) | {"data": samples.provenance}))
     observer = monitoring.Observer(config, trainer, samples, folder)
+    observer.rewind(int(state.step) + 1)
     tracker = JsonLines(folder / "metrics.jsonl")
+    tracker.rewind(int(state.step) + 1)
     with _stop_requests() as stop, contextlib.closing(tracker):
-        _loop(config, trainer, stream, state, last, tracker, observer, stop)
+        _loop(config, trainer, stream, state, last, tracker, observer, stop, lock)
     print(folder)
     return 0
 
@@ -191,6 +200,7 @@ def _loop(
     tracker: JsonLines,
     observer: Any,
     stop: list[int],
+    lock: FolderLock,
 ) -> None:
     pending: list[dict[str, Any]] = []
     first, started = int(state.step), time.perf_counter()
@@ -211,9 +221,11 @@ def _loop(
                 line["steps_per_second"] = (done - first) / (time.perf_counter() - started)
                 tracker.log(done, line)
                 print(json.dumps({"step": done, **line}), flush=True)
-        if saves:
-            save_checkpoint(last, state)
+        # Observed before it is saved: what a kill in between repeats, a resumed run has rewound.
         observer(done, state, final=final)
+        if saves:
+            lock.check()
+            save_checkpoint(last, state)
         if stopping:
             raise KeyboardInterrupt
 
@@ -297,13 +309,6 @@ def _seconds_per_step(trainer: Trainer, stream: BatchStream, steps: int = 3) -> 
         state, _ = trainer.advance(state, trainer.hyper, data)
     jax.block_until_ready(state.params)
     return (time.perf_counter() - started) / steps
-
-
-def _clear(folder: Path) -> None:
-    import shutil
-
-    if folder.exists():
-        shutil.rmtree(folder)
 
 
 def is_image(samples: Samples) -> bool:

@@ -5,7 +5,6 @@ The JSON sits inside the archive because two files cannot be replaced in one ato
 
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,13 @@ from numpy.typing import NDArray
 
 from eigengame.core.solver import State
 from eigengame.sharding import gather, put
+from gdyn_common.storage import read_arrays, reading, write_arrays
 
 __all__ = ["from_arrays", "load", "read", "save", "to_arrays"]
 
 FORMAT_VERSION = 1
 _META = "__meta__"
+_REFIT = "delete it to fit anew"
 
 
 def to_arrays(state: State) -> dict[str, NDArray]:
@@ -69,14 +70,8 @@ def save(path: str | os.PathLike[str], state: State, meta: dict[str, Any] | None
     arrays, target = to_arrays(state), Path(path)
     if jax.process_index() != 0:
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
     record = json.dumps({"format": FORMAT_VERSION, "meta": meta or {}})
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    with partial.open("wb") as file:
-        np.savez(file, **arrays, **{_META: np.array(record)})  # type: ignore[arg-type]  # NumPy types names as flags
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(target)
+    write_arrays(target, arrays | {_META: np.array(record)})
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray], dict[str, Any]]:
@@ -89,17 +84,14 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray], dict[str, An
     target = Path(path)
     if not target.is_file():
         raise FileNotFoundError(f"No checkpoint at {target}.")
-    try:
-        with target.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+    arrays = read_arrays(target, advice=_REFIT)
+    with reading(target, _REFIT):
         record = json.loads(str(arrays.pop(_META)))
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
-        raise ValueError(f"{target} is not an eigengame checkpoint ({error}).") from error
-    if record.get("format") != FORMAT_VERSION:
-        raise ValueError(
-            f"{target} has checkpoint format {record.get('format')}; this version reads {FORMAT_VERSION}."
-        )
-    return arrays, record["meta"]
+        if record["format"] != FORMAT_VERSION:
+            raise ValueError(f"checkpoint format {record['format']}; this version reads {FORMAT_VERSION}")
+        if not isinstance(record["meta"], dict):
+            raise ValueError("no metadata")
+        return arrays, record["meta"]
 
 
 def load(path: str | os.PathLike[str], like: State) -> tuple[State, dict[str, Any]]:

@@ -100,7 +100,7 @@ def test_embed_from_text_and_npy(tmp_path, rng, capsys):
         (lambda p: evaluate(EvalConfig()), FileNotFoundError, "pass components.npz"),
         (lambda p: evaluate(EvalConfig(components=str(p / "two.npz"))), ValueError, "no array 'components'"),
         (lambda p: embed(EmbedConfig()), FileNotFoundError, "No edge file ''"),
-        (lambda p: embed(EmbedConfig(edges=str(p / "a.txt"))), ValueError, "is not an edge list"),
+        (lambda p: embed(EmbedConfig(edges=str(p / "a.txt"))), ValueError, "write two integers per line"),
         (lambda p: FitConfig(k=0), ValueError, "k=0 must be positive"),
         (lambda p: FitConfig(algorithm="beta"), ValueError, "allowed are mu, alpha, gha, oja"),
     ],

@@ -1,5 +1,6 @@
 """The package's own commands."""
 
+from gdyn_common.storage import remove_folder
 from gdyn_reproduce.records import Header, Result
 from gdyn_reproduce.runs import Run, config_hash, dump_yaml, settings
 from variance.config import TrainConfig
@@ -30,10 +31,8 @@ def train(config: TrainConfig) -> None:
         "train",
         "smoke",
     )
-    if config.overwrite and folder.exists():
-        import shutil
-
-        shutil.rmtree(folder)
+    if config.overwrite:
+        remove_folder(folder)
     with Run(folder, settings(config), header) as run:
         found = run.piece("run", lambda: image_run(config, config.learning_rate, config.seed, run))
         last = {

@@ -187,8 +187,17 @@ def pack(state: object) -> np.ndarray:
 
 
 def unpack(packed: np.ndarray) -> dict[str, object]:
-    """Return what `pack` stored; refuses anything but tensors and plain containers."""
-    state: dict[str, object] = torch.load(io.BytesIO(packed.tobytes()), weights_only=True)
+    """Return what `pack` stored.
+
+    Raises:
+        ValueError: If it is anything but a dictionary of tensors and plain containers.
+    """
+    try:
+        state = torch.load(io.BytesIO(packed.tobytes()), weights_only=True)
+    except Exception as error:  # an invalid pickle raises anything
+        raise ValueError(f"no packed state: {' '.join(str(error).split())[:100]}") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"no packed state but a {type(state).__name__}")
     return state
 
 

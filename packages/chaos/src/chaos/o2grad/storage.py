@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from chaos.o2grad.eigenpairs import Eigenpairs
 from chaos.o2grad.frames import IdentityFrame
 from chaos.o2grad.hessian import Hessian
+from gdyn_common.storage import read_array, read_arrays, reading, write_arrays
 
 #: Above this many bytes a dense Hessian goes to a plain ``.npy`` that can be memory-mapped.
 MAPPED_ABOVE = 1 << 30
@@ -34,7 +34,7 @@ def save_hessian(hessian: Hessian, path: str | Path, mapped_above: int = MAPPED_
         mapped.flush()
         return path
     path = path.with_suffix(".npz")
-    np.savez(path, hessian=hessian.dense().numpy(), names=np.array(hessian.layout.names))
+    write_arrays(path, {"hessian": hessian.dense().numpy(), "names": np.array(hessian.layout.names)})
     return path
 
 
@@ -45,19 +45,15 @@ def load_hessian(path: str | Path) -> torch.Tensor:
         ValueError: If the file is not one.
     """
     path = Path(path)
-    try:
-        if path.suffix == ".npy":
-            return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return torch.from_numpy(stored["hessian"])
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a stored Hessian: {error}.") from error
+    stored = read_array(path, mapped="c") if path.suffix == ".npy" else read_arrays(path)
+    with reading(path):
+        return torch.from_numpy(stored["hessian"] if isinstance(stored, dict) else stored)
 
 
 def save_eigenpairs(pairs: Eigenpairs, path: str | Path) -> Path:
     """Write non-null eigenpairs and the size of the null space as ``.npz``."""
     path = Path(path).with_suffix(".npz")
-    np.savez(path, values=pairs.values.numpy(), vectors=pairs.vectors.numpy(), tol=pairs.tol)
+    write_arrays(path, {"values": pairs.values.numpy(), "vectors": pairs.vectors.numpy(), "tol": pairs.tol})
     return path
 
 
@@ -67,9 +63,9 @@ def load_eigenpairs(path: str | Path) -> Eigenpairs:
     Raises:
         ValueError: If the file is not one.
     """
-    try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            values, vectors = torch.from_numpy(stored["values"]), torch.from_numpy(stored["vectors"])
-            return Eigenpairs(values, vectors, IdentityFrame(len(vectors)), float(stored["tol"]))
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} holds no eigenpairs: {error}.") from error
+    stored = read_arrays(Path(path))
+    with reading(Path(path)):
+        values, vectors = torch.from_numpy(stored["values"]), torch.from_numpy(stored["vectors"])
+        if values.ndim != 1 or vectors.ndim != 2 or vectors.shape[1] != len(values):
+            raise ValueError(f"{tuple(values.shape)} values do not fit {tuple(vectors.shape)} vectors")
+        return Eigenpairs(values, vectors, IdentityFrame(len(vectors)), float(stored["tol"]))

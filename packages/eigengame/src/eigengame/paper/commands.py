@@ -16,7 +16,15 @@ from eigengame.estimators.streams import array_batches
 from eigengame.exact import pca
 from eigengame.metrics import angles, captured_value_ratio, streak_of_angles, subspace_distance
 from eigengame.paper.config import check_positive
-from gdyn_common.storage import read_arrays, write_arrays
+from gdyn_common.storage import (
+    FolderLock,
+    read_array,
+    read_arrays,
+    read_text,
+    reading,
+    write_array,
+    write_arrays,
+)
 from gdyn_reproduce.runs import RunOptions
 
 __all__ = ["embed", "evaluate", "fit"]
@@ -110,7 +118,7 @@ def read_samples(name: str) -> NDArray:
     if not name or not path.is_file():
         raise FileNotFoundError(f"No data file {name!r}; pass a .npy or .npz file with samples on rows.")
     if path.suffix == ".npy":
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = read_array(path, mapped="r")
     elif path.suffix == ".npz":
         arrays = read_arrays(path)
         if len(arrays) != 1:
@@ -128,7 +136,12 @@ def read_samples(name: str) -> NDArray:
 def fit(config: FitConfig) -> None:
     """Fit, with a checkpoint every so many steps; the same command continues an interrupted fit."""
     rows = read_samples(config.data)
-    folder = Path(config.out)
+    with FolderLock(Path(config.out)) as lock:
+        _fit(config, rows, lock)
+
+
+def _fit(config: FitConfig, rows: NDArray, lock: FolderLock) -> None:
+    folder = lock.folder
     checkpoint = folder / "checkpoint.npz"
     model = EigenGame(
         config.k,
@@ -154,8 +167,10 @@ def fit(config: FitConfig) -> None:
         for batch in batches:
             model.partial_fit(batch.rows[: batch.num_valid])
             if model.n_iter_ % config.checkpoint_every == 0:
+                lock.check()
                 model.save(checkpoint, identity | {"epoch": now, "start": batch.position + 1})
                 print(json.dumps({"step": model.n_iter_, "epoch": now, **_summary(model)}), flush=True)
+    lock.check()
     model.save(checkpoint, identity | {"epoch": config.epochs, "start": 0})
     write_arrays(
         folder / "components.npz",
@@ -210,8 +225,7 @@ def embed(config: EmbedConfig) -> None:
         random_state=config.seed,
     ).fit(read_edges(config.edges))
     target = Path(config.out)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    np.save(target, model.embedding_)
+    write_array(target, model.embedding_)
     values = [round(float(value), 6) for value in model.eigenvalues_]
     print(json.dumps({"nodes": len(model.embedding_), "eigenvalues": values, "saved": str(target)}))
 
@@ -222,9 +236,8 @@ def read_edges(name: str) -> NDArray:
     if not name or not path.is_file():
         raise FileNotFoundError(f"No edge file {name!r}; pass .npy or text with two integers per line.")
     if path.suffix == ".npy":
-        return np.asarray(np.load(path, allow_pickle=False))
-    try:
-        lines = path.read_text().replace(",", " ").splitlines()
+        return read_array(path)
+    text = read_text(path, limit=None)
+    with reading(path, "write two integers per line"):
+        lines = text.replace(",", " ").splitlines()
         return np.array([line.split() for line in lines if line.strip() and line[0] != "#"], dtype=np.int64)
-    except ValueError as error:
-        raise ValueError(f"{path} is not an edge list ({error}); write two integers per line.") from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gdyn_common.storage import atomic_write
 from variance.errors import ConfigError
 from variance.grid.expansion import expand, run_name, varied_keys
 
@@ -84,9 +85,7 @@ def run_job(job: Job) -> Outcome:
             command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False
         ).returncode
     if code in (0, 1):
-        marker = job.folder / "done.part"
-        marker.write_text(json.dumps(job.arguments))
-        marker.replace(job.folder / "done")
+        atomic_write(job.folder / "done", json.dumps(job.arguments))
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
     return Outcome(job, code, tail)
 

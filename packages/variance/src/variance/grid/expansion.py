@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gdyn_common.errors import unknown
+from gdyn_common.storage import read_text, reading
 from variance.errors import ConfigError
 
 Grid = Mapping[str, Any] | Sequence[Any]
@@ -87,7 +88,8 @@ def load_grid(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: No such file.
-        ConfigError: Not YAML, or unknown or missing keys.
+        ConfigError: Unknown or missing keys.
+        ValueError: Not YAML, or YAML that refers to its own parts.
     """
     import yaml
 
@@ -96,10 +98,12 @@ def load_grid(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"grid file {file} not found; the shipped ones are in packages/variance/grids."
         )
-    try:
-        body = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"grid file {file} is not readable YAML: {str(error).splitlines()[0]}") from None
+    text = read_text(file, limit=1 << 20, advice="write it anew")
+    with reading(file, "write it anew"):
+        # A reference may stand for a billion others; no grid needs one.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ConfigError("it refers to its own parts")
+        body = yaml.safe_load(text)
     if not isinstance(body, dict) or "figure" not in body:
         raise ConfigError(f"grid file {file} must be a mapping with the keys figure and grid.")
     for key in body:

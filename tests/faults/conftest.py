@@ -1,0 +1,89 @@
+"""Options of the fault suites: short or long, the seed, and the tally for ``docs/reliability.md``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@dataclass(frozen=True)
+class Form:
+    """How much is tried.
+
+    Attributes:
+        name: ``short`` or ``long``.
+        kills: Of each package's run.
+        faults: Of every other kind, of each package's run.
+        inputs: Command lines of each package.
+        mutations: Of each kind of file.
+        runs: In the test of scale.
+    """
+
+    name: str
+    kills: int
+    faults: int
+    inputs: int
+    mutations: int
+    runs: int
+
+
+SHORT = Form("short", kills=20, faults=6, inputs=2_000, mutations=300, runs=1_000)
+LONG = Form("long", kills=200, faults=60, inputs=10_000, mutations=10_000, runs=10_000)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the long form, which takes an hour")
+    parser.addoption("--fault-seed", type=int, default=0, help="seed of everything that is drawn")
+    parser.addoption("--tally", help="folder that receives what was tried, for docs/reliability.md")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"fault seed: {config.getoption('--fault-seed')} (--fault-seed repeats a failure)"
+
+
+@pytest.fixture(scope="session")
+def form(request: pytest.FixtureRequest) -> Form:
+    return LONG if request.config.getoption("--long") else SHORT
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    return request.config.getoption("--fault-seed")
+
+
+@pytest.fixture
+def random(request: pytest.FixtureRequest, seed: int) -> Random:
+    return Random(f"{request.node.name} {seed}")
+
+
+_tally: Counter[tuple[str, str]] = Counter()
+
+
+@pytest.fixture
+def tally():
+    """Return a function that adds to the number of things of a kind that were tried on a subject."""
+
+    def add(kind: str, subject: str, count: int = 1) -> None:
+        _tally[kind, subject] += count
+
+    return add
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    folder = session.config.getoption("--tally")
+    if folder and _tally:
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+        path = Path(folder) / f"{worker}-{os.getpid()}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        counts = [[*key, count] for key, count in sorted(_tally.items())]
+        seed = session.config.getoption("--fault-seed")
+        path.write_text(json.dumps({"seed": seed, "failed": exitstatus != 0, "counts": counts}))

@@ -1,0 +1,106 @@
+"""Faults at chosen writes: a child process dies, is interrupted, or finds the disk full there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+_EVENTS = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir")
+
+
+Act = Callable[[str, object], None]
+
+
+class Writes:
+    """Counts everything that a process changes below a folder, and acts at the chosen event.
+
+    Opening for writing, renaming, removing and making folders are seen before they happen; a file's
+    content before it is written, halfway and before it is synchronised; a replacement also after it.
+
+    Args:
+        folder: Changes elsewhere do not count.
+        act: Called with the name of the event whose number is `at`, and its path or descriptor.
+        at: Counts from 1; 0 never acts.
+        forever: Act at every event from there on.
+    """
+
+    def __init__(self, folder: Path, act: Act, at: int, forever: bool = False) -> None:
+        self.count, self.at, self._act, self._forever = 0, at, act, forever
+        self._folder = os.fsencode(folder)
+        self._busy = False
+        sys.addaudithook(self._audit)
+        self._wrap("fsync", before="sync")
+        self._wrap("replace", after="replaced")
+        self._write = os.write
+        os.write = self._halves
+
+    def _event(self, name: str, target: object) -> None:
+        self.count += 1
+        if self.count == self.at or (self._forever and 0 < self.at < self.count):
+            self._busy = True
+            try:
+                self._act(name, target)
+            finally:
+                self._busy = False
+
+    def _is_inside(self, path: object) -> bool:
+        if isinstance(path, int):
+            try:
+                path = Path(f"/proc/self/fd/{path}").readlink()
+            except OSError:
+                return False
+        return isinstance(path, str | bytes | os.PathLike) and os.fsencode(path).startswith(self._folder)
+
+    def _audit(self, event: str, arguments: tuple) -> None:
+        if self._busy or event not in _EVENTS or not self._is_inside(arguments[0]):
+            return
+        if event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+            return
+        self._event(event, arguments[0])
+
+    def _wrap(self, name: str, before: str = "", after: str = "") -> None:
+        function = getattr(os, name)
+
+        def wrapped(target, *arguments, **options):
+            counts = not self._busy and self._is_inside(target)
+            if counts and before:
+                self._event(before, target)
+            result = function(target, *arguments, **options)
+            if counts and after:
+                self._event(after, target)
+            return result
+
+        setattr(os, name, wrapped)
+
+    def _halves(self, handle: int, data: bytes) -> int:
+        if self._busy or not self._is_inside(handle):
+            return self._write(handle, data)
+        self._event("write", handle)
+        half = self._write(handle, bytes(data)[: (len(data) + 1) // 2])
+        self._event("half a line", handle)
+        return half
+
+
+def kill(name: str, target: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def send(number: int) -> Act:
+    return lambda name, target: os.kill(os.getpid(), number)
+
+
+def fail(code: int) -> Act:
+    def refuse(name: str, target: object) -> None:
+        if name not in (
+            "os.remove",
+            "os.rmdir",
+            "replaced",
+            "half a line",
+        ):  # over, or needing no space
+            # As the system does: an error names a path, but not the file behind a descriptor.
+            raise OSError(code, os.strerror(code), *([] if isinstance(target, int) else [target]))
+
+    return refuse
