@@ -76,7 +76,8 @@ def measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str,
         classifier distance at the end, infinite if samples or parameters are not finite),
         ``untrained_distance`` (the same before training), ``score`` (classifier score, the formula of the
         Inception Score) and ``diverged`` (further from the data than before training). Per arm over all
-        rates: ``<arm>_diverged_share``, and as geometric means over rates, per seed,
+        rates: ``<arm>_trained`` (per seed, closer to the data than before training at every pair of rates),
+        ``<arm>_diverged_share``, and as geometric means over rates, per seed,
         ``<arm>_distance_ratio`` (its distance over that of the first arm) and ``<arm>_training_ratio`` (its
         distance over the untrained one). ``classifier_accuracy`` is that of the scoring classifier on the
         test split.
@@ -118,6 +119,7 @@ def measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str,
             arrays[f"{label}/pictures"] = drawn["pictures"][0]
             arrays[f"{label}/disc_loss"] = drawn["disc_loss"]
     for i, arm in enumerate(config.arms):
+        measured[f"{arm}_trained"] = (distances[i] < untrained[i]).all(0).tolist()
         measured[f"{arm}_diverged_share"] = float((distances[i] > untrained[i]).mean())
         measured[f"{arm}_distance_ratio"] = _mean_ratio(distances[i], distances[0]).tolist()
         measured[f"{arm}_training_ratio"] = _mean_ratio(distances[i], untrained[i]).tolist()

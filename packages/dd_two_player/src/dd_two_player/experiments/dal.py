@@ -45,6 +45,8 @@ def compute(config: DalStudyConfig, run: Run) -> Result:
         measured[f"network_{arm}_descending_share"] = smooth
     gain = np.subtract(measured["network_dal_1_descending_share"], measured["network_fixed_descending_share"])
     measured["descending_share_gain"] = gain.tolist()
+    fixed = np.asarray(measured["network_fixed_descending_share"])
+    measured["descending_share_gain_fixed"] = (np.roll(fixed, 1) - fixed).tolist()
     return Result(measured, arrays)
 
 

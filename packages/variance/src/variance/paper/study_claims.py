@@ -14,6 +14,9 @@ STUDY_CLAIMS = (
         Between(0.0, 0.6),
         "below 1 by construction of good clusters; blobs are well apart. Judged on the published rank-1 "
         "centres before the first run, where it failed (0.95)",
+        kind="statement",
+        registered="after",
+        registered_because="judged on the published rank-1 centres before the first run, where it gave 0.95",
     ),
     Claim(
         "clusters_2d.product",
@@ -25,6 +28,9 @@ STUDY_CLAIMS = (
         "on data symmetric in sign equal gradients have opposite factors, so the centres vanish, all "
         "distances agree and the weights alone decide; registered after a first run that gave 0.95; 1 for "
         "random clusters",
+        kind="check",
+        registered="after",
+        registered_because="a first run gave 0.95",
     ),
     Claim(
         "clusters_2d.flipped",
@@ -34,6 +40,8 @@ STUDY_CLAIMS = (
         "flipped_apart",
         Between(1.5, 20.0),
         "ratio of mean gradient norms",
+        kind="statement",
+        registered="before",
     ),
     Claim(
         "gallery.labels",
@@ -43,6 +51,8 @@ STUDY_CLAIMS = (
         "purity_over_chance",
         Between(1.3, 10.0),
         "1 for random clusters, 10 for perfect ones of ten classes; they follow errors as well as labels",
+        kind="statement",
+        registered="before",
     ),
     Claim(
         "gallery.corrupted",
@@ -52,6 +62,8 @@ STUDY_CLAIMS = (
         "corrupted_share",
         Between(0.5, 1.0),
         "10 % of the labels are random, so chance is 0.1; half is a clear majority of a cluster",
+        kind="statement",
+        registered="before",
     ),
     Claim(
         "non_interference.bits",
@@ -61,6 +73,9 @@ STUDY_CLAIMS = (
         "bit_identical",
         Holds(),
         "every estimator, per seed; equality is exact",
+        kind="check",
+        registered="before",
+        deterministic=True,
     ),
     Claim(
         "noise_floor.reference",
@@ -71,6 +86,8 @@ STUDY_CLAIMS = (
         Between(0.99, 1.01),
         "20 000 coordinates: standard error below 0.3 %",
         paper=1.0,
+        kind="check",
+        registered="before",
     ),
     Claim(
         "noise_floor.unbiased",
@@ -80,6 +97,8 @@ STUDY_CLAIMS = (
         "unbiased",
         Between(0.99, 1.01),
         "same reason",
+        kind="check",
+        registered="before",
     ),
     Claim(
         "noise_floor.small",
@@ -90,5 +109,7 @@ STUDY_CLAIMS = (
         Between(0.83, 0.87),
         "closed form 1/(1 + 0.2) times the floor",
         paper=0.85,
+        kind="check",
+        registered="before",
     ),
 )
