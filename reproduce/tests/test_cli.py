@@ -89,7 +89,7 @@ def test_an_unexpected_outcome_exits_1(call):
         (["run", "fig1", "num_steps=many"], "could not be converted to Integer"),
         (["run", "fig1", "num_steps=0"], "num_steps is 0; it must be at least 1."),
         (["run", "fig1", "preset=papr"], "Did you mean 'paper'?"),
-        (["run", "fig1", "stray"], "Arguments have the form key=value."),
+        (["run", "fig1", "stray"], "Arguments have the form key=value;"),
         (["run", "fig1", "fail=input"], "fail is 'input'; leave it out."),
         (["run", "fig1", "out=/proc/nowhere"], "/proc/nowhere"),
         (["run", "all", "num_steps=3"], "Unknown key for `run all` 'num_steps'"),

@@ -4,10 +4,13 @@ import bz2
 import dataclasses
 import gzip
 import hashlib
+import http.server
 import io
 import pickle
+import re
 import sys
 import tarfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +24,11 @@ from gdyn_reproduce.data import (
     is_available,
     load,
     load_dataset,
-    names,
     resize_bilinear,
     teacher,
     textures32,
 )
+from gdyn_reproduce.data.command import main as gdyn_data_main
 
 
 @pytest.fixture
@@ -271,15 +274,17 @@ def test_missing_file_is_one_line_that_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         load("cifar10", "train", root=tmp_path)
     assert str(error.value) == (
-        f"cifar10 not found in {tmp_path}. Put cifar10.npz or cifar-10-batches-py/, "
-        "cifar-10-python.tar.gz there, or point GDYN_DATA_DIR to the folder that has it, "
-        "or pass download=True. Nothing was downloaded."
+        f"cifar10 not found in {tmp_path}. Run gdyn-data fetch cifar10 (170 MB), or put cifar10.npz or "
+        "cifar-10-batches-py/, cifar-10-python.tar.gz there, or point GDYN_DATA_DIR to the folder that has "
+        "it. Nothing was downloaded."
     )
+    with pytest.raises(FileNotFoundError, match=r"\. Put cifar10_small\.npz there, or point"):
+        load("cifar10_small", "train", root=tmp_path)
 
 
 def test_unknown_names():
     with pytest.raises(
-        ValueError, match=r"^Unknown data set 'minst'\. There are: digits, .* Did you mean 'mnist'\?$"
+        ValueError, match=r"^Unknown data set 'minst'\. Allowed: digits, .* Did you mean 'mnist'\?$"
     ):
         load("minst", "train")
     with pytest.raises(ValueError, match=r"^Unknown split 'val'; pass 'train' or 'test'\.$"):
@@ -369,48 +374,158 @@ def test_a_hostile_npz_executes_nothing(tmp_path, any_content):
     assert not marker.exists()
 
 
-def test_download_only_on_request_and_errors_say_what_to_do_by_hand(tmp_path, monkeypatch):
-    import pooch
+class Host(http.server.BaseHTTPRequestHandler):
+    """Serves `files` by path, from a byte on if asked, and drops the connection after `limit` bytes."""
 
-    asked = []
+    def do_GET(self):
+        content = self.server.files.get(self.path)
+        self.server.asked.append((self.path, self.headers.get("Range")))
+        if content is None:
+            return self.send_error(404)
+        start = int((self.headers.get("Range") or "bytes=0-")[6:-1]) if self.server.ranges else 0
+        if start and start >= len(content):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        self.wfile.write(content[start:][: self.server.limit])
+        return None
 
-    def offline(url, known_hash, fname, path, progressbar):
-        asked.append((url, known_hash))
-        raise OSError("Name or service not known")
+    def log_message(self, *arguments):
+        pass
 
-    monkeypatch.setattr(pooch, "retrieve", offline)
-    with pytest.raises(FileNotFoundError):
-        load("usps", "train", root=tmp_path)
-    assert asked == []
-    with pytest.raises(ConnectionError) as error:
-        load("usps", "train", root=tmp_path, download=True)
-    url = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/usps.bz2"
-    assert str(error.value) == (
-        "usps: could not fetch usps.bz2 (Name or service not known). "
-        f"Get {url} by other means and save it as {tmp_path}/USPS/usps.bz2."
+
+@pytest.fixture
+def host(monkeypatch):
+    """A local host that has USPS in two tiny files, and the catalogue that knows it."""
+    content = {"usps.bz2": bz2.compress(b"3 5:1\n" * 999), "usps.t.bz2": bz2.compress(b"4 5:1\n")}
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host)
+    server.files = {f"/{name}": data for name, data in content.items()}
+    server.asked, server.limit, server.ranges = [], 1 << 30, True
+    site = f"http://127.0.0.1:{server.server_address[1]}/"
+    rows = [(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in content.items()]
+    entry = dataclasses.replace(
+        catalogue.ON_DISK["usps"], downloads=catalogue._files("USPS/", site, *rows), sha256=None
     )
-    assert asked == [(url, "md5:ec16c51db3855ca6c91edd34d0e9b197")]
+    monkeypatch.setitem(catalogue.ON_DISK, "usps", entry)
+    monkeypatch.setattr(layouts, "KNOWN_MD5", {})
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
-def test_downloaded_files_are_read(tmp_path, any_content, monkeypatch):
-    import pooch
+def gdyn_data(capfd, *arguments):
+    code = gdyn_data_main(list(map(str, arguments)))
+    out, errors = capfd.readouterr()
+    return code, out, errors
 
-    def serve(url, known_hash, fname, path, progressbar):
-        Path(path).mkdir(parents=True, exist_ok=True)
-        (Path(path) / fname).write_bytes(bz2.compress(b"3 5:1\n"))
 
-    monkeypatch.setattr(pooch, "retrieve", serve)
-    assert load("usps", "train", root=tmp_path, download=True)[1].tolist() == [2]
+def test_nothing_is_downloaded_unasked(tmp_path, host):
+    with pytest.raises(FileNotFoundError, match="gdyn-data fetch usps"):
+        load("usps", "train", root=tmp_path)
+    assert host.asked == []
+    assert load("usps", "train", root=tmp_path, download=True)[1].tolist() == [2] * 999
+
+
+def test_fetch_check_and_list(tmp_path, host, capfd):
+    code, out, errors = gdyn_data(capfd, "fetch", "usps", "--root", tmp_path / "new")
+    assert (code, errors) == (0, "")
+    assert out.splitlines()[0].startswith("usps train: 999 samples, as published (USPS/usps.bz2)")
+    assert sorted(p.name for p in (tmp_path / "new" / "USPS").iterdir()) == ["usps.bz2", "usps.t.bz2"]
+    asked = len(host.asked)
+    assert gdyn_data(capfd, "fetch", "usps", "--root", tmp_path / "new")[0] == 0
+    assert len(host.asked) == asked, "what is there is not fetched again"
+    _, out, _ = gdyn_data(capfd, "list", "--root", tmp_path / "new")
+    assert "usps            16x16, 10 classes; there" in out
+    assert "mnist           28x28, 10 classes; not there: gdyn-data fetch mnist (12 MB)" in out
+    (tmp_path / "new" / "mnist.npz").write_bytes(b"damaged")
+    code, out, errors = gdyn_data(capfd, "check", "--root", tmp_path / "new")
+    assert code == 1
+    assert "usps test: 1 samples" in out
+    assert errors.count("mnist.npz") == 2
+
+
+@pytest.mark.parametrize("ranges", [True, False], ids=["host continues", "host starts over"])
+def test_an_interrupted_download_goes_on(tmp_path, host, ranges, capfd):
+    host.limit, host.ranges = 20, ranges
+    code, _, errors = gdyn_data(capfd, "fetch", "usps", "--root", tmp_path)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "Start the command again to go on" in errors
+    assert [path.name for path in (tmp_path / "USPS").iterdir()] == ["usps.bz2.part"]
+    host.limit = 1 << 30
+    assert gdyn_data(capfd, "fetch", "usps", "--root", tmp_path)[0] == 0
+    assert ("/usps.bz2", "bytes=20-") in host.asked
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_what_an_interrupted_download_left_may_be_whole_or_too_long(tmp_path, host, capfd):
+    (tmp_path / "USPS").mkdir()
+    for name, extra in (("usps.bz2", b""), ("usps.t.bz2", b"more")):
+        (tmp_path / "USPS" / f"{name}.part").write_bytes(host.files[f"/{name}"] + extra)
+    assert gdyn_data(capfd, "fetch", "usps", "--root", tmp_path)[0] == 0
+    assert [path for path, _ in host.asked] == ["/usps.t.bz2", "/usps.t.bz2"]
+
+
+@pytest.mark.parametrize("tampered", [b"x", b""], ids=["one byte more", "one byte changed"])
+def test_a_tampered_file_is_refused_and_not_kept(tmp_path, host, tampered, capfd):
+    original = host.files["/usps.bz2"]
+    host.files["/usps.bz2"] = original + tampered if tampered else bytes([original[0] ^ 1]) + original[1:]
+    code, _, errors = gdyn_data(capfd, "fetch", "usps", "--root", tmp_path)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "what came has SHA-256" in errors
+    assert f"the published file {hashlib.sha256(original).hexdigest()}" in errors
+    assert not list((tmp_path / "USPS").iterdir())
+
+
+def test_an_endless_answer_fills_no_disk(tmp_path, host, capfd):
+    host.files["/usps.bz2"] = bytes(1 << 22)
+    assert gdyn_data(capfd, "fetch", "usps", "--root", tmp_path)[0] == 2
+    assert not list((tmp_path / "USPS").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("", "the following arguments are required"),
+        ("ls", "invalid choice: 'ls'"),
+        ("fetch", "the following arguments are required: NAME"),
+        ("fetch minst", "Unknown data set 'minst'. Allowed: digits, "),
+        ("fetch cifar10_small", "cifar10_small cannot be fetched; put cifar10_small.npz into"),
+        ("check svhn", "Run gdyn-data fetch svhn (246 MB)"),
+        ("list --all", "unrecognized arguments: --all"),
+    ],
+)
+def test_mistakes_of_gdyn_data(typed, answer, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("GDYN_DATA_DIR", str(tmp_path))
+    try:
+        code = gdyn_data_main(typed.split())
+    except SystemExit as stop:
+        code = stop.code
+    errors = capfd.readouterr().err
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert answer in errors
+
+
+def test_an_unreachable_host_is_told_with_the_way_by_hand(tmp_path, host, capfd):
+    host.files.clear()
+    code, _, errors = gdyn_data(capfd, "fetch", "usps", "--root", tmp_path)
+    assert code == 2
+    assert "usps: could not fetch usps.bz2 (HTTP Error 404" in errors
+    assert f"by other means and save it as {tmp_path}/USPS/usps.bz2" in errors
 
 
 def test_every_file_to_download_is_one_the_reader_looks_for():
-    for name in names():
-        entry = catalogue.ON_DISK.get(name)
-        for relative, (url, known_hash) in (entry.downloads or {}).items() if entry else ():
-            assert url.endswith(Path(relative).name)
-            assert known_hash is None or known_hash.startswith("md5:")
-            if name != "fashion_mnist":
-                assert known_hash
+    insecure = set()
+    for name, entry in catalogue.ON_DISK.items():
+        for relative, file in entry.downloads.items():
+            assert file.url.endswith(Path(relative).name)
+            assert re.fullmatch("[0-9a-f]{64}", file.sha256)
+            if not file.url.startswith("https:"):
+                insecure.add(name)
+    assert insecure == {"svhn"}
 
 
 # --- the real files ---

@@ -9,10 +9,21 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text()) if PACKAGES else {}
+STANDING = [
+    name
+    for contract in CONTRACTS.get("tool", {}).get("importlinter", {}).get("contracts", [])
+    if "except_under" in contract
+    for name in contract["packages"]
+]
 EVERY_README = ("Results", "Deviations", "Coming from the original", "Speed", "Cite")
 
 pytestmark = pytest.mark.skipif(not PACKAGES, reason="needs the repository around it")
 each_package = pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+
+
+def experiments(source):
+    return [*source.glob("experiments/[a-z]*.py"), *source.glob("paper/experiments/[a-z]*.py")]
 
 
 def project(folder):
@@ -22,22 +33,31 @@ def project(folder):
 @each_package
 def test_the_same_files_stand_at_the_same_places(package):
     source = package / "src" / package.name
-    for name in (
-        "__init__",
-        "__main__",
-        "cli",
-        "config",
-        "paper/figures",
-        "paper/claims",
-        "paper/deviations",
-    ):
+    for name in ("__init__", "__main__", "cli", "paper/figures", "paper/claims", "paper/deviations"):
         assert (source / f"{name}.py").is_file(), name
     assert (source / "py.typed").is_file()
-    assert list((source / "experiments").glob("[a-z]*.py"))
+    assert experiments(source)
     assert list((package / "tests").glob("test_*.py"))
-    assert list((package / "benchmarks").glob("bench_*.py"))
+    assert list((package / "benchmarks").glob("bench*.py"))
     assert (package / "results" / "bench.json").is_file()
     assert (package / "run.sh").stat().st_mode & stat.S_IXUSR
+
+
+@pytest.mark.parametrize(
+    "package", [path for path in PACKAGES if path.name in STANDING], ids=lambda p: p.name
+)
+def test_a_library_is_small_enough_to_remember(package):
+    source = package / "src" / package.name
+    rooms = [path for path in source.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
+    modules = {path.stem for path in rooms} - {"__init__", "__main__", "cli", "paper"}
+    assert len(modules) <= 14, sorted(modules)
+    public = re.findall(
+        r"^from \.(\w+) import (\w+) as \2$", (source / "__init__.pyi").read_text(), re.MULTILINE
+    )
+    assert public, "no public names"
+    functions = re.findall(r"^from \.\w[\w.]* import (\w+) as \1$", stub, re.MULTILINE)
+    assert not set(functions) & modules, "a name that is both a function and a module"
+    assert len((source / "cli.py").read_text().splitlines()) <= 20
 
 
 @each_package
@@ -60,5 +80,5 @@ def test_readmes_have_the_same_sections(package):
 def test_every_experiment_stands_in_the_map(package):
     source = package / "src" / package.name
     registered = (source / "paper" / "figures.py").read_text()
-    for path in (source / "experiments").glob("[a-z]*.py"):
+    for path in experiments(source):
         assert path.stem in registered, path.name

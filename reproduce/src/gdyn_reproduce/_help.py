@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+from gdyn_reproduce.keys import meaning
 from gdyn_reproduce.registry import Command, Figure, Paper, program, resolve
 
 HOUSE = {
@@ -15,6 +17,25 @@ HOUSE = {
     "run": "One figure end to end, or all: compute, save, plot, judge its claims.",
     "report": "Rewrite the README's table from results/; --check compares only; --add takes run folders.",
 }
+USAGE = {
+    "list": "Usage: list",
+    "show": "Usage: show ID",
+    "cite": "Usage: cite",
+    "run": (
+        "Usage: run ID [preset=quick|paper] [key=value ...] [-m] [--cfg job]\n"
+        "       run all [preset=quick|paper] [include=long] [max_hours=2] [yes=true]"
+    ),
+    "report": "Usage: report [--check | --add RUN_FOLDER ...]",
+}
+
+
+def version(package: str) -> str:
+    """Return the versions of a package and of what it stands on."""
+    from gdyn_reproduce.provenance import package_version
+
+    core = ", ".join(f"gdyn-{name} {package_version(name)}" for name in ("common", "reproduce"))
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"{program(package)} {package_version(package)} ({core}, Python {python})"
 
 
 def overview(paper: Paper, commands: Sequence[Command]) -> str:
@@ -92,7 +113,9 @@ def keys(config_class: type, prefix: str = "") -> str:
             lines.append(f"  {prefix}{item.name}.* ({docs.get(item.name, '')})")
             lines.append(keys(type(default), f"{prefix}{item.name}."))
             continue
-        lines.append(f"  {prefix}{item.name}={_spell(default)}  {docs.get(item.name, '')}".rstrip())
+        lines.append(
+            f"  {prefix}{item.name}={_spell(default)}  {docs.get(item.name) or meaning(item.name)}".rstrip()
+        )
     return "\n".join(lines)
 
 

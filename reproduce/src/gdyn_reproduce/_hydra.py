@@ -13,9 +13,12 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from gdyn_reproduce.exits import guard, worst
+from gdyn_reproduce.keys import check
 
 _CODES = "GDYN_SWEEP_CODES"
 """Names the file to which every job of a sweep appends its exit code, also from other processes."""
@@ -31,13 +34,22 @@ def run_hydra(
     default_groups: Mapping[str, str],
 ) -> int:
     """Run `task` under `hydra.main`; see `gdyn_reproduce.cli.hydra_main`."""
+    for override in overrides:
+        if not override.startswith("-") and override != "job":
+            _check_syntax(override)
     _register(config_class, groups, default_groups)
 
     def job(composed: DictConfig) -> None:
         hydra_config = HydraConfig.get()
         preset = hydra_config.runtime.choices.get("preset", "")
         given = [str(override) for override in hydra_config.overrides.task]
-        code = guard(package, lambda: task(OmegaConf.to_object(composed), preset, given))
+
+        def checked() -> int:
+            config = OmegaConf.to_object(composed)
+            check(config)
+            return task(config, preset, given)
+
+        code = guard(package, checked)
         with Path(os.environ[_CODES]).open("a") as codes:
             codes.write(f"{code}\n")
 
@@ -53,7 +65,9 @@ def run_hydra(
         codes = Path(scratch) / "codes"
         codes.touch()
         os.environ |= {_CODES: str(codes), "HYDRA_FULL_ERROR": "1"}  # let errors reach us as they are
-        sys.argv = [name, *_flags_first([*quiet, *sweeps, *overrides])]
+        flags = [argument for argument in overrides if argument.startswith("-") or argument == "job"]
+        values = [argument for argument in overrides if argument not in flags]
+        sys.argv = [name, *flags, *quiet, *sweeps, *values]  # its parser wants flags first
         try:
             # Without a folder Hydra searches this package, and takes its folder `data` for a config group.
             hydra.main(version_base="1.3", config_path=nothing, config_name="command")(job)()
@@ -66,20 +80,19 @@ def run_hydra(
     return worst(finished)
 
 
-def _flags_first(overrides: list[str]) -> list[str]:
-    """Move flags before the overrides, where Hydra's parser wants them.
+def _check_syntax(override: str) -> None:
+    """Refuse in one line what Hydra's grammar refuses in many.
 
-    >>> _flags_first(["a=1,2", "-m", "b=3", "--cfg", "job"])
-    ['-m', '--cfg', 'job', 'a=1,2', 'b=3']
+    Raises:
+        ValueError: If the value has characters that need quotes.
     """
-    flags: list[str] = []
-    values: list[str] = []
-    for argument in overrides:
-        is_value_of_flag = (
-            bool(flags) and flags[-1] in ("--cfg", "-c", "--info", "-i") and "=" not in argument
-        )
-        (flags if argument.startswith("-") or is_value_of_flag else values).append(argument)
-    return flags + values
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        key, _, value = override.partition("=")
+        raise ValueError(
+            f"{override} cannot be read; quote a text with special characters twice: \"{key}='{value}'\"."
+        ) from None
 
 
 def _register(

@@ -9,7 +9,9 @@ one line; 70 an internal error, with its traceback; 130 interrupted, and the sam
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +19,8 @@ from typing import Any, NoReturn
 
 from gdyn_common.errors import unknown
 from gdyn_reproduce import _help
-from gdyn_reproduce.exits import BAD_INPUT, DONE, INTERRUPTED, UNEXPECTED, guard, worst
+from gdyn_reproduce._arguments import name_positionals, prepare
+from gdyn_reproduce.exits import DONE, INTERRUPTED, UNEXPECTED, guard, worst
 from gdyn_reproduce.registry import Command, Figure, Paper, Preset, resolve
 
 
@@ -29,7 +32,12 @@ def main(paper: str, commands: Sequence[Command] = (), argv: Sequence[str] | Non
         commands: The package's own commands.
         argv: Arguments without the program's name; those of the process if ``None``.
     """
-    sys.exit(dispatch(resolve(paper), commands, list(sys.argv[1:] if argv is None else argv)))
+    code = dispatch(resolve(paper), commands, list(sys.argv[1:] if argv is None else argv))
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader is gone; Python would complain about it once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def dispatch(paper: Paper, commands: Sequence[Command], argv: list[str]) -> int:
@@ -38,55 +46,67 @@ def dispatch(paper: Paper, commands: Sequence[Command], argv: list[str]) -> int:
 
 
 def _dispatch(paper: Paper, commands: Sequence[Command], argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
+    if "--version" in argv:
+        print(_help.version(paper.package))
+        return DONE
+    if not argv or argv[0] in ("-h", "--help"):
         print(_help.overview(paper, commands))
         return DONE
     name, rest = argv[0], argv[1:]
     wants_help = any(argument in ("-h", "--help") for argument in rest)
     own = {command.name: command for command in commands}
-    if name == "list":
-        print(_help.listing(paper) if not wants_help else _help.HOUSE["list"])
-    elif name == "cite":
-        print(paper.bibtex.strip() if not wants_help else _help.HOUSE["cite"])
-    elif name == "show":
-        if wants_help or len(rest) != 1:
-            print(f"Usage: show ID\n\n{_help.HOUSE['show']}\n\n{_help.listing(paper)}")
-            return DONE if wants_help else BAD_INPUT
-        print(_help.show(paper, paper.figure(rest[0])))
-    elif name == "run":
-        return _run(paper, rest)
-    elif name == "report":
-        if wants_help:
-            print(_help.HOUSE["report"])
-            return DONE
+    if name in own:
+        return _own(paper, own[name], rest, wants_help)
+    if name not in _help.HOUSE:
+        raise ValueError(_unknown_command(paper, name, [*_help.HOUSE, *own]))
+    if name == "run":
+        return _run(paper, rest, wants_help)
+    if wants_help:
+        print(f"{_help.USAGE[name]}\n\n{_help.HOUSE[name]}")
+        return DONE
+    if name == "report":
         from gdyn_reproduce.results import report_command
 
         return report_command(paper, rest, Path.cwd())
-    elif name in own:
-        return _own(paper, own[name], rest)
+    if name == "show":
+        if len(rest) != 1:
+            raise ValueError(f"show takes one figure, not {' '.join(rest) or 'none'}: {_ids(paper)}.")
+        print(_help.show(paper, paper.figure(rest[0])))
+    elif rest:
+        raise ValueError(f"{name} takes nothing more, not {rest[0]!r}; one figure is described by show ID.")
     else:
-        raise ValueError(unknown("command", name, [*_help.HOUSE, *own]))
+        print(_help.listing(paper) if name == "list" else paper.bibtex.strip())
     return DONE
 
 
-def _run(paper: Paper, arguments: list[str]) -> int:
-    if not arguments or any(argument in ("-h", "--help") for argument in arguments):
-        target = paper.figure(arguments[0]) if arguments and arguments[0] in _ids(paper) else None
-        detail = _help.show(paper, target) if target else _help.listing(paper)
-        usage = (
-            "Usage: run ID [preset=quick|paper] [key=value ...] [-m] [--cfg job]\n"
-            "       run all [preset=quick|paper] [include=long] [max_hours=2] [yes=true]"
+def _unknown_command(paper: Paper, name: str, commands: list[str]) -> str:
+    with contextlib.suppress(ValueError):
+        return f"Unknown command {name!r}. Did you mean `run {paper.figure(name).id}`?"
+    return unknown("command", name, commands)
+
+
+def _ids(paper: Paper) -> str:
+    return ", ".join(figure.id for figure in paper.figures)
+
+
+def _run(paper: Paper, arguments: list[str], wants_help: bool) -> int:
+    name = arguments[0] if arguments else ""
+    if wants_help:
+        about = (
+            _help.listing(paper) if name in ("all", "-h", "--help") else _help.show(paper, paper.figure(name))
         )
-        print(f"{usage}\n\n{_help.HOUSE['run']}\n\n{detail}")
-        return DONE if arguments else BAD_INPUT
-    name, overrides = arguments[0], arguments[1:]
-    if name == "all":
-        return _run_all(paper, overrides)
-    return _run_figure(paper, paper.figure(name), overrides)
-
-
-def _ids(paper: Paper) -> list[str]:
-    return [figure.id for figure in paper.figures]
+        print(f"{_help.USAGE['run']}\n\n{_help.HOUSE['run']}\n\n{about}")
+        return DONE
+    if not name or "=" in name or name.startswith("-") or "," in name:
+        given = f", not {name}" if name else ""
+        raise ValueError(f"run takes a figure, or all, as its first argument{given}: {_ids(paper)}.")
+    return (
+        _run_all(paper, arguments[1:])
+        if name == "all"
+        else _run_figure(paper, paper.figure(name), arguments[1:])
+    )
 
 
 def _run_all(paper: Paper, overrides: list[str]) -> int:
@@ -213,8 +233,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
-def _own(paper: Paper, command: Command, arguments: list[str]) -> int:
-    if any(argument in ("-h", "--help") for argument in arguments):
+def _own(paper: Paper, command: Command, arguments: list[str], wants_help: bool) -> int:
+    if wants_help:
         positional = " ".join(key.upper() for key in command.positional)
         usage = f"Usage: {command.name} {positional} [key=value ...]".replace("  ", " ")
         groups = "\n".join(f"  {name}={'|'.join(options)}" for name, options in command.groups.items())
@@ -224,33 +244,12 @@ def _own(paper: Paper, command: Command, arguments: list[str]) -> int:
     def task(config: Any, preset: str, given: list[str]) -> int:
         return int(resolve(command.run)(config) or DONE)
 
-    overrides = _name_positionals(command, arguments)
+    overrides = name_positionals(command, arguments)
     if command.rewrite:
         overrides = resolve(command.rewrite)(overrides)
     return hydra_main(
         paper.package, command.name, command.config, task, overrides, command.groups, command.default_groups
     )
-
-
-def _name_positionals(command: Command, arguments: list[str]) -> list[str]:
-    """Turn leading arguments without ``=`` into overrides of the command's positional keys."""
-    plain = [a for a in arguments if "=" not in a and not a.startswith("-") and a != "job"]
-    rest = [a for a in arguments if a not in plain]
-    keys = command.positional
-    if len(plain) > len(keys) and not command.variadic:
-        allowed = ", ".join(keys) if keys else "none; every argument is key=value"
-        raise ValueError(f"Unexpected argument {plain[len(keys)]!r}. Positional arguments: {allowed}.")
-    named = [f"{key}={_quote(value)}" for key, value in zip(keys, plain, strict=False)]
-    if command.variadic and plain:
-        first = len(keys) - 1
-        named[first:] = [f"{keys[-1]}=[{','.join(map(_quote, plain[first:]))}]"]
-    return named + rest
-
-
-def _quote(value: str) -> str:
-    """Quote a value so that Hydra's grammar reads it as one string."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def hydra_main(
@@ -278,45 +277,8 @@ def hydra_main(
     """
     from gdyn_reproduce._hydra import run_hydra
 
-    check_keys(overrides, resolve(config), groups)
-    return run_hydra(package, name, resolve(config), task, overrides, groups, default_groups)
-
-
-def check_keys(overrides: Sequence[str], config_class: type, groups: Mapping[str, Any]) -> None:
-    """Refuse unknown keys and unknown group options with the nearest match.
-
-    Raises:
-        ValueError: For a key that is not a field of the dataclass, nor a group, nor Hydra's own.
-    """
-    for override in overrides:
-        key, separator, value = override.lstrip("+~").partition("=")
-        hydras_own = key.partition("/")[0].partition(".")[0] == "hydra"
-        if override.startswith("-") or override in ("job", "hydra", "all") or hydras_own:
-            continue
-        if not separator and not override.startswith("~"):
-            raise ValueError(f"Unexpected argument {override!r}. Arguments have the form key=value.")
-        if key in groups:
-            for option in value.split(","):
-                if option not in groups[key]:
-                    raise ValueError(unknown(key, option, groups[key]))
-            continue
-        _check_key(key, config_class, groups)
-
-
-def _check_key(key: str, config_class: type, groups: Mapping[str, Any]) -> None:
-    current: Any = config_class
-    for depth, part in enumerate(key.split(".")):
-        if not dataclasses.is_dataclass(current):
-            return  # inside a free-form mapping
-        items = {item.name: item for item in dataclasses.fields(current)}
-        if part not in items:
-            names = [*items, *groups] if depth == 0 else list(items)
-            raise ValueError(unknown("key", key, names))
-        default = items[part]
-        if default.default_factory is not dataclasses.MISSING:
-            current = type(default.default_factory())
-        else:
-            current = None
+    ready = prepare(overrides, resolve(config), groups)
+    return run_hydra(package, name, resolve(config), task, ready, groups, default_groups)
 
 
 def _run_options() -> type:

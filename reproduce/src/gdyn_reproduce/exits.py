@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib.metadata
+import re
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
+from gdyn_reproduce.provenance import package_version
 from gdyn_reproduce.registry import program
 
 DONE, UNEXPECTED, BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 70, 130
 _SEVERITY = (DONE, UNEXPECTED, BAD_INPUT, INTERNAL_ERROR, INTERRUPTED)
+
+# How NumPy, PyTorch and JAX say it: by class in some versions, by text in others.
+_NO_MEMORY = re.compile(r"out of memory|RESOURCE_EXHAUSTED|can't allocate memory|Unable to allocate", re.I)
+_NO_DEVICE = re.compile(
+    r"not compiled with CUDA|no NVIDIA driver|CUDA driver|invalid device ordinal|No CUDA GPUs|"
+    r"Unknown backend|no platforms that are instances|MPS backend|not linked with support for mps",
+    re.I,
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes ``--version``, and answers a mistake in one line."""
+
+    def __init__(self, *, add_help: bool = True, **options: Any) -> None:
+        super().__init__(add_help=add_help, allow_abbrev=False, **options)
+        if add_help:
+            version = f"%(prog)s {package_version('reproduce')}"
+            self.add_argument("--version", action="version", version=version)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with the message and a way on."""
+        self.exit(BAD_INPUT, f"{self.prog}: {message}; {self.prog} --help says more.\n")
 
 
 def worst(codes: list[int]) -> int:
@@ -30,21 +58,21 @@ def guard(package: str, task: Callable[[], int]) -> int:
         package: Import name of the package on whose behalf the task runs.
         task: Returns an exit code.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return task()
+        with _termination_interrupts():
+            return task()
     except KeyboardInterrupt:
         print("Interrupted. The same command resumes where it stopped.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader, for instance `head`, has seen enough
-        sys.stderr.close()
         return DONE
     except Exception as error:
         message = _told_to_user(error, package)
         if message is None:
             traceback.print_exc()
             print(
-                f"This is a bug in {program(package)}. Please report it with the lines above.",
+                f"This is a bug in {program(package)}. Please report it with the lines above "
+                f"{_where(package)}.",
                 file=sys.stderr,
             )
             return INTERNAL_ERROR
@@ -52,21 +80,52 @@ def guard(package: str, task: Callable[[], int]) -> int:
         return BAD_INPUT
 
 
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C meanwhile; only the main thread may, and only where we set it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        if before is not None:  # None: set by another language, beyond our reach
+            signal.signal(signal.SIGTERM, before)
+
+
 def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _where(package: str) -> str:
+    """Name the page for reports that the installed distribution names, if it names one."""
+    try:
+        urls = importlib.metadata.metadata(program(package)).get_all("Project-URL") or []
+    except importlib.metadata.PackageNotFoundError:
+        urls = []
+    pages = dict(url.split(", ", 1) for url in urls)
+    return f"at {pages['Issues']}" if "Issues" in pages else "on the issue page of the project"
+
+
 def _told_to_user(error: Exception, package: str) -> str | None:
-    """Return the line for an error about the input, ``None`` for a bug.
+    """Return the line for an error about the input or the machine, ``None`` for a bug.
 
     An error is about the input when this project raised it on purpose (its last frame is a ``raise``
     of ours), when the operating system refused a file, or when Hydra refused an override.
     """
     origin = type(error).__module__.partition(".")[0]
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return (
+            f"out of memory ({_first_line(error) or 'no detail'}). Make the run smaller, for example by "
+            "preset=quick or a smaller batch_size; dry_run=true computes nothing and tells the cost."
+        )
+    if _NO_DEVICE.search(str(error)) and origin not in ("hydra", "omegaconf"):
+        return f"the device is not there ({_first_line(error)}). Pass device=cpu, or install a build for it."
     if origin in ("hydra", "omegaconf"):
         reason = f": {_first_line(error.__cause__)}" if error.__cause__ else ""
         return _first_line(error) + reason
-    if isinstance(error, OSError) or (_raised_by(error, {package, "gdyn_common", "gdyn_reproduce"})):
+    if isinstance(error, OSError) or _raised_by(error, {package, "gdyn_common", "gdyn_reproduce"}):
         return " ".join(str(error).split())
     return None
 

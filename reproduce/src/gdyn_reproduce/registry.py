@@ -199,7 +199,7 @@ class Paper:
                     raise ValueError(f"claim {claim.id!r} requires {name!r} of another figure's run")
 
     def figure(self, figure_id: str) -> Figure:
-        """Return the figure of that id.
+        """Return the figure of that id; ``F1``, ``figure 1`` and ``Fig_1`` are other spellings of ``fig1``.
 
         Raises:
             UnknownNameError: If there is none; the message lists the ids and the nearest match.
@@ -207,6 +207,9 @@ class Paper:
         for figure in self.figures:
             if figure.id == figure_id:
                 return figure
+        alike = [figure for figure in self.figures if _spelled_alike(figure.id) == _spelled_alike(figure_id)]
+        if len(alike) == 1:
+            return alike[0]
         reason = self.out_of_scope.get(figure_id)
         if reason:
             raise UnknownNameError(f"Figure {figure_id!r} is out of scope here: {reason}")
@@ -215,6 +218,16 @@ class Paper:
     def claims_of(self, figure_id: str) -> tuple[Claim, ...]:
         """Return the claims that this figure decides."""
         return tuple(claim for claim in self.claims if claim.figure == figure_id)
+
+
+def _spelled_alike(figure_id: str) -> str:
+    """Return what all spellings of a figure's id have in common.
+
+    >>> {_spelled_alike(name) for name in ("F1", "fig1", "Figure 1", "fig_1", "fig.1")}
+    {'f1'}
+    """
+    plain = re.sub(r"[\W_]+", "", figure_id.lower())
+    return re.sub(r"^(fig(ure)?|tab(le)?)(?=\d)", lambda match: match[0][0], plain)
 
 
 def program(package: str) -> str:

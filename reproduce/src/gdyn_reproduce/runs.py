@@ -57,6 +57,7 @@ from gdyn_reproduce.claims import (
     make_verdict,
     scale_of,
 )
+from gdyn_reproduce.keys import check
 from gdyn_reproduce.records import (
     SUPERSEDED,
     Header,
@@ -311,7 +312,9 @@ def configure(figure: Figure, preset: str, **values: Any) -> Any:
     """
     if preset not in figure.presets:
         raise UnknownNameError(unknown("preset", preset, figure.presets))
-    return _replace(resolve(figure.config)(), {**figure.presets[preset].overrides, **values})
+    config = _replace(resolve(figure.config)(), {**figure.presets[preset].overrides, **values})
+    check(config)
+    return config
 
 
 def _replace(config: Any, values: Mapping[str, Any]) -> Any:

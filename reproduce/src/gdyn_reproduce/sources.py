@@ -17,8 +17,8 @@ from pathlib import Path
 
 _SHARED = ("gdyn_common", "gdyn_reproduce")
 _MACHINERY = (
-    "_help _hydra benchmark claims cli exits intervals ledger plotting provenance records registry report "
-    "results runs sources spelling testing verify"
+    "_arguments _help _hydra benchmark claims cli data.command data.download exits intervals keys ledger "
+    "plotting provenance records registry report results runs sources spelling testing verify"
 )
 _NO_NUMBERS = frozenset(
     {

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gdyn_common.errors import UnknownNameError, unknown
 from gdyn_reproduce.data import embedded, generators
+from gdyn_reproduce.data.download import File, fetch
 from gdyn_reproduce.data.layouts import Found, read_cifar, read_idx, read_npz, read_svhn, read_usps
 
 SPLITS = ("train", "test")
@@ -72,7 +73,7 @@ class _OnDisk:
         files: Accepted file names of that layout, for messages.
         sha256: Known hashes of (x, y) as stored (y as uint8) by split, whatever the layout.
         hashed_files: Whether `layouts` knows the hashes of the other layout's files.
-        downloads: Path under the data folder to (URL, hash).
+        downloads: Published files by path under the data folder; empty if there are none.
     """
 
     shape: tuple[int, ...]
@@ -81,23 +82,14 @@ class _OnDisk:
     files: str = ""
     sha256: dict[str, tuple[str, str]] | None = None
     hashed_files: bool = False
-    downloads: dict[str, tuple[str, str | None]] | None = None
+    downloads: dict[str, File] = field(default_factory=dict)
     lossy: bool = False
 
 
-def _idx_downloads(folder: str, site: str, md5: tuple[str | None, ...]) -> dict[str, tuple[str, str | None]]:
-    stems = [
-        f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
-    ]
-    return {
-        f"{folder}/raw/{stem}": (site + stem, digest and f"md5:{digest}")
-        for stem, digest in zip(stems, md5, strict=True)
-    }
+def _files(folder: str, site: str, *files: tuple[str, int, str]) -> dict[str, File]:
+    return {f"{folder}{name}": File(site + name, sha256, size) for name, size, sha256 in files}
 
 
-_LIBSVM = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/"
-_TORONTO = "https://www.cs.toronto.edu/~kriz/"
-_SVHN = "http://ufldl.stanford.edu/housenumbers/"
 ON_DISK = {
     "usps": _OnDisk(
         (16, 16),
@@ -114,10 +106,12 @@ ON_DISK = {
             ),
         },
         hashed_files=True,
-        downloads={
-            "USPS/usps.bz2": (_LIBSVM + "usps.bz2", "md5:ec16c51db3855ca6c91edd34d0e9b197"),
-            "USPS/usps.t.bz2": (_LIBSVM + "usps.t.bz2", "md5:8ea070ee2aca1ac39742fdd1ef5ed118"),
-        },
+        downloads=_files(
+            "USPS/",
+            "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/",
+            ("usps.bz2", 6_579_383, "3771e9dd6ba685185f89867b6e249233dd74652389f263963b3b741e994b034f"),
+            ("usps.t.bz2", 1_831_726, "a9c0164e797d60142a50604917f0baa604f326e9a689698763793fa5d12ffc4e"),
+        ),
     ),
     "mnist": _OnDisk(
         (28, 28),
@@ -133,14 +127,28 @@ ON_DISK = {
                 "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
             ),
         },
-        downloads=_idx_downloads(
-            "MNIST",
+        downloads=_files(
+            "MNIST/raw/",
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
             (
-                "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-                "d53e105ee54ea40749a09fcbcd1e9432",
-                "9fb629c4189551a2d022fa330f9573f3",
-                "ec29112dd5afa0611ce80d1b7f02629c",
+                "train-images-idx3-ubyte.gz",
+                9_912_422,
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            ),
+            (
+                "train-labels-idx1-ubyte.gz",
+                28_881,
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            ),
+            (
+                "t10k-images-idx3-ubyte.gz",
+                1_648_877,
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            ),
+            (
+                "t10k-labels-idx1-ubyte.gz",
+                4_542,
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
             ),
         ),
     ),
@@ -158,11 +166,29 @@ ON_DISK = {
                 "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
             ),
         },
-        # No file hashes known to us: the decoded arrays are checked when read.
-        downloads=_idx_downloads(
-            "FashionMNIST",
-            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-            (None, None, None, None),
+        downloads=_files(
+            "FashionMNIST/raw/",
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+            (
+                "train-images-idx3-ubyte.gz",
+                26_421_880,
+                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            ),
+            (
+                "train-labels-idx1-ubyte.gz",
+                29_515,
+                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            ),
+            (
+                "t10k-images-idx3-ubyte.gz",
+                4_422_102,
+                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            ),
+            (
+                "t10k-labels-idx1-ubyte.gz",
+                5_148,
+                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+            ),
         ),
     ),
     "cifar10": _OnDisk(
@@ -170,12 +196,15 @@ ON_DISK = {
         layout=lambda root, split: read_cifar(root, "cifar-10-batches-py", "cifar-10-python.tar.gz", split),
         files="cifar-10-batches-py/, cifar-10-python.tar.gz",
         hashed_files=True,
-        downloads={
-            "cifar-10-python.tar.gz": (
-                _TORONTO + "cifar-10-python.tar.gz",
-                "md5:c58f30108f718f92721af3b95e74349a",
-            )
-        },
+        downloads=_files(
+            "",
+            "https://www.cs.toronto.edu/~kriz/",
+            (
+                "cifar-10-python.tar.gz",
+                170_498_071,
+                "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+            ),
+        ),
     ),
     "cifar10_small": _OnDisk(
         (32, 32, 3),
@@ -199,22 +228,35 @@ ON_DISK = {
         layout=lambda root, split: read_cifar(root, "cifar-100-python", "cifar-100-python.tar.gz", split),
         files="cifar-100-python/, cifar-100-python.tar.gz",
         hashed_files=True,
-        downloads={
-            "cifar-100-python.tar.gz": (
-                _TORONTO + "cifar-100-python.tar.gz",
-                "md5:eb9058c3a382ffc7106e4002c42a8d85",
-            )
-        },
+        downloads=_files(
+            "",
+            "https://www.cs.toronto.edu/~kriz/",
+            (
+                "cifar-100-python.tar.gz",
+                169_001_437,
+                "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+            ),
+        ),
     ),
     "svhn": _OnDisk(
         (32, 32, 3),
         layout=read_svhn,
         files="train_32x32.mat and test_32x32.mat",
         hashed_files=True,
-        downloads={
-            "train_32x32.mat": (_SVHN + "train_32x32.mat", "md5:e26dedcc434d2e4c54c9b2d4a06d8373"),
-            "test_32x32.mat": (_SVHN + "test_32x32.mat", "md5:eb5a983be6a315427106f1b164d9cef3"),
-        },
+        downloads=_files(
+            "",
+            "http://ufldl.stanford.edu/housenumbers/",  # the host has no https
+            (
+                "train_32x32.mat",
+                182_040_794,
+                "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
+            ),
+            (
+                "test_32x32.mat",
+                64_275_384,
+                "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
+            ),
+        ),
     ),
 }
 
@@ -267,8 +309,6 @@ def load_dataset(name: str, split: str, root: str | Path | None = None, download
     entry, folder = ON_DISK[name], data_folder(root)
     found = read_npz(folder, name, split) or entry.layout(folder, split)
     if found is None and download and entry.downloads:
-        from gdyn_reproduce.data.download import fetch
-
         fetch(name, entry.downloads, folder)
         found = entry.layout(folder, split)
     if found is None:
@@ -294,19 +334,53 @@ def data_folder(root: str | Path | None = None) -> Path:
     return Path(root or os.environ.get("GDYN_DATA_DIR") or Path.home() / ".cache" / "gdyn").expanduser()
 
 
+def fetch_dataset(name: str, root: str | Path | None = None) -> None:
+    """Download what is missing of a data set, checking every file.
+
+    Raises:
+        UnknownNameError: If the name is unknown.
+        ValueError: If it is published nowhere that we know of.
+        ConnectionError: If a file cannot be fetched or is not the published one.
+    """
+    _check_name(name)
+    if name in _ALWAYS:
+        return
+    entry, folder = ON_DISK[name], data_folder(root)
+    if all(read_npz(folder, name, split) or entry.layout(folder, split) for split in SPLITS):
+        return
+    if not entry.downloads:
+        raise ValueError(f"{name} cannot be fetched; put {name}.npz into {folder}.")
+    fetch(name, entry.downloads, folder)
+
+
+def describe(name: str, root: str | Path | None = None) -> str:
+    """Return one line on a data set: its samples, and whether it is there."""
+    _check_name(name)
+    if name in _ALWAYS:
+        return f"always there, {_ALWAYS[name][1]}"
+    entry = ON_DISK[name]
+    what = f"{'x'.join(map(str, entry.shape))}, {entry.num_classes} classes{', lossy' if entry.lossy else ''}"
+    if is_available(name, root):
+        return f"{what}; there"
+    return f"{what}; not there" + (f": {_fetch_command(name)}" if entry.downloads else f": needs {name}.npz")
+
+
+def _fetch_command(name: str) -> str:
+    megabytes = sum(file.size for file in ON_DISK[name].downloads.values()) / 1e6
+    return f"gdyn-data fetch {name} ({megabytes:.0f} MB)"
+
+
 def _check_name(name: str) -> None:
     if name not in names():
-        near = difflib.get_close_matches(name, names(), 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Unknown data set {name!r}. There are: {', '.join(names())}.{hint}")
+        raise UnknownNameError(unknown("data set", name, names()))
 
 
 def _missing(name: str, entry: _OnDisk, folder: Path) -> str:
     accepted = f"{name}.npz" + (f" or {entry.files}" if entry.files else "")
-    or_fetch = ", or pass download=True" if entry.downloads else ""
+    command = f"Run {_fetch_command(name)}, or put" if entry.downloads else "Put"
     return (
-        f"{name} not found in {folder}. Put {accepted} there, or point GDYN_DATA_DIR to the folder "
-        f"that has it{or_fetch}. Nothing was downloaded."
+        f"{name} not found in {folder}. {command} {accepted} there, or point GDYN_DATA_DIR to the folder "
+        "that has it. Nothing was downloaded."
     )
 
 

@@ -1,0 +1,134 @@
+"""What is typed after a command, checked and brought into the form that Hydra takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gdyn_common.errors import unknown
+from gdyn_reproduce.keys import known_as
+from gdyn_reproduce.registry import Command
+
+
+def name_positionals(command: Command, arguments: list[str]) -> list[str]:
+    """Turn leading arguments without ``=`` into overrides of the command's positional keys."""
+    plain = [a for a in arguments if "=" not in a and not a.startswith("-") and a != "job"]
+    rest = [a for a in arguments if a not in plain]
+    keys = command.positional
+    if len(plain) > len(keys) and not command.variadic:
+        allowed = ", ".join(keys) if keys else "none; every argument is key=value"
+        raise ValueError(f"Unexpected argument {plain[len(keys)]!r}. Positional arguments: {allowed}.")
+    named = [f"{key}={_quote(value)}" for key, value in zip(keys, plain, strict=False)]
+    if command.variadic and plain:
+        first = len(keys) - 1
+        named[first:] = [f"{keys[-1]}=[{','.join(map(_quote, plain[first:]))}]"]
+    return named + rest
+
+
+def _quote(value: str) -> str:
+    """Quote a value so that Hydra's grammar reads it as one string."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def prepare(overrides: Sequence[str], config_class: type, groups: Mapping[str, Any]) -> list[str]:
+    """Return overrides as Hydra takes them: a single value for a list becomes a list of one.
+
+    Raises:
+        ValueError: For an option that is not ours, a key that is no field of the dataclass, no group and
+            not Hydra's, an unknown option of a group, or several values without ``-m``.
+    """
+    arguments = list(overrides)
+    ready = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    sweeps = bool(ready)
+    arguments = [argument for argument in arguments if argument not in ready]
+    for flag in ("--cfg", "-c"):
+        if flag in arguments:
+            where = arguments.index(flag)
+            if arguments[where + 1 : where + 2] != ["job"]:
+                raise ValueError(f"{flag} takes job: it prints the configuration.")
+            del arguments[where : where + 2]
+            ready += ["--cfg", "job"]
+    return ready + [_prepare_one(argument, sweeps, config_class, groups) for argument in arguments]
+
+
+def _prepare_one(argument: str, sweeps: bool, config_class: type, groups: Mapping[str, Any]) -> str:
+    prefix, bare = argument[: len(argument) - len(argument.lstrip("+~"))], argument.lstrip("+~")
+    key, separator, value = bare.partition("=")
+    if argument.startswith("-"):
+        name, advice = key.lstrip("-"), "everything else is key=value"
+        if name in {**_types(config_class), **groups}:
+            advice = f"write {name}={value or 'VALUE'}, without dashes"
+        raise ValueError(f"Unknown option {key}. There are -h, --version, -m and --cfg job; {advice}.")
+    if not separator or not key:
+        raise ValueError(f"Unexpected argument {argument!r}. Arguments have the form key=value; no spaces.")
+    if key.partition("/")[0].partition(".")[0] == "hydra":
+        return argument
+    values = _parts(value)
+    if values is None:
+        raise ValueError(f"{argument} is cut off. Write lists without spaces, and quotes round all of it.")
+    if key in groups:
+        for option in values:
+            if option not in groups[key]:
+                raise ValueError(unknown(key, option, groups[key]))
+    kind = None if key in groups else _type_of(key, config_class, groups)
+    if "~" in prefix or (prefix == "+" and kind is not dict):
+        raise ValueError(f"{argument} would remove or add a key; write {key}=VALUE.")
+    if len(values) > 1 and not sweeps:
+        as_list = f"write {key}=[{value}] for one run with all of them, or " if kind is list else ""
+        raise ValueError(f"{key}={value} names several values; {as_list}add -m for one run each.")
+    if kind is list and values != ["null"]:
+        listed = [v if v.startswith(("[", "$", "'[", '"[')) or "(" in v else f"[{v}]" for v in values]
+        return f"{prefix}{key}={','.join(listed)}"
+    return argument
+
+
+def _parts(value: str) -> list[str] | None:
+    """Split at the commas outside brackets and quotes; ``None`` if one of those is left open.
+
+    >>> _parts("[1,2],'a,b'"), _parts("[1,")
+    (['[1,2]', "'a,b'"], None)
+    """
+    parts, depth, quote = [""], 0, ""
+    for character, before in zip(value, " " + value, strict=False):
+        if quote:
+            quote = "" if character == quote and before != "\\" else quote
+        elif character in "'\"":
+            quote = character
+        else:
+            depth += (character in "([{") - (character in ")]}")
+            if character == "," and depth == 0:
+                parts.append("")
+                continue
+        parts[-1] += character
+    return None if quote or depth else parts
+
+
+def _types(config_class: Any) -> dict[str, Any]:
+    return typing.get_type_hints(config_class)
+
+
+def _type_of(key: str, config_class: type, groups: Mapping[str, Any]) -> type | None:
+    """Return ``list`` or ``dict`` for a key whose field is one, else ``None``.
+
+    Raises:
+        ValueError: If there is no such key; with the nearest match.
+    """
+    current: Any = config_class
+    for depth, part in enumerate(key.split(".")):
+        if not dataclasses.is_dataclass(current):
+            return dict  # inside a free-form mapping
+        items = {item.name: item for item in dataclasses.fields(current)}
+        if part not in items:
+            names = [*items, *groups] if depth == 0 else list(items)
+            if other := known_as(part, names):
+                raise ValueError(f"Unknown key {key!r}; here it is called {other!r}. --help lists all keys.")
+            raise ValueError(unknown("key", key, names))
+        hint = _types(current)[part]
+        factory = items[part].default_factory
+        current = type(factory()) if factory is not dataclasses.MISSING else hint
+    options = [typing.get_origin(option) or option for option in (hint, *typing.get_args(hint))]
+    is_list = options[0] in (list, tuple) or (list in options and options[0] is not dict)
+    return list if is_list else (dict if current is dict else None)

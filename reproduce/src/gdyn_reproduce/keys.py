@@ -1,0 +1,138 @@
+"""The vocabulary of settings: what a key means and which values it takes, once for all packages.
+
+A configuration is a dataclass; a field that has a name from `KEYS` has that meaning. Its help text
+comes from here unless the class documents it, and `check` is applied to every configuration that the
+command line or `gdyn_reproduce.runs.configure` builds. `OTHER_NAMES` are words that people type or
+published programs use for the same thing: they are hints in messages, never accepted silently.
+
+>>> Config = dataclasses.make_dataclass("Config", [("seeds", list)])
+>>> check(Config([0, 0]))
+Traceback (most recent call last):
+ValueError: seeds=[0, 0] repeats a seed; each run needs one of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+
+
+def _seed(name: str, value: Any) -> None:
+    for seed in value if isinstance(value, list | tuple) else [value]:
+        # The range that the generators of NumPy, PyTorch and JAX all take in full.
+        if isinstance(seed, int) and not 0 <= seed < 2**32:
+            raise ValueError(f"{name}={seed}: a seed is an integer from 0 to 2**32 - 1.")
+
+
+def _seeds(name: str, value: Any) -> None:
+    _seed(name, value)
+    if len(value) == 0:
+        raise ValueError(f"{name} is empty; pass at least one, for example {name}=[0,1,2].")
+    if len(set(value)) < len(value):
+        raise ValueError(f"{name}={list(value)} repeats a seed; each run needs one of its own.")
+
+
+def _device(name: str, value: Any) -> None:
+    if not re.fullmatch(r"(cpu|gpu|cuda|mps|tpu)(:\d+)?", str(value)):
+        raise ValueError(f"{name}={value!r} is no device. Allowed: cpu, cuda, cuda:1, mps, gpu, tpu.")
+
+
+def _dtype(name: str, value: Any) -> None:
+    if value not in DTYPES:
+        raise ValueError(f"{name}={value!r} is no floating type. Allowed: {', '.join(DTYPES)}.")
+
+
+def _positive_count(name: str, value: Any) -> None:
+    if isinstance(value, int) and value < 1:
+        raise ValueError(f"{name}={value}; pass at least 1.")
+
+
+def _folder(name: str, value: Any) -> None:
+    if not str(value).strip():
+        raise ValueError(f"{name} is empty; name a folder, for example {name}=runs.")
+
+
+def _anything(name: str, value: Any) -> None: ...
+
+
+KEYS: Mapping[str, tuple[str, Callable[[str, Any], None]]] = {
+    "out": ("Folder that receives the run folders.", _folder),
+    "seed": ("Seed of everything random.", _seed),
+    "seeds": ("One run per seed.", _seeds),
+    "device": ("Where arrays live and are computed: cpu, cuda, cuda:1, mps, gpu or tpu.", _device),
+    "dtype": ("Floating type of the computation.", _dtype),
+    "dataset": ("Name of the data set; `gdyn-data list` has them all.", _anything),
+    "data_root": ("Folder of the data; null is $GDYN_DATA_DIR, else ~/.cache/gdyn.", _anything),
+    "download": ("Whether missing data may be fetched, as `gdyn-data fetch` does.", _anything),
+    "batch_size": ("Samples in a batch.", _positive_count),
+    "learning_rate": ("Learning rate.", _anything),
+    "learning_rates": ("Learning rates, one run each.", _anything),
+    "num_steps": ("Number of updates.", _anything),
+    "num_components": ("Number of eigenvectors or components.", _positive_count),
+}
+
+OTHER_NAMES = {
+    "batch": "batch_size",
+    "bs": "batch_size",
+    "cuda": "device",
+    "data": "dataset",
+    "data_dir": "data_root",
+    "datadir": "data_root",
+    "gpu": "device",
+    "k": "num_components",
+    "lr": "learning_rate",
+    "lrs": "learning_rates",
+    "max_iter": "num_steps",
+    "max_steps": "num_steps",
+    "n_components": "num_components",
+    "num_iterations": "num_steps",
+    "num_seeds": "seeds",
+    "output": "out",
+    "outdir": "out",
+    "output_dir": "out",
+    "precision": "dtype",
+    "random_state": "seed",
+    "steps": "num_steps",
+}
+
+
+def meaning(name: str) -> str:
+    """Return what a key of the vocabulary means, empty for any other.
+
+    >>> meaning("seeds"), meaning("colour")
+    ('One run per seed.', '')
+    """
+    return KEYS.get(name, ("", _anything))[0]
+
+
+def check(config: Any) -> None:
+    """Check the values of a configuration's keys that belong to the vocabulary, and of all for NaN.
+
+    Raises:
+        ValueError: With the key, its value and what is allowed.
+    """
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if item.name in KEYS and value is not None:
+            KEYS[item.name][1](item.name, value)
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and math.isnan(number):
+                raise ValueError(f"{item.name} is nan; pass a number.")
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            check(value)
+
+
+def known_as(name: str, allowed: Any) -> str | None:
+    """Return the key that people mean by another name, if it is among those allowed.
+
+    >>> known_as("lr", ["learning_rates", "seeds"])
+    'learning_rates'
+    """
+    word = OTHER_NAMES.get(name)
+    options = [word, f"{word}s", str(word).removesuffix("s")]
+    return next((option for option in options if word and option in allowed), None)

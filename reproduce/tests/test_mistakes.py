@@ -1,0 +1,250 @@
+"""Typical mistakes at the command line: each is answered in one line that helps, exit code 2."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from test_cli import COMMANDS
+from toy_paper.paper import PAPER
+
+from gdyn_reproduce.cli import dispatch
+from gdyn_reproduce.exits import guard
+
+# What is typed, and what the answer must contain.
+MISTAKES = [
+    # commands
+    ("bogus", "Unknown command 'bogus'. Allowed: list, show"),
+    ("lst", "Did you mean 'list'?"),
+    ("rum fig1", "Did you mean 'run'?"),
+    ("fig1", "Did you mean `run fig1`?"),
+    ("Figure1", "Did you mean `run fig1`?"),
+    ("--list", "Unknown command '--list'"),
+    ("train", "Unknown command 'train'"),
+    ("version", "Unknown command 'version'"),
+    ("list fig1", "list takes nothing more, not 'fig1'; one figure is described by show ID."),
+    ("list --all", "list takes nothing more"),
+    ("cite --bibtex", "cite takes nothing more, not '--bibtex'"),
+    ("cite bibtex", "cite takes nothing more"),
+    ("show", "show takes one figure, not none: fig1, fig2."),
+    ("show fig1 fig2", "show takes one figure, not fig1 fig2"),
+    ("show fig3", "Unknown figure 'fig3'. Allowed: fig1, fig2."),
+    ("show all", "Unknown figure 'all'"),
+    ("show fig9", "out of scope here: needs a telescope"),
+    ("report --chck", "--check"),
+    ("report fig1", "report takes nothing, --check, or --add"),
+    # figures
+    ("run", "run takes a figure, or all, as its first argument: fig1, fig2."),
+    ("run fig3", "Unknown figure 'fig3'. Allowed: fig1, fig2."),
+    ("run figs1", "Did you mean 'fig1'?"),
+    ("run fig9", "out of scope here"),
+    ("run preset=paper", "run takes a figure, or all, as its first argument, not preset=paper"),
+    ("run -m fig1 num_steps=1,2", "run takes a figure, or all, as its first argument, not -m"),
+    ("run --preset=paper fig1", "as its first argument, not --preset=paper"),
+    ("run fig1,fig2", "run takes a figure, or all, as its first argument, not fig1,fig2"),
+    ("run fig1 fig2", "Unexpected argument 'fig2'. Arguments have the form key=value"),
+    # presets
+    ("run fig1 preset=papr", "Unknown preset 'papr'. Allowed: quick, paper, smoke. Did you mean 'paper'?"),
+    ("run fig1 preset=", "Unknown preset ''"),
+    ("run fig1 preset=quick,paper", "preset=quick,paper names several values; add -m for one run each."),
+    ("run fig1 --preset=paper", "write preset=paper, without dashes"),
+    ("run fig1 --preset paper", "write preset=VALUE, without dashes"),
+    ("run fig1 paper", "Unexpected argument 'paper'"),
+    ("run fig1 Preset=paper", "Did you mean 'preset'?"),
+    ("run all preset=huge", "Unknown preset 'huge'"),
+    # keys
+    ("run fig1 num_step=3", "Did you mean 'num_steps'?"),
+    ("run fig1 num-steps=3", "Did you mean 'num_steps'?"),
+    ("run fig1 steps=3", "Unknown key 'steps'; here it is called 'num_steps'."),
+    ("run fig1 max_steps=3", "here it is called 'num_steps'"),
+    ("run fig1 num_seeds=3", "here it is called 'seeds'"),
+    ("run fig1 seed=3", "Did you mean 'seeds'?"),
+    ("run fig1 output_dir=x", "here it is called 'out'"),
+    ("run fig1 colour=red", "Unknown key 'colour'. Allowed: "),
+    ("run fig1 +new=3", "Unknown key 'new'"),
+    ("run fig1 +num_steps=3", "write num_steps=VALUE"),
+    ("run fig1 ~num_steps", "Unexpected argument '~num_steps'"),
+    ("run fig1 ~num_steps=100", "would remove or add a key"),
+    ("run fig1 num_steps", "Unexpected argument 'num_steps'. Arguments have the form key=value; no spaces."),
+    ("run fig1 num_steps = 3", "Unexpected argument 'num_steps'"),
+    ("run fig1 num_steps:3", "Unexpected argument 'num_steps:3'"),
+    ("run fig1 =3", "Unexpected argument '=3'"),
+    ("run fig1 --num_steps=3", "write num_steps=3, without dashes"),
+    ("run fig1 --num_steps 3", "write num_steps=VALUE, without dashes"),
+    ("run fig1 --overwrite", "write overwrite=VALUE, without dashes"),
+    ("run fig1 -o runs", "Unknown option -o. There are -h, --version, -m and --cfg job"),
+    ("run all num_steps=3", "Unknown key for `run all` 'num_steps'"),
+    ("run all include=short", "the only value is include=long"),
+    ("run all include=long max_hours=soon", "max_hours=soon is no number of hours"),
+    ("run all -m", "Unknown key for `run all` '-m'"),
+    # values
+    ("run fig1 num_steps=many", "could not be converted to Integer"),
+    ("run fig1 num_steps=1e3", "could not be converted to Integer"),
+    ("run fig1 num_steps=", "could not be converted to Integer"),
+    ("run fig1 num_steps=0", "num_steps is 0; it must be at least 1."),
+    ("run fig1 num_steps=1,2", "num_steps=1,2 names several values; add -m for one run each."),
+    ("run fig1 rates=0.1,0.2", "write rates=[0.1,0.2] for one run with all of them, or add -m"),
+    ("run fig1 rates=fast", "could not be converted to Float"),
+    ("run fig1 rates=[0.1, 0.2]", "rates=[0.1, is cut off. Write lists without spaces"),
+    ("run fig1 rates=[0.1", "rates=[0.1 is cut off"),
+    ("run fig1 rates=(0.1)", "rates=(0.1) cannot be read"),
+    ("run fig1 rates=[nan]", "rates is nan; pass a number."),
+    ("run fig1 delay_s=nan", "delay_s is nan; pass a number."),
+    ("run fig1 seeds=-1", "seeds=-1: a seed is an integer from 0 to 2**32 - 1."),
+    ("run fig1 seeds=[0,4294967296]", "seeds=4294967296: a seed is an integer"),
+    ("run fig1 seeds=[0,0]", "seeds=[0, 0] repeats a seed"),
+    ("run fig1 seeds=[]", "seeds is empty; pass at least one, for example seeds=[0,1,2]."),
+    ("run fig1 seeds=0.5", "could not be converted to Integer"),
+    ("run fig1 overwrite=maybe", "is not a valid bool"),
+    ("run fig1 out=", "out is empty; name a folder"),
+    ("run fig1 out=/proc/nowhere", "/proc/nowhere"),
+    ("run fig1 out=a(b", "out=a(b is cut off"),
+    ("run fig1 out=a:b)c", "out=a:b)c is cut off"),
+    ("run fig1 fail=input", "fail is 'input'; leave it out."),
+    # options of Hydra that are none of ours
+    ("run fig1 --info", "Unknown option --info."),
+    ("run fig1 --shell-completion install=bash", "Unknown option --shell-completion."),
+    ("run fig1 --config-name=x", "Unknown option --config-name."),
+    ("run fig1 --cfg", "--cfg takes job"),
+    ("run fig1 --cfg hydra", "--cfg takes job"),
+    # own commands
+    ("greet A model.depth=2", "model.depth"),
+    ("greet A name=B", "Did you mean 'names'?"),
+    ("greet A --loud", "Unknown option --loud."),
+    ("greet A model=3", "model"),
+]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+
+
+@pytest.mark.parametrize(("typed", "answer"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
+def test_one_line_that_helps(typed, answer, capfd, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    assert dispatch(PAPER, COMMANDS, typed.split()) == 2
+    out, errors = capfd.readouterr()
+    assert errors.count("\n") == 1, errors
+    assert out.count("\n") <= 1  # where the run would have been written
+    assert answer in errors
+    assert len(errors) < 400
+    assert not list(tmp_path.rglob("result.json"))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("typed", "computed"),
+    [
+        ("run F1", ["fig1"]),
+        ("run fig.1 rates=0.5", ["fig1"]),
+        ("run fig1 -m rates=0.5,1.0 preset=smoke", ["fig1", "fig1"]),
+        ("run fig1 --multirun preset=quick,smoke", ["fig1", "fig1"]),
+        ("run all preset=paper yes=true", ["fig1"]),
+    ],
+)
+def test_what_is_meant_is_done(typed, computed, tmp_path):
+    assert dispatch(PAPER, COMMANDS, typed.split()) in (0, 1)
+    found = [path.relative_to(tmp_path).parts[2] for path in tmp_path.rglob("result.json")]
+    assert found == computed
+
+
+@pytest.mark.parametrize("typed", ["--version", "list --version", "run fig1 --version", "greet --version"])
+def test_version_everywhere(typed, capfd):
+    assert dispatch(PAPER, COMMANDS, typed.split()) == 0
+    out, errors = capfd.readouterr()
+    assert out.startswith("gdyn-toy-paper 0 (gdyn-common ")
+    assert (out.count("\n"), errors) == (1, "")
+
+
+@pytest.mark.parametrize("command", ["list", "show", "cite", "run", "run fig1", "report", "greet"])
+@pytest.mark.parametrize("form", ["{} -h", "{} --help", "help {}"])
+def test_help_everywhere(command, form, capfd):
+    assert dispatch(PAPER, COMMANDS, form.format(command).split()) == 0
+    out, errors = capfd.readouterr()
+    assert out.startswith("Usage: ")
+    assert errors == ""
+
+
+def test_a_command_runs_in_a_thread():
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(dispatch(PAPER, COMMANDS, ["run", "fig1"])))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
+def _fails(error):
+    def task():
+        raise error
+
+    return task
+
+
+class OutOfMemoryError(RuntimeError):
+    """As PyTorch's, which no test here can provoke."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7.28 TiB for an array with shape (1000000000000,)"),
+        MemoryError(),
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8000000000000 bytes."),
+    ],
+)
+def test_lack_of_memory_is_no_bug(error, capfd):
+    assert guard("toy_paper", _fails(error)) == 2
+    message = capfd.readouterr().err
+    assert message.startswith("gdyn-toy-paper: out of memory (")
+    assert "Make the run smaller" in message
+    assert "bug" not in message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AssertionError("Torch not compiled with CUDA enabled"),
+        RuntimeError("CUDA error: invalid device ordinal"),
+        RuntimeError(
+            "Unknown backend: 'gpu' requested, but no platforms that are instances of gpu are present."
+        ),
+    ],
+)
+def test_a_device_that_is_not_there_is_no_bug(error, capfd):
+    assert guard("toy_paper", _fails(error)) == 2
+    assert "the device is not there" in capfd.readouterr().err
+
+
+def test_a_bug_names_the_page_for_reports(capfd, monkeypatch):
+    import email.message
+    import importlib.metadata
+
+    assert guard("toy_paper", _fails(IndexError("ours"))) == 70
+    assert "Please report it with the lines above on the issue page of the project." in capfd.readouterr().err
+    facts = email.message.Message()
+    facts["Project-URL"] = "Paper, https://example.org/paper"
+    facts["Project-URL"] = "Issues, https://example.org/issues"
+    monkeypatch.setattr(importlib.metadata, "metadata", lambda name: facts)
+    assert guard("toy_paper", _fails(IndexError("ours"))) == 70
+    assert "Please report it with the lines above at https://example.org/issues." in capfd.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]\n"
+        "from gdyn_reproduce.cli import main\nmain('toy_paper.paper:PAPER', (), ['list'])"
+    )
+    command = [sys.executable, "-c", code, *sys.path]
+    read, write = os.pipe()
+    os.close(read)
+    child = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert child.stderr == ""
