@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from gdyn_reproduce.exits import guard, worst
 from gdyn_reproduce.keys import check
@@ -78,6 +79,14 @@ def run_hydra(
             GlobalHydra.instance().clear()
         finished = [int(line) for line in codes.read_text().split()]
     return worst(finished)
+
+
+def to_object(config_class: type, values: Mapping[str, Any]) -> Any:
+    """See `gdyn_reproduce.keys.build`."""
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config_class), dict(values)))
+    except OmegaConfBaseException as error:
+        raise ValueError(str(error).strip().split("\n")[0]) from None
 
 
 def _check_syntax(override: str) -> None:

@@ -127,6 +127,19 @@ def check(config: Any) -> None:
             check(value)
 
 
+def build(config_class: type, values: Mapping[str, Any]) -> Any:
+    """Build a configuration from plain data, for example of a file, as the command line does.
+
+    Raises:
+        ValueError: If a key is unknown, or a value is not of its type or not allowed.
+    """
+    from gdyn_reproduce._hydra import to_object
+
+    config = to_object(config_class, values)
+    check(config)
+    return config
+
+
 def known_as(name: str, allowed: Any) -> str | None:
     """Return the key that people mean by another name, if it is among those allowed.
 

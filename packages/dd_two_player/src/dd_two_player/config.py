@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gdyn_common.errors import unknown
 from gdyn_common.storage import read_json, reading
+from gdyn_reproduce.keys import build
 from gdyn_reproduce.runs import RunOptions
 
 __all__ = ["EvalConfig", "TrainConfig", "load_config"]
@@ -305,8 +306,6 @@ class EvalConfig(RunOptions):
 
 def load_config(path: Path) -> TrainConfig:
     """Read the configuration that a run folder was trained with."""
-    from omegaconf import OmegaConf
-
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist; a checkpoint needs the config.json of its run folder."
@@ -316,7 +315,7 @@ def load_config(path: Path) -> TrainConfig:
         if "${" in json.dumps(stored):  # it would be looked up here: a file must not read the environment
             raise ValueError("it holds an interpolation")
         rates = stored["updates"].pop("rate_schedule")
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))
+        config = build(TrainConfig, stored)
         assert isinstance(config, TrainConfig)
         schedule = {int(k): v for k, v in rates.items()}
         config.updates = dataclasses.replace(config.updates, rate_schedule=schedule)
