@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from chaos.o2grad.frames import InputFrame
+from chaos.o2grad.observation import is_plain
 from chaos.o2grad.parameters import ParameterLayout
-from chaos.o2grad.tree import Residual
 
 
 def first_linear(model: nn.Module) -> tuple[str, nn.Linear, list[nn.Module]] | None:
@@ -26,14 +26,17 @@ def first_linear(model: nn.Module) -> tuple[str, nn.Linear, list[nn.Module]] | N
 
 
 def _descend(module: nn.Module, name: str, before: list[nn.Module]) -> tuple[str, nn.Linear] | None:
+    if not is_plain(module):
+        return None
     if type(module) is nn.Linear:
         return name.removesuffix("."), module
     if type(module).forward is not nn.Sequential.forward:
         return None
-    for key, child in module.named_children():
+    for key, child in module._modules.items():  # named_children leaves out the second use of a module
+        assert child is not None
         if any(True for _ in child.parameters()):
             return _descend(child, f"{name}{key}.", before)
-        if isinstance(child, Residual):
+        if not all(is_plain(part) for part in child.modules()) or any(True for _ in child.buffers()):
             return None
         before.append(child)
     return None
@@ -62,7 +65,12 @@ def input_frame(model: nn.Module, layout: ParameterLayout, x: Tensor) -> InputFr
         return None
     for module in before:
         x = module(x)
-    if x.ndim < 2 or x.shape[-1] != linear.in_features or not x.is_floating_point():
+    if (
+        not isinstance(x, Tensor)
+        or x.ndim < 2
+        or x.shape[-1] != linear.in_features
+        or not x.is_floating_point()
+    ):
         return None
     rows = x.detach().reshape(-1, linear.in_features)
     has_bias = bias in layout.names

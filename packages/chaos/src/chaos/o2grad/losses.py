@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chaos.o2grad.generic import dense_hessian
+from chaos.o2grad.observation import is_plain
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
 
 
 def output_hessian(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ def output_hessian(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
         p = output.softmax(1)
         blocks = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
         return blocks / batch if reduction == "mean" else blocks
-    if isinstance(loss, nn.MSELoss):
+    if type(loss) is nn.MSELoss and is_plain(loss) and output.shape == y.shape:
         size = output[0].numel()
         scale = 2 / (batch * size) if loss.reduction == "mean" else 2.0
         return scale * torch.eye(size, dtype=output.dtype, device=output.device).expand(batch, -1, -1)
@@ -44,8 +45,11 @@ def check_scalar(value: Tensor) -> Tensor:
     """Refuse a loss per sample.
 
     Raises:
+        TypeError: If it is no tensor.
         ValueError: If the value is not a scalar.
     """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"The loss returned {type(value).__name__}; it must return a scalar tensor.")
     if value.ndim:
         raise ValueError(
             f"The loss has shape {tuple(value.shape)}; curvature needs a scalar: "
@@ -60,5 +64,8 @@ def _is_plain_cross_entropy(loss: Loss, output: Tensor, y: Tensor) -> bool:
     if loss is functional.cross_entropy:
         return not bool((y == -100).any())
     return (
-        type(loss) is nn.CrossEntropyLoss and loss.weight is None and not bool((y == loss.ignore_index).any())
+        type(loss) is nn.CrossEntropyLoss
+        and is_plain(loss)
+        and loss.weight is None
+        and not bool((y == loss.ignore_index).any())
     )

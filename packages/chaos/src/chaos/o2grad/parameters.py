@@ -5,17 +5,15 @@ Order everywhere: ``model.parameters()`` (tied weights once, frozen ones left ou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
+from chaos.o2grad.batches import Inputs, arguments
 from chaos.o2grad.losses import check_scalar
 
 Parameters = Tensor | Mapping[str, Tensor] | None
@@ -47,6 +45,15 @@ class ParameterLayout:
             ValueError: If a name matches nothing, or nothing is trainable.
         """
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        for name, p in trainable.items():
+            if isinstance(p, nn.parameter.UninitializedParameter):
+                raise ValueError(
+                    f"Parameter {name!r} has no shape yet; call the model once on a batch first."
+                )
+            if p.is_complex():
+                raise ValueError(
+                    f"Parameter {name!r} is complex; a Hessian is defined here for real ones only."
+                )
         if layers is not None:
             for layer in layers:
                 if not any(name == layer or name.startswith(f"{layer}.") for name in trainable):
@@ -125,69 +132,41 @@ def flat_parameters(
 
 
 def constants(model: nn.Module, layout: ParameterLayout, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Everything that is held fixed: buffers and parameters outside the layout, cast to the type."""
-    fixed = [*model.named_buffers(), *((k, p) for k, p in model.named_parameters() if k not in layout.names)]
+    """What is held fixed: copies of buffers, and parameters outside the layout, cast to the type."""
+    buffers = {name: tensor.detach().clone() for name, tensor in model.named_buffers()}
+    others = {name: p.detach() for name, p in model.named_parameters() if name not in layout.names}
     return {
-        name: tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
-        for name, tensor in fixed
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in (buffers | others).items()
     }
-
-
-def check_deterministic(model: nn.Module) -> None:
-    """Refuse a module whose output is random, naming the layer.
-
-    Raises:
-        ValueError: If a dropout layer is active.
-    """
-    for name, module in model.named_modules():
-        if not module.training:
-            continue
-        dropout = getattr(module, "p", 0.0) if isinstance(module, _DropoutNd) else 0.0
-        if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
-            dropout = module.dropout
-        if dropout:
-            raise ValueError(
-                f"Dropout is active in layer {name or '(root)'!r}, so the loss has no fixed curvature. "
-                "Call .eval() on that layer, or set its probability to 0."
-            )
-
-
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Evaluate a module without leaving a trace in it.
-
-    Batch norm in training mode uses batch statistics and keeps its running ones; attention runs in the
-    form that has second derivatives; the random state is put back.
-    """
-    tracking = [
-        module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
-    ]
-    random_state = torch.random.get_rng_state()
-    for module in tracking:
-        module.track_running_stats = False
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        for module in tracking:
-            module.track_running_stats = True
-        torch.random.set_rng_state(random_state)
 
 
 def loss_function(
     model: nn.Module,
     layout: ParameterLayout,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
-    y: Tensor,
+    loss: Callable[..., Tensor],
+    x: Inputs,
+    y: Any,
     dtype: torch.dtype,
-) -> Callable[[dict[str, Tensor]], Tensor]:
-    """Build the scalar function of the named parameters that the backends differentiate."""
-    fixed = constants(model, layout, dtype)
+    seen: Callable[[Any], None] = lambda output: None,
+) -> Callable[[Float[Tensor, " n"]], Tensor]:
+    """Build the scalar function of the flat parameters that is differentiated.
 
-    def evaluate(tensors: dict[str, Tensor]) -> Tensor:
-        return check_scalar(loss(torch.func.functional_call(model, {**fixed, **tensors}, (x,)), y))
+    Args:
+        model: The module.
+        layout: Its differentiated parameters.
+        loss: The loss.
+        x: Inputs.
+        y: Targets, ``None`` where the loss takes the output only.
+        dtype: Type of the computation.
+        seen: Called with every output of the model.
+    """
+    args, kwargs = arguments(x)
+
+    def evaluate(flat: Tensor) -> Tensor:
+        values = {**constants(model, layout, dtype), **layout.unflatten(flat)}
+        output = torch.func.functional_call(model, values, args, kwargs)
+        seen(output)
+        return check_scalar(loss(output) if y is None else loss(output, y))
 
     return evaluate

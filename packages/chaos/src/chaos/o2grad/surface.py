@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,52 +13,60 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from chaos.o2grad.batches import Batch, Inputs, call, cast, num_samples, select, tensors
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.compression import input_frame
 from chaos.o2grad.frames import DenseFrame, IdentityFrame, InputFrame
-from chaos.o2grad.generic import Progress, chunk_size, dense_hessian, hvp_columns
+from chaos.o2grad.generic import (
+    Linearisation,
+    Progress,
+    chunk_size,
+    dense_hessian,
+    hvp_columns,
+    reverse_over_reverse,
+)
 from chaos.o2grad.hessian import Hessian
 from chaos.o2grad.jacobian import Jacobian
 from chaos.o2grad.layers import UnsupportedError
 from chaos.o2grad.losses import Loss, output_hessian
+from chaos.o2grad.observation import check_is_function, random_layer, untouched
+from chaos.o2grad.operators import CurvatureOperator, Kind
 from chaos.o2grad.parameters import (
     ParameterLayout,
     Parameters,
-    check_deterministic,
     constants,
     flat_parameters,
     loss_function,
-    untouched,
 )
 from chaos.o2grad.sweep import Sweep
 from chaos.o2grad.tree import build_tree
 from chaos.o2grad.triangle import LowerTriangle
-from gdyn_common.seeding import generator as named_generator
-from gdyn_common.spectral import (
-    Estimate,
-    SpectralDensity,
-    hutchinson_trace,
-    lanczos,
-    stochastic_lanczos_density,
-)
+from gdyn_common.spectral import Estimate, SpectralDensity
 
 BACKENDS = ("auto", "generic", "compression", "sweep")
-Batch = tuple[Tensor, Tensor]
 
 
 class LossSurface:
     """``L(theta; x, y) = loss(model_theta(x), y)`` and its derivatives.
 
-    The module is never changed: not its parameters, gradients, buffers, mode, type or the random state.
+    The module is never changed: not its parameters, gradients, buffers, attributes, mode, type or the random
+    state. A loss that uses the random state is refused. Every Hessian is checked against one Hessian-vector
+    product with a random vector, computed from the module itself; where the fast result disagrees, a
+    warning is given and the generic backend takes over.
 
     Args:
         model: Any module with parameters that require a gradient.
-        loss: ``loss(output, target)`` returning a scalar: a loss module or a callable.
-        dtype: Type of the computation; ``None`` takes that of the first parameter.
+        loss: ``loss(output, target)`` returning a scalar: a loss module or a callable. Where the target is
+            ``None``, ``loss(output)``; see :mod:`chaos.o2grad.batches` for the forms of batches.
+        dtype: Type of the computation; ``None`` takes that of the first parameter, and float32 for half
+            precision, whose eight bits cannot hold second derivatives.
         backend: ``"auto"`` takes the fastest exact one that applies; ``"generic"``, ``"compression"`` or
             ``"sweep"`` insist. :attr:`Hessian.backend` reports which one ran.
         layers: Restrict to these parameters or submodules; all others are constants.
         memory_budget: Bytes that one dense result and the intermediates of a chunk may take.
+
+    Raises:
+        ValueError: For an unknown backend or type, or a module without trainable parameters.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
@@ -81,7 +91,7 @@ class LossSurface:
             raise ValueError(f"Unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
         self.model, self.loss, self.backend = model, loss, backend
         self.layout = ParameterLayout.of(model, layers)
-        self.dtype = dtype if dtype is not None else next(model.parameters()).dtype
+        self.dtype = _type_of_computation(model, dtype)
         self.memory_budget = memory_budget
 
     @property
@@ -89,11 +99,14 @@ class LossSurface:
         """Number of differentiated parameters."""
         return self.layout.n
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are, and so every result."""
+        return next(self.model.parameters()).device
+
     # first order --------------------------------------------------------------------------------
 
-    def value_and_gradient(
-        self, params: Parameters, x: Tensor, y: Tensor
-    ) -> tuple[Tensor, Float[Tensor, " n"]]:
+    def value_and_gradient(self, params: Parameters, x: Inputs, y: Any) -> tuple[Tensor, Float[Tensor, " n"]]:
         """Loss and flat gradient.
 
         Args:
@@ -102,35 +115,30 @@ class LossSurface:
             y: Targets (batch, ...).
 
         Raises:
-            ValueError: For an empty or non-finite batch, targets out of range, or active dropout.
+            ValueError: For an empty or non-finite batch, targets out of range, or a random loss.
         """
-        with self._evaluation(x, y) as (x, y):
-            leaf = self._point(params).requires_grad_()
+        with self.evaluation(x, y) as (x, y):
+            leaf = self.point(params).requires_grad_()
             with torch.enable_grad():
-                value = self._function(x, y)(leaf)
-                (gradient,) = torch.autograd.grad(value, leaf)
+                value = self.function(x, y)(leaf)
+                (gradient,) = torch.autograd.grad(value, leaf, materialize_grads=True)
         return value.detach(), gradient
 
-    def jacobian(self, params: Parameters, x: Tensor, *, chunk: int | None = None) -> Tensor:
+    def jacobian(self, params: Parameters, x: Inputs, *, chunk: int | None = None) -> Tensor:
         """Derivative of the output, (batch, outputs, n)."""
-        check_budget(len(x), self.n, self.dtype, self.memory_budget)
-        with self._evaluation(x, None) as (x, _), torch.no_grad():
-            point = self._point(params)
-            fixed = constants(self.model, self.layout, self.dtype)
+        check_budget(num_samples(x), self.n, self.dtype, self.memory_budget)
+        with self.evaluation(x, None) as (x, _), torch.no_grad():
+            return self._jacobian(self.point(params), x, chunk)
 
-            def output(flat: Tensor) -> Tensor:
-                tensors = {**fixed, **self.layout.unflatten(flat)}
-                out: Tensor = torch.func.functional_call(self.model, tensors, (x,))
-                return out.flatten(1)
-
-            jacobian: Tensor = torch.func.jacrev(output, chunk_size=chunk)(point)
-            return jacobian
+    def _jacobian(self, point: Tensor, x: Inputs, chunk: int | None = None) -> Tensor:
+        jacobian: Tensor = torch.func.jacrev(lambda flat: self.output(flat, x).flatten(1), chunk_size=chunk)(
+            point
+        )
+        return jacobian
 
     # second order -------------------------------------------------------------------------------
 
-    def hessian(
-        self, params: Parameters, x: Tensor, y: Tensor, *, progress: Progress | None = None
-    ) -> Hessian:
+    def hessian(self, params: Parameters, x: Inputs, y: Any, *, progress: Progress | None = None) -> Hessian:
         """Exact Hessian of the batch loss.
 
         Args:
@@ -144,39 +152,101 @@ class LossSurface:
                 backend that was insisted on does not apply (the reason is given); when an operation has
                 no second derivative (it is named).
         """
-        point = self._point(params)
-        if self.backend != "generic":
-            try:
-                with self._prepared(x, y) as (cast_x, cast_y), torch.no_grad():
-                    frame = self._frame(cast_x)
-                    check_budget(frame.rank, frame.rank, self.dtype, self.memory_budget)
-                    return self._wrap(self._sweep(point, cast_x, cast_y, frame), frame, "sweep")
-            except UnsupportedError as reason:
-                if self.backend == "sweep":
-                    raise ValueError(f"backend='sweep' does not apply: {reason}.") from reason
-        with self._evaluation(x, y) as (x, y), torch.no_grad():
+        with self.evaluation(x, y) as (x, y), torch.no_grad():
+            point = self.point(params)
             frame = self._frame(x)
             check_budget(frame.rank, frame.rank, self.dtype, self.memory_budget)
-            function = self._function(x, y)
-            rank = frame.rank
+            if self.backend != "generic":
+                try:
+                    H = self._wrap(self._sweep(point, x, y, frame), frame, "sweep")
+                except UnsupportedError as reason:
+                    if self.backend == "sweep":
+                        raise ValueError(f"backend='sweep' does not apply: {reason}.") from reason
+                else:
+                    if self._agrees(H, point, x, y):
+                        return H
+                    self._distrust(H)
+                    frame = IdentityFrame(self.n)
+            H = self._generic(point, x, y, frame, progress)
+            if isinstance(frame, InputFrame) and not self._agrees(H, point, x, y):
+                self._distrust(H)
+                H = self._generic(point, x, y, IdentityFrame(self.n), progress)
+            elif isinstance(frame, InputFrame):
+                return H
+            return H if self._agrees(H, point, x, y) else self._as_autograd(point, x, y)
 
-            def reduced(core: Tensor) -> Tensor:
-                return function(point + frame.expand(core[:, None])[:, 0])
+    def _generic(
+        self, point: Tensor, x: Inputs, y: Any, frame: IdentityFrame | InputFrame, progress: Progress | None
+    ) -> Hessian:
+        check_budget(frame.rank, frame.rank, self.dtype, self.memory_budget)
+        function = self.function(x, y)
 
-            core = dense_hessian(
-                reduced, point.new_zeros(rank), chunk=self._chunk(rank, x, point), progress=progress
+        def reduced(core: Tensor) -> Tensor:
+            return function(point + frame.expand(core[:, None])[:, 0])
+
+        zero = point.new_zeros(frame.rank)
+        chunk = self.chunk(frame.rank, x, point)
+        return self._wrap(dense_hessian(reduced, zero, chunk=chunk, progress=progress), frame, "generic")
+
+    def _as_autograd(self, point: Tensor, x: Inputs, y: Any) -> Hessian:
+        """The Hessian by differentiating the backward pass, where forward mode says something else."""
+        chunk = self.chunk(self.n, x, point)
+        eye = torch.eye(self.n, dtype=self.dtype, device=point.device)
+        try:
+            core = reverse_over_reverse(self.function(x, y), point, eye, chunk)
+        except RuntimeError as error:
+            raise _DisagreementError(f"{_RANDOM} ({str(error).splitlines()[0]})") from error
+        H = self._wrap(core, IdentityFrame(self.n), "generic")
+        gap = (core - core.T).abs().max()
+        if not self._agrees(H, point, x, y) or gap > self._tolerance * core.abs().max():
+            raise _DisagreementError(_RANDOM)
+        return H
+
+    @property
+    def _tolerance(self) -> float:
+        """Half of the digits: what is compared are sums of the same terms, rounded in different orders."""
+        return 10 * float(torch.finfo(self.dtype).eps ** 0.5)
+
+    def _agrees(self, H: Hessian, point: Tensor, x: Inputs, y: Any) -> bool:
+        """Compare ``H v`` with a Hessian-vector product of the module itself, for one random v."""
+        generator = torch.Generator().manual_seed(self.n)
+        v = torch.randn(self.n, generator=generator, dtype=torch.float64).to(point)
+        function = self.function(x, y)
+        with untouched() as watch:
+            try:
+                expected = Linearisation(function, point).product(v)
+            except (NotImplementedError, RuntimeError):  # no backward pass of the backward pass
+                expected = hvp_columns(function, point, v[None], chunk=1)[0]
+        if watch.random_moved:
+            raise _DisagreementError(_RANDOM, is_random=True)
+        found = H.matvec(v)
+        both = torch.stack([expected, found])
+        if not torch.isfinite(both).all():
+            return bool((torch.isfinite(expected) == torch.isfinite(found)).all())
+        scale = max(float(both.abs().max()), 1e3 * torch.finfo(self.dtype).tiny)
+        return float((expected - found).abs().max()) <= self._tolerance * scale
+
+    def _distrust(self, H: Hessian) -> None:
+        if self.backend in ("sweep", "compression"):
+            raise ValueError(
+                f"backend={self.backend!r} does not apply: its result disagrees with a Hessian-vector "
+                "product of the module, so it does something its layers do not say. Use backend='generic'."
             )
-            return self._wrap(core, frame, "generic")
+        warnings.warn(
+            f"The backend {H.backend} disagrees with a Hessian-vector product of this module and was not "
+            "used; the generic backend was, which is slower. Something in it is not what its class says.",
+            stacklevel=3,
+        )
 
-    def hessian_rows(self, params: Parameters, x: Tensor, y: Tensor, rows: slice) -> Float[Tensor, "rows n"]:
+    def hessian_rows(self, params: Parameters, x: Inputs, y: Any, rows: slice) -> Float[Tensor, "rows n"]:
         """Some rows of the Hessian by Hessian-vector products, without the rest."""
         index = range(*rows.indices(self.n))
         check_budget(len(index), self.n, self.dtype, self.memory_budget)
-        basis = torch.zeros(self.n, len(index), dtype=self.dtype, device=x.device)
+        basis = torch.zeros(self.n, len(index), dtype=self.dtype, device=self.device)
         basis[torch.tensor(index), torch.arange(len(index))] = 1
         return self.hvp(params, x, y, basis).T
 
-    def hessian_per_sample(self, params: Parameters, x: Tensor, y: Tensor) -> Iterator[Hessian]:
+    def hessian_per_sample(self, params: Parameters, x: Inputs, y: Any) -> Iterator[Hessian]:
         """The Hessian of each sample's own loss, one at a time (a batch of one).
 
         With a mean over samples their mean is the batch Hessian.
@@ -190,11 +260,11 @@ class LossSurface:
                     f"Batch norm {name!r} is in training mode: the loss of one sample depends on the whole "
                     "batch, so it has no Hessian of its own. Call .eval() on it, or use hessian()."
                 )
-        if len(x) == 0:
-            self._check_batch(x, y)
-        return (self.hessian(params, x[i : i + 1], y[i : i + 1]) for i in range(len(x)))
+        batch = num_samples(x)
+        parts = (slice(i, i + 1) for i in range(batch))
+        return (self.hessian(params, select(x, part), select(y, part)) for part in parts)
 
-    def block_diagonal(self, params: Parameters, x: Tensor, y: Tensor) -> dict[str, Hessian]:
+    def block_diagonal(self, params: Parameters, x: Inputs, y: Any) -> dict[str, Hessian]:
         """The diagonal block of each parameter, without computing the others."""
         return {name: self.restricted([name]).hessian(params, x, y) for name in self.layout.names}
 
@@ -210,37 +280,35 @@ class LossSurface:
         )
 
     def hvp(
-        self, params: Parameters, x: Tensor, y: Tensor, V: Float[Tensor, "n *k"], chunk: int | None = None
+        self, params: Parameters, x: Inputs, y: Any, V: Float[Tensor, "n *k"], chunk: int | None = None
     ) -> Float[Tensor, "n *k"]:
-        """``H V`` for a vector or columns, at the cost of a few gradients each; memory n k.
+        """``H V`` for a vector or columns; a vector costs about three gradients. Memory n k.
+
+        For many products at one point, :meth:`operator` keeps the graph and costs two gradients each.
 
         Raises:
             ValueError: If V has another number of rows than there are parameters.
         """
-        if V.shape[0] != self.n:
-            raise ValueError(
-                f"V has {V.shape[0]} rows; this model has {self.n} parameters (columns are directions)."
-            )
-        with self._evaluation(x, y) as (x, y), torch.no_grad():
-            point = self._point(params)
+        self.check_columns(V)
+        with self.evaluation(x, y) as (x, y), torch.no_grad():
+            point = self.point(params)
             columns = V[:, None] if V.ndim == 1 else V
-            size = self._chunk(columns.shape[1], x, point) if chunk is None else chunk
-            directions = columns.T.to(self.dtype).contiguous()
-            out = hvp_columns(self._function(x, y), point, directions, chunk=size).T
+            size = chunk or (1 if columns.shape[1] == 1 else self.chunk(columns.shape[1], x, point))
+            directions = columns.T.to(point).contiguous()
+            out = hvp_columns(self.function(x, y), point, directions, chunk=size).T
         return out[:, 0] if V.ndim == 1 else out
 
-    def gauss_newton(self, params: Parameters, x: Tensor, y: Tensor) -> Hessian:
+    def gauss_newton(self, params: Parameters, x: Inputs, y: Any) -> Hessian:
         """The generalised Gauss-Newton matrix ``J' A J``, of rank at most batch x outputs.
 
         A is the Hessian of the loss in output space. Equal to the Hessian where the model is linear in
         its parameters.
         """
-        jacobian = self.jacobian(params, x)
-        with self._evaluation(x, y) as (x, y), torch.no_grad():
-            tensors = {**constants(self.model, self.layout, self.dtype)}
-            tensors.update(self.layout.unflatten(self._point(params)))
-            output = torch.func.functional_call(self.model, tensors, (x,))
-            curvature = output_hessian(self.loss, output, y)
+        check_budget(num_samples(x), self.n, self.dtype, self.memory_budget)
+        with self.evaluation(x, y) as (x, y), torch.no_grad():
+            point = self.point(params)
+            jacobian = self._jacobian(point, x)
+            curvature = output_hessian(self.loss, self.output(point, x), y)
         batch, outputs, n = jacobian.shape
         frame: IdentityFrame | DenseFrame = IdentityFrame(n)
         if batch * outputs < n:
@@ -250,141 +318,106 @@ class LossSurface:
         triangle.add_sandwich(Jacobian(jacobian.mT), curvature)
         return self._wrap(triangle.symmetric(), frame, "gauss-newton")
 
+    # over data sets, and for networks of any size -----------------------------------------------
+
+    def operator(
+        self, params: Parameters, data: Batch | Iterable[Batch], kind: Kind = "hessian"
+    ) -> CurvatureOperator:
+        """Curvature over a batch or a loader as an operator that multiplies, and nothing more.
+
+        Args:
+            params: Point of evaluation, see :meth:`value_and_gradient`.
+            data: A batch or a re-iterable loader of them.
+            kind: ``"hessian"``, ``"gauss_newton"`` or ``"fisher"`` (the empirical one).
+
+        Raises:
+            ValueError: If the loss of the whole data does not follow from those of its batches.
+        """
+        return CurvatureOperator(self, self.point(params), data, kind)
+
     def full_hvp(
-        self, params: Parameters, data: Iterable[Batch] | Batch, V: Float[Tensor, "n *k"]
+        self, params: Parameters, data: Batch | Iterable[Batch], V: Float[Tensor, "n *k"]
     ) -> Float[Tensor, "n *k"]:
-        """``H V`` of the mean loss over a loader of batches (or one batch), weighted by batch size."""
-        batches: Iterable[Batch] = [data] if isinstance(data, tuple) else data
-        total, out = 0, torch.zeros_like(V, dtype=self.dtype)
-        weights = getattr(self.loss, "reduction", "mean") == "sum"
-        for x, y in batches:
-            out += self.hvp(params, x, y, V) * (1 if weights else len(x))
-            total += len(x)
-        if total == 0:
-            raise ValueError("data is empty: it must yield at least one batch (x, y).")
-        return out if weights else out / total
+        """``H V`` of the loss over a loader of batches (or one batch), as if it were one batch.
+
+        Raises:
+            ValueError: As :meth:`operator`.
+        """
+        return self.operator(params, data).matvec(V)
 
     def top_eigenpairs(
         self,
         params: Parameters,
-        data: Iterable[Batch] | Batch,
+        data: Batch | Iterable[Batch],
         k: int,
         which: str = "LA",
         tol: float = 1e-8,
         seed: int = 0,
     ) -> tuple[Float[Tensor, " k"], Float[Tensor, "n k"]]:
-        """Leading eigenpairs of the Hessian over a loader, by Lanczos on Hessian-vector products.
-
-        Args:
-            params: Point of evaluation, see :meth:`value_and_gradient`.
-            data: A batch ``(x, y)`` or a re-iterable loader of them.
-            k: Number of pairs.
-            which: ``"LA"`` largest, ``"SA"`` smallest, ``"LM"`` largest in magnitude.
-            tol: Relative accuracy of the eigenvalues.
-            seed: Seed of the starting vector.
-
-        Returns:
-            Eigenvalues, the wanted ones first, and eigenvectors as columns.
-        """
-        if which not in ("LA", "SA", "LM"):
-            raise ValueError(f"Unknown which {which!r}; choose one of LA, SA, LM.")
-        if not 1 <= k <= self.n:
-            raise ValueError(f"k is {k}; it must lie between 1 and n = {self.n}.")
-        generator = named_generator(seed, "lanczos")
-        matvec = self._product(params, data)
-        pairs = lanczos(matvec, self.n, k, which=which, tol=tol, generator=generator)  # type: ignore[arg-type]
-        values, vectors = torch.as_tensor(pairs.values), torch.as_tensor(pairs.vectors)
-        order = {"LA": values.argsort(descending=True), "SA": values.argsort()}.get(
-            which, values.abs().argsort(descending=True)
-        )
-        return values[order], vectors[:, order]
+        """Leading eigenpairs of the Hessian over a loader; see :meth:`CurvatureOperator.top_eigenpairs`."""
+        return self.operator(params, data).top_eigenpairs(k, which, tol, seed)
 
     def trace(
-        self, params: Parameters, data: Iterable[Batch] | Batch, *, num_samples: int = 100, seed: int = 0
+        self, params: Parameters, data: Batch | Iterable[Batch], *, num_samples: int = 100, seed: int = 0
     ) -> Estimate:
-        """Unbiased estimate of the trace of the Hessian over a loader, by Hutchinson's method.
-
-        For networks of any size; :meth:`Hessian.trace` is exact where the Hessian itself can be computed.
-
-        Args:
-            params: Point of evaluation, see :meth:`value_and_gradient`.
-            data: A batch ``(x, y)`` or a re-iterable loader of them.
-            num_samples: Hessian-vector products over the data, at least 2.
-            seed: Seed of the random signs.
-
-        Returns:
-            ``value`` and its ``standard_error``.
-        """
-        generator = named_generator(seed, "trace")
-        return hutchinson_trace(
-            self._product(params, data), self.n, num_samples=num_samples, generator=generator
-        )
+        """Estimate of the trace of the Hessian over a loader; see :meth:`CurvatureOperator.trace`."""
+        return self.operator(params, data).trace(num_samples=num_samples, seed=seed)
 
     def spectral_density(
         self,
         params: Parameters,
-        data: Iterable[Batch] | Batch,
+        data: Batch | Iterable[Batch],
         *,
         num_probes: int = 10,
         num_steps: int = 80,
         seed: int = 0,
     ) -> SpectralDensity:
-        """Density of the Hessian's eigenvalues over a loader, by stochastic Lanczos quadrature.
-
-        For networks of any size: ``num_probes * num_steps`` Hessian-vector products over the data, and the
-        memory of ``num_steps`` vectors of parameters.
-
-        Args:
-            params: Point of evaluation, see :meth:`value_and_gradient`.
-            data: A batch ``(x, y)`` or a re-iterable loader of them.
-            num_probes: Independent random vectors, at least 2.
-            num_steps: Lanczos steps for each.
-            seed: Seed of the random vectors.
-
-        Returns:
-            ``grid`` and smoothed ``density``; ``integrate(f)`` estimates tr f(H) / n with its standard error.
-
-        Example:
-            >>> model = nn.Linear(2, 1, bias=False).double()
-            >>> batch = torch.eye(2, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
-            >>> surface = LossSurface(model, nn.MSELoss(reduction="sum"))  # its Hessian is 2 I
-            >>> density = surface.spectral_density(None, batch)
-            >>> round(density.integrate(np.square).value, 12)
-            4.0
-        """
-        return stochastic_lanczos_density(
-            self._product(params, data),
-            self.n,
-            num_probes=num_probes,
-            num_steps=num_steps,
-            generator=named_generator(seed, "spectral density"),
-        )
+        """Density of the Hessian's eigenvalues; see :meth:`CurvatureOperator.spectral_density`."""
+        operator = self.operator(params, data)
+        return operator.spectral_density(num_probes=num_probes, num_steps=num_steps, seed=seed)
 
     # inside -------------------------------------------------------------------------------------
 
-    def _product(
-        self, params: Parameters, data: Iterable[Batch] | Batch
-    ) -> Callable[[np.ndarray], np.ndarray]:
-        """Products with the Hessian over the data, for :mod:`gdyn_common.spectral`."""
-
-        def product(v: np.ndarray) -> np.ndarray:
-            column: np.ndarray = (
-                self.full_hvp(params, data, torch.as_tensor(v, dtype=self.dtype)).cpu().numpy()
-            )
-            return column
-
-        return product
-
-    def _point(self, params: Parameters) -> Tensor:
+    def point(self, params: Parameters) -> Float[Tensor, " n"]:
+        """Return the point of evaluation as a flat vector of its own."""
         return flat_parameters(self.model, self.layout, params, self.dtype)
 
-    def _function(self, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
-        by_name = loss_function(self.model, self.layout, self.loss, x, y, self.dtype)
-        return lambda flat: by_name(self.layout.unflatten(flat))
+    def function(
+        self, x: Inputs, y: Any, seen: Callable[[Any], None] = lambda output: None
+    ) -> Callable[[Tensor], Tensor]:
+        """Return the loss of a batch as a function of the flat parameters; `seen` is told the outputs."""
+        return loss_function(self.model, self.layout, self.loss, x, y, self.dtype, seen)
 
-    def _frame(self, x: Tensor) -> IdentityFrame | InputFrame:
+    def check_columns(self, V: Tensor) -> None:
+        """Refuse directions that are not those of this model's parameters.
+
+        Raises:
+            ValueError: If V has another number of rows than there are parameters.
+        """
+        if V.ndim not in (1, 2) or V.shape[0] != self.n:
+            raise ValueError(
+                f"V has {V.shape[0] if V.ndim else 0} rows; this model has {self.n} parameters "
+                "(columns are directions)."
+            )
+
+    def output(self, flat: Tensor, x: Inputs) -> Tensor:
+        """Return the model's output at a point.
+
+        Raises:
+            TypeError: If it is not one tensor.
+        """
+        values = {**constants(self.model, self.layout, self.dtype), **self.layout.unflatten(flat)}
+        output = call(lambda *a, **k: torch.func.functional_call(self.model, values, a, k), x)
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"The model returns {type(output).__name__}; a Jacobian and the Gauss-Newton matrix need a "
+                "model that returns one tensor (batch, ...)."
+            )
+        return output
+
+    def _frame(self, x: Inputs) -> IdentityFrame | InputFrame:
         if self.backend in ("auto", "compression"):
-            frame = input_frame(self.model, self.layout, x)
+            frame = input_frame(self.model, self.layout, x) if isinstance(x, Tensor) else None
             if frame is not None:
                 return frame
             if self.backend == "compression":
@@ -394,7 +427,9 @@ class LossSurface:
                 )
         return IdentityFrame(self.n)
 
-    def _sweep(self, point: Tensor, x: Tensor, y: Tensor, frame: IdentityFrame | InputFrame) -> Tensor:
+    def _sweep(self, point: Tensor, x: Inputs, y: Any, frame: IdentityFrame | InputFrame) -> Tensor:
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+            raise UnsupportedError("inputs and targets are not single tensors")
         values = {**constants(self.model, self.layout, self.dtype), **self.layout.unflatten(point)}
         inputs = frame if isinstance(frame, InputFrame) else None
         sweep = Sweep(build_tree(self.model, self.layout, values), x, y, self.loss, inputs)
@@ -404,53 +439,87 @@ class LossSurface:
         name = f"compression+{backend}" if isinstance(frame, InputFrame) else backend
         return Hessian(core, frame, self.layout, name, self.memory_budget)
 
-    def _chunk(self, columns: int, x: Tensor, point: Tensor) -> int:
+    def chunk(self, columns: int, x: Inputs, point: Tensor) -> int:
+        """Return how many columns to compute at once, within the memory budget."""
         activations = 0
 
         def count(module: nn.Module, inputs: object, output: object) -> None:
             nonlocal activations
-            activations += output.numel() if isinstance(output, Tensor) else 0
+            activations += sum(tensor.numel() for tensor in tensors(output))
 
         hooks = [module.register_forward_hook(count) for module in self.model.modules()]
         try:
-            tensors = {**constants(self.model, self.layout, self.dtype), **self.layout.unflatten(point)}
-            torch.func.functional_call(self.model, tensors, (x,))
+            values = {**constants(self.model, self.layout, self.dtype), **self.layout.unflatten(point)}
+            call(lambda *a, **k: torch.func.functional_call(self.model, values, a, k), x)
         finally:
             for hook in hooks:
                 hook.remove()
         return min(columns, chunk_size(self.n, activations, point.element_size(), self.memory_budget))
 
     @contextmanager
-    def _evaluation(self, x: Tensor, y: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        check_deterministic(self.model)
-        with self._prepared(x, y) as batch, untouched(self.model):
-            yield batch
-
-    @contextmanager
-    def _prepared(self, x: Tensor, y: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batch, checked and cast. Enough for the layer sweep, which never calls the module."""
+    def evaluation(self, x: Inputs, y: Any) -> Iterator[tuple[Inputs, Any]]:
+        """Check and cast a batch, and leave no trace of what is done with it."""
+        check_is_function(self.model)
         self._check_batch(x, y)
-        cast_x = x.to(self.dtype) if x.is_floating_point() else x
-        cast_y = y.to(self.dtype) if y is not None and y.is_floating_point() else y
+        batch = cast(x, self.dtype), cast(y, self.dtype)
         try:
-            yield cast_x, cast_y  # type: ignore[misc]
+            with untouched(self.model, self.loss) as watch:
+                yield batch
         except IndexError as error:
             raise ValueError(f"Targets are out of range for the model's outputs: {error}") from error
+        except _DisagreementError as error:
+            if not (error.is_random or watch.random_moved):
+                raise
+            watch.random_moved = True
+        if watch.random_moved:
+            evaluate = self.function(*batch)
+            layer = random_layer(self.model, lambda: evaluate(self.point(None)))
+            where = f"layer {layer!r}" if layer else "the loss"
+            raise ValueError(
+                f"The loss is random ({where} uses the random state), so it has no fixed curvature. "
+                "Call .eval() on the model, or remove the randomness."
+            )
 
-    def _check_batch(self, x: Tensor, y: Tensor | None) -> None:
-        if x.ndim == 0 or len(x) == 0:
-            raise ValueError(f"The batch is empty: x has shape {tuple(x.shape)}; pass at least one sample.")
-        if x.is_floating_point() and not torch.isfinite(x).all():
-            raise ValueError("x holds non-finite values (NaN or infinity).")
-        if y is not None and _is_cross_entropy(self.loss) and (y.ndim == 0 or len(y) != len(x)):
-            raise ValueError(f"x has {len(x)} samples and y has shape {tuple(y.shape)}; they must agree.")
+    def _check_batch(self, x: Inputs, y: Any) -> None:
+        batch = num_samples(x)
+        for tensor in tensors(x):
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                if not isinstance(x, Tensor) and not torch.isnan(tensor).any():
+                    continue  # infinities in a mask among several inputs are meant
+                raise ValueError("x holds non-finite values (NaN or infinity).")
+        by_class = isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss) or self.loss in (
+            functional.cross_entropy,
+            functional.nll_loss,
+        )
+        if by_class and isinstance(x, Tensor) and isinstance(y, Tensor) and (y.ndim == 0 or len(y) != batch):
+            raise ValueError(f"x has {batch} samples and y has shape {tuple(y.shape)}; they must agree.")
 
 
-def _is_cross_entropy(loss: Loss) -> bool:
-    return isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) or loss in (
-        functional.cross_entropy,
-        functional.nll_loss,
-    )
+_RANDOM = (
+    "Two evaluations of the second derivative disagree, or it is not symmetric. So the loss is no function "
+    "of the parameters (it is random, or keeps state between calls), or an operation's derivative is wrong."
+)
+
+
+class _DisagreementError(ValueError):
+    """Two evaluations of one function differ."""
+
+    def __init__(self, message: str, *, is_random: bool = False) -> None:
+        super().__init__(message)
+        self.is_random = is_random
+
+
+def _type_of_computation(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype:
+    asked = dtype
+    if dtype is None:
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        if dtype in (torch.bfloat16, torch.float16):
+            dtype = torch.float32
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"dtype is {asked}; second derivatives are computed in torch.float32 or torch.float64."
+        )
+    return dtype
 
 
 def _in_layout_order(M: Tensor, columns: list[tuple[str, int]], layout: ParameterLayout) -> Tensor:

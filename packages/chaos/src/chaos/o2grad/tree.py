@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from chaos.o2grad.affine import Affine, Linear, Norm
 from chaos.o2grad.convolution import Convolution
 from chaos.o2grad.layers import Activation, AveragePool, Layer, MaxPool, Shape, UnsupportedError
+from chaos.o2grad.observation import is_plain
 from chaos.o2grad.parameters import ParameterLayout
 
 LAYERS: dict[type[nn.Module], type[Layer]] = {
@@ -105,10 +106,11 @@ def _nodes(
     if id(module) in seen and any(True for _ in module.parameters()):
         raise UnsupportedError(f"layer {_place(name)} is used twice")
     seen.add(id(module))
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise UnsupportedError(f"layer {_place(name)} has hooks")
+    if not is_plain(module):
+        raise UnsupportedError(f"layer {_place(name)} has hooks or a forward of its own")
     if type(module).forward is nn.Sequential.forward:
-        for key, child in module.named_children():
+        for key, child in module._modules.items():  # named_children leaves out the second use of a module
+            assert child is not None
             yield from _nodes(child, f"{name}{key}.", layout, values, seen)
     elif type(module) is Residual:
         yield Skip(_pool_first(_nodes(module.body, f"{name}body.", layout, values, seen)))

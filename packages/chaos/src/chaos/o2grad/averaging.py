@@ -1,0 +1,150 @@
+"""How the loss of a data set follows from the losses of its batches.
+
+A loss that divides by something divides each batch by its own: the weights of its classes, its tokens that
+are not ignored, its elements. The mean over batches is the loss of the full batch only with those numbers
+as weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from chaos.o2grad.observation import is_plain
+
+Rule = Literal["sum", "divisor", "unknown", "mean"]
+
+_BY_CLASS = (nn.CrossEntropyLoss, nn.NLLLoss)
+_BY_ELEMENT = (
+    nn.MSELoss,
+    nn.L1Loss,
+    nn.SmoothL1Loss,
+    nn.HuberLoss,
+    nn.BCELoss,
+    nn.BCEWithLogitsLoss,
+    nn.SoftMarginLoss,
+    nn.PoissonNLLLoss,
+    nn.KLDivLoss,
+)
+_BY_SAMPLE = (nn.MultiMarginLoss, nn.MultiLabelMarginLoss, nn.MultiLabelSoftMarginLoss)
+_FUNCTIONS: dict[Any, type[nn.Module]] = {
+    functional.cross_entropy: nn.CrossEntropyLoss,
+    functional.nll_loss: nn.NLLLoss,
+    functional.mse_loss: nn.MSELoss,
+    functional.l1_loss: nn.L1Loss,
+    functional.smooth_l1_loss: nn.SmoothL1Loss,
+    functional.huber_loss: nn.HuberLoss,
+    functional.binary_cross_entropy: nn.BCELoss,
+    functional.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+}
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The loss of one batch.
+
+    Attributes:
+        value: The loss.
+        weight: What it was divided by, as far as that is known.
+        samples: Number of samples.
+    """
+
+    value: float
+    weight: float
+    samples: int
+
+
+class Averaging:
+    """The weights with which the curvatures of batches add up to that of the data.
+
+    Losses of PyTorch's own say what they divide by. Of any other loss it is found out, by comparing two
+    batches with their union, whether it is a sum or a mean over samples.
+
+    Attributes:
+        is_known: Whether the loss is one of PyTorch's own.
+        rule: ``"sum"``; ``"divisor"``, known for each batch; ``"mean"`` over samples; or ``"unknown"`` yet.
+    """
+
+    def __init__(self, loss: Callable[..., Tensor]) -> None:
+        self._loss: Any = _FUNCTIONS[loss]() if _is_function(loss) else loss
+        known = type(self._loss) in (*_BY_CLASS, *_BY_ELEMENT, *_BY_SAMPLE) and is_plain(self._loss)
+        self.is_known = known
+        self.rule: Rule = "unknown"
+        if known:
+            self.rule = "sum" if self._loss.reduction == "sum" else "divisor"
+
+    def weight(self, output: Any, y: Any, samples: int) -> float:
+        """Return the weight of one batch.
+
+        Args:
+            output: The model's output.
+            y: Targets.
+            samples: Number of samples.
+
+        Example:
+            >>> loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0]), ignore_index=-1)
+            >>> Averaging(loss).weight(torch.zeros(3, 2), torch.tensor([0, 1, -1]), 3)
+            6.0
+        """
+        if self.rule == "sum":
+            return 1.0
+        if self.rule != "divisor" or not isinstance(output, Tensor):
+            return float(samples)
+        if type(self._loss) in _BY_CLASS:
+            return self._weight_of_classes(output, y)
+        if type(self._loss) in _BY_SAMPLE or self._loss.reduction == "batchmean":
+            return float(len(output))
+        return float(torch.broadcast_shapes(output.shape, y.shape).numel())
+
+    def _weight_of_classes(self, output: Tensor, y: Tensor) -> float:
+        if y.is_floating_point():  # probabilities: a mean over samples and positions
+            return float(output.numel() // output.shape[1 if output.ndim > 1 else 0])
+        counted = y[y != self._loss.ignore_index]
+        weight = self._loss.weight
+        return float(len(counted) if weight is None else weight[counted].sum())
+
+    def compare(self, first: Observed, second: Observed, joint: float, eps: float) -> None:
+        """Check the rule on two batches and their union, and find it where it is not known.
+
+        Args:
+            first: Loss of a batch.
+            second: Loss of another batch.
+            joint: Loss of both as one batch.
+            eps: Relative accuracy of the losses.
+
+        Raises:
+            ValueError: If the loss of the union does not follow from those of the batches.
+        """
+        total = first.weight + second.weight
+        predictions: dict[Rule, float] = {"sum": first.value + second.value}
+        if total:
+            weighted = (o.weight * o.value for o in (first, second) if o.weight)
+            predictions["divisor" if self.rule == "divisor" else "mean"] = sum(weighted) / total
+        scale = max(abs(joint), *(abs(o.value) for o in (first, second) if o.weight))
+        fits: list[Rule] = [
+            rule for rule, value in predictions.items() if abs(joint - value) <= 1e3 * eps * scale
+        ]
+        if self.rule in fits:
+            return
+        if self.rule == "unknown" and fits:
+            self.rule = fits[-1]  # both fit only where the losses vanish
+            return
+        if self.rule in ("unknown", "mean"):
+            raise ValueError(
+                "The loss of two batches together is neither the mean over samples nor the sum of their "
+                "losses, so a loader has no curvature that follows from that of its batches. Pass all data "
+                "as one batch, or a loss that sums."
+            )
+        raise ValueError(
+            "The loss of two batches together does not follow from their own: the model couples the samples "
+            "of a batch, as batch norm in training mode does. Call .eval() on it, or pass one batch."
+        )
+
+
+def _is_function(loss: Any) -> bool:
+    return any(loss is function for function in _FUNCTIONS)

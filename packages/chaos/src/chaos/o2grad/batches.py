@@ -1,0 +1,130 @@
+"""Batches in the forms that people bring: tensors, tuples, dictionaries, and loaders of them.
+
+A batch is a pair ``(x, y)`` or a mapping. The model is called as ``model(x)`` for a tensor, ``model(*x)`` for
+a tuple or list, ``model(**x)`` for a mapping. The loss is called as ``loss(output, y)``, and as
+``loss(output)`` where y is ``None``: a batch that is a mapping has its targets inside, as in
+``LossSurface(model, lambda output: output.loss)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Inputs = Any
+Batch = Any
+
+
+def call(model: Callable[..., Any], x: Inputs) -> Any:
+    """Call a model with one batch of inputs.
+
+    >>> call(lambda a, b: a + b, {"a": 1, "b": 2}), call(lambda a, b: a + b, (1, 2)), call(abs, -1)
+    (3, 3, 1)
+    """
+    args, kwargs = arguments(x)
+    return model(*args, **kwargs)
+
+
+def arguments(x: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and the keyword arguments that a batch of inputs stands for."""
+    if isinstance(x, Mapping):
+        return (), dict(x)
+    return (tuple(x), {}) if isinstance(x, tuple | list) else ((x,), {})
+
+
+def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
+    """Apply a function to every tensor of nested tuples, lists and mappings; all else stays."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, Mapping):
+        return {key: map_tensors(function, value) for key, value in tree.items()}
+    if isinstance(tree, tuple | list):
+        return tuple(map_tensors(function, value) for value in tree)
+    return tree
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """Return every tensor of a tree, in order."""
+    found: list[Tensor] = []
+    map_tensors(found.append, tree)
+    return found
+
+
+def cast(tree: Any, dtype: torch.dtype) -> Any:
+    """Return the tree with its floating-point tensors in another type."""
+    return map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, tree)
+
+
+def select(tree: Any, samples: slice) -> Any:
+    """Return some samples of a batch: rows of every tensor that has any."""
+    return map_tensors(lambda t: t[samples] if t.ndim else t, tree)
+
+
+def num_samples(x: Inputs) -> int:
+    """Return the number of samples of a batch: the length of its first tensor.
+
+    Raises:
+        ValueError: If the batch holds no tensor, or no sample.
+    """
+    first = next((t for t in tensors(x) if t.ndim), None)
+    if first is None:
+        raise ValueError(
+            "The batch holds no tensor with samples; pass a tensor, a tuple or a dictionary of them."
+        )
+    if len(first) == 0:
+        raise ValueError(f"The batch is empty: x has shape {tuple(first.shape)}; pass at least one sample.")
+    return len(first)
+
+
+def join(first: Any, second: Any) -> Any:
+    """Return two batches as one.
+
+    Raises:
+        ValueError: If they cannot be put together, for example sequences of different lengths.
+    """
+    if isinstance(first, Tensor):
+        if not first.ndim:
+            return first
+        try:
+            return torch.cat([first, second])
+        except RuntimeError as error:
+            raise ValueError(str(error)) from None
+    if isinstance(first, Mapping):
+        return {key: join(value, second[key]) for key, value in first.items()}
+    if isinstance(first, tuple | list):
+        return tuple(join(a, b) for a, b in zip(first, second, strict=True))
+    return first
+
+
+def is_batch(data: object) -> bool:
+    """Whether data is one batch and not a loader of them."""
+    one = isinstance(data, tuple | Mapping)
+    return one or (isinstance(data, list) and any(isinstance(item, Tensor) for item in data))
+
+
+def pairs(data: Batch | Iterable[Batch]) -> Iterator[tuple[Inputs, Any]]:
+    """Yield the pairs ``(x, y)`` of a batch or of a loader; y is ``None`` where the batch is a mapping.
+
+    A tuple, a mapping, and a list that holds a tensor are one batch (a ``DataLoader`` yields lists); anything
+    else is a loader.
+
+    Raises:
+        TypeError: If an item is no batch.
+        ValueError: If there is no batch.
+    """
+    count = 0
+    for item in [data] if is_batch(data) else data:
+        count += 1
+        if isinstance(item, Mapping):
+            yield item, None
+        elif isinstance(item, tuple | list) and len(item) == 2:
+            yield item[0], item[1]
+        else:
+            raise TypeError(
+                f"data yields {type(item).__name__}; each item must be a pair (x, y) or a dictionary."
+            )
+    if not count:
+        raise ValueError("data is empty: it must yield at least one batch (x, y).")

@@ -1,0 +1,216 @@
+"""Evaluating a module without leaving a trace in it, and noticing what it does besides computing.
+
+The module's parameters and buffers are swapped for copies by ``functional_call``; what that does not reach is
+recorded before and put back after: attributes of modules, buffers of the loss, modes of batch norm, and the
+random state of PyTorch on every device, of NumPy and of Python. A random state that moved says that the
+loss is random, so that it has no curvature.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils.parametrizations import _WeightNorm
+
+
+@dataclass
+class Watch:
+    """What happened during an evaluation.
+
+    Attributes:
+        random_moved: Whether the random state was used.
+    """
+
+    random_moved: bool = False
+
+
+@contextmanager
+def untouched(*parts: object) -> Iterator[Watch]:
+    """Run a block and put back whatever it changed in these modules and in the random state.
+
+    Batch norm in training mode uses batch statistics and keeps its running ones; attention runs in the form
+    that has second derivatives; compiled modules run as they were written.
+
+    Args:
+        parts: Modules; other objects are passed over.
+    """
+    modules = [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
+    attributes = [(module, [dict(part) for part in _parts(module)]) for module in modules]
+    buffers = [(b, b.detach().clone()) for module in modules for b in module.buffers(recurse=False)]
+    before = _random_state()
+    watch = Watch()
+    try:
+        with ExitStack() as stack:
+            for module in modules:
+                _make_differentiable(module, stack)
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if hasattr(torch.compiler, "set_stance"):
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            yield watch
+    finally:
+        for module, saved in attributes:
+            for part, entries in zip(_parts(module), saved, strict=True):
+                part.clear()
+                part.update(entries)
+        for buffer, value in buffers:
+            if not _same(buffer, value):
+                with torch.no_grad():
+                    buffer.copy_(value)
+        after = _random_state()
+        watch.random_moved = not _equal_states(before, after)
+        if watch.random_moved:
+            _set_random_state(before)
+
+
+def _parts(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    """The attributes of a module, its own parameters and its own buffers.
+
+    ``functional_call`` puts back the parameters of a module that is used twice in the wrong order, which
+    leaves the swapped ones in place; so they are put back here as well.
+    """
+    return vars(module), module._parameters, module._buffers
+
+
+def _make_differentiable(module: nn.Module, stack: ExitStack) -> None:
+    """Let a module compute the same value in a form whose second derivatives are right; undone at the end."""
+    if isinstance(module, _NormBase) and module.training and module.track_running_stats:
+        module.track_running_stats = False
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        module.sparse = False  # a sparse gradient cannot be differentiated again
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        # Backward passes leave the padding row out, and forward-mode derivatives do not.
+        hook = module.register_forward_hook(_hold_padding)
+        stack.callback(hook.remove)
+    elif isinstance(module, _WeightNorm):
+        # PyTorch's fused weight norm has a wrong second derivative: its Hessian is not even symmetric.
+        vars(module)["forward"] = partial(_weight_norm, module.dim)
+
+
+def _hold_padding(module: nn.Embedding, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+    return torch.where((args[0] == module.padding_idx)[..., None], output.detach(), output)
+
+
+def _weight_norm(dim: int, magnitude: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    return direction * (magnitude / torch.norm_except_dim(direction, 2, dim))
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors are equal, counting NaN as equal to NaN."""
+    return torch.equal(a, b) or bool(torch.isclose(a, b, rtol=0, atol=0, equal_nan=True).all())
+
+
+def _random_state() -> tuple[Any, ...]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return torch.random.get_rng_state(), cuda, np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
+def _equal_states(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
+    torch_before, cuda_before, numpy_before, python_before = before
+    torch_after, cuda_after, numpy_after, python_after = after
+    return (
+        torch.equal(torch_before, torch_after)
+        and len(cuda_before) == len(cuda_after)
+        and all(torch.equal(a, b) for a, b in zip(cuda_before, cuda_after, strict=True))
+        and all(np.array_equal(a, b) for a, b in zip(numpy_before, numpy_after, strict=True))
+        and python_before == python_after
+    )
+
+
+def _set_random_state(state: tuple[Any, ...]) -> None:
+    torch.random.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])
+    np.random.set_state(state[2])  # noqa: NPY002
+    random.setstate(state[3])
+
+
+def random_layer(model: nn.Module, evaluate: Callable[[], object]) -> str:
+    """Return the name of the innermost module that uses the random state; empty if it is none of them."""
+    found: list[str] = []
+    states: list[tuple[Any, ...]] = []
+
+    def leave(name: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            if not _equal_states(states.pop(), _random_state()):
+                found.append(name or "(root)")
+
+        return hook
+
+    hooks = []
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda *_: states.append(_random_state())))
+        hooks.append(module.register_forward_hook(leave(name)))
+    try:
+        with untouched(model), torch.no_grad():
+            evaluate()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else ""  # inner modules return before outer ones
+
+
+def check_is_function(model: nn.Module) -> None:
+    """Refuse a module whose output is no function of its parameters, naming the layer.
+
+    Raises:
+        ValueError: If a dropout layer is active, or a layer rewrites its own weights.
+    """
+    for name, module in model.named_modules():
+        place = repr(name or "(root)")
+        if getattr(module, "max_norm", None) is not None and isinstance(
+            module, nn.Embedding | nn.EmbeddingBag
+        ):
+            raise ValueError(
+                f"Embedding {place} has max_norm, so each forward pass rewrites its weights and the loss is "
+                "no function of them. Set max_norm=None after renormalising once."
+            )
+        if module.training and _dropout(module):
+            raise ValueError(
+                f"Dropout is active in layer {place}, so the loss has no fixed curvature. "
+                "Call .eval() on that layer, or set its probability to 0."
+            )
+
+
+def _dropout(module: nn.Module) -> float:
+    if isinstance(module, _DropoutNd):
+        return float(module.p)
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+        return float(module.dropout)
+    return 0.0
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether calling a module does what its class says and nothing else.
+
+    Forward hooks, hooks of all modules, and a ``forward`` or ``__call__`` of the instance's own say no. Hooks
+    of the backward pass do too, since they may change a gradient.
+    """
+    everywhere = torch.nn.modules.module
+    own = vars(module)
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+        everywhere._global_forward_hooks,
+        everywhere._global_forward_pre_hooks,
+        everywhere._global_backward_hooks,
+        everywhere._global_backward_pre_hooks,
+    )
+    return (
+        not any(hooks)
+        and "forward" not in own
+        and type(module).__call__ is nn.Module.__call__
+        and own.get("_compiled_call_impl") is None
+    )

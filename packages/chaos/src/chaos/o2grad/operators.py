@@ -1,0 +1,316 @@
+"""Curvature of a data set as a linear operator: products, leading eigenpairs, trace and density.
+
+One interface for the Hessian, the generalised Gauss-Newton matrix and the empirical Fisher matrix. None of
+them is ever formed. A product costs a few gradients over the data, and the memory of a few vectors of
+parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor
+
+from chaos.o2grad.averaging import Averaging, Observed
+from chaos.o2grad.batches import Batch, Inputs, is_batch, join, num_samples, pairs, select
+from chaos.o2grad.generic import Linearisation, hvp_columns
+from gdyn_common.errors import unknown
+from gdyn_common.seeding import generator as named_generator
+from gdyn_common.spectral import (
+    Estimate,
+    SpectralDensity,
+    hutchinson_trace,
+    lanczos,
+    stochastic_lanczos_density,
+)
+
+if TYPE_CHECKING:
+    from chaos.o2grad.surface import LossSurface
+
+Kind = Literal["hessian", "gauss_newton", "fisher"]
+Product = Callable[[Float[Tensor, "k n"]], Float[Tensor, "k n"]]
+
+
+class CurvatureOperator:
+    """A symmetric n x n matrix of curvature over data, known by its products.
+
+    The loss of the data is that of all batches as one. PyTorch's own losses say what they divide by (class
+    weights, tokens that are not ignored, elements). Of any other loss the first pass finds out whether it is
+    a sum or a mean over samples, by comparing neighbouring batches with their union; it is refused if it is
+    neither.
+
+    Args:
+        surface: The loss surface.
+        point: Flat parameters.
+        data: A batch, or a re-iterable loader of batches.
+        kind: ``"hessian"``; ``"gauss_newton"``, ``J' A J`` with A the Hessian of the loss in output space; or
+            ``"fisher"``, the sum over samples of the outer product of a sample's gradient with itself,
+            divided as the loss is (for a mean over samples, their mean).
+
+    Raises:
+        ValueError: For an unknown kind, empty data, or a loss that does not follow from those of the batches.
+
+    Example:
+        >>> from chaos.o2grad import LossSurface
+        >>> batch = torch.eye(2, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
+        >>> model = torch.nn.Linear(2, 1, bias=False).double()
+        >>> operator = LossSurface(model, torch.nn.MSELoss(reduction="sum")).operator(None, batch)
+        >>> operator.matvec(torch.tensor([1.0, 2.0], dtype=torch.float64)).tolist()  # the Hessian is 2 I
+        [2.0, 4.0]
+    """
+
+    def __init__(
+        self, surface: LossSurface, point: Float[Tensor, " n"], data: Batch | Iterable[Batch], kind: Kind
+    ) -> None:
+        if kind not in get_args(Kind):
+            raise ValueError(unknown("kind of curvature", kind, get_args(Kind)))
+        self.surface, self.point, self.kind = surface, point, kind
+        self._data = data
+        self._kept: tuple[Product, float] | None = None
+        self._averaging = self._find_averaging()
+
+    @property
+    def n(self) -> int:
+        """Number of parameters."""
+        return len(self.point)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, n)."""
+        return self.n, self.n
+
+    def matvec(self, V: Float[Tensor, "n *k"]) -> Float[Tensor, "n *k"]:
+        """Multiply a vector or columns.
+
+        Raises:
+            ValueError: If V has another number of rows than there are parameters.
+        """
+        self.surface.check_columns(V)
+        rows = (V[None] if V.ndim == 1 else V.T).to(self.point)
+        total, out = 0.0, torch.zeros_like(rows)
+        for multiply, weight in self._products():
+            if weight:  # a batch of ignored targets has a loss of 0 / 0, and no part in the whole
+                out += multiply(rows) * weight
+                total += weight
+        if self._averaging.rule != "sum":
+            out /= total
+        return out[0] if V.ndim == 1 else out.T
+
+    def linear_operator(self) -> LinearOperator:
+        """Return the operator in SciPy's form, on NumPy arrays."""
+        dtype = np.float64 if self.point.dtype == torch.float64 else np.float32
+
+        def multiply(V: np.ndarray) -> np.ndarray:
+            product: np.ndarray = self.matvec(torch.as_tensor(np.array(V))).cpu().numpy()
+            return product
+
+        return LinearOperator(self.shape, multiply, multiply, multiply, dtype, multiply)
+
+    def top_eigenpairs(
+        self, k: int, which: str = "LA", tol: float = 1e-8, seed: int = 0
+    ) -> tuple[Float[Tensor, " k"], Float[Tensor, "n k"]]:
+        """Leading eigenpairs by Lanczos.
+
+        Args:
+            k: Number of pairs.
+            which: ``"LA"`` largest, ``"SA"`` smallest, ``"LM"`` largest in magnitude.
+            tol: Relative accuracy of the eigenvalues.
+            seed: Seed of the starting vector.
+
+        Returns:
+            Eigenvalues, the wanted ones first, and eigenvectors as columns.
+
+        Raises:
+            ValueError: For an unknown `which`, or k outside 1 to n.
+        """
+        if which not in ("LA", "SA", "LM"):
+            raise ValueError(f"Unknown which {which!r}; choose one of LA, SA, LM.")
+        if not 1 <= k <= self.n:
+            raise ValueError(f"k is {k}; it must lie between 1 and n = {self.n}.")
+        generator = named_generator(seed, "lanczos")
+        pairs = lanczos(self._on_arrays, self.n, k, which=which, tol=tol, generator=generator)  # type: ignore[arg-type]
+        values, vectors = (torch.as_tensor(part).to(self.point) for part in (pairs.values, pairs.vectors))
+        order = {"LA": values.argsort(descending=True), "SA": values.argsort()}.get(
+            which, values.abs().argsort(descending=True)
+        )
+        return values[order], vectors[:, order]
+
+    def trace(self, *, num_samples: int = 100, seed: int = 0) -> Estimate:
+        """Unbiased estimate of the trace by Hutchinson's method.
+
+        Args:
+            num_samples: Products over the data, at least 2.
+            seed: Seed of the random signs.
+
+        Returns:
+            ``value`` and its ``standard_error``.
+        """
+        generator = named_generator(seed, "trace")
+        return hutchinson_trace(self._on_arrays, self.n, num_samples=num_samples, generator=generator)
+
+    def spectral_density(
+        self, *, num_probes: int = 10, num_steps: int = 80, seed: int = 0
+    ) -> SpectralDensity:
+        """Density of the eigenvalues by stochastic Lanczos quadrature.
+
+        It takes ``num_probes * num_steps`` products, and the memory of ``num_steps`` vectors of parameters.
+
+        Args:
+            num_probes: Independent random vectors, at least 2.
+            num_steps: Lanczos steps for each.
+            seed: Seed of the random vectors.
+
+        Returns:
+            ``grid`` and smoothed ``density``; ``integrate(f)`` estimates tr f(H) / n with its standard error.
+
+        Example:
+            >>> from chaos.o2grad import LossSurface
+            >>> batch = torch.eye(2, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
+            >>> model = torch.nn.Linear(2, 1, bias=False).double()
+            >>> surface = LossSurface(model, torch.nn.MSELoss(reduction="sum"))  # its Hessian is 2 I
+            >>> round(surface.operator(None, batch).spectral_density().integrate(np.square).value, 12)
+            4.0
+        """
+        return stochastic_lanczos_density(
+            self._on_arrays,
+            self.n,
+            num_probes=num_probes,
+            num_steps=num_steps,
+            generator=named_generator(seed, "spectral density"),
+        )
+
+    def _on_arrays(self, v: np.ndarray) -> np.ndarray:
+        product: np.ndarray = self.matvec(torch.as_tensor(v)).cpu().numpy()
+        return product
+
+    # batches ------------------------------------------------------------------------------------
+
+    def _products(self) -> Iterator[tuple[Product, float]]:
+        """Yield each batch's product and weight; of a single batch the graph is kept between calls."""
+        one = is_batch(self._data)
+        for x, y in pairs(self._data):
+            with self.surface.evaluation(x, y) as batch, torch.no_grad():
+                multiply, weight = self._kept or self._linearised(*batch)
+                if one:
+                    self._kept = multiply, weight
+                yield multiply, weight
+
+    def _linearised(self, x: Inputs, y: Any) -> tuple[Product, float]:
+        """Return the product of one batch, and the batch's weight."""
+        outputs: list[Any] = []
+        samples = num_samples(x)
+
+        def seen(output: Any) -> None:
+            if not outputs:
+                outputs.append(self._averaging.weight(output, y, samples))
+
+        function = self.surface.function(x, y, seen)
+        if self.kind == "hessian":
+            multiply = self._hessian(function, x)
+        else:
+            function(self.point)
+            multiply = self._gauss_newton(x, y) if self.kind == "gauss_newton" else self._fisher(x, y)
+        return multiply, outputs[0]
+
+    def _hessian(self, function: Callable[[Tensor], Tensor], x: Inputs) -> Product:
+        lines: Linearisation | None
+        try:
+            lines = Linearisation(function, self.point)
+        except (NotImplementedError, RuntimeError):  # named by hvp_columns if forward mode fails too
+            lines = None
+
+        def multiply(rows: Tensor) -> Tensor:
+            if lines is not None and len(rows) == 1:
+                return lines.product(rows[0])[None]
+            return hvp_columns(function, self.point, rows, chunk=self.surface.chunk(len(rows), x, self.point))
+
+        return multiply
+
+    def _gauss_newton(self, x: Inputs, y: Any) -> Product:
+        loss = self.surface.loss
+
+        def model(flat: Tensor) -> Tensor:
+            return self.surface.output(flat, x)
+
+        def of_output(flat: Tensor) -> Tensor:
+            value: Tensor = loss(flat.view_as(output)) if y is None else loss(flat.view_as(output), y)
+            return value
+
+        output, pull = torch.func.vjp(model, self.point)
+        curvature = Linearisation(of_output, output.reshape(-1))
+
+        def multiply(rows: Tensor) -> Tensor:
+            moved = [torch.func.jvp(model, (self.point,), (v,))[1].reshape(-1) for v in rows]
+            return torch.stack([pull(curvature.product(u).view_as(output))[0] for u in moved])
+
+        return multiply
+
+    def _fisher(self, x: Inputs, y: Any) -> Product:
+        gradients, weights = [], []
+        for i in range(num_samples(x)):
+            sample = select(x, slice(i, i + 1)), select(y, slice(i, i + 1))
+            found: list[float] = []
+
+            def seen(output: Any, y: Any = sample[1], found: list[float] = found) -> None:
+                found.append(self._averaging.weight(output, y, 1))
+
+            gradients.append(Linearisation(self.surface.function(*sample, seen), self.point).gradient)
+            weights.append(found[0])
+        counted = [i for i, weight in enumerate(weights) if weight]
+        G, w = torch.stack(gradients)[counted], torch.tensor(weights).to(self.point)[counted]
+        shares = w if self._averaging.rule == "sum" else w / w.sum()
+
+        def multiply(rows: Tensor) -> Tensor:
+            return (rows @ G.T * shares) @ G
+
+        return multiply
+
+    def _find_averaging(self) -> Averaging:
+        """Compare neighbouring batches with their union: all for an unknown loss, else the first two."""
+        averaging = Averaging(self.surface.loss)
+        count = 0
+        for count, second in enumerate(pairs(self._data), 1):
+            if count > 1 and not self._compare(averaging, first, second):
+                return averaging
+            first = second
+        if averaging.rule == "unknown" and self.kind == "fisher" and num_samples(first[0]) > 1:
+            half = num_samples(first[0]) // 2  # a sample's own gradient counts as the rule says
+            halves = [
+                tuple(select(part, rows) for part in first) for rows in (slice(half), slice(half, None))
+            ]
+            self._compare(averaging, *halves)
+        elif averaging.rule == "unknown":
+            averaging.rule = "mean"  # of a single batch
+        return averaging
+
+    def _compare(self, averaging: Averaging, first: Batch, second: Batch) -> bool:
+        """Compare two batches with their union; return whether the next two must be compared as well."""
+        try:
+            both = tuple(join(a, b) for a, b in zip(first, second, strict=True))
+        except ValueError:
+            if averaging.is_known:
+                return False  # the loss says how it divides; there is nothing to compare
+            raise ValueError(
+                "Two batches cannot be put together, since their samples differ in shape, so it cannot be "
+                "told whether this loss is a mean or a sum over samples. Pass one batch, or a loss of "
+                "PyTorch's own."
+            ) from None
+        observed = [self._observe(averaging, *batch) for batch in (first, second, both)]
+        eps = torch.finfo(self.point.dtype).eps
+        averaging.compare(observed[0], observed[1], observed[2].value, eps)
+        return not averaging.is_known
+
+    def _observe(self, averaging: Averaging, x: Inputs, y: Any) -> Observed:
+        weights: list[float] = []
+        samples = num_samples(x)
+        with self.surface.evaluation(x, y) as (cast_x, cast_y), torch.no_grad():
+            function = self.surface.function(
+                cast_x, cast_y, lambda output: weights.append(averaging.weight(output, cast_y, samples))
+            )
+            value = float(function(self.point))
+        return Observed(value, weights[0], samples)
