@@ -2,6 +2,7 @@
 
 from chaos.o2grad.eigenpairs import Eigenpairs, zero_tolerance
 from chaos.o2grad.hessian import Blocks, Hessian
+from chaos.o2grad.operators import CurvatureOperator
 from chaos.o2grad.original import O2Model, get_hessian
 from chaos.o2grad.parameters import ParameterLayout
 from chaos.o2grad.storage import load_eigenpairs, load_hessian, save_eigenpairs, save_hessian
@@ -12,6 +13,7 @@ __all__ = [  # noqa: RUF022  (grouped by meaning)
     # the surface and what it returns
     "LossSurface",
     "Hessian",
+    "CurvatureOperator",
     "Eigenpairs",
     "Blocks",
     "ParameterLayout",

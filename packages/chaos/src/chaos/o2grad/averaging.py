@@ -71,11 +71,13 @@ class Averaging:
     """
 
     def __init__(self, loss: Callable[..., Tensor]) -> None:
-        self._loss: Any = _FUNCTIONS[loss]() if _is_function(loss) else loss
-        known = type(self._loss) in (*_BY_CLASS, *_BY_ELEMENT, *_BY_SAMPLE) and is_plain(self._loss)
-        self.is_known = known
+        self._loss: Any = loss
+        if any(loss is function for function in _FUNCTIONS):
+            self._loss = _FUNCTIONS[loss]()  # called with its defaults
+        own = type(self._loss) in (*_BY_CLASS, *_BY_ELEMENT, *_BY_SAMPLE)
+        self.is_known = own and is_plain(self._loss)
         self.rule: Rule = "unknown"
-        if known:
+        if self.is_known:
             self.rule = "sum" if self._loss.reduction == "sum" else "divisor"
 
     def weight(self, output: Any, y: Any, samples: int) -> float:
@@ -144,7 +146,3 @@ class Averaging:
             "The loss of two batches together does not follow from their own: the model couples the samples "
             "of a batch, as batch norm in training mode does. Call .eval() on it, or pass one batch."
         )
-
-
-def _is_function(loss: Any) -> bool:
-    return any(loss is function for function in _FUNCTIONS)

@@ -9,6 +9,7 @@ loss is random, so that it has no curvature.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -55,7 +56,9 @@ def untouched(*parts: object) -> Iterator[Watch]:
             for module in modules:
                 _make_differentiable(module, stack)
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            if hasattr(torch.compiler, "set_stance"):
+            if "torch._dynamo" in sys.modules and hasattr(
+                torch.compiler, "set_stance"
+            ):  # else nothing is compiled
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield watch
     finally:
@@ -98,7 +101,8 @@ def _make_differentiable(module: nn.Module, stack: ExitStack) -> None:
 
 
 def _hold_padding(module: nn.Embedding, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-    return torch.where((args[0] == module.padding_idx)[..., None], output.detach(), output)
+    padding = torch.eq(args[0], module.padding_idx or 0)
+    return torch.where(padding[..., None], output.detach(), output)
 
 
 def _weight_norm(dim: int, magnitude: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from chaos.o2grad.averaging import Averaging, Observed
 from chaos.o2grad.batches import Batch, Inputs, is_batch, join, num_samples, pairs, select
+from chaos.o2grad.budget import check_budget
 from chaos.o2grad.generic import Linearisation, hvp_columns
 from gdyn_common.errors import unknown
 from gdyn_common.seeding import generator as named_generator
@@ -241,7 +242,8 @@ class CurvatureOperator:
             value: Tensor = loss(flat.view_as(output)) if y is None else loss(flat.view_as(output), y)
             return value
 
-        output, pull = torch.func.vjp(model, self.point)
+        pulled: Any = torch.func.vjp(model, self.point)
+        output, pull = pulled
         curvature = Linearisation(of_output, output.reshape(-1))
 
         def multiply(rows: Tensor) -> Tensor:
@@ -251,6 +253,7 @@ class CurvatureOperator:
         return multiply
 
     def _fisher(self, x: Inputs, y: Any) -> Product:
+        check_budget(num_samples(x), self.n, self.point.dtype, self.surface.memory_budget)
         gradients, weights = [], []
         for i in range(num_samples(x)):
             sample = select(x, slice(i, i + 1)), select(y, slice(i, i + 1))
@@ -273,15 +276,17 @@ class CurvatureOperator:
     def _find_averaging(self) -> Averaging:
         """Compare neighbouring batches with their union: all for an unknown loss, else the first two."""
         averaging = Averaging(self.surface.loss)
-        count = 0
-        for count, second in enumerate(pairs(self._data), 1):
-            if count > 1 and not self._compare(averaging, first, second):
+        last: Batch = None
+        for batch in pairs(self._data):
+            if last is not None and not self._compare(averaging, last, batch):
                 return averaging
-            first = second
-        if averaging.rule == "unknown" and self.kind == "fisher" and num_samples(first[0]) > 1:
-            half = num_samples(first[0]) // 2  # a sample's own gradient counts as the rule says
+            last = batch
+        samples = num_samples(last[0])
+        if averaging.rule == "unknown" and self.kind == "fisher" and samples > 1:
+            # A sample's own gradient counts as the rule says.
             halves = [
-                tuple(select(part, rows) for part in first) for rows in (slice(half), slice(half, None))
+                tuple(select(part, rows) for part in last)
+                for rows in (slice(samples // 2), slice(samples // 2, None))
             ]
             self._compare(averaging, *halves)
         elif averaging.rule == "unknown":
