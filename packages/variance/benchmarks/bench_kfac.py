@@ -16,9 +16,9 @@ from sections import interleaved, ratios, write_section
 from variance.data import TensorPopulation
 from variance.estimators import EKFAC, KFAC, SGB, GradientEstimator
 from variance.losses import cross_entropy
-from variance.models import mlp
 from variance.objective import Objective, Point
-from variance.optimizer import Optimizer
+from variance.paper.models import mlp
+from variance.paper.optimizer import Optimizer
 
 SIZES = (784, 256, 256, 10)
 BATCH = 128

@@ -14,7 +14,7 @@ from torch import nn
 
 from variance.gradient_clustering.centres import ClusteringOptions, RunningSums, squared_distances
 from variance.losses import cross_entropy
-from variance.models import ResNet, mlp, small_cnn
+from variance.paper.models import ResNet, mlp, small_cnn
 from variance.per_example import quantities, second_moments
 from variance.per_example.capture import capture
 from variance.sampling import StratifiedSampler

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gdyn_reproduce.testing import pytest_runtest_setup  # noqa: F401 - the hook that skips absent data
 from variance.data import TensorPopulation
 from variance.losses import cross_entropy
 from variance.objective import Objective, Point

@@ -1,37 +1,13 @@
 """Gradient variance in deep learning: per-example gradients, statistics, clustering, sampling.
 
-The public names below are imported on first use, so that `import variance` costs nothing.
+* noise of a model's gradients: `measure_model`, `GradientMonitor`, `Measurement`, `statistics`
+* gradients of single examples: `per_example`
+* clusters and samplers: `cluster`, `exact_moves`, `StratifiedSampler`, `ImportanceSampler`
+* gradient estimators and what they need: `SGB`, `SVRG`, `GC`, `KFAC`, ...; `Objective`, `Point`, `DataStream`
 
-* statistics of gradients: `per_example`, `statistics`
-* clusters and samplers: `gradient_clustering`, `sampling`
-* training: `objective`, `stream`, `estimators`, `optimizer`, `measurement`, `monitor`, `training`,
-  `data`
+Names are imported on first use. `variance.paper` holds the paper's figures and is not needed for any of them.
 """
 
-import importlib
-from typing import Any
+import lazy_loader as lazy
 
-_MODULES = (
-    "data",
-    "estimators",
-    "gradient_clustering",
-    "losses",
-    "measurement",
-    "models",
-    "monitor",
-    "objective",
-    "optimizer",
-    "per_example",
-    "sampling",
-    "statistics",
-    "stream",
-    "training",
-)
-
-__all__ = list(_MODULES)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"variance.{name}")
-    raise AttributeError(f"module 'variance' has no attribute '{name}'")
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

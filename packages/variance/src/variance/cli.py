@@ -1,34 +1,5 @@
-"""The command line `gdyn-variance`."""
+"""Command line: see `variance.paper.cli`."""
 
-from typing import NoReturn
+from variance.paper.cli import main
 
-from gdyn_reproduce.cli import main as common_main
-from gdyn_reproduce.registry import Command
-
-COMMANDS = (
-    Command(
-        "train",
-        "Train one network and measure estimators along the way.",
-        run="variance.commands:train",
-        config="variance.config:TrainConfig",
-    ),
-    Command(
-        "grid",
-        "Run every configuration of a grid file (see grids/*.yaml); finished runs are skipped.",
-        run="variance.grid.command:run_grid",
-        config="variance.config:GridConfig",
-        positional=("file",),
-    ),
-    Command(
-        "collect",
-        "One tidy table of all finished runs below a folder.",
-        run="variance.grid.command:collect",
-        config="variance.config:CollectConfig",
-        positional=("folder",),
-    ),
-)
-
-
-def main() -> NoReturn:
-    """Run the command line and exit."""
-    common_main("variance.paper:PAPER", COMMANDS)
+__all__ = ["main"]

@@ -63,8 +63,8 @@ FIGURES = (
         id="F1",
         source="MNIST experiments",
         shows="Average variance over training: SVRG and gradient clustering lie below the doubled batch.",
-        module="variance.experiments.fig1_mnist",
-        config="variance.config:TrainingConfig",
+        module="variance.paper.experiments.fig1_mnist",
+        config="variance.paper.trajectory:TrainingConfig",
         presets={
             "quick": Preset("20 s, 1 core", "scaled down", DIGITS),
             "paper": Preset("about 100 min per seed, 1 core, 1 GB", "paper"),
@@ -75,8 +75,8 @@ FIGURES = (
         id="F2",
         source="CIFAR-10 experiments",
         shows="Variance rises in training; normalised variance jumps when the learning rate drops.",
-        module="variance.experiments.fig2_drops",
-        config="variance.config:TrainingConfig",
+        module="variance.paper.experiments.fig2_drops",
+        config="variance.paper.trajectory:TrainingConfig",
         presets={
             "quick": Preset(
                 "15 s, 1 core",
@@ -92,8 +92,8 @@ FIGURES = (
         id="F3",
         source="CIFAR-10 with corrupted labels",
         shows="With corrupted labels gradient clustering is stable and below plain batches.",
-        module="variance.experiments.fig3_corruption",
-        config="variance.config:TrainingConfig",
+        module="variance.paper.experiments.fig3_corruption",
+        config="variance.paper.trajectory:TrainingConfig",
         presets={
             "quick": Preset("30 s, 1 core", "scaled down", CORRUPT | {"measure_every": 300}),
             "paper": Preset("days, 1 core", "paper", CIFAR | {"corrupt_percent": 20.0}),
@@ -105,8 +105,8 @@ FIGURES = (
         id="F4",
         source="CIFAR-10 and CIFAR-100 with duplicates",
         shows="With many duplicated examples gradient clustering lies below the doubled batch.",
-        module="variance.experiments.fig4_duplicates",
-        config="variance.config:TrainingConfig",
+        module="variance.paper.experiments.fig4_duplicates",
+        config="variance.paper.trajectory:TrainingConfig",
         presets={
             "quick": Preset(
                 "30 s, 1 core",
@@ -123,8 +123,8 @@ FIGURES = (
         source="ImageNet experiments",
         shows="Far fewer clusters than classes gain little; SVRG is worse than SG-B before the drops, far "
         "better after.",
-        module="variance.experiments.fig5_imagenet",
-        config="variance.config:TrainingConfig",
+        module="variance.paper.experiments.fig5_imagenet",
+        config="variance.paper.trajectory:TrainingConfig",
         presets={
             "quick": Preset(
                 "40 s, 1 core",
@@ -163,8 +163,8 @@ FIGURES = (
         id="F6",
         source="random features",
         shows="Variance falls with over-parametrisation; a lower learning rate leaves more of it.",
-        module="variance.experiments.fig6_random_features",
-        config="variance.config:RandomFeaturesConfig",
+        module="variance.paper.experiments.fig6_random_features",
+        config="variance.paper.experiments.fig6_random_features:RandomFeaturesConfig",
         presets={
             "quick": Preset("60 s, 1 core", "scaled down", RF_QUICK),
             "paper": Preset("about 15 min, 1 core", "paper"),
@@ -179,8 +179,8 @@ FIGURES = (
         id="F7",
         source="random features with duplicates",
         shows="With nine tenths of the data duplicated, gradient clustering beats SG-2B and SVRG.",
-        module="variance.experiments.fig6_random_features",
-        config="variance.config:RandomFeaturesConfig",
+        module="variance.paper.experiments.fig6_random_features",
+        config="variance.paper.experiments.fig6_random_features:RandomFeaturesConfig",
         presets={
             "quick": Preset(
                 "40 s, 1 core",
@@ -197,8 +197,8 @@ FIGURES = (
         id="F8",
         source="distortion against the number of clusters",
         shows="Clustering lowers the variance below D0/K, where random assignment stays.",
-        module="variance.experiments.fig8_cluster_count",
-        config="variance.config:ClusterCountConfig",
+        module="variance.paper.experiments.fig8_cluster_count",
+        config="variance.paper.experiments.fig8_cluster_count:ClusterCountConfig",
         presets={
             "quick": Preset(
                 "15 s, 1 core",
@@ -231,8 +231,8 @@ FIGURES = (
         id="F9",
         source="noisy linear regression",
         shows="Loss and variance: SVRG below gradient clustering below SG-2B below SG-B.",
-        module="variance.experiments.fig9_linear_regression",
-        config="variance.config:LinearRegressionConfig",
+        module="variance.paper.experiments.fig9_linear_regression",
+        config="variance.paper.experiments.fig9_linear_regression:LinearRegressionConfig",
         presets={
             "quick": Preset(
                 "40 s, 1 core",
@@ -269,8 +269,8 @@ FIGURES = (
         id="F10",
         source="abstract",
         shows="Smaller learning rates go with higher variance; normalised variance tends to 1 on digits.",
-        module="variance.experiments.fig10_learning_rates",
-        config="variance.config:TrainingConfig",
+        module="variance.paper.experiments.fig10_learning_rates",
+        config="variance.paper.trajectory:TrainingConfig",
         presets={
             "quick": Preset(
                 "40 s, 1 core",
@@ -290,8 +290,8 @@ FIGURES = (
         id="clusters_2d",
         source="beyond the paper; its two-dimensional gallery",
         shows="Clusters of gradients follow label and margin, not position; flipped labels stand apart.",
-        module="variance.experiments.clusters_2d",
-        config="variance.config:PlaneConfig",
+        module="variance.paper.experiments.clusters_2d",
+        config="variance.paper.experiments.clusters_2d:PlaneConfig",
         presets={
             "quick": Preset("5 s, 1 core", "scaled down"),
             "smoke": Preset("1 s", "smoke", {"num_steps": 20, "points_per_blob": 20, "seeds": [0, 1]}),
@@ -301,8 +301,8 @@ FIGURES = (
         id="gallery",
         source="beyond the paper; the cluster galleries and t-SNE maps of its notebooks",
         shows="Gradient clusters of digits group labels, and gather examples whose label is random.",
-        module="variance.experiments.gallery",
-        config="variance.config:GalleryConfig",
+        module="variance.paper.experiments.gallery",
+        config="variance.paper.experiments.gallery:GalleryConfig",
         presets={
             "quick": Preset("40 s, 1 core", "scaled down"),
             "smoke": Preset("5 s", "smoke", {"max_size": 120, "num_steps": 20, "clusters": 4, "seeds": [0]}),
@@ -313,8 +313,8 @@ FIGURES = (
         id="non_interference",
         source="beyond the paper; the abstraction of its code",
         shows="Weights are bit-identical with and without measuring, for every estimator.",
-        module="variance.experiments.non_interference",
-        config="variance.config:NonInterferenceConfig",
+        module="variance.paper.experiments.non_interference",
+        config="variance.paper.experiments.non_interference:NonInterferenceConfig",
         presets={
             "quick": Preset("25 s, 1 core", "scaled down"),
             "smoke": Preset("3 s", "smoke", {"num_steps": 30, "seeds": [0]}),
@@ -324,8 +324,8 @@ FIGURES = (
         id="noise_floor",
         source="beyond the paper; what its definition reads on pure noise",
         shows="The reference definition of normalised variance reads 1 + 1/(m - 2) on pure noise.",
-        module="variance.experiments.noise_floor",
-        config="variance.config:NoiseFloorConfig",
+        module="variance.paper.experiments.noise_floor",
+        config="variance.paper.experiments.noise_floor:NoiseFloorConfig",
         presets={
             "quick": Preset("5 s, 1 core", "paper"),
             "smoke": Preset("1 s", "smoke", {"coordinates": 500, "draws": [5, 10]}),

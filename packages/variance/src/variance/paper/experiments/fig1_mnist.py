@@ -1,0 +1,33 @@
+"""F1: average variance of four estimators over training; order SVRG, GC, SG-2B, SG-B."""
+
+from matplotlib.figure import Figure
+
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run
+from variance.paper.calibration import estimate_images
+from variance.paper.curves import flatten, is_ordered, plot_training, ratio_at_end, stack, tail_mean
+from variance.paper.trajectory import TrainingConfig, image_runs
+
+
+def compute(config: TrainingConfig, run: Run) -> Result:
+    """Train, measure, and read the order at the end."""
+    found = image_runs(config, run)
+    columns = stack(found[config.learning_rates[0]])
+    ends = {name: tail_mean(columns[f"{name}.avg_var"]).tolist() for name in config.estimators}
+    measurements = {
+        "order_at_end": is_ordered(columns, ["SVRG", "GC", "SG-2B", "SG-B"]),
+        "gc_over_sg": ratio_at_end(columns, "GC", "SG-B"),
+        "svrg_over_sg": ratio_at_end(columns, "SVRG", "SG-B"),
+        **{f"avg_var_{name}": values for name, values in ends.items()},
+    }
+    return Result(measurements, flatten(found))
+
+
+def estimate(config: TrainingConfig) -> Estimate:
+    """Return the expected cost."""
+    return estimate_images(config)
+
+
+def plot(result: Result) -> Figure:
+    """Draw both variances."""
+    return plot_training(result, "F1")

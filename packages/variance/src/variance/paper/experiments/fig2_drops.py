@@ -1,0 +1,42 @@
+"""F2: variance rises in training, and normalised variance jumps when the learning rate drops."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run
+from variance.paper.calibration import estimate_images
+from variance.paper.curves import flatten, plot_training, stack, tail_mean
+from variance.paper.trajectory import TrainingConfig, image_runs
+
+
+def compute(config: TrainingConfig, run: Run) -> Result:
+    """Train with a drop, and compare before and after it."""
+    if not config.drop_at:
+        raise ValueError("drop_at is empty; F2 compares before and after a drop of the learning rate.")
+    found = image_runs(config, run)
+    columns = stack(found[config.learning_rates[0]])
+    steps, drop = columns["steps"], config.drop_at[0]
+    statistic = "SG-B.norm_var_trace" if "SG-B.norm_var_trace" in columns else "SG-B.norm_var"
+    norm, average = columns[statistic], columns["SG-B.avg_var"]
+    before, after = steps < drop, steps > drop
+    early = (steps > 0.1 * drop) & (steps < 0.5 * drop)
+    late = (steps >= 0.7 * drop) & before
+    jump = norm[:, after][:, :3].mean(1) - norm[:, before][:, -3:].mean(1)
+    rise = average[:, late].mean(1) / average[:, early].mean(1)
+    measurements = {
+        "norm_var_jump": jump.tolist(),
+        "norm_var_end": tail_mean(norm).tolist(),
+        "variance_rise": np.asarray(rise).tolist(),
+    }
+    return Result(measurements, flatten(found))
+
+
+def estimate(config: TrainingConfig) -> Estimate:
+    """Return the expected cost."""
+    return estimate_images(config)
+
+
+def plot(result: Result) -> Figure:
+    """Draw both variances."""
+    return plot_training(result, "F2")

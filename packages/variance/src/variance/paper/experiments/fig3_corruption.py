@@ -1,0 +1,35 @@
+"""F3: with corrupted labels gradient clustering is stable and lies between SG-B and SG-2B."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run
+from variance.paper.calibration import estimate_images
+from variance.paper.curves import flatten, plot_training, ratio_at_end, stack
+from variance.paper.trajectory import TrainingConfig, image_runs
+
+
+def compute(config: TrainingConfig, run: Run) -> Result:
+    """Train on corrupted labels and compare gradient clustering with plain batches."""
+    found = image_runs(config, run)
+    columns = stack(found[config.learning_rates[0]])
+    gc, sg = columns["GC.avg_var"], columns["SG-B.avg_var"]
+    late = slice(gc.shape[1] // 3, None)
+    measurements = {
+        "gc_over_sg": ratio_at_end(columns, "GC", "SG-B"),
+        "svrg_over_sg": ratio_at_end(columns, "SVRG", "SG-B"),
+        "gc_worst": np.max(gc[:, late] / sg[:, late], axis=1).tolist(),
+        "variance_rise": (sg[:, -3:].mean(1) / sg[:, 1:4].mean(1)).tolist(),
+    }
+    return Result(measurements, flatten(found))
+
+
+def estimate(config: TrainingConfig) -> Estimate:
+    """Return the expected cost."""
+    return estimate_images(config)
+
+
+def plot(result: Result) -> Figure:
+    """Draw both variances."""
+    return plot_training(result, "F3")

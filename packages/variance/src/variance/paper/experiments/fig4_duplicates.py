@@ -1,0 +1,30 @@
+"""F4: with many duplicated examples gradient clustering beats the doubled batch."""
+
+from matplotlib.figure import Figure
+
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run
+from variance.paper.calibration import estimate_images
+from variance.paper.curves import flatten, plot_training, ratio_at_end, stack
+from variance.paper.trajectory import TrainingConfig, image_runs
+
+
+def compute(config: TrainingConfig, run: Run) -> Result:
+    """Train on data with duplicates and compare gradient clustering with the doubled batch."""
+    found = image_runs(config, run)
+    columns = stack(found[config.learning_rates[0]])
+    measurements = {
+        "gc_over_sg2": ratio_at_end(columns, "GC", "SG-2B"),
+        "gc_over_sg": ratio_at_end(columns, "GC", "SG-B"),
+    }
+    return Result(measurements, flatten(found))
+
+
+def estimate(config: TrainingConfig) -> Estimate:
+    """Return the expected cost."""
+    return estimate_images(config)
+
+
+def plot(result: Result) -> Figure:
+    """Draw both variances."""
+    return plot_training(result, "F4")

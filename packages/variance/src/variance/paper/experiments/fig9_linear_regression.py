@@ -1,0 +1,170 @@
+"""F9: noisy linear regression; every estimator drives its own run from a common start."""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from gdyn_common.seeding import named_seed
+from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Estimate, Run, RunOptions
+from variance.estimators import SGB
+from variance.losses import half_squared_error
+from variance.objective import Batch, Objective, Point
+from variance.paper.calibration import seconds_of
+from variance.paper.checks import require
+from variance.paper.curves import COLOURS, tail_mean
+from variance.paper.problems import linear_regression
+from variance.paper.training import Timing
+from variance.paper.trajectory import Setting, estimators_for, follow, trainer_for
+
+ESTIMATORS = ("SG-B", "SG-2B", "SVRG", "GC")
+
+
+@dataclass
+class LinearRegressionConfig(RunOptions):
+    """Noisy linear regression, each estimator driving its own run.
+
+    Attributes:
+        dim: Dimension d.
+        num_examples: N.
+        signal_to_noise: Norm of the true weights over the standard deviation of the noise.
+        learning_rate: Learning rate.
+        batch_size: B.
+        num_steps: Training steps.
+        switch_at: Step from which the estimator drives; SG-B before.
+        measure_every: Steps between measurements.
+        snapshot_every: Steps between snapshots.
+        clusters: K.
+        cluster_iterations: Passes per clustering.
+        seeds: Seeds.
+    """
+
+    dim: int = 1000
+    num_examples: int = 500
+    signal_to_noise: float = 10.0
+    learning_rate: float = 5e-5
+    batch_size: int = 10
+    num_steps: int = 100_000
+    switch_at: int = 1000
+    measure_every: int = 100
+    snapshot_every: int = 1000
+    clusters: int = 10
+    cluster_iterations: int = 10
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+
+    def __post_init__(self) -> None:
+        require(0 < self.switch_at < self.num_steps, f"switch_at={self.switch_at} must lie inside num_steps.")
+        require(self.clusters <= self.num_examples, f"clusters={self.clusters} exceed num_examples.")
+
+
+def compute(config: LinearRegressionConfig, run: Run) -> Result:
+    """Train with every estimator and compare losses above the least-squares minimum, and variances."""
+    jobs = [(name, seed) for name in ESTIMATORS for seed in config.seeds]
+    pieces = {
+        job: run.piece(f"{job[0]}/seed={job[1]}", partial(_train, config, job[0], job[1], run))
+        for job in run.progress(jobs, "training runs")
+    }
+    arrays: dict[str, np.ndarray] = {"steps": pieces[jobs[0]]["steps"]}
+    for name in ESTIMATORS:
+        for column in ("excess", f"{name}.avg_var"):
+            key = f"{name}|{column.rpartition('.')[2]}"
+            arrays[key] = np.stack([pieces[(name, seed)][column] for seed in config.seeds])
+    variance = np.stack([tail_mean(arrays[f"{name}|avg_var"]) for name in ("SVRG", "GC", "SG-2B", "SG-B")])
+    excess = np.stack([tail_mean(arrays[f"{name}|excess"]) for name in ("SVRG", "GC", "SG-2B", "SG-B")])
+    measurements = {
+        "variance_order": (np.diff(variance, axis=0) > 0).all(0).tolist(),
+        "loss_order": (np.diff(excess, axis=0) > 0).all(0).tolist(),
+        "plain_order": (np.diff(np.delete([variance, excess], 1, axis=1), axis=1) > 0).all((0, 1)).tolist(),
+        "gc_over_sg": (variance[1] / variance[3]).tolist(),
+        "excess_sg": excess[3].tolist(),
+        "excess_gc": excess[1].tolist(),
+    }
+    return Result(measurements, arrays)
+
+
+def _setting(config: LinearRegressionConfig, seed: int) -> Setting:
+    population = linear_regression(
+        config.num_examples,
+        config.dim,
+        signal_to_noise=config.signal_to_noise,
+        seed=named_seed(seed, "problem"),
+    )
+    model = nn.Linear(config.dim, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    timing = Timing(
+        infrequent_every=config.snapshot_every,
+        first_infrequent=config.switch_at,
+        measure_every=config.measure_every,
+        first_measure=config.switch_at,
+    )
+    return Setting(
+        model, half_squared_error, population, config.batch_size, lambda step: config.learning_rate, 0.0, 0.0,
+        config.num_steps, timing, seed=seed,
+    )  # fmt: skip
+
+
+def _train(config: LinearRegressionConfig, name: str, seed: int, run: Run) -> dict[str, np.ndarray]:
+    setting = _setting(config, seed)
+    objective, population = Objective(setting.model, half_squared_error), setting.population
+    (estimator,) = estimators_for(
+        [name],
+        objective,
+        clusters=config.clusters,
+        iterations=config.cluster_iterations,
+        batch_size=config.batch_size,
+        seed=seed,
+    )
+    warm = trainer_for(setting, [SGB(objective)], SGB(objective))
+    warm.measurement = None
+    warm.run(config.switch_at)
+    trainer = trainer_for(setting, [estimator], estimator)
+    trainer.step_count = config.switch_at
+    everything = population.fetch(torch.arange(len(population)))
+    minimum = _least_squares(everything.inputs, everything.targets)
+    measure = trainer.measurement
+    assert measure is not None
+
+    def with_excess(step: int, point: Point) -> dict[str, float]:
+        return measure(step, point) | {"excess": _mean_loss(objective, point, everything) - minimum}
+
+    trainer.measurement = with_excess
+    return follow(trainer, config.num_steps, run, f"{name}/seed={seed}")
+
+
+def _mean_loss(objective: Objective, point: Point, everything: Batch) -> float:
+    with torch.no_grad():
+        return float(objective.losses(point, everything, training=False).double().mean())
+
+
+def _least_squares(x: torch.Tensor, y: torch.Tensor) -> float:
+    solution = torch.linalg.lstsq(x.double(), y.double(), driver="gelsd").solution
+    return float(half_squared_error(x.double() @ solution, y.double()).mean())
+
+
+def estimate(config: LinearRegressionConfig) -> Estimate:
+    """Return the expected cost; steps dominate, and SVRG's count twice."""
+    setting = _setting(config, config.seeds[0])
+    objective = Objective(setting.model, half_squared_error)
+    trainer = trainer_for(setting, [SGB(objective)], SGB(objective))
+    trainer.measurement = None
+    step = seconds_of(trainer.step, 50)
+    memory = 4.0 * config.num_examples * config.dim
+    return Estimate((len(ESTIMATORS) + 1) * len(config.seeds) * config.num_steps * step, memory)
+
+
+def plot(result: Result) -> Figure:
+    """Draw excess loss and variance."""
+    figure, axes = new_figure(1, 2)
+    for name in ESTIMATORS:
+        for ax, column in zip(axes, ("excess", "avg_var"), strict=True):
+            values = result.arrays[f"{name}|{column}"].mean(0)
+            ax.semilogy(result.arrays["steps"], values, label=name, color=COLOURS[name])
+    axes[0].set(xlabel="step", ylabel="loss above the minimum")
+    axes[1].set(xlabel="step", ylabel="average variance")
+    axes[0].legend()
+    return figure

@@ -1,0 +1,184 @@
+"""Gallery: what the clusters of a trained network's gradients contain, and their two-dimensional map.
+
+A row per cluster, the examples nearest to its centre first. The map is t-SNE (van der Maaten and Hinton 2008)
+of the distances between gradients where scikit-learn is installed, else two principal components.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from gdyn_common.seeding import named_seed
+from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run, RunOptions
+from variance.estimators import SGB
+from variance.gradient_clustering import BatchClustering
+from variance.gradient_clustering.centres import squared_distances
+from variance.losses import cross_entropy
+from variance.objective import Objective, Point
+from variance.paper.checks import require
+from variance.paper.training import Timing
+from variance.paper.trajectory import (
+    ImageConfig,
+    Setting,
+    follow,
+    network_for,
+    population_for,
+    trainer_for,
+)
+from variance.per_example import quantities
+
+SHOWN = 12
+"""Examples per cluster in the picture."""
+
+
+@dataclass
+class GalleryConfig(RunOptions):
+    """Clusters of the gradients of a trained classifier.
+
+    Attributes:
+        dataset: Name in `gdyn_reproduce.data`.
+        model: Name in `variance.paper.models`.
+        classes: Number of classes.
+        corrupt_percent: Percentage of labels replaced by random ones.
+        max_size: Use a random subset of this size; 0 for all.
+        learning_rate: Learning rate of the training before clustering.
+        batch_size: B.
+        num_steps: Training steps before clustering.
+        clusters: K.
+        cluster_iterations: Passes of the clustering.
+        seeds: Seeds.
+    """
+
+    dataset: str = "digits"
+    model: str = "digits-mlp"
+    classes: int = 10
+    corrupt_percent: float = 10.0
+    max_size: int = 0
+    learning_rate: float = 0.02
+    batch_size: int = 64
+    num_steps: int = 400
+    clusters: int = 16
+    cluster_iterations: int = 5
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+
+    def __post_init__(self) -> None:
+        require(self.num_steps >= 1, f"num_steps={self.num_steps} must be at least 1.")
+        require(self.clusters >= 2, f"clusters={self.clusters}: a gallery needs at least 2.")
+
+
+def compute(config: GalleryConfig, run: Run) -> Result:
+    """Train on partly random labels, cluster, and compare the clusters with labels and with corruption."""
+    seeds = run.progress(config.seeds, "seeds")
+    pieces = [run.piece(f"seed={seed}", partial(_clusters, config, seed)) for seed in seeds]
+    names = ("purity", "chance_purity", "corrupted_share", "loss_contrast")
+    measurements = {name: [float(piece[name]) for piece in pieces] for name in names}
+    measurements["purity_over_chance"] = [float(piece["purity"] / piece["chance_purity"]) for piece in pieces]
+    return Result(measurements, pieces[0])
+
+
+def _clusters(config: GalleryConfig, seed: int) -> dict[str, np.ndarray]:
+    data = ImageConfig(
+        dataset=config.dataset,
+        model=config.model,
+        max_size=config.max_size,
+        corrupt_percent=config.corrupt_percent,
+    )
+    population = population_for(data, seed)
+    model = network_for(config.model, config.classes, population, seed)
+    objective = Objective(model, cross_entropy)
+    setting = Setting(
+        model, cross_entropy, population, config.batch_size, lambda step: config.learning_rate, 0.5, 5e-4,
+        config.num_steps, Timing(), seed=seed,
+    )  # fmt: skip
+    follow(trainer_for(setting, [SGB(objective)], SGB(objective)), config.num_steps)
+    point = Point.of(model).copy()
+    everything = population.fetch(torch.arange(len(population)))
+    found = objective.capture(point, everything, weights_only=True)
+    clustering = BatchClustering(config.clusters, chunk=config.batch_size, seed=named_seed(seed, "clusters"))
+    result = clustering.fit(
+        lambda rows: objective.capture(point, population.fetch(rows), weights_only=True),
+        len(population),
+        config.cluster_iterations,
+    )
+    ids, labels = result.assignment, everything.targets
+    distances = squared_distances(found, result.centres, clustering.options)
+    corrupted = torch.from_numpy(getattr(population, "corrupted", np.zeros(len(population), dtype=bool)))
+    shuffled = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))]
+    richest = max(float(corrupted[ids == k].float().mean()) for k in ids.unique())
+    by_loss = torch.stack([found.losses[ids == k].mean() for k in ids.unique()])
+    return {
+        "assignment": ids.numpy(),
+        "labels": labels.numpy(),
+        "corrupted": corrupted.numpy(),
+        "losses": found.losses.numpy(),
+        "distances": distances.gather(1, ids.unsqueeze(1)).squeeze(1).numpy(),
+        "images": everything.inputs.mean(1).numpy(),
+        **_map(quantities.gram(found), seed),
+        "purity": np.array(purity(ids, labels)),
+        "chance_purity": np.array(purity(shuffled, labels)),
+        "corrupted_share": np.array(richest),
+        "loss_contrast": np.array(float(by_loss.max() / by_loss.min().clamp_min(1e-12))),
+    }
+
+
+def purity(assignment: Tensor, labels: Tensor) -> float:
+    """Return the share of examples that carry the most frequent label of their cluster.
+
+    Example:
+        >>> purity(torch.tensor([0, 0, 0, 1]), torch.tensor([2, 2, 1, 0]))
+        0.75
+    """
+    kept = [torch.bincount(labels[assignment == k]).max() for k in assignment.unique()]
+    return float(torch.stack(kept).sum()) / len(labels)
+
+
+def _map(gram: Tensor, seed: int) -> dict[str, np.ndarray]:
+    """Return two coordinates per example from inner products of gradients, and whether t-SNE made them."""
+    centred = (
+        gram.double() - gram.double().mean(0) - gram.double().mean(1, keepdim=True) + gram.double().mean()
+    )
+    values, vectors = torch.linalg.eigh(centred)
+    coordinates = (vectors * values.clamp_min(0).sqrt()).flip(1)[:, :50].numpy()
+    try:
+        from sklearn.manifold import TSNE
+    except ModuleNotFoundError:
+        return {"map": coordinates[:, :2], "is_tsne": np.array(False)}
+    scale = np.sqrt(np.square(coordinates).sum(1).mean()) or 1.0
+    embedded = TSNE(2, perplexity=min(30.0, (len(gram) - 1) / 3), init="pca", random_state=seed % 2**32)
+    found = np.asarray(embedded.fit_transform(coordinates / scale), dtype=np.float64)
+    return {"map": found, "is_tsne": np.array(True)}
+
+
+def plot(result: Result) -> Figure:
+    """Draw the map beside rows of examples, clusters in order of their mean loss."""
+    a = result.arrays
+    order = sorted(np.unique(a["assignment"]), key=lambda k: -a["losses"][a["assignment"] == k].mean())
+    figure, axes = new_figure(1, 2, figsize=(11, 0.42 * len(order) + 1.5))
+    for rank, k in enumerate(order):
+        chosen = a["assignment"] == k
+        axes[0].scatter(*a["map"][chosen].T, s=6, color=f"C{rank % 10}")
+    axes[0].scatter(*a["map"][a["corrupted"]].T, s=18, facecolors="none", edgecolors="k", linewidths=0.4)
+    method = "t-SNE" if a["is_tsne"] else "principal components"
+    axes[0].set(title=f"gradients, {method} (circles: random label)", xticks=[], yticks=[])
+    side = a["images"].shape[1]
+    sheet = np.full((len(order) * (side + 1), SHOWN * (side + 1)), a["images"].min())
+    for row, k in enumerate(order):
+        members = np.flatnonzero(a["assignment"] == k)
+        for column, member in enumerate(members[np.argsort(a["distances"][members])][:SHOWN]):
+            top, left = row * (side + 1), column * (side + 1)
+            sheet[top : top + side, left : left + side] = a["images"][member]
+    axes[1].imshow(sheet, cmap="gray_r")
+    axes[1].set(title="clusters by falling loss, nearest to the centre first", xticks=[])
+    ticks = [
+        f"{a['losses'][a['assignment'] == k].mean():.2g} ({(a['assignment'] == k).sum()})" for k in order
+    ]
+    axes[1].set_yticks(np.arange(len(order)) * (side + 1) + side / 2, ticks, fontsize=7)
+    axes[1].set_ylabel("mean loss (size)")
+    axes[1].grid(False)
+    return figure

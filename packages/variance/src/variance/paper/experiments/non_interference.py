@@ -1,0 +1,130 @@
+"""Table: weights with and without measuring, for every estimator."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from gdyn_common.seeding import generator, named_seed
+from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.records import Result
+from gdyn_reproduce.runs import Run, RunOptions
+from variance.data import TensorPopulation
+from variance.estimators import (
+    EKFAC,
+    GC,
+    IGT,
+    KFAC,
+    NTK,
+    SGB,
+    SVRG,
+    Adam,
+    GCOnline,
+    GradientEstimator,
+    HeavyBall,
+    Nesterov,
+)
+from variance.gradient_clustering import BatchClustering, OnlineClustering
+from variance.losses import cross_entropy
+from variance.objective import Objective
+from variance.paper.training import Timing
+from variance.paper.trajectory import Setting, trainer_for
+
+BUILD: dict[str, Callable[[Objective], GradientEstimator]] = {
+    "SG-B": SGB,
+    "SG-2B": lambda objective: SGB(objective, batch_factor=2),
+    "SVRG": SVRG,
+    "GC": lambda objective: GC(objective, BatchClustering(4)),
+    "GC-online": lambda objective: GCOnline(objective, OnlineClustering(4)),
+    "heavy-ball": HeavyBall,
+    "Nesterov": lambda objective: Nesterov(objective, learning_rate=0.05),
+    "Adam": Adam,
+    "IGT": IGT,
+    "K-FAC": KFAC,
+    "EK-FAC": EKFAC,
+    "NTK": NTK,
+}
+
+
+@dataclass
+class NonInterferenceConfig(RunOptions):
+    """Weights with and without measuring.
+
+    Attributes:
+        num_steps: Training steps.
+        dropout: Dropout probability of the network.
+        seeds: Seeds.
+    """
+
+    num_steps: int = 200
+    dropout: float = 0.3
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+
+
+def compute(config: NonInterferenceConfig, run: Run) -> Result:
+    """Train with one estimator measured beside, and compare all weights and buffers with the plain run."""
+    differences = np.zeros((len(BUILD), len(config.seeds)))
+    for column, seed in enumerate(config.seeds):
+        plain = run.piece(f"plain/seed={seed}", partial(_weights, config, seed, None))["weights"]
+        for row, name in enumerate(BUILD):
+            piece = run.piece(f"{name}/seed={seed}", partial(_weights, config, seed, name))
+            differences[row, column] = np.abs(piece["weights"] - plain).max()
+    identical = [bool(value) for value in (differences == 0).all(0)]
+    return Result(
+        {"bit_identical": identical, "largest_difference": float(differences.max())},
+        {"differences": differences},
+    )
+
+
+def _weights(config: NonInterferenceConfig, seed: int, measured: str | None) -> dict[str, np.ndarray]:
+    source = generator(seed, "data")
+    x = torch.from_numpy(source.standard_normal((80, 6))).float()
+    y = torch.from_numpy(source.integers(3, size=80))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(named_seed(seed, "init"))
+        model = nn.Sequential(
+            nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(12, 3)
+        )
+    objective = Objective(model, cross_entropy)
+    setting = Setting(
+        model,
+        cross_entropy,
+        TensorPopulation(x, y, _jitter),
+        batch_size=8,
+        learning_rate=lambda step: 0.05,
+        momentum=0.9,
+        weight_decay=1e-3,
+        num_steps=config.num_steps,
+        timing=Timing(frequent_every=5, infrequent_every=40, measure_every=25),
+        mode="unbiased",
+        num_draws=3,
+        seed=seed,
+    )
+    estimators: list[GradientEstimator] = [BUILD[measured](objective)] if measured else [SGB(objective)]
+    trainer = trainer_for(setting, estimators, SGB(objective))
+    if measured is None:
+        trainer.measurement = None
+    trainer.run(config.num_steps)
+    point = trainer.optimizer.point
+    buffers = [value.double().flatten() for value in point.buffers.values()]
+    return {"weights": torch.cat([point.flat().double(), *buffers]).numpy()}
+
+
+def _jitter(inputs: Tensor, source: np.random.Generator) -> Tensor:
+    return inputs + 0.1 * torch.from_numpy(source.standard_normal(inputs.shape)).to(inputs)
+
+
+def plot(result: Result) -> Figure:
+    """Draw the largest difference per estimator (all bars should be empty)."""
+    figure, ax = new_figure()
+    ax.bar(list(BUILD), result.arrays["differences"].max(1))
+    ax.set(
+        ylabel="largest difference of any weight",
+        ylim=(0, max(1e-9, 1.1 * result.arrays["differences"].max())),
+    )
+    ax.tick_params(axis="x", rotation=60)
+    return figure

@@ -1,0 +1,406 @@
+"""One training run with statistics of several estimators along it: what most figures are made of."""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from gdyn_common.errors import unknown
+from gdyn_common.seeding import named_seed
+from gdyn_reproduce.data import load_dataset
+from gdyn_reproduce.data.catalogue import data_folder
+from gdyn_reproduce.runs import Run, RunOptions
+from variance.data import DatasetPopulation, IndexedDataset, Population, TensorPopulation, shift_and_flip
+from variance.estimators import GC, SGB, SVRG, GCOnline, GradientEstimator
+from variance.gradient_clustering import BatchClustering, ClusteringOptions, OnlineClustering
+from variance.losses import LossFunction, cross_entropy
+from variance.measurement import Measurement, Mode
+from variance.objective import Objective, Point
+from variance.paper.checks import require
+from variance.paper.image_folder import ImageFolder
+from variance.paper.models import build
+from variance.paper.optimizer import Optimizer
+from variance.paper.training import Timing, Trainer
+from variance.stream import DataStream
+
+
+@dataclass
+class ImageConfig(RunOptions):
+    """An image classifier trained by SGD while estimators are measured beside it.
+
+    Attributes:
+        dataset: Name in `gdyn_reproduce.data`.
+        model: Name in `variance.paper.models`.
+        classes: Number of classes.
+        drop_at: Steps at which the learning rate is divided by 10.
+        momentum: Heavy-ball momentum.
+        weight_decay: Coefficient of |theta|^2 / 2.
+        batch_size: B; SG-2B uses twice as many.
+        num_steps: Training steps.
+        estimators: What is measured: SG-B, SG-2B, SVRG, GC, GC-online.
+        mode: exact, unbiased or reference.
+        num_draws: Draws per set, unless exact.
+        measure_every: Steps between measurements.
+        first_measure: Step of the first measurement.
+        snapshot_every: Steps between SVRG snapshots and clusterings.
+        first_snapshot: Step of the first snapshot.
+        frequent_every: Steps between cheap updates (online clustering).
+        clusters: K.
+        cluster_iterations: Passes per clustering.
+        kahan: Compensated sums of centres.
+        corrupt_percent: Percentage of labels replaced by random ones.
+        duplicates: Empty, or [n, times]: n examples appended `times` times.
+        augment: Random shifts and mirroring.
+        max_size: Use a random subset of this size; 0 for all.
+    """
+
+    dataset: str = "mnist"
+    model: str = "mnist-mlp"
+    classes: int = 10
+    drop_at: list[int] = field(default_factory=list)
+    momentum: float = 0.5
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+    num_steps: int = 50_000
+    estimators: list[str] = field(default_factory=lambda: ["SG-B", "SG-2B", "SVRG", "GC"])
+    mode: str = "reference"
+    num_draws: int = 50
+    measure_every: int = 500
+    first_measure: int = 10
+    snapshot_every: int = 2000
+    first_snapshot: int = 10
+    frequent_every: int = 10
+    clusters: int = 128
+    cluster_iterations: int = 10
+    kahan: bool = False
+    corrupt_percent: float = 0.0
+    duplicates: list[int] = field(default_factory=list)
+    augment: bool = False
+    max_size: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.num_steps >= 1 and self.batch_size >= 1, "num_steps and batch_size must be at least 1.")
+        require(self.measure_every >= 1, f"measure_every={self.measure_every} must be at least 1.")
+        require(self.clusters >= 1, f"clusters={self.clusters} must be at least 1.")
+        require(
+            self.mode in ("exact", "unbiased", "reference"),
+            f"mode={self.mode}: exact, unbiased or reference.",
+        )
+        require(
+            self.mode == "exact" or self.num_draws >= 3,
+            f"num_draws={self.num_draws}: at least 3, below that the noise floor is undefined.",
+        )
+        require(len(self.duplicates) in (0, 2), f"duplicates={self.duplicates}: empty or [n, times].")
+        require(
+            self.first_measure >= self.first_snapshot
+            or not {"SVRG", "GC", "GC-online"} & set(self.estimators),
+            f"first_measure={self.first_measure} lies before first_snapshot={self.first_snapshot}; SVRG and "
+            "GC need it.",
+        )
+
+
+@dataclass
+class TrainingConfig(ImageConfig):
+    """One run per learning rate and seed.
+
+    Attributes:
+        learning_rates: Learning rates.
+        seeds: Seeds.
+    """
+
+    learning_rates: list[float] = field(default_factory=lambda: [0.02])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            min(self.learning_rates, default=0) > 0, f"learning_rates={self.learning_rates} must be positive."
+        )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that defines one run.
+
+    Attributes:
+        model: Network, with its initial weights.
+        loss: Per-example loss.
+        population: Training data.
+        batch_size: B.
+        learning_rate: By step.
+        momentum: Heavy-ball momentum of the torch optimiser.
+        weight_decay: Coefficient of |theta|^2 / 2.
+        num_steps: Steps.
+        timing: When snapshots and measurements happen.
+        mode: How statistics are measured.
+        num_draws: Draws per set, where the mode samples.
+        seed: Seed of streams, dropout and snapshots.
+    """
+
+    model: nn.Module
+    loss: LossFunction
+    population: Population
+    batch_size: int
+    learning_rate: Callable[[int], float]
+    momentum: float
+    weight_decay: float
+    num_steps: int
+    timing: Timing
+    mode: Mode = "exact"
+    num_draws: int = 10
+    seed: int = 0
+
+
+def estimators_for(
+    names: Sequence[str],
+    objective: Objective,
+    *,
+    clusters: int,
+    iterations: int,
+    batch_size: int,
+    seed: int,
+    kahan: bool = False,
+) -> list[GradientEstimator]:
+    """Return estimators by name: SG-B, SG-2B, SVRG, GC, GC-online.
+
+    Clusters are balanced after every mini-batch of `batch_size` examples: with larger ones a small population
+    would be assigned almost without weights.
+
+    Raises:
+        ValueError: Unknown name.
+    """
+    options = ClusteringOptions(kahan=kahan)
+    known: dict[str, Callable[[], GradientEstimator]] = {
+        "SG-B": lambda: SGB(objective),
+        "SG-2B": lambda: SGB(objective, batch_factor=2),
+        "SVRG": lambda: SVRG(objective),
+        "GC": lambda: GC(
+            objective,
+            BatchClustering(clusters, options, chunk=batch_size, seed=named_seed(seed, "clusters")),
+            iterations=iterations,
+        ),
+        "GC-online": lambda: GCOnline(
+            objective, OnlineClustering(clusters, seed=named_seed(seed, "clusters"))
+        ),
+    }
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown("estimator", name, known))
+    return [known[name]() for name in names]
+
+
+def trainer_for(
+    setting: Setting, estimators: Sequence[GradientEstimator], driver: GradientEstimator
+) -> Trainer:
+    """Return a trainer at step 0."""
+    point = Point.of(setting.model)
+    stream = DataStream(setting.population, setting.batch_size, seed=setting.seed)
+    torch_optimizer = torch.optim.SGD(
+        setting.model.parameters(),
+        lr=setting.learning_rate(0),
+        momentum=setting.momentum,
+        weight_decay=setting.weight_decay,
+    )
+    measurement = Measurement(estimators, stream, num_draws=setting.num_draws, mode=setting.mode)
+    return Trainer(
+        Optimizer(point, torch_optimizer),
+        stream,
+        driver,
+        measured=estimators,
+        measurement=measurement,
+        timing=setting.timing,
+        schedule=setting.learning_rate,
+    )
+
+
+def follow(
+    trainer: Trainer, num_steps: int, run: Run | None = None, name: str = "", *, checkpoint_every: int = 0
+) -> dict[str, np.ndarray]:
+    """Train and collect measurements, with a checkpoint at every measurement.
+
+    Called again on a new trainer after an interruption, it continues from the last checkpoint, bit for bit.
+
+    Args:
+        trainer: At any step.
+        num_steps: Steps in all.
+        run: Run that stores checkpoints and logs; none where None.
+        name: Name of the checkpoint within the run, and of the piece in the log.
+        checkpoint_every: Steps between two further checkpoints, where nothing or little is measured; none
+            where 0.
+
+    Returns:
+        `steps` and one array per metric, named `<estimator>.<statistic>`.
+    """
+    checkpoint = run.checkpoint(name) if run is not None else None
+    steps: list[int] = []
+    columns: dict[str, list[float]] = {}
+    stored = checkpoint.load() if checkpoint is not None else None
+    if stored is not None:
+        trainer.load_state_dict(unpack(stored.pop("__trainer__")))
+        steps = stored.pop("steps").tolist()
+        columns = {name: values.tolist() for name, values in stored.items()}
+    if run is not None:
+        run.tracker.rewind(trainer.step_count, piece=name)
+    while trainer.step_count < num_steps:
+        step = trainer.step_count
+        metrics = trainer.step()
+        if metrics:
+            steps.append(step)
+            for key, value in metrics.items():
+                if not key.endswith("/seconds"):
+                    columns.setdefault(column_name(key), []).append(value)
+            if run is not None:
+                run.tracker.log(step, {"piece": name, **metrics})
+        saves = bool(metrics) or (checkpoint_every > 0 and trainer.step_count % checkpoint_every == 0)
+        if checkpoint is not None and saves:
+            arrays = {key: np.array(values) for key, values in columns.items()}
+            checkpoint.save(steps=np.array(steps), __trainer__=pack(trainer.state_dict()), **arrays)
+    return {"steps": np.array(steps), **{key: np.array(values) for key, values in columns.items()}}
+
+
+def column_name(metric: str) -> str:
+    """Return the short name of a metric inside one run, where every estimator has one batch size.
+
+    Example:
+        >>> column_name("SG-2B[B=128]/avg_var")
+        'SG-2B.avg_var'
+    """
+    estimator, _, statistic = metric.partition("/")
+    return f"{estimator.partition('[')[0]}.{statistic}" if statistic else metric
+
+
+def pack(state: object) -> np.ndarray:
+    """Return nested tensors and numbers as an array of bytes."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return np.frombuffer(buffer.getvalue(), dtype=np.uint8).copy()
+
+
+def unpack(packed: np.ndarray) -> dict[str, object]:
+    """Return what `pack` stored.
+
+    Raises:
+        ValueError: If it is anything but a dictionary of tensors and plain containers.
+    """
+    try:
+        state = torch.load(io.BytesIO(packed.tobytes()), weights_only=True)
+    except Exception as error:  # an invalid pickle raises anything
+        raise ValueError(f"no packed state: {' '.join(str(error).split())[:100]}") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"no packed state but a {type(state).__name__}")
+    return state
+
+
+def population_for(config: ImageConfig, seed: int) -> Population:
+    """Return the training data: standardised images, in the variant the configuration asks for.
+
+    Raises:
+        ValueError: A variant of ImageNet, whose images are not held in memory.
+    """
+    if config.dataset == "imagenet":
+        if config.duplicates or config.corrupt_percent or config.max_size:
+            raise ValueError(
+                "dataset=imagenet has no duplicates, corrupt_percent or max_size; leave them out."
+            )
+        return DatasetPopulation(ImageFolder(data_folder() / "imagenet" / "train"))
+    x, y = _images(config.dataset)
+    augment = shift_and_flip if config.augment else None
+    base = TensorPopulation(x, y, augment)
+    duplicates = (config.duplicates[0], config.duplicates[1]) if config.duplicates else None
+    if not (duplicates or config.corrupt_percent or config.max_size):
+        return base
+    return IndexedDataset(
+        base,
+        duplicates=duplicates,
+        corrupt_percent=config.corrupt_percent,
+        shuffle_ids=True,
+        max_size=config.max_size or None,
+        seed=named_seed(seed, "variant"),
+    )
+
+
+def _images(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return standardised training images with a channel axis, and labels."""
+    found = load_dataset(name, "train")
+    x = torch.from_numpy(np.asarray(found.x)).float()
+    x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
+    return (x - x.mean()) / x.std(), torch.from_numpy(np.asarray(found.y)).long()
+
+
+def network_for(name: str, classes: int, population: Population, seed: int) -> nn.Module:
+    """Return a named network that fits the data.
+
+    Raises:
+        ValueError: Unknown name, inputs of another shape, or more labels than classes.
+    """
+    model = build(name, classes, seed)
+    inputs = population.fetch(torch.arange(1)).inputs
+    try:
+        with torch.no_grad():
+            model.eval()(inputs)
+    except RuntimeError as error:
+        raise ValueError(
+            f"model={name} cannot take the inputs of shape {tuple(inputs.shape[1:])}: {error}; choose "
+            "another model or dataset."
+        ) from None
+    if isinstance(population, TensorPopulation | IndexedDataset) and int(population.targets.max()) >= classes:
+        raise ValueError(f"classes={classes}, but labels run up to {int(population.targets.max())}.")
+    return model.train()
+
+
+def timing_for(config: ImageConfig) -> Timing:
+    """Return when snapshots and measurements happen."""
+    return Timing(
+        frequent_every=config.frequent_every,
+        infrequent_every=config.snapshot_every,
+        first_infrequent=config.first_snapshot,
+        measure_every=config.measure_every,
+        first_measure=config.first_measure,
+    )
+
+
+def image_run(config: ImageConfig, learning_rate: float, seed: int, run: Run) -> dict[str, np.ndarray]:
+    """Train one image classifier as a figure's configuration says and return its measurements."""
+    population = population_for(config, seed)
+    model = network_for(config.model, config.classes, population, seed)
+    objective = Objective(model, cross_entropy)
+    drops = list(config.drop_at)
+    setting = Setting(
+        model=model,
+        loss=cross_entropy,
+        population=population,
+        batch_size=config.batch_size,
+        learning_rate=lambda step: learning_rate * 0.1 ** sum(step >= drop for drop in drops),
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        num_steps=config.num_steps,
+        timing=timing_for(config),
+        mode=config.mode,  # type: ignore[arg-type]  # checked by Measurement
+        num_draws=config.num_draws,
+        seed=seed,
+    )
+    estimators = estimators_for(
+        config.estimators,
+        objective,
+        clusters=config.clusters,
+        iterations=config.cluster_iterations,
+        batch_size=config.batch_size,
+        seed=seed,
+        kahan=config.kahan,
+    )
+    trainer = trainer_for(setting, estimators, SGB(objective))
+    return follow(trainer, config.num_steps, run, f"learning_rate={learning_rate}/seed={seed}")
+
+
+def image_runs(config: TrainingConfig, run: Run) -> dict[float, list[dict[str, np.ndarray]]]:
+    """Return the measurements of every learning rate and seed, one stored piece each."""
+    found: dict[float, list[dict[str, np.ndarray]]] = {}
+    jobs = [(rate, seed) for rate in config.learning_rates for seed in config.seeds]
+    for rate, seed in run.progress(jobs, "training runs"):
+        piece = run.piece(f"learning_rate={rate}/seed={seed}", partial(image_run, config, rate, seed, run))
+        found.setdefault(rate, []).append(piece)
+    return found

@@ -1,0 +1,68 @@
+"""`gdyn-variance train`: what it prints, stores and does a second time."""
+
+from pathlib import Path
+
+import pytest
+
+from gdyn_reproduce.cli import dispatch
+from gdyn_reproduce.records import read_record
+from variance.paper import PAPER, commands
+from variance.paper.cli import COMMANDS
+
+SMALL = ["num_steps=20", "measure_every=10", "clusters=4", "cluster_iterations=1", "max_size=100"]
+
+
+def train(tmp_path: Path, *options: str) -> int:
+    return dispatch(PAPER, COMMANDS, ["train", *SMALL, *options, f"out={tmp_path}"])
+
+
+def test_a_run_is_stored_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(tmp_path) == 0
+    first = capsys.readouterr().out
+    (result,) = tmp_path.rglob("result.json")
+    record = read_record(result.parent)
+    for name in ("SG-B", "SG-2B", "SVRG", "GC"):
+        assert f"  {name + '.avg_var':<24}{record.measurements[name + '.avg_var']:.4g}" in first
+    assert record.measurements["SG-B.avg_var"] == pytest.approx(2 * record.measurements["SG-2B.avg_var"])
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "image_run", lambda *_: pytest.fail("computed again"))
+        assert train(tmp_path) == 0
+    assert capsys.readouterr().out == first
+    assert train(tmp_path, "overwrite=true") == 0
+    assert capsys.readouterr().out == first
+
+
+def test_another_configuration_is_another_folder(tmp_path: Path) -> None:
+    assert train(tmp_path) == train(tmp_path, "seed=1") == 0
+    assert len(list(tmp_path.rglob("result.json"))) == 2
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path, "dry_run=true") == 0
+    out = capsys.readouterr().out
+    assert str(tmp_path) in out
+    assert "num_steps: 20" in out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("dataset=cifar11", "Unknown data set 'cifar11'"),
+        ("clusters=101", "num_clusters 101 exceeds the 100 examples; use fewer clusters"),
+        ("model=mnist-mlp", "model=mnist-mlp cannot take the inputs of shape (1, 8, 8)"),
+        ("model=resnet8", "model=resnet8 cannot take the inputs of shape (1, 8, 8)"),
+        ("classes=5", "classes=5, but labels run up to 9"),
+        ("learning_rate=1e30", "training stopped at step"),
+        ("steps=3", "steps"),
+    ],
+)
+def test_bad_input_is_one_line(
+    option: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path, option) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "Traceback" not in error

@@ -1,0 +1,85 @@
+"""Configurations: defaults are the paper's, every impossible value is refused by name."""
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from gdyn_reproduce.registry import resolve
+from variance.paper import PAPER
+from variance.paper.cli import COMMANDS
+
+CONFIGS = {kind.__name__: kind for entry in (*PAPER.figures, *COMMANDS) for kind in [resolve(entry.config)]}
+
+
+def test_defaults_are_the_papers() -> None:
+    """Section 9: MNIST, random features, linear regression, number of clusters."""
+    mnist, features, line, count = (
+        CONFIGS["TrainingConfig"](),
+        CONFIGS["RandomFeaturesConfig"](),
+        CONFIGS["LinearRegressionConfig"](),
+        CONFIGS["ClusterCountConfig"](),
+    )
+    assert (mnist.num_steps, mnist.batch_size, mnist.momentum, mnist.weight_decay) == (50_000, 128, 0.5, 5e-4)
+    assert (mnist.mode, mnist.num_draws, mnist.clusters, mnist.cluster_iterations) == (
+        "reference",
+        50,
+        128,
+        10,
+    )
+    assert (features.hidden, features.num_steps, features.batch_size) == (1000, 5000, 10)
+    assert (features.clusters, features.cluster_iterations, features.weight_decay) == (10, 3, 1e-4)
+    assert (line.dim, line.num_examples, line.learning_rate, line.num_steps) == (1000, 500, 5e-5, 100_000)
+    assert (line.switch_at, line.clusters, line.cluster_iterations) == (1000, 10, 10)
+    assert count.counts == [2**k for k in range(9)]
+    assert all(len(made.seeds) >= 3 for made in (mnist, features, line, count))
+
+
+@pytest.mark.parametrize("figure", PAPER.figures, ids=lambda figure: figure.id)
+def test_every_preset_builds(figure: Any) -> None:
+    from gdyn_reproduce.runs import configure
+
+    for preset in figure.presets:
+        configure(figure, preset)
+
+
+def test_train_has_one_rate_and_one_seed() -> None:
+    """What `train` does not read, it refuses."""
+    names = {field.name for field in fields(CONFIGS["TrainConfig"])}
+    assert {"learning_rate", "seed"} <= names
+    assert not {"learning_rates", "seeds"} & names
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("TrainingConfig", {"learning_rates": [0.1, 0.0]}, r"learning_rates=\[0.1, 0.0\] must be positive"),
+        ("TrainingConfig", {"learning_rates": []}, r"learning_rates=\[\] must be positive"),
+        ("TrainingConfig", {"batch_size": 0}, "num_steps and batch_size must be at least 1"),
+        ("TrainingConfig", {"measure_every": 0}, "measure_every=0 must be at least 1"),
+        ("TrainingConfig", {"clusters": 0}, "clusters=0 must be at least 1"),
+        ("TrainingConfig", {"mode": "fast"}, "mode=fast: exact, unbiased or reference"),
+        ("TrainingConfig", {"num_draws": 2}, "num_draws=2: at least 3"),
+        ("TrainingConfig", {"duplicates": [3]}, r"duplicates=\[3\]: empty or \[n, times\]"),
+        ("TrainingConfig", {"first_snapshot": 20}, "first_measure=10 lies before first_snapshot=20"),
+        ("RandomFeaturesConfig", {"ratios": [1.0]}, "at least two"),
+        ("RandomFeaturesConfig", {"ratios": [1.0, -1.0]}, "must be positive"),
+        ("RandomFeaturesConfig", {"clusters": 101}, "clusters=101 exceed the 100 examples"),
+        ("RandomFeaturesConfig", {"duplicate_fractions": [0.0, 1.0]}, r"must lie in \[0, 1\)"),
+        ("ClusterCountConfig", {"counts": [2, 4]}, r"counts=\[2, 4\] must start with 1"),
+        ("LinearRegressionConfig", {"switch_at": 100_000}, "switch_at=100000 must lie inside num_steps"),
+        ("LinearRegressionConfig", {"clusters": 501}, "clusters=501 exceed num_examples"),
+        ("GalleryConfig", {"clusters": 1}, "clusters=1: a gallery needs at least 2"),
+        ("GalleryConfig", {"num_steps": 0}, "num_steps=0 must be at least 1"),
+        ("NoiseFloorConfig", {"draws": [3]}, r"draws=\[3\]: at least 4"),
+        ("GridConfig", {"executor": "slurm"}, "executor=slurm: serial, joblib, submitit"),
+        ("GridConfig", {"jobs": 0}, "jobs=0 must be at least 1"),
+    ],
+)
+def test_impossible_values(kind: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CONFIGS[kind](**options)
+
+
+def test_plain_gradients_need_no_snapshot() -> None:
+    CONFIGS["TrainingConfig"](first_snapshot=20, estimators=["SG-B", "SG-2B"])
