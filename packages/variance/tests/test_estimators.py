@@ -25,7 +25,7 @@ from variance.estimators import (
 )
 from variance.estimators.kfac import kronecker_factors, projected_second_moment
 from variance.estimators.ntk import inverse_row_sums
-from variance.gradient_clustering import BatchClustering, OnlineClustering
+from variance.gradient_clustering import BatchClustering, ClusteringOptions, OnlineClustering
 from variance.losses import cross_entropy
 from variance.objective import Batch, Objective, Point
 from variance.per_example.capture import capture
@@ -43,8 +43,10 @@ def make(objective: Objective) -> dict[str, GradientEstimator]:
         "SVRG-partial": SVRG(objective, snapshot_fraction=0.5),
         "SVRG-clipped": SVRG(objective, clip="mean", clip_threshold=1e-3),
         "SVRG-alpha": SVRG(objective, alpha=0.8, alpha_decay_steps=10),
-        "GC": GC(objective, BatchClustering(4, chunk=8)),
-        "GC-averaged": GC(objective, BatchClustering(4, chunk=8), average_points=2, clamp=0.01),
+        "GC": GC(objective, BatchClustering(4, options=ClusteringOptions(chunk=8))),
+        "GC-averaged": GC(
+            objective, BatchClustering(4, options=ClusteringOptions(chunk=8)), average_points=2, clamp=0.01
+        ),
         "GC-online": GCOnline(objective, OnlineClustering(4)),
         "snapshot-average": SnapshotAverage(objective, count=2),
         "heavy-ball": HeavyBall(objective),
@@ -309,7 +311,7 @@ def test_svrg_is_unbiased(options: dict[str, object], problem) -> None:  # type:
 
 
 def test_exact_variance_of_gc_is_the_stratified_variance(problem) -> None:  # type: ignore[no-untyped-def]
-    gc = GC(problem.objective, BatchClustering(4, chunk=8))
+    gc = GC(problem.objective, BatchClustering(4, options=ClusteringOptions(chunk=8)))
     gc.on_infrequent(0, problem.point, problem.population)
     found = gc.exact(problem.point, problem.population, 4)
     num = int((torch.bincount(gc.assignment) > 0).sum())

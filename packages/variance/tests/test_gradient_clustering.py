@@ -1,5 +1,7 @@
 """Clustering against golden arrays, and its own laws: exact moves, forms of centres, online, splits."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,9 +39,16 @@ def test_golden(golden, prefix: str, given_as: str) -> None:  # type: ignore[no-
     if given_as == "centres":
         init = Centres(golden.group("gc_init_Ci"), golden.group("gc_init_Co"))
     found = cluster(
-        golden.model(), F.cross_entropy, x, y, 4, init=init, weighting=weighting, iterations=5,
-        chunk=int(golden[chunk]) if chunk else 7,
-    )  # fmt: skip
+        golden.model(),
+        F.cross_entropy,
+        x,
+        y,
+        4,
+        init=init,
+        weighting=weighting,
+        iterations=5,
+        options=ClusteringOptions(chunk=int(golden[chunk]) if chunk else 7, shuffle=False),
+    )
     assert torch.equal(found.assignments, golden.tensor(prefix + "assign"))
     torch.testing.assert_close(found.distortions, golden.tensor(prefix + "distortion"), rtol=RTOL, atol=1e-12)
     for name, value in golden.group(prefix + "Ci").items():
@@ -99,7 +108,15 @@ def test_distances_to_centres_equal_dense_distances(form: str) -> None:
 def test_the_bias_can_take_part() -> None:
     model, x, y = problem()
     found = cluster(
-        model, F.cross_entropy, x, y, 4, init=[0, 1, 2, 3], include_bias=True, iterations=1, weighting="none"
+        model,
+        F.cross_entropy,
+        x,
+        y,
+        4,
+        init=[0, 1, 2, 3],
+        iterations=1,
+        weighting="none",
+        options=ClusteringOptions(include_bias=True),
     )
     g = per_example.gradients(model, F.cross_entropy, x, y)
     passed = capture(model, F.cross_entropy, x[:4], y[:4], weights_only=True)
@@ -112,9 +129,9 @@ def test_the_bias_can_take_part() -> None:
             y[:4],
             4,
             init=[0, 1, 2, 3],
-            include_bias=True,
             weighting="none",
             iterations=1,
+            options=ClusteringOptions(include_bias=True),
         ).centres,
         ClusteringOptions(include_bias=True),
     )
@@ -136,20 +153,32 @@ def test_truncated_svd_is_the_best_approximation() -> None:
 def test_comparing_one_factor_only(compare: str) -> None:
     model, x, y = problem()
     twice = torch.cat([x, x]), torch.cat([y, y])
-    found = cluster(model, F.cross_entropy, *twice, 5, compare=compare, weighting="none", iterations=2)  # type: ignore[arg-type]
+    found = cluster(
+        model,
+        F.cross_entropy,
+        *twice,
+        5,
+        weighting="none",
+        iterations=2,
+        options=ClusteringOptions(compare=compare),
+    )  # type: ignore[arg-type]
     assert torch.equal(found.assignment[:40], found.assignment[40:])
 
 
 def test_whitening_makes_the_clustering_scale_free() -> None:
     model, x, y = problem()
     layers = ("3", "5")
-    found = cluster(model, F.cross_entropy, x, y, 3, init=[0, 1, 2], whiten=True, layers=layers)
+    found = cluster(
+        model, F.cross_entropy, x, y, 3, init=[0, 1, 2], options=ClusteringOptions(whiten=True, layers=layers)
+    )
 
     def scaled(outputs: Tensor, targets: Tensor) -> Tensor:
         return 1e-3 * F.cross_entropy(outputs, targets, reduction="none")
 
     assert torch.equal(
-        cluster(model, scaled, x, y, 3, init=[0, 1, 2], whiten=True, layers=layers).assignments,
+        cluster(
+            model, scaled, x, y, 3, init=[0, 1, 2], options=ClusteringOptions(whiten=True, layers=layers)
+        ).assignments,
         found.assignments,
     )
 
@@ -157,7 +186,8 @@ def test_whitening_makes_the_clustering_scale_free() -> None:
 def test_compensated_summation_changes_rounding_only() -> None:
     model, x, y = problem()
     plain, kahan = (
-        cluster(model, F.cross_entropy, x, y, 3, init=[0, 1, 2], kahan=k, chunk=5) for k in (False, True)
+        cluster(model, F.cross_entropy, x, y, 3, init=[0, 1, 2], options=ClusteringOptions(kahan=k, chunk=5))
+        for k in (False, True)
     )
     assert torch.equal(plain.assignments, kahan.assignments)
     torch.testing.assert_close(plain.centres.inputs["3"], kahan.centres.inputs["3"], rtol=1e-12, atol=1e-15)
@@ -167,7 +197,16 @@ def test_compensated_summation_changes_rounding_only() -> None:
 def test_sequential_clustering_beats_uniform_sampling(init: str) -> None:
     model, x, y = problem(60)
     g = per_example.gradients(model, F.cross_entropy, x, y)
-    found = cluster(model, F.cross_entropy, x, y, 6, init=init, iterations=8, chunk=4, shuffle=True)  # type: ignore[arg-type]
+    found = cluster(
+        model,
+        F.cross_entropy,
+        x,
+        y,
+        6,
+        init=init,
+        iterations=8,
+        options=ClusteringOptions(chunk=4, shuffle=True),
+    )  # type: ignore[arg-type]
     used = int((found.sizes > 0).sum())
     uniform = float((g - g.mean(0)).square().sum(1).mean()) / used
     assert stratified_variance(g, found.assignment) < uniform
@@ -177,7 +216,15 @@ def test_small_clusters_are_refilled_and_centres_stay_means() -> None:
     model, x, y = problem()
     x[1:3], y[1:3] = x[0], y[0]  # three equal first centres: two clusters stay empty
     found = cluster(
-        model, F.cross_entropy, x, y, 4, init=[0, 1, 2, 3], weighting="none", min_size=3, iterations=3
+        model,
+        F.cross_entropy,
+        x,
+        y,
+        4,
+        init=[0, 1, 2, 3],
+        weighting="none",
+        iterations=3,
+        options=ClusteringOptions(min_size=3),
     )
     assert found.num_splits >= 1
     assert int(found.sizes.sum()) == 40
@@ -191,7 +238,16 @@ def test_small_clusters_are_refilled_and_centres_stay_means() -> None:
 
 def test_the_global_mean_is_a_pseudo_count() -> None:
     model, x, y = problem()
-    found = cluster(model, F.cross_entropy, x, y, 3, init=[0, 1, 2], iterations=1, global_mean=2.5)
+    found = cluster(
+        model,
+        F.cross_entropy,
+        x,
+        y,
+        3,
+        init=[0, 1, 2],
+        iterations=1,
+        options=ClusteringOptions(global_mean=2.5),
+    )
     means = capture(model, F.cross_entropy, x, y, weights_only=True).layers["3"].input_means()  # type: ignore[attr-defined]
     for k in range(3):
         members = means[found.assignment == k]
@@ -201,13 +257,22 @@ def test_the_global_mean_is_a_pseudo_count() -> None:
 
 def test_size_regularisation_leads_from_weighted_to_unweighted() -> None:
     model, x, y = problem()
-    options: dict[str, object] = {"init": [0, 1, 2], "iterations": 3, "chunk": 4}
+    start: dict[str, object] = {"init": [0, 1, 2], "iterations": 3}
+    every_four = ClusteringOptions(chunk=4)
     weighted, none = (
-        cluster(model, F.cross_entropy, x, y, 3, weighting=w, **options)  # type: ignore[arg-type]
+        cluster(model, F.cross_entropy, x, y, 3, weighting=w, options=every_four, **start)  # type: ignore[arg-type]
         for w in ("sequential", "none")
     )
     assert not torch.equal(weighted.assignments, none.assignments)
-    regularised = cluster(model, F.cross_entropy, x, y, 3, size_regularisation=1e12, **options)  # type: ignore[arg-type]
+    regularised = cluster(
+        model,
+        F.cross_entropy,
+        x,
+        y,
+        3,
+        **start,
+        options=ClusteringOptions(chunk=4, size_regularisation=1e12),
+    )  # type: ignore[arg-type]
     assert torch.equal(regularised.assignments, none.assignments)
 
 
@@ -291,9 +356,12 @@ def test_online_clustering_reinitialises_and_resumes(reinit: str) -> None:
     ],
 )
 def test_bad_input(change: dict[str, object], message: str) -> None:
-    options: dict[str, object] = {"num_clusters": 2, **change}
+    grouped = {field.name for field in fields(ClusteringOptions)}
+    inside = {key: value for key, value in change.items() if key in grouped}
+    others = {"num_clusters": 2} | {key: value for key, value in change.items() if key not in grouped}
+    model, x, y = problem()
     with pytest.raises(ConfigError, match=message):
-        cluster(*problem()[:1], F.cross_entropy, *problem()[1:], **options)  # type: ignore[arg-type]
+        cluster(model, F.cross_entropy, x, y, options=ClusteringOptions(**inside), **others)  # type: ignore[arg-type]
 
 
 def test_a_model_without_weight_layers_is_refused() -> None:

@@ -59,7 +59,6 @@ def test_train_and_collect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["run", "F11"], "Unknown figure 'F11'"),
         (["run", "F5", "preset=paper"], "must hold one folder of images per class"),
         (["run", "F1", "mode=unbiased", "num_draws=2"], "num_draws=2: at least 3"),
-        (["run", "F1", "seeds=[]"], "give at least one"),
         (["run", "F1", "first_snapshot=50"], "first_measure=10 lies before first_snapshot=50"),
         (["run", "F1", "model=lenet", "num_steps=1", "seeds=[0]"], "Unknown model 'lenet'"),
         (["run", "F1", "estimators=[SGD]", "num_steps=1", "seeds=[0]"], "Unknown estimator 'SGD'"),
@@ -82,7 +81,7 @@ def test_packed_states_hold_no_code() -> None:
     import pickle
 
     evil = np.frombuffer(pickle.dumps(print), dtype=np.uint8)
-    with pytest.raises(Exception, match=r"(?i)weights.only|magic|unsupported"):
+    with pytest.raises(Exception, match="no packed state"):
         trajectory.unpack(evil)
 
 

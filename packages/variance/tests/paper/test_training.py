@@ -26,7 +26,7 @@ from variance.estimators import (
     Nesterov,
     SnapshotAverage,
 )
-from variance.gradient_clustering import BatchClustering, OnlineClustering
+from variance.gradient_clustering import BatchClustering, ClusteringOptions, OnlineClustering
 from variance.losses import cross_entropy
 from variance.measurement import Measurement
 from variance.objective import Objective, Point
@@ -39,10 +39,10 @@ ESTIMATORS: dict[str, Callable[[Objective], GradientEstimator]] = {
     "SG-2B": lambda o: SGB(o, batch_factor=2),
     "SVRG": SVRG,
     "snapshot-average": SnapshotAverage,
-    "GC-averaged": lambda o: GC(o, BatchClustering(3, chunk=8), average_points=2),
+    "GC-averaged": lambda o: GC(o, BatchClustering(3, options=ClusteringOptions(chunk=8)), average_points=2),
     "SVRG-partial": lambda o: SVRG(o, snapshot_fraction=0.5),
     "SVRG-clipped": lambda o: SVRG(o, clip="norm_var", clip_threshold=0.5),
-    "GC": lambda o: GC(o, BatchClustering(3, chunk=8), iterations=2),
+    "GC": lambda o: GC(o, BatchClustering(3, options=ClusteringOptions(chunk=8)), iterations=2),
     "GC-online": lambda o: GCOnline(o, OnlineClustering(3)),
     "heavy-ball": HeavyBall,
     "Nesterov": lambda o: Nesterov(o, learning_rate=0.05),

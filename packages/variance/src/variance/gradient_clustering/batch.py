@@ -14,10 +14,8 @@ from torch import Tensor, nn
 
 from variance.errors import ConfigError
 from variance.gradient_clustering.centres import (
-    CentreForm,
     Centres,
     ClusteringOptions,
-    Compare,
     RunningSums,
     factor_power,
     squared_distances,
@@ -68,18 +66,7 @@ def cluster(
     init: Initialisation | Centres | Int[Tensor, "k"] | list[int] = "data",
     weighting: Weighting = "sequential",
     iterations: int = 3,
-    min_size: int = 0,
-    chunk: int = 128,
-    include_bias: bool = False,
-    layers: tuple[str, ...] | None = None,
-    form: CentreForm = "product",
-    rank: int = 1,
-    compare: Compare = "gradients",
-    whiten: bool = False,
-    kahan: bool = False,
-    global_mean: float = 0.0,
-    size_regularisation: float = 0.0,
-    shuffle: bool = False,
+    options: ClusteringOptions | None = None,
     seed: int = 0,
 ) -> Clustering:
     """Cluster the examples of a data set by their gradients.
@@ -95,19 +82,7 @@ def cluster(
             this iteration, fixed within a chunk; balances itself and is what stratified sampling wants.
             `frozen`: sizes of the previous iteration; unstable (clusters empty out and swap), for study only.
         iterations: Passes over the data.
-        min_size: Clusters smaller than this take a random half of the cluster with the largest distortion, at
-            most one per iteration.
-        chunk: Examples between two updates of the `sequential` weights.
-        include_bias: Let biases take part.
-        layers: Layers that take part.
-        form: Representation of centres.
-        rank: Rank of `svd` centres.
-        compare: What distances compare.
-        whiten: Scale factor coordinates to unit second moment.
-        kahan: Compensated summation.
-        global_mean: Pseudo-count of the global mean in every centre.
-        size_regularisation: Pseudo-count of a cluster's size in the sequential weights.
-        shuffle: Visit examples in a new random order each iteration instead of index order.
+        options: What is clustered, in which order, and how centres are represented.
         seed: Seed of initialisation, order and splits.
 
     Raises:
@@ -121,13 +96,7 @@ def cluster(
         >>> found.assignment.tolist()
         [0, 0, 1, 1]
     """
-    options = ClusteringOptions(
-        include_bias, layers, form, rank, compare, whiten, kahan, global_mean, size_regularisation
-    )
-    batch = BatchClustering(
-        num_clusters, options, weighting=weighting, min_size=min_size, chunk=chunk, shuffle=shuffle, seed=seed
-    )
-
+    batch = BatchClustering(num_clusters, options, weighting=weighting, seed=seed)
     if len(x) != len(y):
         raise ConfigError(f"{len(x)} inputs and {len(y)} targets: need equally many.")
 
@@ -144,9 +113,6 @@ class BatchClustering:
         num_clusters: K.
         options: What is clustered.
         weighting: See `cluster`.
-        min_size: See `cluster`.
-        chunk: See `cluster`.
-        shuffle: See `cluster`.
         seed: Seed or generator.
     """
 
@@ -156,23 +122,18 @@ class BatchClustering:
         options: ClusteringOptions | None = None,
         *,
         weighting: Weighting = "sequential",
-        min_size: int = 0,
-        chunk: int = 128,
-        shuffle: bool = True,
         seed: int | np.random.Generator = 0,
     ) -> None:
         if num_clusters < 1:
             raise ConfigError(f"num_clusters is {num_clusters}; it must be at least 1.")
         if weighting not in ("none", "sequential", "frozen"):
             raise ConfigError(f"weighting is '{weighting}'; allowed are none, sequential, frozen.")
-        if chunk < 1 or min_size < 0:
-            raise ConfigError(f"chunk {chunk} must be at least 1 and min_size {min_size} at least 0.")
         self.num_clusters, self.options, self.weighting = (
             num_clusters,
             options or ClusteringOptions(),
             weighting,
         )
-        self.min_size, self.chunk, self.shuffle = min_size, chunk, shuffle
+        self.min_size, self.chunk = self.options.min_size, self.options.chunk
         self.generator = np.random.default_rng(seed)
         self.centres: Centres | None = None
 
@@ -204,7 +165,9 @@ class BatchClustering:
         weights = torch.ones(self.num_clusters)
         assignments, distortions, splits = [], [], 0
         for _ in range(iterations):
-            order = self.generator.permutation(num_examples) if self.shuffle else np.arange(num_examples)
+            order = (
+                self.generator.permutation(num_examples) if self.options.shuffle else np.arange(num_examples)
+            )
             assignment, distortion, sums = self._assign(capture_at, torch.from_numpy(order), weights, scales)
             splits += self._split(capture_at, assignment, distortion, sums)
             sizes = torch.bincount(assignment, minlength=self.num_clusters)

@@ -40,6 +40,11 @@ class ClusteringOptions:
             the mean over all) / (N_k + g). Shrinks small clusters to the global mean and revives empty ones.
         size_regularisation: Pseudo-count r of a cluster's size in the sequential weights, w_k = 1 + count +
             r; large values make the clustering unweighted.
+        min_size: Clusters smaller than this take a random half of the cluster with the largest distortion, at
+            most one per iteration.
+        chunk: Examples between two updates of the `sequential` weights.
+        shuffle: Visit examples in a new random order each iteration. Index order is safe only where it is
+            random already: on data sorted by class, sequential weights spread every class over all clusters.
     """
 
     include_bias: bool = False
@@ -51,12 +56,19 @@ class ClusteringOptions:
     kahan: bool = False
     global_mean: float = 0.0
     size_regularisation: float = 0.0
+    min_size: int = 0
+    chunk: int = 128
+    shuffle: bool = True
 
     def __post_init__(self) -> None:
         if min(self.global_mean, self.size_regularisation) < 0:
             raise ConfigError(
                 f"global_mean {self.global_mean} and size_regularisation {self.size_regularisation} must not "
                 "be negative."
+            )
+        if self.chunk < 1 or self.min_size < 0:
+            raise ConfigError(
+                f"chunk {self.chunk} must be at least 1 and min_size {self.min_size} at least 0."
             )
         if self.rank < 1 or (self.rank > 1 and self.form != "svd"):
             raise ConfigError(

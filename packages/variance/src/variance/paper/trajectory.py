@@ -173,14 +173,14 @@ def estimators_for(
     Raises:
         ValueError: Unknown name.
     """
-    options = ClusteringOptions(kahan=kahan)
+    options = ClusteringOptions(kahan=kahan, chunk=batch_size)
     known: dict[str, Callable[[], GradientEstimator]] = {
         "SG-B": lambda: SGB(objective),
         "SG-2B": lambda: SGB(objective, batch_factor=2),
         "SVRG": lambda: SVRG(objective),
         "GC": lambda: GC(
             objective,
-            BatchClustering(clusters, options, chunk=batch_size, seed=named_seed(seed, "clusters")),
+            BatchClustering(clusters, options, seed=named_seed(seed, "clusters")),
             iterations=iterations,
         ),
         "GC-online": lambda: GCOnline(

@@ -20,7 +20,7 @@ from gdyn_reproduce.plotting import new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run, RunOptions
 from variance import per_example
-from variance.gradient_clustering import cluster
+from variance.gradient_clustering import ClusteringOptions, cluster
 from variance.gradient_clustering.centres import CentreForm
 from variance.losses import cross_entropy
 from variance.paper.problems import four_blobs
@@ -87,9 +87,8 @@ def _clusters(config: PlaneConfig, seed: int) -> dict[str, np.ndarray]:
             config.clusters,
             iterations=8,
             init="kmeans++",
-            form=form,
             seed=seed,
-            chunk=16,
+            options=ClusteringOptions(form=form, chunk=16),
         )
         uniform = spread / int((clusters.sizes > 0).sum())
         found[f"assignment|{form}"] = clusters.assignment.numpy()

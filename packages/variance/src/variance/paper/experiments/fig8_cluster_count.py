@@ -18,7 +18,7 @@ from variance.data import Population, TensorPopulation
 from variance.estimators import SGB
 from variance.estimators.clustered import stratified_statistics
 from variance.estimators.sg import EXACT_CHUNK
-from variance.gradient_clustering import BatchClustering
+from variance.gradient_clustering import BatchClustering, ClusteringOptions
 from variance.losses import cross_entropy
 from variance.objective import Objective, Point
 from variance.paper.calibration import seconds_of
@@ -136,7 +136,11 @@ def _distortions(
     """Return D of gradient clusters and of random ones; passes over the data are stored one by one."""
 
     def cluster() -> dict[str, np.ndarray]:
-        clustering = BatchClustering(count, chunk=config.batch_size, seed=named_seed(seed, "clusters", count))
+        clustering = BatchClustering(
+            count,
+            seed=named_seed(seed, "clusters", count),
+            options=ClusteringOptions(chunk=config.batch_size),
+        )
         network = trained()
         found = clustering.fit(network.capture, len(network.population), config.cluster_iterations)
         source = generator(seed, "random assignment", count)
@@ -165,7 +169,9 @@ def estimate(config: ClusterCountConfig) -> Estimate:
     sample = _Trained(whole.objective, whole.point, TensorPopulation(some.inputs, some.targets))
     passes = 0.0
     for count in config.counts:
-        clustering = BatchClustering(min(count, len(some)), chunk=config.batch_size)
+        clustering = BatchClustering(
+            min(count, len(some)), options=ClusteringOptions(chunk=config.batch_size)
+        )
         ids = torch.arange(len(some)) % count
         passes += config.cluster_iterations * seconds_of(
             partial(clustering.fit, sample.capture, len(some), 1), 1

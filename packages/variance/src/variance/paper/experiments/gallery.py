@@ -17,7 +17,7 @@ from gdyn_reproduce.plotting import new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run, RunOptions
 from variance.estimators import SGB
-from variance.gradient_clustering import BatchClustering
+from variance.gradient_clustering import BatchClustering, ClusteringOptions
 from variance.gradient_clustering.centres import squared_distances
 from variance.losses import cross_entropy
 from variance.objective import Objective, Point
@@ -100,7 +100,9 @@ def _clusters(config: GalleryConfig, seed: int) -> dict[str, np.ndarray]:
     point = Point.of(model).copy()
     everything = population.fetch(torch.arange(len(population)))
     found = objective.capture(point, everything, weights_only=True)
-    clustering = BatchClustering(config.clusters, chunk=config.batch_size, seed=named_seed(seed, "clusters"))
+    clustering = BatchClustering(
+        config.clusters, seed=named_seed(seed, "clusters"), options=ClusteringOptions(chunk=config.batch_size)
+    )
     result = clustering.fit(
         lambda rows: objective.capture(point, population.fetch(rows), weights_only=True),
         len(population),
