@@ -5,7 +5,5 @@ from pathlib import Path
 
 import torch
 
-from gdyn_reproduce.testing import pytest_runtest_setup  # noqa: F401  (skips tests whose data are absent)
-
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)

@@ -1,29 +1,5 @@
-"""Command line: the house commands and ``train``."""
+"""Command line: see ``chaos.paper.cli``."""
 
-from __future__ import annotations
+from chaos.paper.cli import main, train
 
-import sys
-from typing import NoReturn
-
-import gdyn_reproduce.cli
-from gdyn_reproduce.registry import Command
-
-COMMANDS = (
-    Command(
-        "train",
-        "Train as the published train.py does; its option names, defaults and command lines.",
-        run="chaos.engine:train",
-        config="chaos.train_config:TrainConfig",
-        rewrite="chaos.published:repair",
-    ),
-)
-
-
-def main() -> NoReturn:
-    """Run the command line."""
-    gdyn_reproduce.cli.main("chaos.paper:PAPER", COMMANDS)
-
-
-def train() -> NoReturn:
-    """Run ``gdyn-chaos train`` under the name ``chaos-train``."""
-    gdyn_reproduce.cli.main("chaos.paper:PAPER", COMMANDS, ["train", *sys.argv[1:]])
+__all__ = ["main", "train"]

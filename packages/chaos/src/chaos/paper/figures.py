@@ -29,8 +29,8 @@ FIGURES = (
         id="fig1",
         source="Figure 1",
         shows="Training without chaotic directions stays at chance; without positive ones it is only slower.",
-        module="chaos.experiments.fig1_pruned_training",
-        config="chaos.config:Fig1Config",
+        module="chaos.paper.experiments.fig1_pruned_training",
+        config="chaos.paper.config:Fig1Config",
         presets={
             "quick": Preset("45 s, 1 core", "scaled down"),
             "paper": Preset("about 1 h on 1 core (3 seeds, 20 epochs, 3 pruned arms), 1 GB", "paper", USPS),
@@ -42,8 +42,8 @@ FIGURES = (
         id="fig2a",
         source="Figure 2a",
         shows="The later the pruning of chaotic directions starts, the higher the plateau it freezes.",
-        module="chaos.experiments.fig2a_late_pruning",
-        config="chaos.config:Fig2aConfig",
+        module="chaos.paper.experiments.fig2a_late_pruning",
+        config="chaos.paper.config:Fig2aConfig",
         presets={
             "quick": Preset("30 s, 1 core", "scaled down"),
             "paper": Preset("about 50 min on 1 core (3 seeds, 20 epochs), 1 GB", "paper", USPS | STARTS),
@@ -57,8 +57,8 @@ FIGURES = (
         id="fig2b",
         source="Figure 2b (our reading of which panel it is)",
         shows="The largest exponent falls during training while the number of expanding directions stays.",
-        module="chaos.experiments.fig2b_exponents",
-        config="chaos.config:Fig2bConfig",
+        module="chaos.paper.experiments.fig2b_exponents",
+        config="chaos.paper.config:Fig2bConfig",
         presets={
             "quick": Preset("20 s, 1 core", "scaled down"),
             "paper": Preset(
@@ -73,16 +73,16 @@ FIGURES = (
         id="fig3a",
         source="Figure 3a",
         shows="Perturbed trainings keep drifting away slowly; chaotic perturbations drift fastest.",
-        module="chaos.experiments.fig3a_distances",
-        config="chaos.config:Fig3Config",
+        module="chaos.paper.experiments.fig3a_distances",
+        config="chaos.paper.config:Fig3Config",
         presets=PERTURBED,
     ),
     Figure(
         id="fig3b",
         source="Figure 3b",
         shows="Squared distances follow a t + b t^2 + d_0^2, not the exponential of the largest exponent.",
-        module="chaos.experiments.fig3b_divergence_fit",
-        config="chaos.config:Fig3Config",
+        module="chaos.paper.experiments.fig3b_divergence_fit",
+        config="chaos.paper.config:Fig3Config",
         # rounding alone moves the mean over five seeds across the edge of the band: 0.90 to 0.95
         presets=PERTURBED | {"quick": Preset("2 min, 1 core", "scaled down", {"seeds": [*range(10)]})},
         in_default=False,  # the runs of fig3a and more

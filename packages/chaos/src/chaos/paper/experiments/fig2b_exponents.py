@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from chaos.config import Fig2bConfig
-from chaos.study import Study
+from chaos.paper.config import Fig2bConfig
+from chaos.paper.study import Study
 from gdyn_reproduce.plotting import COLOURS, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run

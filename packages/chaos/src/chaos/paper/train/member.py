@@ -13,10 +13,10 @@ from chaos.cgd import CGD
 from chaos.eigenthings import Eigenthings
 from chaos.lyapunov import LyapunovTracker
 from chaos.o2grad import Eigenpairs, Hessian, LossSurface
+from chaos.paper.train.config import TrainConfig
+from chaos.paper.training import momentum_state, restore_momentum
 from chaos.spectra import gradient_metrics, hessian_metrics, lyapunov_metrics, signal_to_noise
 from chaos.subspace import random_similarity, subspace_similarity
-from chaos.train_config import TrainConfig
-from chaos.training import momentum_state, restore_momentum
 from gdyn_common.logging import JsonLines
 from gdyn_common.seeding import named_seed
 from gdyn_common.storage import Arrays

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from chaos.data import load_data
 from chaos.models import mlp, seeded
-from chaos.training import (
+from chaos.paper.data import load_data
+from chaos.paper.training import (
     Plan,
     accuracy,
     advance_together,

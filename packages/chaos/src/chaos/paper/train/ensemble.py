@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from chaos.member import Member
-from chaos.train_config import TrainConfig
-from chaos.training import stacked_gradient
+from chaos.paper.train.config import TrainConfig
+from chaos.paper.train.member import Member
+from chaos.paper.training import stacked_gradient
 from gdyn_common.storage import Arrays
 
 

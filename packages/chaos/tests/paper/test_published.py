@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chaos.published import repair
+from chaos.paper.train.published import repair
 
 
 @pytest.mark.parametrize(

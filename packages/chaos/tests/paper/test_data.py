@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from chaos.data import load_data
+from chaos.paper.data import load_data
 
 SIZES = {
     "digits": (1437, 360, 8),

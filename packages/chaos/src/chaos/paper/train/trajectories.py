@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from chaos.paper.train.config import TrainConfig
 from chaos.perturbation import assignment
-from chaos.train_config import TrainConfig
 from gdyn_common.storage import Arrays, write_arrays
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from chaos.cgd import CGD
-from chaos.data import Data
 from chaos.eigenthings import Eigenthings
-from chaos.member import Member
-from chaos.train_config import TrainConfig
+from chaos.paper.data import Data
+from chaos.paper.train.config import TrainConfig
+from chaos.paper.train.member import Member
 from gdyn_reproduce.runs import Estimate
 
 _STEPS = 3

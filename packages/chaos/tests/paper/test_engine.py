@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import chaos
-from chaos.cli import COMMANDS
 from chaos.eigenthings import Eigenthings
-from chaos.engine import run_training
 from chaos.paper import PAPER
-from chaos.train_config import LoggingConfig, ModelConfig, OptimConfig, TrainConfig
-from chaos.trajectories import Trajectories
+from chaos.paper.cli import COMMANDS
+from chaos.paper.train.config import LoggingConfig, ModelConfig, OptimConfig, TrainConfig
+from chaos.paper.train.engine import run_training
+from chaos.paper.train.trajectories import Trajectories
 from gdyn_reproduce.cli import dispatch
 from gdyn_reproduce.records import load_records
 from gdyn_reproduce.testing import check_killed_runs_resume
@@ -70,9 +70,7 @@ def leaves(kind, prefix=""):
 def test_every_key_is_read():
     """Each option's name is used as an attribute somewhere outside the option table."""
     folder = Path(chaos.__file__).parent
-    text = "".join(
-        p.read_text() for p in folder.glob("*.py") if p.name not in ("train_config.py", "config.py")
-    )
+    text = "".join(p.read_text() for p in (folder / "paper").rglob("*.py") if p.name != "config.py")
     for name in leaves(TrainConfig):
         assert f".{name}" in text, name
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from chaos.calibration import announce, decomposition_seconds
-from chaos.config import Fig3Config, StudyConfig
-from chaos.data import Data, load_data
 from chaos.models import mlp, seeded
+from chaos.paper.calibration import announce, decomposition_seconds
+from chaos.paper.config import Fig3Config, StudyConfig
+from chaos.paper.data import Data, load_data
+from chaos.paper.training import Plan, advance_together, flat_parameters, model_seed, track, train
 from chaos.perturbation import STRATEGIES, perturbation_vector
-from chaos.training import Plan, advance_together, flat_parameters, model_seed, track, train
 from gdyn_common.seeding import named_seed
 from gdyn_common.storage import Arrays
 from gdyn_reproduce.runs import Estimate, Run

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from chaos.config import Fig2aConfig
-from chaos.study import Study
+from chaos.paper.config import Fig2aConfig
+from chaos.paper.study import Study
 from gdyn_reproduce.plotting import COLOURS, band, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run

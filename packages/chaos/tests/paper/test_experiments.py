@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from chaos.cli import COMMANDS
 from chaos.paper import PAPER
+from chaos.paper.cli import COMMANDS
 from gdyn_common.storage import read_arrays
 from gdyn_reproduce.cli import dispatch
 from gdyn_reproduce.registry import resolve

@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_ensemble import config
 
-from chaos.calibration import announce, decomposition_seconds, train_estimate
-from chaos.data import load_data
-from chaos.engine import build_model, run_training
+from chaos.paper.calibration import announce, decomposition_seconds, train_estimate
+from chaos.paper.data import load_data
+from chaos.paper.train.engine import build_model, run_training
 from gdyn_reproduce.runs import Estimate
 
 
@@ -52,7 +52,7 @@ def test_it_leaves_no_trace_in_the_run(tmp_path, monkeypatch):
     changes = {"max_steps": 210, "parallel": 1, "perturb_strat": None}
     changes["optim"] = {"name": "cgd", "noise": True, "prune_start": 200}
     a = run_training(config(tmp_path / "a", **changes))
-    monkeypatch.setattr("chaos.engine._CALIBRATED_ABOVE", 1000)
+    monkeypatch.setattr("chaos.paper.train.engine._CALIBRATED_ABOVE", 1000)
     b = run_training(config(tmp_path / "b", **changes))
     assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
 

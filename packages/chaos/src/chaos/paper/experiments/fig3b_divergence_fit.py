@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from chaos.config import Fig3Config
 from chaos.divergence import exponential_bounds, fit_divergence
+from chaos.paper.config import Fig3Config
+from chaos.paper.study import Study
 from chaos.perturbation import STRATEGIES
-from chaos.study import Study
 from gdyn_reproduce.plotting import COLOURS, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run

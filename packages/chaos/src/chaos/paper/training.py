@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from chaos.cgd import CGD
-from chaos.data import Data
 from chaos.lyapunov import LyapunovTracker
 from chaos.o2grad import LossSurface
+from chaos.paper.data import Data
 from gdyn_common.seeding import named_seed
 from gdyn_common.storage import Arrays, Checkpoint
 

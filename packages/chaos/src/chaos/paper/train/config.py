@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from chaos.config import DATASETS, DataConfig
+from chaos.paper.config import DATASETS, DataConfig
 from gdyn_reproduce.runs import RunOptions
 
 PERTURB_STRATEGIES = ("max_chaos", "randn_chaos", "max_convergence", "randn_convergence", "randn", "all")

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from chaos.engine import run_training
-from chaos.ensemble import Ensemble
-from chaos.train_config import LoggingConfig, ModelConfig, OptimConfig, TrainConfig
+from chaos.paper.train.config import LoggingConfig, ModelConfig, OptimConfig, TrainConfig
+from chaos.paper.train.engine import run_training
+from chaos.paper.train.ensemble import Ensemble
 
 PLAIN = {"log_eigenthings": False, "log_lyapunov": False, "logger_type": "jsonl"}
 

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from chaos.calibration import announce, train_estimate
-from chaos.data import Data, load_data
 from chaos.eigenthings import Eigenthings, load_eigenthings, load_values_and_vectors
-from chaos.ensemble import Ensemble
-from chaos.member import Member
 from chaos.models import cnn, mlp, seeded
+from chaos.paper.calibration import announce, train_estimate
+from chaos.paper.data import Data, load_data
+from chaos.paper.train.config import LoggingConfig, TrainConfig
+from chaos.paper.train.ensemble import Ensemble
+from chaos.paper.train.member import Member
+from chaos.paper.train.trajectories import Trajectories
+from chaos.paper.training import model_seed
 from chaos.perturbation import STRATEGIES, assignment, perturb
-from chaos.train_config import LoggingConfig, TrainConfig
-from chaos.training import model_seed
-from chaos.trajectories import Trajectories
 from gdyn_common.logging import MultiTracker
 from gdyn_common.seeding import named_seed
 from gdyn_common.storage import Arrays, remove_folder
@@ -73,7 +73,15 @@ def run_training(config: TrainConfig) -> Path:
         return folder
     print(f"train -> {folder}", flush=True)
     header = Header(
-        "chaos", version, "", "train", "Sec. 3", "One training run.", "chaos.engine", "", "scaled down"
+        "chaos",
+        version,
+        "",
+        "train",
+        "Sec. 3",
+        "One training run.",
+        "chaos.paper.train.engine",
+        "",
+        "scaled down",
     )
     with Run(folder, values, header) as run:
         services = [] if config.logging.logger_type == "jsonl" else [config.logging.logger_type]

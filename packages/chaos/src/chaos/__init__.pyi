@@ -1,0 +1,13 @@
+from .cgd import CGD as CGD
+from .divergence import exponential_bounds as exponential_bounds
+from .divergence import fit_divergence as fit_divergence
+from .divergence import fit_theoretical_bound as fit_theoretical_bound
+from .eigenthings import load_eigenthings as load_eigenthings
+from .exponents import local_exponents as local_exponents
+from .lyapunov import LyapunovTracker as LyapunovTracker
+from .lyapunov import tangent_error as tangent_error
+from .o2grad import LossSurface as LossSurface
+from .perturbation import perturb as perturb
+from .subspace import eigenbasis_dissimilarity as eigenbasis_dissimilarity
+from .subspace import random_similarity as random_similarity
+from .subspace import subspace_similarity as subspace_similarity
