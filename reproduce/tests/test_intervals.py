@@ -86,6 +86,13 @@ def test_intervals_agree_with_scipy():
         assert (share.low, share.high) == pytest.approx((exact.low, exact.high), rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize(("count", "rank"), [(5, 0), (7, 0), (8, 1), (10, 1), (11, 2), (30, 10)])
+def test_a_median_has_the_order_statistics_of_the_sign_test(count, rank):
+    interval = of_mean([float(i) for i in range(count)], "median")
+    assert (interval.low, interval.high) == (rank, count - 1 - rank)
+    assert stats.binom.cdf(rank, count, 0.5) <= 0.05 < stats.binom.cdf(rank + 1, count, 0.5)
+
+
 def test_power_is_there_where_the_truth_lies_well_inside():
     chance = np.random.default_rng(0)
     draws = ({"m": chance.normal(0.5, 0.1, 5).tolist()} for _ in range(CLAIMS))

@@ -27,6 +27,11 @@ def test_a_number_is_printed_on_the_same_side_of_its_printed_bounds(value, low, 
     assert (first <= printed <= last) == (low <= value <= high)
 
 
+def test_a_number_shows_where_in_its_band_it_lies():
+    assert spell_number(0.501374, 0.50137, 0.50138) == "0.501374"
+    assert spell_number(0.1234567, 0.0, 1.0) == "0.1235"
+
+
 def test_no_random_number_changes_sides():
     chance = np.random.default_rng(0)
     for _ in range(2000):

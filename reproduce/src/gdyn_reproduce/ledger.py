@@ -96,6 +96,8 @@ def refusals(paper: Paper, records: Sequence[Record], owed: Debts) -> Iterator[s
         for claim in paper.claims:
             if claim.needs_control:
                 yield f"{claim.id} is a claim of the paper without a control, and without a reason for none."
+            if claim.registered is None:
+                yield f"{claim.id} does not say whether it was registered before or after its first run."
     stale = {name_of(record): record for record in records if is_stale(paper, record)}
     for name, record in stale.items():
         if owed.transition:
@@ -107,7 +109,8 @@ def refusals(paper: Paper, records: Sequence[Record], owed: Debts) -> Iterator[s
             yield f"{name} was made by other code; make it anew, or say in {DEBTS} why not."
     for name in sorted(owed.stale.keys() - stale.keys()):
         yield f"{DEBTS} lists {name}, which is not stale; remove the line."
-    if owed.transition and not stale and not any(claim.needs_control for claim in paper.claims):
+    complete = not any(claim.needs_control or claim.registered is None for claim in paper.claims)
+    if owed.transition and not stale and complete:
         yield f"{DEBTS} has a transition, but nothing is owed; remove the line."
     for record in records:
         for verdict in record.verdicts:

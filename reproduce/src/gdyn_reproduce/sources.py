@@ -157,7 +157,7 @@ def _spell(node: object) -> str:
     if isinstance(node, list):
         return f"[{','.join(filter(None, map(_spell, node)))}]"
     if not isinstance(node, ast.AST):
-        return f"{type(node).__name__}:{node!r}"
+        return repr(node)
     if (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)
