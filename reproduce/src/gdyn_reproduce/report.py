@@ -7,23 +7,21 @@ the project but this one, since a record carries its claims in full.
 from __future__ import annotations
 
 import argparse
-import base64
-import itertools
 import math
 import re
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gdyn_common.storage import atomic_write
-from gdyn_reproduce.claims import Kind, Outcome, Verdict
+from gdyn_reproduce.claims import Kind, Verdict
+from gdyn_reproduce.page import OUTCOMES as OUTCOMES
+from gdyn_reproduce.page import page_context
 from gdyn_reproduce.records import Record, load_records
 from gdyn_reproduce.spelling import spell_bounds, spell_number, spell_values
 
-OUTCOMES: tuple[Outcome, ...] = ("holds", "fails", "undecided", "stale", "not judged here")
 PAPER_KINDS: tuple[Kind, ...] = ("number", "statement")
 """Claims of the paper; what is left are our own checks."""
 
@@ -128,53 +126,10 @@ def write_report(records: Sequence[Record], folder: Path) -> Path:
     Returns:
         The path of the page.
     """
-    context = _context(records)
+    context = page_context([(record, rows([record])) for record in records])
     atomic_write(folder / "report.md", _render("report.md.j2", context))
     atomic_write(folder / "index.html", _render("report.html.j2", context))
     return folder / "index.html"
-
-
-def _context(records: Sequence[Record]) -> dict[str, Any]:
-    per_record = [rows([record]) for record in records]
-    table = list(itertools.chain(*per_record))
-    return {
-        "records": [_figure_context(*pair) for pair in zip(records, per_record, strict=True)],
-        "rows": table,
-        "packages": sorted({record.header.package for record in records}),
-        "outcomes": OUTCOMES,
-        "counts": Counter(row.verdict.outcome for row in table if row.verdict.kind in PAPER_KINDS),
-        "checks": Counter(row.verdict.outcome for row in table if row.verdict.kind not in PAPER_KINDS),
-        "surprises": [row for row in table if not row.verdict.as_expected],
-    }
-
-
-def _figure_context(record: Record, table: Sequence[Row]) -> dict[str, Any]:
-    header = record.header
-    return {
-        "record": record,
-        "header": header,
-        "rows": table,
-        "svg": _embed(record.folder / "figure.svg"),
-        "anchor": f"{header.package}-{header.figure}-{header.preset}-{record.folder.name}",
-        "config": _flat_text(record.config),
-        "provenance": _flat_text(record.provenance),
-        "minutes": record.provenance.get("wall_time_s", math.nan) / 60,
-        "mebibytes": record.provenance.get("peak_memory_bytes", math.nan) / 2**20,
-    }
-
-
-def _embed(picture: Path) -> str:
-    return base64.b64encode(picture.read_bytes()).decode() if picture.exists() else ""
-
-
-def _flat_text(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    flat: list[tuple[str, str]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat += _flat_text(value, f"{prefix}{key}.")
-        else:
-            flat.append((prefix + key, str(value)))
-    return flat
 
 
 def _render(template: str, context: Mapping[str, Any]) -> str:

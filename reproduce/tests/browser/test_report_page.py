@@ -1,6 +1,7 @@
 """The report in a real browser: it opens, filters, zooms, and asks nothing of the network."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from toy_paper.paper import PAPER
@@ -58,7 +59,7 @@ def test_it_opens_silently_and_asks_nothing_of_the_network(page, report):
 
 def test_every_picture_loads(page):
     widths = page.eval_on_selector_all("button.picture img", "images => images.map(i => i.naturalWidth)")
-    assert len(widths) == 2
+    assert len(widths) == 3  # one of the two figures also stands on the paper's card
     assert all(width > 0 for width in widths)
 
 
@@ -68,12 +69,54 @@ def test_nothing_is_wider_than_the_screen(page):
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_filters_leave_what_was_asked_for(page):
-    page.select_option("#by-outcome", "fails")
+def test_filters_leave_what_was_asked_for_and_stand_in_the_address(page, report):
+    page.select_option("#by-verdict", "fails")
     assert page.locator(".overview tbody tr:visible").count() == 2
     assert page.inner_text("#shown") == "2 claims"
     page.fill("#by-text", "no such claim")
     assert page.locator(".overview tbody tr:visible").count() == 0
+    address = page.evaluate("location.href")
+    assert address.endswith("#claims?verdict=fails&text=no+such+claim")
+    page.goto("about:blank")
+    page.goto(address)
+    assert page.input_value("#by-text") == "no such claim"
+    assert page.locator(".overview tbody tr:visible").count() == 0
+
+
+def test_every_claim_has_a_link_of_its_own(page, report):
+    page.goto(report.as_uri() + "#toy_paper.fig1.rate.quick")
+    target = page.locator(":target")
+    assert "The value falls to 1/e." in target.inner_text()
+    box = target.bounding_box()
+    assert 0 <= box["y"] < page.viewport_size["height"]
+
+
+def test_a_strip_shows_where_the_value_lies(page):
+    strip = page.locator("[id='toy_paper.fig1.rate.quick'] svg.strip")
+    band, seed = strip.locator(".band").bounding_box(), strip.locator(".seed").first.bounding_box()
+    assert band["x"] <= seed["x"] + seed["width"] / 2 <= band["x"] + band["width"]
+    assert "holds" in strip.get_attribute("aria-label")
+    failing = page.locator("[id='toy_paper.fig1.rises.quick'] svg.strip")
+    band, seed = failing.locator(".band").bounding_box(), failing.locator(".seed").first.bounding_box()
+    assert seed["x"] + seed["width"] < band["x"]
+    height = strip.locator("text").first.bounding_box()["height"]
+    assert height >= 9  # pixels; smaller text cannot be read
+
+
+def test_a_command_is_copied(page):
+    button = page.locator("[data-command]").first
+    button.click()
+    page.wait_for_function("document.querySelector('[data-command]').textContent == 'Copied'")
+
+
+def test_the_plotted_numbers_are_downloaded(page):
+    with page.expect_download() as waiting:
+        page.locator("[data-numbers]").first.click()
+    download = waiting.value
+    assert download.suggested_filename.endswith(".csv")
+    lines = Path(download.path()).read_text().splitlines()
+    assert lines[0] == "array,index,value"
+    assert len(lines) > 10
 
 
 def test_a_picture_zooms_and_closes_from_the_keyboard(page):

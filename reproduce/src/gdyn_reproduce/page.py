@@ -1,0 +1,186 @@
+"""What the report page shows, gathered from records: papers, figures, claims, and where they were made."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gdyn_common.storage import read_arrays
+from gdyn_reproduce.claims import KINDS, Outcome
+from gdyn_reproduce.records import Record
+from gdyn_reproduce.strips import band_strip
+
+OUTCOMES: tuple[Outcome, ...] = ("holds", "fails", "undecided", "stale", "not judged here")
+_KIND_NAMES = {
+    "number": "numbers of the paper",
+    "statement": "statements of the paper",
+    "check": "our own checks",
+}
+_LARGEST_DOWNLOAD = 60_000  # bytes of compressed numbers that a page carries for one figure
+
+
+def page_context(records: Sequence[tuple[Record, Sequence[Any]]]) -> dict[str, Any]:
+    """Gather what the templates show.
+
+    Args:
+        records: What to report, in order, each with its verdicts spelled by `gdyn_reproduce.report.rows`.
+
+    Returns:
+        The template's variables.
+    """
+    names: Counter[str] = Counter()
+    figures = [_figure(record, rows, names) for record, rows in records]
+    by_package = itertools.groupby(figures, key=lambda figure: figure["header"].package)
+    papers = [_paper(package, list(group)) for package, group in by_package]
+    shown = [item["row"].verdict for figure in figures for item in figure["items"]]
+    return {
+        "papers": papers,
+        "figures": figures,
+        "outcomes": OUTCOMES,
+        "kinds": _KIND_NAMES,
+        "paper_claims": _tally([verdict for verdict in shown if verdict.kind != "check"]),
+        "checks": _tally([verdict for verdict in shown if verdict.kind == "check"]),
+        "surprises": [i for figure in figures for i in figure["items"] if not i["row"].verdict.as_expected],
+        "made": _made([record for record, _ in records]),
+        "total": len(shown),
+    }
+
+
+def _paper(package: str, figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    items = [item for figure in figures for item in figure["items"]]
+    bars = []
+    for kind in KINDS:
+        verdicts = [item["row"].verdict for item in items if item["row"].verdict.kind == kind]
+        if verdicts:
+            bars.append({"kind": _KIND_NAMES[kind], "count": len(verdicts), "parts": _tally(verdicts)})
+    return {
+        "package": package,
+        "header": figures[0]["header"],
+        "figures": figures,
+        "best": max(figures, key=lambda figure: (bool(figure["picture"]), _weight(figure))),
+        "bars": bars,
+        "troubles": [item for item in items if item["row"].verdict.outcome in ("fails", "undecided")],
+    }
+
+
+def _weight(figure: Mapping[str, Any]) -> int:
+    """Count the claims of the paper that a figure decides: the picture with most of them says most."""
+    verdicts = (item["row"].verdict for item in figure["items"])
+    return sum(verdict.kind != "check" and verdict.outcome in ("holds", "fails") for verdict in verdicts)
+
+
+def _figure(record: Record, rows: Sequence[Any], names: Counter[str]) -> dict[str, Any]:
+    header = record.header
+    return {
+        "record": record,
+        "header": header,
+        "anchor": _unique(f"{header.package}.{header.figure}.{header.preset}", names),
+        "items": [
+            {
+                "row": row,
+                "anchor": _unique(f"{header.package}.{row.verdict.claim}.{header.preset}", names),
+                "strip": band_strip(row.verdict),
+                "trouble": _trouble(row),
+            }
+            for row in rows
+        ],
+        "picture": _picture(record.folder / "figure"),
+        "numbers": _download(record.folder / "arrays.npz"),
+        "config": _flat_text(record.config),
+        "provenance": _flat_text(record.provenance),
+        "cost": _cost(record.provenance),
+    }
+
+
+def _unique(name: str, names: Counter[str]) -> str:
+    """Return a name for an address, the same in every report that holds the same runs."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    names[name] += 1
+    return name if names[name] == 1 else f"{name}.{names[name]}"
+
+
+def _trouble(row: Any) -> str:
+    """Say in a sentence what failed or was not decided, and why as far as it is known."""
+    verdict = row.verdict
+    why = verdict.reason or verdict.expected_because
+    found = f"measured {row.ours}, accepted {row.band}"
+    return f"{found}. {why}" if why else f"{found}."
+
+
+def _tally(verdicts: Sequence[Any]) -> list[tuple[str, int]]:
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    return [(outcome, counts[outcome]) for outcome in OUTCOMES if counts[outcome]]
+
+
+def _picture(stem: Path) -> str:
+    """Return the smaller of the two pictures of a run as the address of an image."""
+    kinds = {".svg": "image/svg+xml", ".png": "image/png"}
+    found = [stem.with_suffix(suffix) for suffix in kinds if stem.with_suffix(suffix).is_file()]
+    if not found:
+        return ""
+    picture = min(found, key=lambda path: path.stat().st_size)
+    return f"data:{kinds[picture.suffix]};base64,{base64.b64encode(picture.read_bytes()).decode()}"
+
+
+def _download(path: Path) -> str:
+    """Return the plotted numbers as a compressed table, base64; empty if there are none or too many."""
+    if not path.is_file():
+        return ""
+    packed = gzip.compress(numbers_as_csv(read_arrays(path)).encode(), mtime=0)
+    return base64.b64encode(packed).decode() if len(packed) <= _LARGEST_DOWNLOAD else ""
+
+
+def numbers_as_csv(arrays: Mapping[str, Any]) -> str:
+    """Return named arrays as one tidy table with the columns ``array``, ``index`` and ``value``.
+
+    >>> import numpy as np
+    >>> print(numbers_as_csv({"loss": np.array([[1.5, 2.0]])}), end="")
+    array,index,value
+    loss,0 0,1.5
+    loss,0 1,2.0
+    """
+    lines = ["array,index,value\n"]
+    for name, array in arrays.items():
+        for index in itertools.product(*map(range, array.shape)):
+            value = array[index].item()
+            text = f'"{value}"' if isinstance(value, str) else repr(value)
+            lines.append(f"{name},{' '.join(map(str, index))},{text}\n")
+    return "".join(lines)
+
+
+def _cost(provenance: Mapping[str, Any]) -> str:
+    seconds, memory = provenance.get("wall_time_s", math.nan), provenance.get("peak_memory_bytes", math.nan)
+    if not (math.isfinite(seconds) and math.isfinite(memory)):
+        return "Cost unknown."
+    time = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    return f"{time}, {memory / 2**20:.0f} MiB at its peak."
+
+
+def _made(records: Sequence[Record]) -> str:
+    """Say when, where and by which code the records were made."""
+    facts = [record.provenance for record in records]
+    days = sorted(str(fact["finished"])[:10] for fact in facts if fact.get("finished"))
+    parts = [f"Computed {days[0]}" + (f" to {days[-1]}" if days[-1] != days[0] else "")] if days else []
+    machines = dict.fromkeys(f"{f['cpu']}, {f['cores']} cores" for f in facts if f.get("cpu"))
+    commits = dict.fromkeys(str(fact["commit"]) for fact in facts if fact.get("commit"))
+    parts += [f"on {'; '.join(machines)}"] if machines else []
+    parts += [f"at commit {', '.join(commits)}"] if 0 < len(commits) <= 3 else []
+    parts += [f"at {len(commits)} commits"] if len(commits) > 3 else []
+    return f"{' '.join(parts)}." if parts else ""
+
+
+def _flat_text(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    flat: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat += _flat_text(value, f"{prefix}{key}.")
+        else:
+            flat.append((prefix + key, str(value)))
+    return flat
