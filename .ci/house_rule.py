@@ -31,26 +31,22 @@ def main(package: str, arguments: list[str]) -> int:
         scratch, here = Path(folder).resolve(), ROOT / "packages" / package
         there = scratch / "packages" / package
         left_out = shutil.ignore_patterns("paper", "cli.py", "__main__.py", "__pycache__")
-        shutil.copytree(here / "src" / package, there / "src" / package, ignore=left_out)
-        shutil.copytree(
-            here / "tests", there / "tests", ignore=shutil.ignore_patterns("paper", "__pycache__")
-        )
+        for part in (f"src/{package}", "tests"):
+            shutil.copytree(here / part, there / part, ignore=left_out)
         shutil.copy(ROOT / "pyproject.toml", scratch)
         for name in ABSENT:
             (scratch / "absent" / name).mkdir(parents=True)
             refusal = f"raise ModuleNotFoundError('{name} is not there without the paper', name='{name}')\n"
             (scratch / "absent" / name / "__init__.py").write_text(refusal)
-        path = os.pathsep.join(
-            [str(there / "src"), str(scratch / "absent"), os.environ.get("PYTHONPATH", "")]
-        )
-        environment = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep), "PYTHONDONTWRITEBYTECODE": ""}
-        public = PUBLIC.format(package=package, scratch=str(scratch))
-        for command in (["-c", public], ["-m", "pytest", str(there / "tests"), *arguments]):
-            code = subprocess.run(
-                [sys.executable, *command], cwd=scratch, env=environment, check=False
-            ).returncode
-            if code:
-                return code
+        path = os.pathsep.join([str(there / "src"), str(scratch / "absent")])
+        environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": ""}
+        public = ["-c", PUBLIC.format(package=package, scratch=str(scratch))]
+        # Hydra brings a plugin for pytest, which pytest would load by itself.
+        tests = ["-m", "pytest", "-p", "no:hydra_pytest", str(there / "tests"), *arguments]
+        for command in (public, tests):
+            run = subprocess.run([sys.executable, *command], cwd=scratch, env=environment, check=False)
+            if run.returncode:
+                return run.returncode
     return 0
 
 
