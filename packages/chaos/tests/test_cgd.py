@@ -292,3 +292,42 @@ def test_two_groups_are_refused():
     groups = [{"params": [nn.Parameter(torch.zeros(1))]}, {"params": [nn.Parameter(torch.zeros(1))]}]
     with pytest.raises(ValueError, match="one parameter group"):
         CGD(groups)
+
+
+def frozen_network():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    model[0].requires_grad_(False)
+    x = torch.randn(6, 4, dtype=torch.float64)
+    return model, x, torch.tensor([0, 1, 0, 1, 1, 0])
+
+
+@pytest.mark.parametrize("freeze_late", [False, True])
+def test_frozen_parameters_have_no_part_in_the_curvature(freeze_late):
+    model, x, y = frozen_network()
+    model[0].requires_grad_(freeze_late)
+    optimizer = CGD(model.parameters(), lr=0.1, prune_set="pos", prune_start=0)
+    model[0].requires_grad_(False)
+    before = [p.detach().clone() for p in model.parameters()]
+    loss = nn.CrossEntropyLoss()
+    loss(model(x), y).backward()
+    flat = lambda w: loss(torch.tanh(model[0](x)) @ w[:6].view(2, 3).T + w[6:], y)  # noqa: E731
+    start = torch.cat([p.detach().reshape(-1) for p in model[2].parameters()])
+    values, V = torch.linalg.eigh(torch.autograd.functional.hessian(flat, start))
+    kept = V[:, values < -1e-12]
+    gradient = torch.cat([p.grad.reshape(-1) for p in model[2].parameters()])
+    optimizer.step(LossSurface(model, loss).hessian(None, x, y))
+    after = [p.detach() for p in model.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(after[:2], before[:2], strict=True))
+    moved = torch.cat([(a - b).reshape(-1) for a, b in zip(after[2:], before[2:], strict=True)])
+    assert (moved + 0.1 * kept @ (kept.T @ gradient)).abs().max() < 1e-12
+
+
+def test_parameters_without_a_gradient_are_passed_over_as_by_sgd():
+    used, unused = (nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+    optimizer = CGD([used, unused], lr=0.1, weight_decay=0.5, prune_set="neg")
+    used.square().sum().backward()
+    H = torch.diag(torch.tensor([2.0, 2.0, 0.0, 0.0], dtype=torch.float64))
+    optimizer.step(H)
+    assert unused.tolist() == [1.0, 1.0]
+    assert used.tolist() == pytest.approx([1 - 0.1 * 2.5] * 2)

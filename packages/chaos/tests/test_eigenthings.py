@@ -16,7 +16,7 @@ def things():
 
 
 def test_round_trip(things, tmp_path):
-    path = things.save(tmp_path / "folder" / "eigenthings-mlp[0].npz")
+    path = things.save(tmp_path / "folder" / "eigenthings-mlp-0.npz")
     again = load_eigenthings(path)
     assert torch.equal(again.log_values, things.log_values)
     assert torch.equal(again.vectors, things.vectors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from networks import flat, golden, golden_network
@@ -307,3 +308,47 @@ def test_bad_input(make, message):
 def test_momentum_of_one_or_more_warns():
     with pytest.warns(UserWarning, match="momentum is 1.0"):
         LyapunovTracker(3, 0.1, momentum=1.0)
+
+
+@pytest.mark.parametrize("method", ["svd", "qr"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_curvature_that_is_not_finite_is_refused_and_changes_nothing(method, value):
+    tracker = LyapunovTracker(2, 0.5, method=method)
+    tracker.update(torch.eye(2, dtype=torch.float64))
+    before = {name: tensor.clone() for name, tensor in tracker.state_dict().items()}
+    with pytest.raises(FloatingPointError, match="not finite at step 1; nothing was changed"):
+        tracker.update(torch.full((2, 2), value, dtype=torch.float64))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tracker.state_dict().items())
+
+
+def test_overflow_is_named():
+    tracker = LyapunovTracker(1, 1.0, dtype=torch.float32)
+    for _ in range(38):
+        tracker.update(torch.tensor([[-9.0]]))
+    with pytest.raises(FloatingPointError, match=r"Growth overflows torch\.float32"):
+        tracker.update(torch.tensor([[-9.0]]))
+
+
+def test_a_singular_step_with_momentum():
+    """The tangent of the parameters is 0 after the first step and is not afterwards."""
+    tracker = LyapunovTracker(2, 1.0, momentum=0.5, method="qr", reorthonormalise_every=1)
+    for _ in range(4):
+        tracker.update(torch.diag(torch.tensor([1.0, 0.5], dtype=torch.float64)))
+    one_step = lambda w: np.array([[1 - w, -0.5], [w, 0.5]])  # noqa: E731  (of parameter and velocity)
+    growth = [np.linalg.matrix_power(one_step(w), 4)[0, 0] for w in (1.0, 0.5)]
+    assert tracker.exponents().tolist() == pytest.approx(sorted(np.log(np.abs(growth)) / 4))
+
+
+def test_rounding_does_not_pass_for_a_growth_factor():
+    """Factors from 1 to 0.005: after ten steps the smallest are far below what float64 holds."""
+    generator = torch.Generator().manual_seed(0)
+    U = torch.linalg.qr(torch.randn(100, 100, dtype=torch.float64, generator=generator)).Q
+    w = torch.linspace(0, 19.9, 100, dtype=torch.float64)
+    H, tracker = (U * w) @ U.T, LyapunovTracker(100, 0.05)
+    true = (1 - 0.05 * w).abs().log().sort().values
+    for _ in range(40):
+        tracker.update((H + H.T) / 2)
+        found = tracker.exponents()
+        resolved = found.isfinite()
+        assert (found - true)[resolved].abs().max() < 1e-3
+    assert 40 < resolved.sum() < 60

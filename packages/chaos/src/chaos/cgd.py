@@ -29,7 +29,7 @@ class CGD(torch.optim.SGD):
     the projected gradient exactly as in :class:`torch.optim.SGD`; weight decay is not projected.
 
     Args:
-        params: One group of parameters, in the order of the curvature.
+        params: One group of parameters, in the order of the curvature; frozen ones have no part in it.
         lr, momentum, dampening, weight_decay, nesterov, maximize: As in ``torch.optim.SGD``. With
             ``maximize`` the sets refer to the curvature of the minimised function ``-L``.
         gamma: Share of the pruned direction; 0 is SGD, bit for bit.
@@ -198,7 +198,9 @@ class CGD(torch.optim.SGD):
         if self.k is None or self.k >= len(index):
             return candidates
         if self.prune_k == "rand":
-            chosen = index[torch.randperm(len(index), generator=self.generator)[: self.k]]
+            source = index.device if self.generator is None else self.generator.device
+            order = torch.randperm(len(index), generator=self.generator, device=source).to(index.device)
+            chosen = index[order[: self.k]]
         else:
             chosen = index[extremity[index].argsort(descending=True, stable=True)[: self.k]]
         return torch.zeros_like(candidates).index_fill(0, chosen, True)
@@ -237,31 +239,40 @@ class CGD(torch.optim.SGD):
     def _noise(self, gradient: Tensor, pairs: Eigenpairs, discard: Tensor, with_null: bool) -> Tensor:
         level = float(gradient.abs().mean()) if self.noise_fac is None else self.noise_fac
         if with_null and self.noise_on_null:
-            xi = torch.randn(pairs.n, generator=self.generator, dtype=gradient.dtype) * level
+            xi = self._normal(pairs.n, gradient) * level
             return xi - pairs.project(xi, ~discard)
-        xi = torch.randn(len(pairs.values), generator=self.generator, dtype=gradient.dtype) * level
+        xi = self._normal(len(pairs.values), gradient) * level
         return pairs.combine(torch.where(discard, xi, 0.0))
 
+    def _normal(self, size: int, like: Tensor) -> Tensor:
+        source = like.device if self.generator is None else self.generator.device
+        return torch.randn(size, generator=self.generator, dtype=like.dtype, device=source).to(like.device)
+
     def _step_along(self, direction: Tensor) -> None:
-        parameters = self.param_groups[0]["params"]
+        parameters = self._trained()
         originals = [p.grad for p in parameters]
         pieces = direction.split([p.numel() for p in parameters])
         try:
             for p, piece in zip(parameters, pieces, strict=True):
-                p.grad = piece.view_as(p).to(p.dtype)
+                if p.grad is not None or bool(piece.any()):  # SGD passes over what has no gradient
+                    p.grad = piece.view_as(p).to(p.dtype)
             super().step()
         finally:
             for p, original in zip(parameters, originals, strict=True):
                 p.grad = original
 
+    def _trained(self) -> list[Tensor]:
+        """What the curvature covers: frozen parameters are left out of it."""
+        return [p for p in self.param_groups[0]["params"] if p.requires_grad]
+
     def _n(self) -> int:
-        return sum(p.numel() for p in self.param_groups[0]["params"])
+        return sum(p.numel() for p in self._trained())
 
     def _flat_gradient(self) -> Float[Tensor, " n"]:
         return torch.cat(
             [
                 (torch.zeros_like(p) if p.grad is None else p.grad).detach().reshape(-1)
-                for p in self.param_groups[0]["params"]
+                for p in self._trained()
             ]
         )
 
@@ -321,7 +332,11 @@ def as_eigenpairs(curvature: Curvature, n: int) -> Eigenpairs:
         raise ValueError(
             f"w has shape {tuple(w.shape)} and V {tuple(V.shape)}; eigenvectors are columns, one per value."
         )
-    deviation = float((V.T @ V - torch.eye(V.shape[1], dtype=V.dtype)).abs().max()) if len(w) else 0.0
+    deviation = (
+        float((V.T @ V - torch.eye(V.shape[1], dtype=V.dtype, device=V.device)).abs().max())
+        if len(w)
+        else 0.0
+    )
     if not deviation <= CURVATURE_TOLERANCE:
         raise ValueError(
             f"The columns of V are not orthonormal (deviation {deviation:.2g}); orthonormalise them."

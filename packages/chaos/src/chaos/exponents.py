@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,16 @@ def local_exponents(pairs: Eigenpairs, h: float) -> Float[Tensor, " n"]:
     return torch.cat([local, local.new_zeros(pairs.num_zero)]).sort().values
 
 
+def resolution(dtype: torch.dtype, num_steps: int) -> float:
+    """Relative to the largest, what T rounded products and a decomposition leave of a singular value.
+
+    Example:
+        >>> resolution(torch.float64, 4) / torch.finfo(torch.float64).eps
+        64.0
+    """
+    return ZERO_FACTOR * float(torch.finfo(dtype).eps) * math.sqrt(max(num_steps, 1))
+
+
 def snap_neutral(logs: Float[Tensor, " k"], num_steps: int, largest: float) -> Float[Tensor, " k"]:
     """Set logarithms of growth factors that are 1 up to rounding to exactly 0.
 
@@ -42,7 +53,7 @@ def snap_neutral(logs: Float[Tensor, " k"], num_steps: int, largest: float) -> F
         >>> snap_neutral(torch.tensor([-1e-3, -1e-15, 3e-16, 2.0], dtype=torch.float64), 100, 7.4).tolist()
         [-0.001, 0.0, 0.0, 2.0]
     """
-    tol = ZERO_FACTOR * torch.finfo(logs.dtype).eps * max(num_steps, 1) ** 0.5 * max(largest, 1.0)
+    tol = resolution(logs.dtype, num_steps) * max(largest, 1.0)
     return torch.where(logs.isfinite() & (logs.expm1().abs() <= tol), 0.0, logs)
 
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from chaos.exponents import Spectrum, snap_neutral
+from chaos.exponents import Spectrum, resolution, snap_neutral
 from chaos.o2grad import Eigenpairs, Hessian
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.frames import InputFrame
@@ -39,8 +39,10 @@ class LyapunovTracker:
         momentum, dampening, weight_decay, nesterov: Of the optimiser.
         method: ``"svd"`` keeps Y itself: exact finite-time exponents, as long as the spread of singular
             values is below 1/eps (1e15 in float64, 1e7 in float32). ``"qr"`` (Benettin) re-orthonormalises
-            and sums log|diag R|: stable for any T, equal to the former in the limit only. ``"vectors"``
-            is ``"qr"`` for the leading ``num_vectors`` directions: memory n k, any model.
+            and sums log|diag R|: stable for any T. ``"vectors"`` is ``"qr"`` for ``num_vectors`` random
+            directions: memory n k, any model. Both estimate the exponents of *endless* training: they tend
+            to them as 1 / T and say little about few steps. For the leading exponents of T steps of a
+            large model use :func:`chaos.finite_time_exponents`.
         num_vectors: k of ``"vectors"``.
         reorthonormalise_every: Steps between factorisations.
         recurrence: ``"published"`` reproduces the original's momentum recurrence (h G instead of h mu G,
@@ -50,6 +52,7 @@ class LyapunovTracker:
         initial: Starting columns (n, k); ``None`` takes the identity, or random orthonormal ones.
         seed: Of random starting vectors.
         memory_budget: Bytes that the tangent vectors may take.
+        device: Where the tangent vectors are held: that of the model.
 
     Raises:
         ValueError: For options out of range, or tangent vectors over the memory budget.
@@ -82,6 +85,7 @@ class LyapunovTracker:
         initial: Tensor | None = None,
         seed: int = 0,
         memory_budget: int = DEFAULT_BUDGET,
+        device: torch.device | str = "cpu",
     ) -> None:
         _check("method", method, METHODS)
         _check("recurrence", recurrence, RECURRENCES)
@@ -103,10 +107,10 @@ class LyapunovTracker:
         self.recurrence, self.augmented = recurrence, augmented
         self.reorthonormalise_every = reorthonormalise_every
         if augmented:
-            self.Y = torch.eye(n, 2 * n, dtype=dtype)
-            self.G: Tensor | None = torch.eye(2 * n, dtype=dtype)[n:]
+            self.Y = torch.eye(n, 2 * n, dtype=dtype, device=device)
+            self.G: Tensor | None = torch.eye(2 * n, dtype=dtype, device=device)[n:]
         else:
-            self.Y = self._start(initial, num_vectors, dtype, seed)
+            self.Y = self._start(initial, num_vectors, dtype, seed).to(device)
             self.G = None
         self.log_growth = self.Y.new_zeros(self.Y.shape[1])
         self.num_steps = 0
@@ -144,6 +148,7 @@ class LyapunovTracker:
 
         Raises:
             ValueError: If H has another size.
+            FloatingPointError: If H is not finite; the tangent vectors stay as they were.
         """
         product = self._product(H)
         self._extend_support(H)
@@ -151,6 +156,7 @@ class LyapunovTracker:
             self._advance_in_frame(H, keep, gamma)
         else:
             A = product(self.Y)
+            self._check_finite(A)
             if keep is not None:
                 A = A - gamma * _discarded_part(keep, A)
             if self.weight_decay:
@@ -183,6 +189,7 @@ class LyapunovTracker:
     ) -> None:
         """The step of plain SGD in the frame of H: Y is read twice and written once, no copy is made."""
         A = _core_product(H, H.frame.restrict(self.Y))
+        self._check_finite(A)
         if keep is not None:
             pairs, discard = keep
             removed = pairs.core_vectors[:, discard].to(A.dtype)
@@ -190,6 +197,14 @@ class LyapunovTracker:
         if self.weight_decay:
             self.Y.mul_(1 - self.h * self.weight_decay)
         H.frame.add_expanded(self.Y, A, -self.h)
+
+    def _check_finite(self, A: Tensor) -> None:
+        if not bool(torch.isfinite(A).all()):
+            if bool(self.Y.abs().max() < torch.finfo(self.Y.dtype).max ** 0.5):
+                raise FloatingPointError(
+                    f"The Hessian is not finite at step {self.num_steps}; nothing was changed."
+                )
+            raise FloatingPointError(f"Growth overflows {self.Y.dtype}; use method='qr', or shorter runs.")
 
     def _product(self, H: Hessian | Eigenpairs | Tensor | Product) -> Product:
         if isinstance(H, Hessian | Eigenpairs) and H.n != self.n:
@@ -217,24 +232,21 @@ class LyapunovTracker:
             self.Y.sub_(A + self.momentum * self.G if self.nesterov else self.G, alpha=self.h)
 
     def _reorthonormalise(self) -> None:
-        state = self._state()
-        Q, R = torch.linalg.qr(state)
+        Q, R = torch.linalg.qr(self._joint())
         signs = R.diagonal().sign()
         signs[signs == 0] = 1
         Q, R = Q * signs, R * signs[:, None]
         self.log_growth = self.log_growth + R.diagonal().log()
-        if self.augmented:
-            self.Y, self.G = Q[: self.n].contiguous(), Q[self.n :].contiguous()
-            return
-        self.Y = Q.contiguous()
+        self.Y = Q[: self.n].contiguous()
         if self.G is not None:
-            self.G = torch.linalg.solve_triangular(R, self.G, upper=True, left=False)
+            self.G = Q[self.n :].contiguous()
+
+    def _joint(self) -> Tensor:
+        """Tangent of parameters and velocity, which one triangular factor serves, singular steps included."""
+        return self.Y if self.G is None else torch.cat([self.Y, self.G])
 
     def _state(self) -> Tensor:
-        if not self.augmented:
-            return self.Y
-        assert self.G is not None
-        return torch.cat([self.Y, self.G])
+        return self._joint() if self.augmented else self.Y
 
     def spectrum(self, t: int | None = None) -> Spectrum:
         """Exponents with how they were obtained; a decomposition, so call it when you log.
@@ -256,7 +268,10 @@ class LyapunovTracker:
 
     def _log_singular_values(self, sigma: Tensor) -> Tensor:
         """Logarithms of ascending singular values: unresolved ones ``-inf``, neutral ones exactly 0."""
-        resolved = sigma > sigma[-1] * torch.finfo(sigma.dtype).eps
+        if not bool(torch.isfinite(sigma).all()):
+            raise FloatingPointError(f"Growth overflows {sigma.dtype}; use method='qr', or shorter runs.")
+        floor = resolution(sigma.dtype, self.num_steps)
+        resolved = sigma > sigma[-1] * floor
         logs = torch.where(resolved, torch.where(resolved, sigma, 1.0).log(), -torch.inf)
         return snap_neutral(logs, self.num_steps, float(sigma[-1]))
 
@@ -314,8 +329,8 @@ class LyapunovTracker:
             raise ValueError(
                 f"The state has Y of shape {tuple(state['Y'].shape)}; expected {tuple(self.Y.shape)}."
             )
-        self.Y, self.log_growth = state["Y"].clone(), state["log_growth"].clone()
-        self.G = state["G"].clone() if "G" in state else None
+        self.Y, self.log_growth = state["Y"].to(self.Y, copy=True), state["log_growth"].to(self.Y, copy=True)
+        self.G = state["G"].to(self.Y, copy=True) if "G" in state else None
         self.num_steps = int(state["num_steps"])
         self.support = InputFrame.from_state(state) if "frame.basis" in state else None
         self._follow_support = self.support is not None

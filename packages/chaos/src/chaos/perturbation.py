@@ -68,7 +68,7 @@ def perturb(
     v = perturbation_vector(n, distance, strategy, lyapunov, generator)
     with torch.no_grad():
         for p, piece in zip(parameters, v.split([p.numel() for p in parameters]), strict=True):
-            p.add_(piece.view_as(p).to(p.dtype))
+            p.add_(piece.view_as(p).to(p))
     return v
 
 
@@ -102,8 +102,7 @@ def perturbation_vector(
     if distance <= 0:
         raise ValueError(f"distance is {distance}; the size of a perturbation must be positive.")
     if strategy == "randn":
-        v: Tensor = torch.randn(n, generator=generator, dtype=torch.float64)
-        return _scaled(v, distance)
+        return _scaled(_normal(n, generator), distance)
     if lyapunov is None:
         raise ValueError(
             f"Strategy {strategy!r} needs eigenpairs of a tangent matrix; only 'randn' works without. "
@@ -135,5 +134,9 @@ def _direction(
             f"Strategy {strategy!r} has no direction to combine: of {len(exponents)} exponents "
             f"{int((exponents > 0).sum())} are positive and {int((exponents < 0).sum())} negative."
         )
-    weights = torch.randn(int(chosen.sum()), generator=generator, dtype=torch.float64)
-    return vectors[:, chosen] @ weights
+    return vectors[:, chosen] @ _normal(int(chosen.sum()), generator).to(vectors.device)
+
+
+def _normal(size: int, generator: torch.Generator | None) -> Tensor:
+    source = "cpu" if generator is None else generator.device
+    return torch.randn(size, generator=generator, dtype=torch.float64, device=source)

@@ -82,7 +82,7 @@ def eigenbasis_dissimilarity(
     if kind not in DISSIMILARITIES:
         raise ValueError(f"Unknown kind {kind!r}; choose one of {', '.join(DISSIMILARITIES)}.")
     cosines = (U.T @ W).abs()
-    delta = torch.eye(*cosines.shape, dtype=cosines.dtype)
+    delta = torch.eye(*cosines.shape, dtype=cosines.dtype, device=cosines.device)
     if kind in ("l1", "l2"):
         terms = (delta - cosines).abs() ** (2 if kind == "l2" else 1)
     else:
@@ -97,7 +97,9 @@ def eigenbasis_dissimilarity(
 
 
 def _orthonormal(basis: Tensor) -> Tensor:
-    deviation = (basis.T @ basis - torch.eye(basis.shape[1], dtype=basis.dtype)).abs().max()
+    deviation = (
+        (basis.T @ basis - torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)).abs().max()
+    )
     if deviation <= ORTHONORMAL_TOLERANCE:
         return basis
     warnings.warn(

@@ -307,7 +307,7 @@ def _with_directions(config: TrainConfig) -> tuple[TrainConfig, Eigenthings | No
                     logger_type="jsonl",
                 ),
             )
-            path = str(run_training(first) / "eigenthings-final[0].npz")
+            path = str(run_training(first) / "eigenthings-final-0.npz")
         return config, load_eigenthings(path)
     if config.perturb_strat is None:
         return config, None

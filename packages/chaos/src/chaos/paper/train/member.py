@@ -174,9 +174,9 @@ class Member:
             with self._spectra_file(folder).open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         if log.plot_eigs_every and step % log.plot_eigs_every == 0:
-            _draw_spectrum(pairs, folder / f"plots/eigenvalues[{self.index}]-{step:06d}")
+            _draw_spectrum(pairs, folder / f"plots/eigenvalues-{self.index}-{step:06d}")
         if log.plot_mats_every and step % log.plot_mats_every == 0:
-            _draw_matrix(H, folder / f"plots/hessian[{self.index}]-{step:06d}")
+            _draw_matrix(H, folder / f"plots/hessian-{self.index}-{step:06d}")
         return metrics
 
     def _tangent(self, H: Hessian) -> dict[str, float]:
@@ -239,10 +239,10 @@ class Member:
         things = Eigenthings(
             logs.exp(), logs, vectors, 0, self.tracker.num_steps, o.lr, o.momentum, seed, "lyapunov"
         )
-        return things.save(folder / f"eigenthings-{name}[{self.index}].npz")
+        return things.save(folder / f"eigenthings-{name}-{self.index}.npz")
 
     def _spectra_file(self, folder: Path) -> Path:
-        return folder / f"hessian_spectra[{self.index}].jsonl"
+        return folder / f"hessian_spectra-{self.index}.jsonl"
 
     def rewind(self, folder: Path, step: int) -> None:
         """Drop stored spectra from a step on, before the loop resumes there."""
