@@ -141,9 +141,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Strict types of every source folder."""
-    install(session, "mypy", "pytest", *everything())
+    """Strict types of every source folder, and of public names as others see them."""
+    install(session, "mypy", "pytest", "pytest-timeout", *everything())
     session.run("mypy", "common/src", "reproduce/src", *(f"packages/{name}/src" for name in PACKAGES))
+    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", ".ci/test_types.py")
 
 
 @nox.session(name="test-common", tags=["test"])

@@ -11,7 +11,9 @@ from test_cli import COMMANDS
 from toy_paper.paper import PAPER
 
 from gdyn_reproduce.cli import dispatch
+from gdyn_reproduce.data.command import main as data_main
 from gdyn_reproduce.exits import guard
+from gdyn_reproduce.report import main as report_main
 
 # What is typed, and what the answer must contain.
 MISTAKES = [
@@ -167,6 +169,35 @@ def test_help_everywhere(command, form, capfd):
     out, errors = capfd.readouterr()
     assert out.startswith("Usage: ")
     assert errors == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("", "the following arguments are required: command; gdyn-report --help says more."),
+        ("biuld runs", "invalid choice: 'biuld'"),
+        ("build", "the following arguments are required: runs"),
+        ("build nowhere", "nowhere"),
+        ("compare one", "the following arguments are required: second"),
+        ("build runs --unmod", "unrecognized arguments: --unmod"),
+    ],
+)
+def test_mistakes_of_gdyn_report(typed, answer, capfd):
+    try:
+        code = report_main(typed.split())
+    except SystemExit as stop:
+        code = stop.code
+    errors = capfd.readouterr().err
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert answer in errors
+
+
+@pytest.mark.parametrize("program", [report_main, data_main])
+@pytest.mark.parametrize("flag", ["--version", "--help", "-h"])
+def test_version_and_help_of_the_other_programs(program, flag, capfd):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        program([flag])
+    assert capfd.readouterr().out.startswith(("gdyn-report", "gdyn-data", "usage: gdyn-"))
 
 
 def test_a_command_runs_in_a_thread():

@@ -6,7 +6,6 @@ the project but this one, since a record carries its claims in full.
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 from gdyn_common.storage import atomic_write
 from gdyn_reproduce.claims import Kind, Verdict
+from gdyn_reproduce.exits import Parser
 from gdyn_reproduce.page import OUTCOMES as OUTCOMES
 from gdyn_reproduce.page import page_context
 from gdyn_reproduce.records import Record, load_records
@@ -218,9 +218,7 @@ def _by_claim(records: Sequence[Record]) -> dict[tuple[str, str, str], Row]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``gdyn-report``."""
-    parser = argparse.ArgumentParser(
-        prog="gdyn-report", description="Report finished runs, or compare two sets."
-    )
+    parser = Parser(prog="gdyn-report", description="Report finished runs, or compare two sets.")
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="write index.html and report.md from run folders")
     build.add_argument("runs", nargs="+", type=Path, help="folders that hold runs, of any package or machine")
