@@ -265,7 +265,7 @@ def test_a_removed_file_is_noticed(path):
 
 
 def test_an_unfinished_line_longer_than_a_block_is_cut(path, monkeypatch):
-    monkeypatch.setattr(metrics_logging, "_MAX_LINE", 8)
+    monkeypatch.setattr(metrics_logging, "_BLOCK", 8)
     path.write_bytes(b"{}\n" + b"x" * 100)
     JsonLines(path).close()
     assert path.read_bytes() == b"{}\n"

@@ -25,6 +25,7 @@ from gdyn_common.errors import UnknownNameError, printable, unknown
 from gdyn_common.storage import atomic_file, naming, open_regular
 
 _MAX_LINE = 1 << 24
+_BLOCK = 1 << 16
 _REPEAT = "Repair that and start the command again"
 # As in the records of runs; the second spelling is that of files written earlier.
 _NON_FINITE = {text: float(text) for text in ("nan", "inf", "-inf", "NaN", "Infinity", "-Infinity")}
@@ -129,7 +130,7 @@ def _open_whole_lines(path: Path) -> io.FileIO:
         file = io.FileIO(path, "a+")
     end = size = os.fstat(file.fileno()).st_size
     while end:
-        start = max(0, end - _MAX_LINE)
+        start = max(0, end - _BLOCK)
         newline = os.pread(file.fileno(), end - start, start).rfind(b"\n")
         end = start + newline + 1 if newline >= 0 else start
         if newline >= 0:

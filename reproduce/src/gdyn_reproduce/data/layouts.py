@@ -54,10 +54,14 @@ def _bytes_of(path: Path, known_as: str = "") -> bytes:
 
 
 def _read(file: IO[bytes], limit: int) -> bytes:
-    content = file.read(limit + 1)
-    if len(content) > limit:
-        raise ValueError(f"it has more than {limit} bytes")
-    return content
+    # In parts, since a single read makes room for all it is asked for.
+    parts, size = [], 0
+    while part := file.read(1 << 20):
+        size += len(part)
+        if size > limit:
+            raise ValueError(f"it has more than {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
 
 
 def _check_md5(key: str, content: bytes) -> None:
@@ -125,10 +129,9 @@ def _parse_idx(file: IO[bytes]) -> np.ndarray:
     size = math.prod(shape)
     if size > LARGEST:
         raise ValueError(f"its header announces {size} bytes, at most {LARGEST} are read")
-    content = file.read(size + 1)
+    content = _read(file, size)
     if len(content) != size:
-        more = "more" if len(content) > size else len(content)
-        raise ValueError(f"its header announces {size} bytes, it holds {more}")
+        raise ValueError(f"its header announces {size} bytes, it holds {len(content)}")
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
