@@ -187,7 +187,7 @@ def _package_sessions(name: str) -> None:
     def bench(session: nox.Session) -> None:
         # Peers that pull in torchvision replace a CPU build of torch, hence only when asked for.
         install(session, *editable(name, "[bench]" if os.environ.get("BENCH_PEERS") else ""))
-        for script in sorted(ROOT.glob(f"packages/{name}/benchmarks/bench_*.py")):
+        for script in sorted(ROOT.glob(f"packages/{name}/benchmarks/bench*.py")):
             session.run("python", str(script), *session.posargs, env=ONE_THREAD | QUIET)
 
     @nox.session(name=f"lowest-{name}", venv_backend="uv", python=["3.11"])
@@ -214,6 +214,13 @@ def test_tfgan(session: nox.Session) -> None:
     session.run("python", "-c", "import dd_two_player.tfgan as t; t.load_backend()", env=QUIET)
     test = "packages/dd_two_player/tests/test_tfgan.py"
     session.run("python", "-m", "pytest", "-m", "tfgan", test, *session.posargs, env=ONE_THREAD | QUIET)
+
+
+@nox.session(default=False)
+def faults(session: nox.Session) -> None:
+    """Kill, interrupt and starve runs of every package, and see them resume; `-- --long` takes an hour."""
+    install(session, "pytest", "pytest-timeout", "pytest-xdist", *everything())
+    pytest(session, "tests/faults")
 
 
 @nox.session(venv_backend="none")
