@@ -18,8 +18,8 @@ import torch
 
 from gdyn_reproduce.provenance import collect
 from instability import heat, linear_pde, nonlinear_pde, reference
-from instability.convolution import checkerboard
-from instability.one_layer import OneLayerNetwork
+from instability.pde.convolution import checkerboard
+from instability.pde.one_layer import OneLayerNetwork
 
 IMAGE, KERNEL = checkerboard(256), nonlinear_pde.initial_kernel(32)
 TARGETS = {

@@ -14,8 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from instability import average_relative_l1, nonlinear_pde
-from instability.convolution import checkerboard
-from instability.reduced_map import ReducedMap
+from instability.pde.convolution import checkerboard
+from instability.pde.reduced_map import ReducedMap
 
 image, kernel = checkerboard(64), nonlinear_pde.initial_kernel(8)
 

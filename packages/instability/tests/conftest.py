@@ -5,10 +5,8 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-from gdyn_reproduce.testing import pytest_runtest_setup  # noqa: F401
-
 # Shapes and types are checked while the tests run, in the modules that do not report bad input themselves.
-CHECKED = ["activations", "vgg16", "sharpness", "lyapunov", "copies", "reduced_map"]
+CHECKED = ["pde.activations", "pde.reduced_map", "curvature", "lyapunov", "copies"]
 install_import_hook([f"instability.{name}" for name in CHECKED], "beartype.beartype")
 torch.set_num_threads(1)
 

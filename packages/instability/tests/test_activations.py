@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from instability import activations
+from instability.pde import activations
 
 
 @pytest.mark.parametrize("length", [16, 17, 33, 36, 48, 1001])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from instability.convolution import ValidCorrelation, checkerboard
+from instability.pde.convolution import ValidCorrelation, checkerboard
 
 AGREEMENT = 1e-12  # relative: both methods round to about 1e-15 times the size of the result
 

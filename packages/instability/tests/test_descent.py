@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from instability import nonlinear_pde
-from instability.convolution import checkerboard
-from instability.descent import descend, replicas
+from instability.pde import nonlinear as nonlinear_pde
+from instability.pde.convolution import checkerboard
+from instability.pde.descent import descend, replicas
 
 IMAGE, KERNEL = checkerboard(64), nonlinear_pde.initial_kernel(8)
 CHAOTIC = {"learning_rates": 0.07 * 16, "weight_decays": 1.25}  # the small twin of lr 0.07, alpha 20

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from instability import heat
+from instability.pde import heat
 
 ABSOLUTE = 1e-13  # of the golden profiles, which are of order one
 RELATIVE = 1e-12  # of the largest value of an unstable profile

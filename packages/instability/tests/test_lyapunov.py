@@ -3,12 +3,12 @@ import pytest
 import torch
 from torch import nn
 
-from instability.activations import swish
-from instability.convolution import checkerboard
 from instability.copies import Copies
 from instability.lyapunov import lyapunov_estimate
+from instability.pde.activations import swish
+from instability.pde.convolution import checkerboard
+from instability.pde.reduced_map import ReducedMap
 from instability.perturbed_sgd import PerturbedSGD
-from instability.reduced_map import ReducedMap
 
 
 class Signal(nn.Module):

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from instability import linear_pde, nonlinear_pde
-from instability.one_layer import OneLayerNetwork
+from instability.pde import linear as linear_pde
+from instability.pde import nonlinear as nonlinear_pde
+from instability.pde.one_layer import OneLayerNetwork
 
 
 def autograd_loss(image, kernel, label, beta):

@@ -2,8 +2,8 @@ import mpmath
 import numpy as np
 import pytest
 
-from instability.nonlinear_pde import initial_kernel
-from instability.reduced_map import ReducedMap, signal_coefficient, split_kernel
+from instability.pde.nonlinear import initial_kernel
+from instability.pde.reduced_map import ReducedMap, signal_coefficient, split_kernel
 
 PAPER = ReducedMap(kernel_size=32, image_size=256, weight_decay=20.0)
 START = signal_coefficient(initial_kernel(32))

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from instability import linear_pde, stability
-from instability.convolution import checkerboard
-from instability.nonlinear_pde import initial_kernel
+from instability import stability
+from instability.pde import linear as linear_pde
+from instability.pde.convolution import checkerboard
+from instability.pde.nonlinear import initial_kernel
 
 RATE = 1e-3
 

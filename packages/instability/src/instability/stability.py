@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from instability.convolution import ValidCorrelation
-from instability.one_layer import LINEAR_RESIDUAL, Normalization
+from instability.pde.convolution import ValidCorrelation
+from instability.pde.one_layer import LINEAR_RESIDUAL, Normalization
 
 __all__ = [
     "LinearThresholds",
@@ -52,7 +52,7 @@ def signal_eigenvalues(
 ) -> tuple[float, float]:
     """Return the smallest and largest eigenvalue of ``M^T M`` (per position for ``"mean"``).
 
-    >>> from instability.convolution import checkerboard
+    >>> from instability.pde.convolution import checkerboard
     >>> [round(mu, 6) for mu in signal_eigenvalues(checkerboard(16), 4)]  # rank one: positions times taps
     [0.0, 2704.0]
     """
@@ -72,7 +72,7 @@ def exact_bound(
 ) -> float:
     """Return the exact ``alpha_min`` for ``a < 0``: ``|a| beta / 2`` times ``M^T M``'s largest eigenvalue.
 
-    >>> from instability.convolution import checkerboard
+    >>> from instability.pde.convolution import checkerboard
     >>> round(exact_bound(checkerboard(16), 4), 6)
     676.0
     """
@@ -90,7 +90,7 @@ def periodic_bound(
     An upper bound of ``exact_bound``, far above it for small kernels. The original prints it under the
     bound's name.
 
-    >>> from instability.convolution import checkerboard
+    >>> from instability.pde.convolution import checkerboard
     >>> periodic_bound(checkerboard(256)) == 0.25 * 65536**2
     True
     """
@@ -119,7 +119,7 @@ def linear_thresholds(
         beta: slope of the Swish.
         normalize: convention of the linear field, see ``OneLayerNetwork.evaluate_linear``.
 
-    >>> from instability.convolution import checkerboard
+    >>> from instability.pde.convolution import checkerboard
     >>> thresholds = linear_thresholds(checkerboard(16), kernel_size=4, learning_rate=1e-3)
     >>> round(thresholds.alpha_min, 6), round(thresholds.alpha_max, 6)
     (676.0, 2000.0)

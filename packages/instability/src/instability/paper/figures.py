@@ -44,8 +44,8 @@ FIGURES = (
         id="fig1",
         source="Figure 1",
         shows="Heat flow flattens the tent at time step 0.4 and turns it into a growing zig-zag at 0.8.",
-        module="instability.experiments.fig1_heat",
-        config="instability.config:Fig1Config",
+        module="instability.paper.experiments.fig1_heat",
+        config="instability.paper.experiments.fig1_heat:Fig1Config",
         presets={
             "quick": Preset("1 s, 1 core", "paper"),
             "paper": Preset("1 s, 1 core", "paper"),
@@ -56,8 +56,8 @@ FIGURES = (
         id="table1",
         source="Table 1",
         shows="Final accuracies differ over rounding perturbations about as much as over seeds.",
-        module="instability.experiments.table1_accuracy_spread",
-        config="instability.config:Table1Config",
+        module="instability.paper.experiments.table1_accuracy_spread",
+        config="instability.paper.experiments.table1_accuracy_spread:Table1Config",
         presets={
             "quick": Preset("45 s, 1 core", "scaled down", TABLE1_DIGITS),
             "paper": Preset("about 3500 core hours (14 core minutes an epoch and copy)", "paper"),
@@ -80,8 +80,8 @@ FIGURES = (
         id="table1-fashion-mnist",
         source="Table 1 (Fashion-MNIST, reduced)",
         shows="The spread over perturbations and over seeds for ResNet8 on the real Fashion-MNIST.",
-        module="instability.experiments.table1_accuracy_spread",
-        config="instability.config:Table1Config",
+        module="instability.paper.experiments.table1_accuracy_spread",
+        config="instability.paper.experiments.table1_accuracy_spread:Table1Config",
         presets={
             "quick": Preset(
                 "20 min to 1 h, 1 core, needs Fashion-MNIST",
@@ -118,8 +118,8 @@ FIGURES = (
         id="fig2-left",
         source="Figure 2, left",
         shows="Copies that differ by rounding separate in 100 scaled iterations at large rates only.",
-        module="instability.experiments.fig2_divergence",
-        config="instability.config:Fig2Config",
+        module="instability.paper.experiments.fig2_divergence",
+        config="instability.paper.experiments.fig2_divergence:Fig2Config",
         presets={
             "quick": Preset(
                 "1 min, 1 core",
@@ -141,8 +141,8 @@ FIGURES = (
         id="fig2-right",
         source="Figure 2, right",
         shows="The same in a single layer in the middle of the network.",
-        module="instability.experiments.fig2_divergence",
-        config="instability.config:Fig2Config",
+        module="instability.paper.experiments.fig2_divergence",
+        config="instability.paper.experiments.fig2_divergence:Fig2Config",
         presets={
             "quick": Preset(
                 "15 s, 1 core",
@@ -173,8 +173,8 @@ FIGURES = (
         id="fig3",
         source="Figure 3",
         shows="Losses of the linear PDE fall between alpha_min and alpha_max and blow up on either side.",
-        module="instability.experiments.fig3_linear_losses",
-        config="instability.config:LinearConfig",
+        module="instability.paper.experiments.fig3_linear_losses",
+        config="instability.paper.linear_runs:LinearConfig",
         presets={
             "quick": Preset("5 s, 1 core", "scaled down", SMALL_LINEAR),
             "paper": Preset("1 min, 1 core", "paper"),
@@ -185,8 +185,8 @@ FIGURES = (
         id="table2",
         source="Table 2",
         shows="Each weight decay's growth factor, predicted from the spectrum and measured.",
-        module="instability.experiments.table2_thresholds",
-        config="instability.config:LinearConfig",
+        module="instability.paper.experiments.table2_thresholds",
+        config="instability.paper.linear_runs:LinearConfig",
         presets={
             "quick": Preset("5 s, 1 core", "scaled down", SMALL_LINEAR),
             "paper": Preset("1 min, 1 core", "paper"),
@@ -197,8 +197,8 @@ FIGURES = (
         id="fig4-left",
         source="Figure 4, left",
         shows="Losses of the non-linear PDE settle, oscillate without blowing up, or diverge.",
-        module="instability.experiments.fig4_left_losses",
-        config="instability.config:Fig4LeftConfig",
+        module="instability.paper.experiments.fig4_left_losses",
+        config="instability.paper.experiments.fig4_left_losses:Fig4LeftConfig",
         presets={
             "quick": Preset(
                 "10 s, 1 core",
@@ -217,8 +217,8 @@ FIGURES = (
         id="fig4-right",
         source="Figure 4, right",
         shows="Copies rise from rounding level at the predicted rate and saturate, or stay together.",
-        module="instability.experiments.fig4_right_divergence",
-        config="instability.config:Fig4RightConfig",
+        module="instability.paper.experiments.fig4_right_divergence",
+        config="instability.paper.experiments.fig4_right_divergence:Fig4RightConfig",
         presets={
             "quick": Preset("25 s, 1 core", "scaled down", SMALL_COPIES),
             "paper": Preset("3 min, 1 core", "paper"),
@@ -233,8 +233,8 @@ FIGURES = (
         id="reduced-map",
         source="ours, beside Figure 4",
         shows="Attractor and Lyapunov exponent of the exact one-dimensional map over learning rates.",
-        module="instability.experiments.reduced_map_regimes",
-        config="instability.config:ReducedMapConfig",
+        module="instability.paper.experiments.reduced_map_regimes",
+        config="instability.paper.experiments.reduced_map_regimes:ReducedMapConfig",
         presets={
             "quick": Preset("5 s, 1 core", "paper"),
             "smoke": Preset("1 s", "smoke", {"num_steps": 200, "resolution": 20}),
@@ -244,8 +244,8 @@ FIGURES = (
         id="precision",
         source="ours, beside Figure 2",
         shows="The same copies in float64, float32 and bfloat16 start at different levels and grow alike.",
-        module="instability.experiments.precision",
-        config="instability.config:PrecisionConfig",
+        module="instability.paper.experiments.precision",
+        config="instability.paper.experiments.precision:PrecisionConfig",
         presets={
             "quick": Preset("3 min, 1 core", "scaled down", DIGITS | {"momentum": 0.9, "nesterov": True}),
             "smoke": Preset("3 s", "smoke", SMOKE_DIGITS | {"num_steps": 10}),
@@ -256,8 +256,8 @@ FIGURES = (
         id="sharpness",
         source="ours, beside Section 5.3",
         shows="Training sharpness rises to 2 / learning rate and hovers there.",
-        module="instability.experiments.sharpness_in_training",
-        config="instability.config:SharpnessConfig",
+        module="instability.paper.experiments.sharpness_in_training",
+        config="instability.paper.experiments.sharpness_in_training:SharpnessConfig",
         presets={
             "quick": Preset("3 min, 1 core", "scaled down", DIGITS | {"dtype": "float64", "train_size": 256}),
             "smoke": Preset("3 s", "smoke", SMOKE_DIGITS | {"num_steps": 4, "measure_every": 2}),

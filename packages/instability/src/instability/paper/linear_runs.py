@@ -1,0 +1,90 @@
+"""Runs of the linear PDE as figure 3 and table 2 need them: with null controls and measured growth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from instability.paper.config import OneLayerConfig, check_rates
+from instability.paper.images import make_image
+from instability.pde import linear as linear_pde
+from instability.pde.nonlinear import initial_kernel
+from instability.stability import LinearThresholds, linear_thresholds, signal_eigenvalues
+
+__all__ = ["MARGIN", "predicted_growth", "simulate", "thresholds"]
+
+MARGIN = 1e-7
+"""Growth per step below which a run counts as not growing; at a threshold itself the factor is exactly 1."""
+
+
+@dataclass
+class LinearConfig(OneLayerConfig):
+    """Linear PDE (figure 3 and table 2).
+
+    Attributes:
+        weight_decays: Weight decays, some below, inside and above the stable interval.
+        learning_rate: Step size.
+        normalize: sum (the paper's constants) or mean over positions.
+        loss: consistent, or mixed as the original scripts record it.
+    """
+
+    weight_decays: list[float] = field(
+        default_factory=lambda: [1.1e7, 1.2e7, 1.3e7, 1.9e8, 2.0e8, 2.1e8, 2.2e8]
+    )
+    learning_rate: float = 1e-8
+    normalize: str = "sum"
+    loss: str = "consistent"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rates("weight_decays", self.weight_decays, zero=True)
+        check_rates("learning_rate", [self.learning_rate])
+        if self.normalize not in ("sum", "mean"):
+            raise ValueError(f"normalize={self.normalize} is unknown. Allowed: sum, mean.")
+        if self.loss not in ("consistent", "mixed"):
+            raise ValueError(f"loss={self.loss} is unknown. Allowed: consistent, mixed.")
+
+
+def thresholds(config: LinearConfig) -> LinearThresholds:
+    """Return the exact stability interval of the configured setting."""
+    image = make_image(config.image, config.image_size, config.seed)
+    return linear_thresholds(image, config.kernel_size, config.learning_rate, normalize=config.normalize)  # type: ignore[arg-type]  # checked by the configuration
+
+
+def predicted_growth(config: LinearConfig) -> np.ndarray:
+    """Return, for each weight decay, the largest ``|1 - lr (alpha - mu)|`` over the spectrum."""
+    image = make_image(config.image, config.image_size, config.seed)
+    ends = np.array(signal_eigenvalues(image, config.kernel_size, normalize=config.normalize)) / 4  # type: ignore[arg-type]
+    decays = np.array(config.weight_decays)[:, None]
+    return np.asarray(np.abs(1 - config.learning_rate * (decays - ends)).max(axis=1))
+
+
+def simulate(config: LinearConfig, weight_decay: float) -> dict[str, np.ndarray | bool | float]:
+    """Simulate ``k = 1, 1, 2``; return losses, final growth of the weights per step, and the controls."""
+    norms: list[float] = []
+
+    def observe(_: int, kernels: torch.Tensor) -> None:
+        norms.append(float(kernels[0].norm()))
+
+    result = linear_pde.simulate(
+        make_image(config.image, config.image_size, config.seed),
+        initial_kernel(config.kernel_size, config.seed),
+        learning_rates=config.learning_rate,
+        weight_decays=weight_decay,
+        num_steps=config.num_steps,
+        label=config.label,
+        perturbations=(1, 1, 2),
+        normalize=config.normalize,  # type: ignore[arg-type]  # checked by the configuration
+        loss=config.loss,  # type: ignore[arg-type]
+        method=config.method,  # type: ignore[arg-type]
+        dtype=getattr(torch, config.dtype),
+        observe=observe,
+    )
+    window = max(1, config.num_steps // 20)
+    return {
+        "losses": result.losses[0],
+        "growth": float((norms[-1] / norms[-1 - window]) ** (1 / window)),
+        "controls": bool((result.kernels == result.kernels[:1]).all()),
+    }

@@ -1,0 +1,90 @@
+"""The linearised PDE of the one-layer network, whose stability can be read off its spectrum.
+
+``w <- w - lr (a/2 (mean(I) + beta M^T M w) + alpha w)`` with the residual ``a = yhat - y`` frozen. An
+eigenvector of ``M^T M`` is multiplied by ``1 - lr (alpha - mu)`` in each step, ``mu = |a| beta / 2`` times
+its eigenvalue: weight decay must be large enough to tame the signal and small enough for the step size.
+
+Source: Eq. (9), Sec. 5.2 of Sun et al. 2022 (Fig. 3, Table 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from instability.pde.convolution import Method
+from instability.pde.descent import LossConvention, Observer, Simulation, descend, replicas
+from instability.pde.one_layer import LINEAR_RESIDUAL, Normalization, OneLayerNetwork, check_kernel
+
+__all__ = ["simulate"]
+
+
+def simulate(
+    image: Float[np.ndarray, "height width"],
+    kernel: Float[np.ndarray, "k k"],
+    *,
+    learning_rates: float | Sequence[float] = 1e-8,
+    weight_decays: float | Sequence[float],
+    num_steps: int = 1000,
+    label: int = 1,
+    perturbations: int | Sequence[int] = (1,),
+    normalize: Normalization = "sum",
+    loss: LossConvention = "consistent",
+    residual: float = LINEAR_RESIDUAL,
+    beta: float = 1.0,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    method: Method = "fft",
+    dtype: torch.dtype = torch.float64,
+    observe: Observer | None = None,
+) -> Simulation:
+    """Simulate the linear PDE for several runs from one kernel; the recorded data loss is the full network's.
+
+    Args:
+        image: single-channel input.
+        kernel: common start, square.
+        learning_rates: time steps; numbers broadcast, sequences zip with the two below.
+        weight_decays: ``alpha``.
+        num_steps: updates to make.
+        label: 0 or 1; enters the recorded loss only, the dynamics know it through ``residual``.
+        perturbations: integers ``k``: update ``w - (lr k) (g / k)``.
+        normalize: ``"sum"`` or ``"mean"`` over positions, see ``OneLayerNetwork.evaluate_linear``.
+        loss: ``"consistent"`` or the original scripts' ``"mixed"``, see ``instability.pde.descent.descend``.
+        residual: the frozen ``a``, prediction minus label.
+        beta: slope of the Swish.
+        momentum: heavy-ball or Nesterov coefficient.
+        nesterov: use Nesterov's form.
+        method: ``"fft"`` or ``"direct"`` correlation.
+        dtype: ``torch.float64`` or ``torch.float32``.
+        observe: called after every step with all kernels.
+
+    Returns:
+        Losses ``(runs, num_steps)`` and the final kernels.
+
+    >>> from instability.pde.convolution import checkerboard
+    >>> from instability.pde.nonlinear import initial_kernel
+    >>> decays = [0.9 * 676, 1.1 * 676]  # alpha_min is 0.25 * 13**2 * 4**2 = 676 here
+    >>> options = {"learning_rates": 1e-3, "weight_decays": decays, "num_steps": 100}
+    >>> result = simulate(checkerboard(16), initial_kernel(4), **options)
+    >>> (result.losses[:, -1] < result.losses[:, 0]).tolist()  # below it the signal grows, above it dies out
+    [False, True]
+    """
+    settings = replicas(learning_rates, weight_decays, perturbations)
+    network = OneLayerNetwork(image, check_kernel(kernel), label=label, beta=beta, method=method, dtype=dtype)
+    if normalize not in ("sum", "mean"):
+        raise ValueError(f"Unknown normalize {normalize!r}. Allowed: 'sum', 'mean'.")
+    return descend(
+        partial(network.evaluate_linear, frozen_residual=residual, normalize=normalize),
+        kernel,
+        settings,
+        num_steps,
+        dtype=dtype,
+        momentum=momentum,
+        nesterov=nesterov,
+        loss=loss,
+        observe=observe,
+    )

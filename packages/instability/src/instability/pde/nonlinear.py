@@ -1,0 +1,90 @@
+"""Gradient descent of the one-layer network: the paper's non-linear PDE, whose instability is restrained.
+
+``dK/dt = -(yhat - y) [r'(I * K) correlated with I, restricted to the window] - alpha K``, discretised with
+time step = learning rate. Above ``2 / sharpness`` the non-linearity bends the blow-up back into a bounded
+motion, which for some rates is chaotic and amplifies rounding error to order one.
+
+Source: Eq. (8), Secs. 5.1 and 5.3 of Sun et al. 2022 (Fig. 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from instability.pde.convolution import Method
+from instability.pde.descent import LossConvention, Observer, Simulation, descend, replicas
+from instability.pde.one_layer import OneLayerNetwork, check_kernel
+
+__all__ = ["initial_kernel", "simulate"]
+
+
+def initial_kernel(kernel_size: int, seed: int = 7) -> Float[np.ndarray, "k k"]:
+    """Return the paper's start: standard normal entries of NumPy's legacy generator.
+
+    >>> initial_kernel(32)[0, :2]
+    array([ 1.6905257 , -0.46593737])
+    """
+    return np.random.RandomState(seed).randn(kernel_size, kernel_size)  # the published stream
+
+
+def simulate(
+    image: Float[np.ndarray, "height width"],
+    kernel: Float[np.ndarray, "k k"],
+    *,
+    learning_rates: float | Sequence[float],
+    weight_decays: float | Sequence[float] = 20.0,
+    num_steps: int = 1000,
+    label: int = 1,
+    perturbations: int | Sequence[int] = (1,),
+    loss: LossConvention = "consistent",
+    beta: float = 1.0,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    method: Method = "fft",
+    dtype: torch.dtype = torch.float64,
+    observe: Observer | None = None,
+) -> Simulation:
+    """Simulate the non-linear PDE for several runs from one kernel.
+
+    Args:
+        image: single-channel input.
+        kernel: common start, square.
+        learning_rates: time steps; numbers broadcast, sequences zip with the two below.
+        weight_decays: ``alpha``.
+        num_steps: updates to make.
+        label: 0 or 1.
+        perturbations: integers ``k``: update ``w - (lr k) (g / k)``.
+        loss: see ``instability.pde.descent.descend``.
+        beta: slope of the Swish.
+        momentum: heavy-ball or Nesterov coefficient.
+        nesterov: use Nesterov's form.
+        method: ``"fft"`` or ``"direct"`` correlation.
+        dtype: ``torch.float64`` or ``torch.float32``.
+        observe: called after every step with all kernels.
+
+    Returns:
+        Losses ``(runs, num_steps)`` at ``w_t`` before each update, and the final kernels.
+
+    >>> from instability.pde.convolution import checkerboard
+    >>> options = {"learning_rates": [0.5, 1.0], "weight_decays": 0.3, "num_steps": 50}
+    >>> result = simulate(checkerboard(16), initial_kernel(4), **options)
+    >>> result.losses.shape, bool((result.losses[:, -1] < result.losses[:, 0]).all())
+    ((2, 50), True)
+    """
+    settings = replicas(learning_rates, weight_decays, perturbations)
+    network = OneLayerNetwork(image, check_kernel(kernel), label=label, beta=beta, method=method, dtype=dtype)
+    return descend(
+        network.evaluate,
+        kernel,
+        settings,
+        num_steps,
+        dtype=dtype,
+        momentum=momentum,
+        nesterov=nesterov,
+        loss=loss,
+        observe=observe,
+    )

@@ -1,0 +1,1 @@
+from gdyn_reproduce.testing import pytest_runtest_setup  # noqa: F401
