@@ -216,11 +216,33 @@ def test_tfgan(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-m", "tfgan", test, *session.posargs, env=ONE_THREAD | QUIET)
 
 
+@nox.session(name="test-faults", default=False)
+def test_faults(session: nox.Session) -> None:
+    """Kill, interrupt and starve runs, damage files, type nonsense; `-- --long` takes hours."""
+    install(session, "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", *everything())
+    form = "long" if "--long" in session.posargs else "short"
+    tally = ROOT / "runs" / "faults" / form
+    shutil.rmtree(tally, ignore_errors=True)
+    words = [word for word in session.posargs if word != "docs"]
+    command = ["python", "-m", "pytest", "-n", "2", "tests/faults", "--tally", str(tally), *words]
+    session.run(*command, env=ONE_THREAD | QUIET)
+    if "docs" in session.posargs:
+        forms = [
+            f"{name}={tally.parent / name}" for name in ("short", "long") if (tally.parent / name).is_dir()
+        ]
+        session.run("python", "tests/faults/reliability.py", *forms)
+
+
 @nox.session(default=False)
-def faults(session: nox.Session) -> None:
-    """Kill, interrupt and starve runs of every package, and see them resume; `-- --long` takes an hour."""
-    install(session, "pytest", "pytest-timeout", "pytest-xdist", *everything())
-    pytest(session, "tests/faults")
+def audit(session: nox.Session) -> None:
+    """Look up known holes in what is installed, and search the files of the repository for secrets."""
+    install(session, "pip-audit", "detect-secrets", *everything())
+    listed = session.run("git", "ls-files", silent=True, external=True) or ""
+    files = [name for name in listed.split() if not name.endswith((".svg", ".png", ".npz"))]
+    # Hashes of data and records look like secrets of high entropy; keys and tokens have forms of their own.
+    quiet = ["--disable-plugin", "HexHighEntropyString", "--disable-plugin", "Base64HighEntropyString"]
+    session.run("detect-secrets-hook", *quiet, *files)
+    session.run("pip-audit", "--local", "--skip-editable", *session.posargs)
 
 
 @nox.session(venv_backend="none")

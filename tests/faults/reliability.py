@@ -1,6 +1,6 @@
 """Write ``docs/reliability.md`` from what the suites tallied.
 
-Usage: ``python tests/faults/reliability.py short=runs/faults/short long=runs/faults/long``
+Usage: ``python tests/faults/reliability.py runs/faults``
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HEAD = """# Reliability
 What is tried on every change, and in the long form before a release. After each fault the same command is
 started again, and all numbers must equal those of an uninterrupted run bit for bit; `metrics.jsonl` must have
 no gap, no double and no torn line; no temporary file may be left. This page is written by the suites
-(`nox -s test-faults`); do not edit it.
+(`nox -s test-faults -- docs`); do not edit it.
 
 Every fault hits a chosen place in the run: before or after a file is opened, written, synchronised, replaced,
 or halfway through a line. The places are drawn at random; the seed is printed and repeats a failure.
@@ -56,12 +56,10 @@ def section(form: str, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> None:
-    sections = [
-        section(form, Path(folder)) for form, _, folder in (word.partition("=") for word in arguments)
-    ]
-    PAGE.write_text("\n\n".join([HEAD.strip(), *sections]) + "\n")
+def main(folder: Path) -> None:
+    forms = [form for form in ("short", "long") if (folder / form).is_dir()]
+    PAGE.write_text("\n\n".join([HEAD.strip(), *(section(form, folder / form) for form in forms)]) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(Path(sys.argv[1]))

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from gdyn_common.errors import unknown
 from gdyn_reproduce.keys import known_as
-from gdyn_reproduce.registry import Command
+from gdyn_reproduce.registry import Command, resolve
 
 
 def name_positionals(command: Command, arguments: list[str]) -> list[str]:
-    """Turn leading arguments without ``=`` into overrides of the command's positional keys."""
-    plain = [a for a in arguments if "=" not in a and not a.startswith("-") and a != "job"]
+    """Turn arguments without ``=``, and paths that have one, into overrides of the positional keys."""
+    known = {item.name for item in dataclasses.fields(resolve(command.config))} | {*command.groups, "hydra"}
+
+    def is_value(argument: str) -> bool:
+        key = re.split(r"[.@/=]", argument.lstrip("+~"), maxsplit=1)[0]
+        return "=" not in argument or (key not in known and Path(argument).exists())
+
+    plain = [a for a in arguments if is_value(a) and not a.startswith("-") and a != "job"]
     rest = [a for a in arguments if a not in plain]
     keys = command.positional
     if len(plain) > len(keys) and not command.variadic:
@@ -28,8 +36,12 @@ def name_positionals(command: Command, arguments: list[str]) -> list[str]:
 
 
 def _quote(value: str) -> str:
-    """Quote a value so that Hydra's grammar reads it as one string."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    """Quote a value so that Hydra reads it as one string, and looks nothing up in it.
+
+    A backslash counts as one unless it stands before a quote or the mark of a lookup.
+    """
+    literal = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (r"\'" if found[2] else ""), literal)
     return f"'{escaped}'"
 
 
