@@ -1,4 +1,7 @@
-"""What is typed after a command, checked and brought into the form that Hydra takes."""
+"""What is typed after a command, checked and brought into the form that Hydra takes.
+
+Hydra would refuse most of these mistakes too, but in many lines, or with advice that does not fit here.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 ``list``, ``show`` and ``cite`` read the registry only and answer at once. Everything that computes
 takes ``key=value`` overrides and sweeps (``-m``) through Hydra, with the command's dataclass as schema.
+The dispatch is a page written by hand: libraries for commands do not read Hydra's overrides.
 
 Exit codes: 0 done and every outcome is the registered one; 1 an outcome differs; 2 bad input, told in
 one line; 70 an internal error, with its traceback; 130 interrupted, and the same command resumes.

@@ -1,4 +1,7 @@
-"""Extreme eigenpairs of a symmetric operator: power iteration and restarted Lanczos."""
+"""Extreme eigenpairs of a symmetric operator: power iteration and restarted Lanczos.
+
+SciPy's `eigsh` is not used, because it misses copies of multiple eigenvalues; see `lanczos`.
+"""
 
 from __future__ import annotations
 
