@@ -11,3 +11,12 @@ from .perturbation import perturb as perturb
 from .subspace import eigenbasis_dissimilarity as eigenbasis_dissimilarity
 from .subspace import random_similarity as random_similarity
 from .subspace import subspace_similarity as subspace_similarity
+from .training_map import AsymptoticExponents as AsymptoticExponents
+from .training_map import FiniteTimeExponents as FiniteTimeExponents
+from .training_map import TrainingMap as TrainingMap
+from .training_map import asymptotic_exponents as asymptotic_exponents
+from .training_map import finite_time_exponents as finite_time_exponents
+from .update_rules import AdamRule as AdamRule
+from .update_rules import AveragedRule as AveragedRule
+from .update_rules import SGDRule as SGDRule
+from .update_rules import rule_of as rule_of

@@ -1,0 +1,435 @@
+"""Training as a map, its tangent matrix as an operator, and both kinds of Lyapunov exponents of it.
+
+T steps of an optimiser map parameters and state ``s_0`` to ``s_T``; ``Y = d theta_T / d theta_0``. Products
+``Y V`` carry columns along the run: the tangent of each update rule by forward-mode differentiation, that of
+its gradient by Hessian-vector products. The Hessian is symmetric, so ``Y' U`` are the same products backwards
+along the stored run. Two questions, two functions:
+
+- :func:`finite_time_exponents`: by how much do T steps stretch the most stretched directions?
+  ``log sigma_i(Y) / T`` and the directions, by Lanczos on ``Y'Y``. Exact at any T and n.
+- :func:`asymptotic_exponents`: at what rate do distances grow if training goes on? Benettin's method on k
+  vectors, with error bars over windows. Not the former: random vectors take time to turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from torch import Tensor
+
+from chaos.o2grad import LossSurface
+from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
+from chaos.o2grad.parameters import Parameters
+from chaos.update_rules import UpdateRule, rule_of
+
+Batches = Iterable[Any]
+Optimiser = torch.optim.Optimizer | UpdateRule
+
+
+class TrainingMap:
+    """A training run from a point along given batches, and products by its tangent matrix.
+
+    The model and the optimiser are not changed: the run is made on copies.
+
+    Args:
+        surface: The loss.
+        optimizer: ``torch.optim.SGD``, ``Adam`` or ``AdamW`` with its present state, or any
+            :class:`~chaos.update_rules.UpdateRule`.
+        batches: One for each step, ``(x, y)``; an iterator is read once and kept.
+        params: Starting point; ``None`` takes that of the model.
+        schedule: Factor on the learning rate at step t, counted from 0.
+        memory_budget: Bytes that the stored run may take, (2 + slots) n numbers for each step.
+
+    Attributes:
+        end: Parameters after the last step (n,).
+        num_steps: T.
+
+    Raises:
+        ValueError: If there is no batch, or the run exceeds the memory budget.
+        FloatingPointError: If training diverges; the step is named.
+
+    Example:
+        >>> model = torch.nn.Linear(1, 1, bias=False).double()
+        >>> surface = LossSurface(model, torch.nn.MSELoss())
+        >>> batch = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+        >>> run = TrainingMap(surface, torch.optim.SGD(model.parameters(), lr=0.25), [batch] * 3)
+        >>> run.product(torch.ones(1, dtype=torch.float64)).tolist()  # (1 - 0.25 * 2)^3
+        [0.125]
+    """
+
+    def __init__(
+        self,
+        surface: LossSurface,
+        optimizer: Optimiser,
+        batches: Batches,
+        *,
+        params: Parameters = None,
+        schedule: Callable[[int], float] | None = None,
+        memory_budget: int = DEFAULT_BUDGET,
+    ) -> None:
+        self.surface, self.batches = surface, [_pair(batch) for batch in batches]
+        self.rule, theta, state = _begin(surface, optimizer, params, schedule)
+        if not self.batches:
+            raise ValueError("batches is empty; pass one batch (x, y) for each step.")
+        instead = "Use fewer steps, asymptotic_exponents, or pass a larger memory_budget."
+        check_budget((2 + len(state)) * self.num_steps, surface.n, surface.dtype, memory_budget, instead)
+        self._run: list[tuple[Tensor, Tensor, Tensor]] = []
+        for t, (x, y) in enumerate(self.batches):
+            gradient = _gradient(surface, theta, x, y, t)
+            self._run.append((theta, gradient, state))
+            theta, state = self.rule.step(theta, gradient, state, t)
+        self.end = theta
+
+    @property
+    def n(self) -> int:
+        """Number of parameters."""
+        return self.surface.n
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(self.batches)
+
+    @torch.no_grad()
+    def product(self, V: Float[Tensor, "n *k"]) -> Float[Tensor, "n *k"]:
+        """``Y V``; a column costs about T Hessian-vector products."""
+        columns = self._columns(V)
+        tangent = columns.T, columns.new_zeros(columns.shape[1], self.rule.slots, self.n)
+        for t, (theta, gradient, state) in enumerate(self._run):
+            moved = self._hvp(t, tangent[0])
+            tangent = _push(self.rule, (theta, gradient, state), (tangent[0], moved, tangent[1]), t)
+        return tangent[0].T.reshape(V.shape)
+
+    @torch.no_grad()
+    def transposed_product(self, U: Float[Tensor, "n *k"]) -> Float[Tensor, "n *k"]:
+        """``Y' U``, backwards along the stored run."""
+        columns = self._columns(U)
+        by_theta, by_state = columns.T, columns.new_zeros(columns.shape[1], self.rule.slots, self.n)
+        for t, point in reversed(list(enumerate(self._run))):
+            by_theta, by_gradient, by_state = _pull(self.rule, point, (by_theta, by_state), t)
+            by_theta = by_theta + self._hvp(t, by_gradient)
+        return by_theta.T.reshape(U.shape)
+
+    def dense(self) -> Float[Tensor, "n n"]:
+        """Y itself.
+
+        Raises:
+            ValueError: If it exceeds the surface's memory budget.
+        """
+        check_budget(self.n, self.n, self.surface.dtype, self.surface.memory_budget, "Use product.")
+        return self.product(torch.eye(self.n, dtype=self.surface.dtype, device=self.end.device))
+
+    def linear_operator(self) -> LinearOperator:
+        """Y for SciPy."""
+
+        def of(product: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
+            return lambda v: product(torch.from_numpy(np.ascontiguousarray(v)).to(self.end)).cpu().numpy()
+
+        forward, backward = of(self.product), of(self.transposed_product)
+        return LinearOperator(
+            (self.n, self.n), forward, backward, forward, self.end.new_zeros(0).cpu().numpy().dtype, backward
+        )
+
+    def _columns(self, V: Tensor) -> Tensor:
+        if V.ndim not in (1, 2) or V.shape[0] != self.n:
+            raise ValueError(f"V has shape {tuple(V.shape)}; the model has {self.n} parameters (rows).")
+        return V.to(self.end).reshape(self.n, -1)
+
+    def _hvp(self, t: int, rows: Tensor) -> Tensor:
+        x, y = self.batches[t]
+        return self.surface.hvp(self._run[t][0], x, y, rows.T.contiguous()).T
+
+
+@dataclass(frozen=True)
+class FiniteTimeExponents:
+    """The leading exponents of T steps and their directions.
+
+    Attributes:
+        values: ``log sigma_i(Y) / T`` per step, the largest first (k,).
+        start: Directions at time 0, right singular vectors as columns (n, k).
+        end: Directions at time T, left singular vectors (n, k).
+        residuals: ``|Y'Y v - sigma^2 v| / sigma_1^2`` for each; what is left to converge.
+        num_steps: T.
+    """
+
+    values: Tensor
+    start: Tensor
+    end: Tensor
+    residuals: Tensor
+    num_steps: int
+
+    def summary(self) -> str:
+        """One line."""
+        found = ", ".join(f"{value:.4g}" for value in self.values.tolist())
+        worst = float(self.residuals.max())
+        return f"finite-time exponents of {self.num_steps} steps: {found} per step (residual <= {worst:.0e})"
+
+    __repr__ = summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers without the directions."""
+        return {
+            "kind": "finite-time",
+            "exponents": self.values.tolist(),
+            "residuals": self.residuals.tolist(),
+            "num_steps": self.num_steps,
+        }
+
+
+@dataclass(frozen=True)
+class AsymptoticExponents:
+    """Estimated rates of endless training.
+
+    Attributes:
+        values: Mean rate per step over the windows, the largest first (k,).
+        standard_errors: Of these means, from the spread over windows; NaN for one window.
+        windows: Rate in each window (w, k): convergence is seen here.
+        num_steps: Steps that were counted.
+        warm_up: Steps before that, in which the vectors turned.
+    """
+
+    values: Tensor
+    standard_errors: Tensor
+    windows: Tensor
+    num_steps: int
+    warm_up: int
+
+    def summary(self) -> str:
+        """One line."""
+        pairs = zip(self.values.tolist(), self.standard_errors.tolist(), strict=True)
+        found = ", ".join(f"{value:.4g} +- {error:.1g}" for value, error in pairs)
+        return f"asymptotic exponents over {self.num_steps} steps: {found} per step"
+
+    __repr__ = summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers, with every window."""
+        return {
+            "kind": "asymptotic",
+            "exponents": self.values.tolist(),
+            "standard_errors": self.standard_errors.tolist(),
+            "windows": self.windows.tolist(),
+            "num_steps": self.num_steps,
+            "warm_up": self.warm_up,
+        }
+
+
+def finite_time_exponents(
+    run: TrainingMap, num_exponents: int, *, tol: float = 1e-10, seed: int = 0, max_products: int = 1000
+) -> FiniteTimeExponents:
+    """Largest finite-time exponents of a run and their directions, by Lanczos on ``Y'Y``.
+
+    Args:
+        run: The training run.
+        num_exponents: k.
+        tol: Relative accuracy of the eigenvalues of ``Y'Y``.
+        seed: Of the starting vector.
+        max_products: Products by ``Y'Y`` after which to give up.
+
+    Raises:
+        ValueError: For a k out of range, or where Lanczos does not converge: then some exponents are equal
+            to the accuracy asked for (all unreached directions have exponent 0), so ask for fewer.
+        FloatingPointError: If the growth overflows.
+
+    Source: Sec. 2 of Herrmann et al. 2022 defines the exponents.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 1, bias=False).double()
+        >>> surface = LossSurface(model, torch.nn.MSELoss())
+        >>> batch = torch.eye(3, dtype=torch.float64), torch.zeros(3, 1, dtype=torch.float64)
+        >>> run = TrainingMap(surface, torch.optim.SGD(model.parameters(), lr=6.0), [batch] * 4)
+        >>> finite_time_exponents(run, 1).values.exp().round(decimals=9).tolist()  # |1 - 6 * 2/3|
+        [3.0]
+    """
+    n = run.n
+    if not 1 <= num_exponents <= n:
+        raise ValueError(f"num_exponents is {num_exponents}; it must lie between 1 and n = {n}.")
+    if num_exponents + 1 >= n:
+        V = torch.linalg.eigh(run.transposed_product(run.dense())).eigenvectors
+    else:
+        operator = run.linear_operator()
+        start = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).numpy()
+        square = LinearOperator(
+            (n, n), lambda v: _finite(operator.rmatvec(operator.matvec(v))), dtype=operator.dtype
+        )
+        size = min(n, max(2 * num_exponents + 1, 20))
+        try:
+            _, vectors = eigsh(
+                square,
+                num_exponents,
+                which="LA",
+                tol=tol,
+                ncv=size,
+                maxiter=max(1, max_products // size),
+                v0=start.astype(operator.dtype),
+            )
+        except ArpackNoConvergence as error:
+            raise ValueError(
+                f"Only {len(error.eigenvalues)} of {num_exponents} exponents converged to {tol:g} in "
+                f"{max_products} products; ask for fewer, or raise tol or max_products."
+            ) from error
+        V = torch.from_numpy(vectors).to(run.end)
+    V = V.flip(1)[:, :num_exponents]
+    image = run.product(V)
+    sigma = image.norm(dim=0)
+    back = run.transposed_product(image)
+    residuals = (back - V * sigma.square()).norm(dim=0) / sigma.max().square()
+    order = sigma.argsort(descending=True)
+    sigma, V, image = sigma[order], V[:, order], image[:, order]
+    ends = image / torch.where(sigma > 0, sigma, 1.0)
+    return FiniteTimeExponents(sigma.log() / run.num_steps, V, ends, residuals[order], run.num_steps)
+
+
+@torch.no_grad()
+def asymptotic_exponents(
+    surface: LossSurface,
+    optimizer: Optimiser,
+    batches: Batches,
+    num_exponents: int,
+    *,
+    warm_up: int = 0,
+    num_windows: int = 10,
+    params: Parameters = None,
+    schedule: Callable[[int], float] | None = None,
+    seed: int = 0,
+) -> AsymptoticExponents:
+    """Rates at which k tangent vectors of parameters and optimiser state grow (Benettin et al. 1980).
+
+    Holds ``(1 + slots) n k`` numbers: 3 n k for Adam. The vectors are orthonormalised after every step.
+
+    Args:
+        surface: The loss.
+        optimizer: As of :class:`TrainingMap`.
+        batches: One for each step; read once and not kept.
+        num_exponents: k.
+        warm_up: Steps before counting starts.
+        num_windows: Windows of equal length for the error bars; a remainder of steps is counted first into
+            the warm-up.
+        params: Starting point; ``None`` takes that of the model.
+        schedule: Factor on the learning rate at step t, counted from 0.
+        seed: Of the random orthonormal starting vectors.
+
+    Raises:
+        ValueError: For a k out of range, or fewer steps than windows.
+        FloatingPointError: If training diverges; the step is named.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1, bias=False).double()
+        >>> surface = LossSurface(model, torch.nn.MSELoss())
+        >>> batch = torch.eye(2, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
+        >>> sgd = torch.optim.SGD(model.parameters(), lr=0.5)
+        >>> found = asymptotic_exponents(surface, sgd, [batch] * 20, 2)
+        >>> found.values.exp().round(decimals=9).tolist(), float(found.standard_errors.max()) < 1e-12
+        ([0.5, 0.5], True)
+    """
+    rule, theta, state = _begin(surface, optimizer, params, schedule)
+    size = (1 + rule.slots) * surface.n
+    if not 1 <= num_exponents <= surface.n:
+        raise ValueError(f"num_exponents is {num_exponents}; it must lie between 1 and n = {surface.n}.")
+    check_budget(size, num_exponents, surface.dtype, surface.memory_budget, "Use fewer exponents.")
+    random = torch.randn(
+        surface.n, num_exponents, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
+    V = torch.linalg.qr(random).Q.T.to(theta)
+    tangent = V, V.new_zeros(num_exponents, rule.slots, surface.n)
+    growth = []
+    for t, batch in enumerate(batches):
+        x, y = _pair(batch)
+        gradient = _gradient(surface, theta, x, y, t)
+        moved = surface.hvp(theta, x, y, tangent[0].T.contiguous()).T
+        tangent = _push(rule, (theta, gradient, state), (tangent[0], moved, tangent[1]), t)
+        theta, state = rule.step(theta, gradient, state, t)
+        joint = torch.cat([tangent[0][:, None], tangent[1]], 1).flatten(1)
+        if not bool(torch.isfinite(joint).all()):
+            raise FloatingPointError(
+                f"The tangent of step {t} is not finite: the loss has no curvature there."
+            )
+        Q, R = torch.linalg.qr(joint.T)
+        growth.append(R.diagonal().abs().log())
+        parts = Q.T.contiguous().unflatten(1, (1 + rule.slots, surface.n))
+        tangent = parts[:, 0], parts[:, 1:]
+    counted = len(growth) - warm_up
+    if num_windows < 1 or counted < num_windows:
+        raise ValueError(
+            f"{len(growth)} steps, {warm_up} of them warm-up, do not fill {num_windows} windows; pass more."
+        )
+    length = counted // num_windows
+    rates = (
+        torch.stack(growth[len(growth) - length * num_windows :]).unflatten(0, (num_windows, length)).mean(1)
+    )
+    rates = rates[:, rates.mean(0).argsort(descending=True)]
+    errors = rates.std(0) / math.sqrt(num_windows) if num_windows > 1 else rates[0] * math.nan
+    used = length * num_windows
+    return AsymptoticExponents(rates.mean(0), errors, rates, used, len(growth) - used)
+
+
+def _begin(
+    surface: LossSurface,
+    optimizer: Optimiser,
+    params: Parameters,
+    schedule: Callable[[int], float] | None,
+) -> tuple[UpdateRule, Tensor, Tensor]:
+    """The rule, and parameters and state before the first step."""
+    named = dict(surface.model.named_parameters())
+    parameters = [named[name] for name in surface.layout.names]
+    theta = surface.layout.flatten(named) if params is None else params
+    theta = theta if isinstance(theta, Tensor) else surface.layout.flatten(theta)
+    theta = theta.detach().to(parameters[0].device, surface.dtype)
+    if isinstance(optimizer, torch.optim.Optimizer):
+        rule, state = rule_of(optimizer, parameters, schedule)
+        return rule, theta, state.to(theta)
+    if schedule is not None:
+        raise ValueError(
+            "schedule goes with an optimiser of PyTorch; a rule has lr=, a function of the step."
+        )
+    return optimizer, theta, optimizer.start(theta)
+
+
+def _pair(batch: Any) -> tuple[Any, Any]:
+    """Inputs and targets; a mapping holds its targets itself."""
+    if isinstance(batch, Mapping):
+        return batch, None
+    x, y = batch
+    return x, y
+
+
+def _gradient(surface: LossSurface, theta: Tensor, x: Any, y: Any, t: int) -> Tensor:
+    if not bool(torch.isfinite(theta).all()):
+        raise FloatingPointError(f"Training diverged: the parameters are not finite before step {t}.")
+    gradient = surface.value_and_gradient(theta, x, y)[1]
+    if not bool(torch.isfinite(gradient).all()):
+        raise FloatingPointError(f"Training diverged: the gradient is not finite at step {t}.")
+    return gradient
+
+
+Point = tuple[Tensor, Tensor, Tensor]
+
+
+def _push(rule: UpdateRule, point: Point, tangents: Point, t: int) -> tuple[Tensor, Tensor]:
+    """Tangents of one step, for rows of tangents."""
+
+    def one(*tangent: Tensor) -> Any:
+        return torch.func.jvp(lambda a, g, s: rule.step(a, g, s, t), point, tangent)[1]
+
+    pushed: tuple[Tensor, Tensor] = torch.func.vmap(one)(*tangents)
+    return pushed
+
+
+def _pull(rule: UpdateRule, point: Point, cotangents: tuple[Tensor, Tensor], t: int) -> Point:
+    """The transposed of :func:`_push`."""
+    pull = torch.func.vjp(lambda a, g, s: rule.step(a, g, s, t), *point)[1]
+    pulled: Point = torch.func.vmap(pull)(cotangents)
+    return pulled
+
+
+def _finite(v: np.ndarray) -> np.ndarray:
+    if not np.isfinite(v).all():
+        raise FloatingPointError("Growth overflows; use fewer steps.")
+    return v
