@@ -132,6 +132,15 @@ def test_what_is_not_judged_here_is_no_failure_and_a_missing_metric_is_an_error(
         judge(about_paper, {"m": []}, scale="paper size", preset="paper")
 
 
+def test_a_control_is_paired_as_its_claim_is_or_with_its_own_partner():
+    base, null = [10.0, 20.0, 30.0], [11.0, 21.0, 31.0]
+    values = {"m": [11.0, 21.01, 30.99], "base": base, "null": [11.01, 21.0, 31.0], "null_base": null}
+    for minus, expected in (("", "undecided"), ("null_base", "holds")):
+        control = Control("null", removes="labels shuffled", minus=minus)
+        paired = claim(Between(0.5, 1.5), minus="base", kind="statement", control=control)
+        assert judge(paired, values, scale="scaled", preset="quick").outcome == expected
+
+
 NULL = Control("null", removes="labels shuffled")
 
 

@@ -16,6 +16,7 @@ from dd_two_player import losses
 from dd_two_player.classifiers import Classifier, accuracy, train_classifier
 from dd_two_player.config import choice
 from dd_two_player.data import Samples, load_samples
+from dd_two_player.drift import Coefficients, PlayerTerms
 from dd_two_player.evaluation import classifier_score, classify, frechet_distance, moments
 from dd_two_player.experiment_config import GanStudyConfig
 from dd_two_player.gan import Batch, Gan
@@ -59,6 +60,7 @@ ARMS = {
     "plain": Arm(),
     "cancel": Arm(recipe="cancel_interaction"),
     "strengthen": Arm(recipe="cancel_and_strengthen"),
+    "double": Arm(recipe="double_interaction"),
     "sga": Arm(recipe="sga"),
     "consensus": Arm(recipe="consensus"),
     "alternating": Arm("alternating"),
@@ -79,7 +81,8 @@ def measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str,
         rates: ``<arm>_trained`` (per seed, closer to the data than before training at every pair of rates),
         ``<arm>_diverged_share``, and as geometric means over rates, per seed,
         ``<arm>_distance_ratio`` (its distance over that of the first arm) and ``<arm>_training_ratio`` (its
-        distance over the untrained one). ``classifier_accuracy`` is that of the scoring classifier on the
+        distance over the untrained one). ``untrained_distance_ratio`` is what a method that does nothing
+        would have as its distance ratio. ``classifier_accuracy`` is that of the scoring classifier on the
         test split.
     """
     for arm in config.arms:
@@ -118,6 +121,7 @@ def measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str,
             measured[f"{label}/diverged"] = (distances[i, j] > untrained[i, j]).tolist()
             arrays[f"{label}/pictures"] = drawn["pictures"][0]
             arrays[f"{label}/disc_loss"] = drawn["disc_loss"]
+    measured["untrained_distance_ratio"] = _mean_ratio(untrained[0], distances[0]).tolist()
     for i, arm in enumerate(config.arms):
         measured[f"{arm}_trained"] = (distances[i] < untrained[i]).all(0).tolist()
         measured[f"{arm}_diverged_share"] = float((distances[i] > untrained[i]).mean())
@@ -312,6 +316,9 @@ def _draws(
 
 
 def _recipe(name: str, strength: float) -> Regularization:
+    if name == "double_interaction":  # the opposite of cancelling, for controls
+        terms = PlayerTerms(other_dot_prod=1.0)
+        return Regularization(dd_coeffs_multiplier=Coefficients(terms, terms))
     if name in ("sga", "consensus"):
         return getattr(Regularization, name)(strength)  # type: ignore[no-any-return]
     return getattr(Regularization, name)()  # type: ignore[no-any-return]

@@ -96,7 +96,7 @@ FIGURES = (
         config=f"{CONFIG}:GanStudyConfig",
         presets=_study(
             "40 s",
-            {"arms": ["plain", "cancel", "sga"]},
+            {"arms": ["plain", "cancel", "double", "sga"], "num_seeds": 5},
             {
                 "arms": ["plain", "cancel", "strengthen", "sga", "consensus"],
                 "disc_rates": [0.01, 0.01, 0.005],
@@ -115,7 +115,7 @@ FIGURES = (
         presets=_study(
             "50 s",
             {
-                "arms": ["plain", "alternating"],
+                "arms": ["plain", "alternating", "double"],
                 "disc_rates": [0.02, 0.05, 0.1, 0.2],
                 "gen_rates": [0.1, 0.1, 0.1, 0.1],
                 "num_steps": 300,
