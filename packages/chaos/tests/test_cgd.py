@@ -7,7 +7,7 @@ import torch
 from networks import GOLDEN, flat, golden, golden_network
 from torch import nn
 
-from chaos import CGD
+from chaos import CGD, Pruning
 from chaos.o2grad import Eigenpairs, LossSurface
 
 CE = nn.CrossEntropyLoss()
@@ -331,3 +331,16 @@ def test_parameters_without_a_gradient_are_passed_over_as_by_sgd():
     optimizer.step(H)
     assert unused.tolist() == [1.0, 1.0]
     assert used.tolist() == pytest.approx([1 - 0.1 * 2.5] * 2)
+
+
+def test_options_of_pruning_in_both_forms():
+    w = nn.Parameter(torch.ones(2))
+    for optimizer in (
+        CGD([w], lr=0.1, prune_set="pos", k=3),
+        CGD([w], lr=0.1, pruning=Pruning(prune_set="pos", k=3)),
+    ):
+        assert (optimizer.prune_set, optimizer.k, optimizer.gamma) == ("pos", 3, 1.0)
+    with pytest.raises(ValueError, match=r"Pass pruning= or k, not both\."):
+        CGD([w], pruning=Pruning(), k=3)
+    with pytest.raises(TypeError, match="prune_sett"):
+        CGD([w], prune_sett="pos")

@@ -1,4 +1,5 @@
 from .cgd import CGD as CGD
+from .cgd import Pruning as Pruning
 from .divergence import exponential_bounds as exponential_bounds
 from .divergence import fit_divergence as fit_divergence
 from .divergence import fit_theoretical_bound as fit_theoretical_bound

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,17 +22,27 @@ CURVATURE_TOLERANCE = 1e-5
 Curvature = Hessian | Eigenpairs | Tensor | tuple[Tensor, Tensor]
 
 
-class CGD(torch.optim.SGD):
-    """SGD on ``(1 - gamma) g + gamma u`` with ``u = P g (+ V_D xi)`` and ``P = I - V_D V_D'``.
+class PruningOptions(TypedDict, total=False):
+    """The fields of :class:`Pruning`, as keywords."""
 
-    D is the discard set: directions that one step expands (``chaotic``: w < 0 or w > 2/lr), those of
-    positive (``pos``) or negative (``neg``) curvature. Momentum, dampening, Nesterov and weight decay act on
-    the projected gradient exactly as in :class:`torch.optim.SGD`; weight decay is not projected.
+    gamma: float
+    k: int | None
+    prune_set: str
+    prune_k: str
+    prune_start: int
+    prune_global: bool
+    global_eigenpairs: Eigenpairs | tuple[Tensor, Tensor] | None
+    global_rule: str
+    noise: bool
+    noise_fac: float | None
+    noise_on_null: bool
 
-    Args:
-        params: One group of parameters, in the order of the curvature; frozen ones have no part in it.
-        lr, momentum, dampening, weight_decay, nesterov, maximize: As in ``torch.optim.SGD``. With
-            ``maximize`` the sets refer to the curvature of the minimised function ``-L``.
+
+@dataclass(frozen=True, eq=False)
+class Pruning:
+    """Which directions a step of CGD removes from the gradient, and what it puts there.
+
+    Attributes:
         gamma: Share of the pruned direction; 0 is SGD, bit for bit.
         k: Prune at most k directions of the set; ``None`` prunes the whole set and, for ``pos`` and
             ``neg``, the null space.
@@ -45,7 +56,53 @@ class CGD(torch.optim.SGD):
         noise: Replace the removed components by Gaussian noise instead of zero.
         noise_fac: Its standard deviation; ``None`` takes the mean of |g_i| at the step.
         noise_on_null: Include the null space in the noise of ``pos`` and ``neg``.
+    """
+
+    gamma: float = 1.0
+    k: int | None = None
+    prune_set: str = "chaotic"
+    prune_k: str = "top_abs"
+    prune_start: int = 0
+    prune_global: bool = False
+    global_eigenpairs: Eigenpairs | tuple[Tensor, Tensor] | None = None
+    global_rule: str = "exponents"
+    noise: bool = False
+    noise_fac: float | None = None
+    noise_on_null: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice("prune_set", self.prune_set, PRUNE_SETS)
+        _check_choice("prune_k", self.prune_k, PRUNE_RULES)
+        _check_choice("global_rule", self.global_rule, GLOBAL_RULES)
+        if self.noise_fac is not None and self.noise_fac <= 0:
+            raise ValueError(
+                f"noise_fac is {self.noise_fac}; it is a standard deviation and must be positive."
+            )
+        if self.k is not None and self.k < 0:
+            raise ValueError(f"k is {self.k}; pass a count of directions >= 0, or None for the whole set.")
+        if self.prune_start < 0:
+            raise ValueError(f"prune_start is {self.prune_start}; it is a step number >= 0.")
+        if self.prune_global and self.global_eigenpairs is None:
+            raise ValueError("prune_global needs global_eigenpairs, the stored pairs of a tangent matrix.")
+
+
+class CGD(torch.optim.SGD):
+    """SGD on ``(1 - gamma) g + gamma u`` with ``u = P g (+ V_D xi)`` and ``P = I - V_D V_D'``.
+
+    D is the discard set: directions that one step expands (``chaotic``: w < 0 or w > 2/lr), those of
+    positive (``pos``) or negative (``neg``) curvature. Momentum, dampening, Nesterov and weight decay act on
+    the projected gradient exactly as in :class:`torch.optim.SGD`; weight decay is not projected.
+
+    Args:
+        params: One group of parameters, in the order of the curvature; frozen ones have no part in it.
+        lr, momentum, dampening, weight_decay, nesterov, maximize: As in ``torch.optim.SGD``. With
+            ``maximize`` the sets refer to the curvature of the minimised function ``-L``.
         generator: Source of randomness for ``rand`` and noise.
+        pruning: What is removed, see :class:`Pruning`; its fields can also be given by keyword, as in
+            ``CGD(params, lr=0.1, prune_set="neg")``.
+
+    Raises:
+        ValueError: For options out of range, more than one group, or both forms of pruning options.
 
     Attributes:
         last_kept: Number of directions kept at the last pruned step (null space included if kept).
@@ -76,42 +133,33 @@ class CGD(torch.optim.SGD):
         nesterov: bool = False,
         *,
         maximize: bool = False,
-        gamma: float = 1.0,
-        k: int | None = None,
-        prune_set: str = "chaotic",
-        prune_k: str = "top_abs",
-        prune_start: int = 0,
-        prune_global: bool = False,
-        global_eigenpairs: Eigenpairs | tuple[Tensor, Tensor] | None = None,
-        global_rule: str = "exponents",
-        noise: bool = False,
-        noise_fac: float | None = None,
-        noise_on_null: bool = False,
         generator: torch.Generator | None = None,
+        pruning: Pruning | None = None,
+        **options: Unpack[PruningOptions],
     ) -> None:
-        _check_choice("prune_set", prune_set, PRUNE_SETS)
-        _check_choice("prune_k", prune_k, PRUNE_RULES)
-        _check_choice("global_rule", global_rule, GLOBAL_RULES)
         if lr <= 0:
             raise ValueError(f"lr is {lr}; the learning rate must be positive.")
-        if noise_fac is not None and noise_fac <= 0:
-            raise ValueError(f"noise_fac is {noise_fac}; it is a standard deviation and must be positive.")
-        if k is not None and k < 0:
-            raise ValueError(f"k is {k}; pass a count of directions >= 0, or None for the whole set.")
-        if prune_start < 0:
-            raise ValueError(f"prune_start is {prune_start}; it is a step number >= 0.")
-        if prune_global and global_eigenpairs is None:
-            raise ValueError("prune_global needs global_eigenpairs, the stored pairs of a tangent matrix.")
+        if pruning is not None and options:
+            raise ValueError(f"Pass pruning= or {', '.join(options)}, not both.")
+        pruning = Pruning(**options) if pruning is None else pruning
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
         if len(self.param_groups) != 1:
             raise ValueError("CGD needs one parameter group: the curvature covers all parameters together.")
-        self.gamma, self.k, self.prune_set, self.prune_k = gamma, k, prune_set, prune_k
-        self.prune_start, self.prune_global, self.global_rule = prune_start, prune_global, global_rule
-        self.noise, self.noise_fac, self.noise_on_null = noise, noise_fac, noise_on_null
         self.generator = generator
-        self.global_eigenpairs = (
-            None if global_eigenpairs is None else as_eigenpairs(global_eigenpairs, self._n())
+        self.gamma, self.k = pruning.gamma, pruning.k
+        self.prune_set, self.prune_k, self.prune_start = (
+            pruning.prune_set,
+            pruning.prune_k,
+            pruning.prune_start,
         )
+        self.prune_global, self.global_rule = pruning.prune_global, pruning.global_rule
+        self.noise, self.noise_fac, self.noise_on_null = (
+            pruning.noise,
+            pruning.noise_fac,
+            pruning.noise_on_null,
+        )
+        given = pruning.global_eigenpairs
+        self.global_eigenpairs = None if given is None else as_eigenpairs(given, self._n())
         self.num_steps = 0
         self.last_kept = self.last_discarded = 0
         self.last_pruned_fraction = 0.0
