@@ -65,7 +65,8 @@ def _dispatch(paper: Paper, commands: Sequence[Command], argv: list[str]) -> int
     if name == "run":
         return _run(paper, rest, wants_help)
     if wants_help:
-        print(f"{_help.USAGE[name]}\n\n{_help.HOUSE[name]}")
+        about = f"\n\n{_help.listing(paper)}" if name == "show" else ""
+        print(f"{_help.USAGE[name]}\n\n{_help.HOUSE[name]}{about}")
         return DONE
     if name == "report":
         from gdyn_reproduce.results import report_command
