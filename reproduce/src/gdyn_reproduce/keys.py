@@ -118,7 +118,7 @@ def check(config: Any) -> None:
     """
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
-        if item.name in KEYS and value is not None:
+        if item.name in KEYS and value is not None and value != item.default:  # a default may mean "all"
             KEYS[item.name][1](item.name, value)
         for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, float) and math.isnan(number):
