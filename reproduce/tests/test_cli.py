@@ -190,3 +190,10 @@ def test_hydra_leaves_no_trace_in_the_environment(call):
 def test_a_key_may_bear_the_name_of_a_folder_of_the_core(call):
     """Hydra would search this package for config groups, were it not told to search nowhere."""
     assert call("greet", "A", "data=file.npy")[:2] == (0, "Hello A 1 file.npy\n")
+
+
+def test_a_lookup_that_fails_is_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert dispatch(PAPER, (), ["run", "fig1", "out=${oc.env:GDYN_NO_SUCH}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "GDYN_NO_SUCH" in line

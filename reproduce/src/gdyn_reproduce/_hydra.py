@@ -43,7 +43,8 @@ def run_hydra(
     def job(composed: DictConfig) -> None:
         hydra_config = HydraConfig.get()
         preset = hydra_config.runtime.choices.get("preset", "")
-        given = [str(override) for override in hydra_config.overrides.task]
+        # As typed: an override may hold a lookup, and one that fails is to be told below, in one line.
+        given = list(map(str, OmegaConf.to_container(hydra_config.overrides.task, resolve=False) or ()))
 
         def checked() -> int:
             config = OmegaConf.to_object(composed)
