@@ -211,8 +211,8 @@ def test_tfgan(session: nox.Session) -> None:
     """Scores of packages/dd_two_player against TF-GAN's, in an environment with TensorFlow."""
     install(session, *editable("dd_two_player", "[test,tfgan]"))
     # Without the extra the tests would be skipped; here it must be there.
-    session.run("python", "-c", "import dd_two_player.tfgan as t; t.load_backend()", env=QUIET)
-    test = "packages/dd_two_player/tests/test_tfgan.py"
+    session.run("python", "-c", "import dd_two_player.gans.tfgan as t; t.load_backend()", env=QUIET)
+    test = "packages/dd_two_player/tests/paper/test_tfgan.py"
     session.run("python", "-m", "pytest", "-m", "tfgan", test, *session.posargs, env=ONE_THREAD | QUIET)
 
 

@@ -20,14 +20,14 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_
 import jax
 import jax.numpy as jnp
 
-from dd_two_player import losses
-from dd_two_player.convolution import conv2d_transpose
 from dd_two_player.drift import Coefficients, PlayerTerms
-from dd_two_player.gan import Batch, Gan
-from dd_two_player.networks import build_discriminator, build_generator
-from dd_two_player.optimizers import make_optimizer
+from dd_two_player.gans import losses
+from dd_two_player.gans.convolution import conv2d_transpose
+from dd_two_player.gans.model import Batch, Gan
+from dd_two_player.gans.networks import build_discriminator, build_generator
+from dd_two_player.gans.optimizers import make_optimizer
+from dd_two_player.gans.steps import Hyperparameters, TrainState, UpdateRule, init_train_state, make_step
 from dd_two_player.regularization import Regularization
-from dd_two_player.steps import Hyperparameters, TrainState, UpdateRule, init_train_state, make_step
 from gdyn_reproduce.provenance import collect
 
 SHAPE, LATENTS, RATE = (28, 28, 1), 128, 0.01

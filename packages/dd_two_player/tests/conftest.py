@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gdyn_reproduce.testing import pytest_runtest_setup  # noqa: F401 - the hook that skips absent data
-
 # Compiled programs are shared by tests and by the processes they start: compiling dominates the time.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="jax-cache-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

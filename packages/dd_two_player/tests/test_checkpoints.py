@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_two_player.checkpoints import restore_checkpoint, save_checkpoint
+from dd_two_player.gans.checkpoints import restore_checkpoint, save_checkpoint
 
 
 def state(seed=0):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_two_player.convolution import conv2d, conv2d_transpose
+from dd_two_player.gans.convolution import conv2d, conv2d_transpose
 
 TOLERANCE = 1e-5  # float32 sums of at most 5 * 5 * 4 terms in another order
 LAYERS = [(5, 2), (5, 1), (4, 2), (3, 1), (3, 2), (1, 2), (2, 3)]

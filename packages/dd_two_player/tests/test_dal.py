@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from dd_two_player.principal_flow.dal import dal, exact_hvp, finite_difference_hvp
+from dd_two_player.principal_flow.adjusted_rate import dal, exact_hvp, finite_difference_hvp
 
 VALUES = jnp.array([10.0, 1.0])
 

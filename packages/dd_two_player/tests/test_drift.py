@@ -1,7 +1,12 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_two_player.drift import CONVENTIONS, drift_coefficients
+from dd_two_player.drift import CONVENTIONS, Coefficients, PlayerTerms, drift_coefficients, opponent
+from dd_two_player.regularization import Regularization
+from dd_two_player.regularizers import frozen_needed
+from dd_two_player.toy_games import linear_game
 
 TABLES = {"original": "reference", "paper": "per_player_time", "joint": "joint_time"}
 
@@ -57,3 +62,45 @@ def test_second_players_interaction_changes_sign_at_half_the_rate(ratio, sign):
 def test_bad_input(kwargs, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         drift_coefficients(**{"lrs": (0.1, 0.1)} | kwargs)
+
+
+BAD_RATES = [np.float32(0), np.float64(-1), np.float32("nan"), jnp.array(-1.0), jnp.array([0.1, 0.0]), 0]
+
+
+@pytest.mark.parametrize("rate", BAD_RATES)
+def test_rates_of_every_type_are_checked(rate):
+    with pytest.raises(ValueError, match=r"learning rate of gen is .*; it must be positive and finite"):
+        drift_coefficients((0.1, rate))
+
+
+def test_numbers_of_updates_may_be_numpy_integers_and_rates_traced():
+    expected = drift_coefficients((0.1, 0.2), (2, 1), "alternating")
+    assert drift_coefficients((0.1, 0.2), (np.int64(2), np.int32(1)), "alternating") == expected
+    traced = jax.jit(lambda rate: drift_coefficients((rate, 0.2)).gen.other_dot_prod)(0.1)
+    assert float(traced) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match=r"num_updates of disc is 1\.0"):
+        drift_coefficients((0.1, 0.2), (1.0, 1))
+
+
+@pytest.mark.parametrize("value", [np.float32("nan"), jnp.array(jnp.inf), float("inf")])
+def test_recipes_of_every_type_are_checked(value):
+    with pytest.raises(ValueError, match=r"explicit_non_dd_coeffs.gen.self_norm is .*; it must be finite"):
+        Regularization(explicit_non_dd_coeffs=Coefficients(gen=PlayerTerms(self_norm=value)))
+
+
+@pytest.mark.parametrize("player", ["discriminator", "Disc", 0])
+def test_a_player_of_another_name_is_nobody(player):
+    game, at = linear_game((0.1, 0.2)), (jnp.array(1.0), jnp.array(2.0))
+    on, terms = PlayerTerms(True, False, False), PlayerTerms(self_norm=1.0)
+    off = PlayerTerms(False, False, False)
+    calls = [
+        lambda: game.player_gradient(player, at, None, terms, mask=on),
+        lambda: game.player_gradient(player, at, None, terms, mask=off),
+        lambda: game.regularizer(player, at, None, terms, mask=on),
+        lambda: game.regularizer(player, at, None, terms, mask=off),
+        lambda: frozen_needed(player, on),
+        lambda: opponent(player),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="allowed: disc, gen"):
+            call()

@@ -4,13 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_two_player.drift import drift_coefficients
-from dd_two_player.flows import discrete_path, integrate, jacobian, modified_field, step_map
+from dd_two_player.drift import Coefficients, Drift, PlayerTerms, drift_coefficients
+from dd_two_player.flows import discrete_path, integrate, jacobian, modified_field, modified_flow, step_map
 from dd_two_player.regularization import Regularization
 from dd_two_player.toy_games import dirac_gan, linear_game, linear_game_thresholds, random_smooth_game
 
 pytestmark = pytest.mark.usefixtures("x64")
 
+OWN = (1.0, 1.0)  # the clocks of the paper, each player's own
 RATIOS = (1.0, 0.4)
 START = (np.array([0.3, -0.2]), np.array([0.4, 0.1]))
 GAME = random_smooth_game(0)
@@ -39,7 +40,7 @@ def local_error(convention, scheme, first, num_updates, h):
     reached = np.concatenate(step(START))
     drift = None if convention is None else drift_coefficients(lrs, num_updates, scheme, first, convention)
     if convention in ("paper", "original"):
-        field = modified_field(game, drift)
+        field = modified_field(game, drift, rates=OWN)
         disc = integrate(field, START, [total[0]])[0, :2]
         gen = integrate(field, START, [total[1]])[0, 2:]
         return np.linalg.norm(reached - np.concatenate([disc, gen]))
@@ -100,7 +101,7 @@ def test_cancelling_everything_tracks_the_plain_flow_only_in_joint_time(conventi
 def test_linear_game_numbers():
     game, h = linear_game((0.09, 0.09)), 0.2
     at = (0.3, 0.4)
-    trace = lambda coefficients: np.trace(jacobian(modified_field(game, coefficients), at))  # noqa: E731
+    trace = lambda coefficients: np.trace(jacobian(modified_field(game, coefficients, rates=OWN), at))  # noqa: E731
     assert trace(None) == pytest.approx(-0.18, abs=1e-12)
     assert trace(drift_coefficients((h, h))) == pytest.approx(0.01838, abs=1e-12)
     assert trace(drift_coefficients((h, h), scheme="alternating")) == pytest.approx(-0.18162, abs=1e-12)
@@ -117,14 +118,17 @@ def test_linear_game_thresholds_are_where_the_signs_change():
     modified, discrete = linear_game_thresholds(0.09)
     for h, stable in ((0.999, True), (1.001, False)):
         drift = drift_coefficients((h * modified, h * modified))
-        assert (np.trace(jacobian(modified_field(game, drift), (0.0, 0.0))) < 0) == stable
+        assert (np.trace(jacobian(modified_field(game, drift, rates=OWN), (0.0, 0.0))) < 0) == stable
         moved = jacobian(step_map(game, (h * discrete, h * discrete)), (0.0, 0.0))
         assert (np.abs(np.linalg.eigvals(moved)).max() < 1) == stable
     gentle = linear_game((0.2, 0.2))
     for scheme in ("simultaneous", "alternating"):
         assert (
             np.trace(
-                jacobian(modified_field(gentle, drift_coefficients((0.2, 0.2), scheme=scheme)), (0.0, 0.0))
+                jacobian(
+                    modified_field(gentle, drift_coefficients((0.2, 0.2), scheme=scheme), rates=OWN),
+                    (0.0, 0.0),
+                )
             )
             < 0
         )
@@ -132,7 +136,9 @@ def test_linear_game_thresholds_are_where_the_signs_change():
 
 def test_modified_jacobian_of_the_linear_game():
     e1, e2, h = 0.1, 0.3, 0.2
-    matrix = jacobian(modified_field(linear_game((e1, e2)), drift_coefficients((h, h))), (0.0, 0.0))
+    matrix = jacobian(
+        modified_field(linear_game((e1, e2)), drift_coefficients((h, h)), rates=OWN), (0.0, 0.0)
+    )
     off_diagonal = 1 + h / 2 * (e1 + e2)
     assert matrix[0, 1] == pytest.approx(off_diagonal, abs=1e-14)
     assert matrix[1, 0] == pytest.approx(-off_diagonal, abs=1e-14)
@@ -142,9 +148,9 @@ def test_dirac_gan_numbers():
     game, h, start = dirac_gan(), 0.1, (jnp.asarray(1.0), jnp.asarray(1.0))
     norm = lambda x: np.linalg.norm(x[-1])  # noqa: E731
     assert norm(integrate(modified_field(game), start, [10.0])) == pytest.approx(1.41421, abs=1e-5)
-    assert norm(integrate(modified_field(game, drift_coefficients((h, h))), start, [10.0])) == pytest.approx(
-        1.58529, abs=1e-5
-    )
+    assert norm(
+        integrate(modified_field(game, drift_coefficients((h, h)), rates=OWN), start, [10.0])
+    ) == pytest.approx(1.58529, abs=1e-5)
     assert norm(discrete_path(step_map(game, (h, h)), start, 100)) == pytest.approx(1.58697, abs=1e-5)
 
     def after_1000(recipe=LEAVE, scheme="simultaneous", first="disc"):
@@ -170,7 +176,7 @@ def test_dirac_gan_tracking_numbers():
         steps = round(horizon / h)
         end = discrete_path(step_map(game, (h, h)), start, steps)[-1]
         for coefficients, error in ((None, plain), (drift_coefficients((h, h)), corrected)):
-            flow = integrate(modified_field(game, coefficients), start, [horizon])[-1]
+            flow = integrate(modified_field(game, coefficients, rates=OWN), start, [horizon])[-1]
             assert np.linalg.norm(end - flow) == pytest.approx(error, rel=1e-2)
 
 
@@ -184,3 +190,35 @@ def test_integrate_reports_a_blow_up_as_nan():
 def test_times_must_increase():
     with pytest.raises(ValueError, match="times must be increasing"):
         integrate(lambda x: x, (1.0, 1.0), [1.0, 0.5])
+
+
+def test_the_flow_of_a_drift_cannot_be_read_on_another_clock():
+    """Unequal rates: second order globally, by the drift alone; bare coefficients are refused."""
+    lrs, game = (0.1, 0.04), random_smooth_game(1)
+
+    def error(scale):
+        rates = (lrs[0] * scale, lrs[1] * scale)
+        steps = round(10 / scale)
+        end = discrete_path(step_map(game, rates), START, steps)[-1]
+        return np.linalg.norm(end - integrate(modified_flow(game, Drift.of(rates)), START, [steps])[-1])
+
+    assert np.log2(error(0.5) / error(0.25)) == pytest.approx(2, abs=0.15)
+    with pytest.raises(ValueError, match="do not say to which clock they belong"):
+        modified_field(game, drift_coefficients(lrs, convention="joint"))
+    with pytest.raises(ValueError, match=r"its own clock, here 0\.1 and 0\.04"):
+        modified_flow(game, Drift.of(lrs, convention="paper"))
+    with pytest.raises(TypeError, match="modified_flow takes a Drift"):
+        modified_flow(game, drift_coefficients(lrs))
+    with pytest.raises(TypeError, match="use modified_flow"):
+        modified_field(game, Drift.of(lrs))
+
+
+def test_a_drift_with_all_its_terms_cancelled_is_the_plain_flow():
+    drift, everything = Drift.of((0.1, 0.04)), PlayerTerms(-1.0, 0.0, -1.0)
+    recipe = Regularization(Coefficients(everything, everything))
+    left = drift.added(recipe.coefficients(drift.coefficients))
+    assert left.coefficients == Coefficients()
+    for a, b in zip(
+        modified_flow(GAME, left)(START), modified_field(GAME, rates=(0.1, 0.04))(START), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)

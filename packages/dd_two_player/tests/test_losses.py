@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_two_player import losses
+from dd_two_player.gans import losses
 
 REAL, FAKE = np.array([[0.5], [-1.0]]), np.array([[2.0], [0.3]])
 SIGMOID = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731

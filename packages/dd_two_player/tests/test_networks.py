@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_two_player.networks import build_discriminator, build_generator
+from dd_two_player.gans.networks import build_discriminator, build_generator
 
 
 def shapes(params):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_two_player.optimizers import OPTIMIZERS, apply_updates, make_optimizer, make_schedule
+from dd_two_player.gans.optimizers import OPTIMIZERS, apply_updates, make_optimizer, make_schedule
 
 
 def moved(optimizer, gradients, rate=0.1):

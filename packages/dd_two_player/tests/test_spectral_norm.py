@@ -5,7 +5,7 @@ import pytest
 
 from dd_two_player.drift import PlayerTerms
 from dd_two_player.game import Game
-from dd_two_player.spectral_norm import initial_vectors, normalize_weights
+from dd_two_player.gans.spectral_norm import initial_vectors, normalize_weights
 
 
 def stored(small, which):

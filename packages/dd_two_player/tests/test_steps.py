@@ -3,13 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dd_two_player import losses
 from dd_two_player.drift import Coefficients, PlayerTerms
-from dd_two_player.gan import Batch, Gan, GanState
-from dd_two_player.networks import Network, build_discriminator, build_generator
-from dd_two_player.optimizers import make_optimizer, make_schedule
-from dd_two_player.regularization import Regularization
-from dd_two_player.steps import (
+from dd_two_player.gans import losses
+from dd_two_player.gans.model import Batch, Gan, GanState
+from dd_two_player.gans.networks import Network, build_discriminator, build_generator
+from dd_two_player.gans.optimizers import make_optimizer, make_schedule
+from dd_two_player.gans.steps import (
     Hyperparameters,
     TrainState,
     UpdateRule,
@@ -17,6 +16,7 @@ from dd_two_player.steps import (
     init_train_state,
     make_step,
 )
+from dd_two_player.regularization import Regularization
 
 SGD = (make_optimizer("sgd"), make_optimizer("sgd"))
 

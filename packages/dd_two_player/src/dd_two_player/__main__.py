@@ -1,4 +1,4 @@
-"""``python -m dd_two_player``."""
+"""`python -m dd_two_player` is `gdyn-dd-two-player`."""
 
 from dd_two_player.cli import main
 

@@ -27,10 +27,22 @@ Source: the theorems on modified flows in Rosca et al. 2021 (arXiv 2105.13922) f
 
 from __future__ import annotations
 
-import math
+import operator
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-__all__ = ["CONVENTIONS", "SCHEMES", "Coefficients", "PlayerTerms", "drift_coefficients", "opponent"]
+import numpy as np
+
+__all__ = [
+    "CONVENTIONS",
+    "SCHEMES",
+    "Coefficients",
+    "Drift",
+    "PlayerTerms",
+    "drift_coefficients",
+    "opponent",
+    "player_index",
+]
 
 Scalar = Any  # a Python number or a traced JAX scalar
 Scheme = Literal["simultaneous", "alternating"]
@@ -70,7 +82,27 @@ def opponent(player: str) -> str:
     >>> opponent("disc")
     'gen'
     """
-    return "gen" if player == "disc" else "disc"
+    return PLAYERS[1 - player_index(player)]
+
+
+def player_index(player: str) -> int:
+    """Return 0 for ``disc`` and 1 for ``gen``.
+
+    >>> player_index("discriminator")
+    Traceback (most recent call last):
+    ValueError: player is 'discriminator'; allowed: disc, gen.
+    """
+    if player not in PLAYERS:
+        raise ValueError(f"player is {player!r}; allowed: {', '.join(PLAYERS)}.")
+    return PLAYERS.index(player)
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """Return a number or array in double precision, ``None`` if it is traced and has no value yet."""
+    try:
+        return np.asarray(value, dtype=float)
+    except TypeError:  # what JAX raises for a tracer
+        return None
 
 
 def drift_coefficients(
@@ -124,6 +156,78 @@ def drift_coefficients(
     return Coefficients(disc=terms["disc"], gen=terms["gen"])
 
 
+@dataclass(frozen=True)
+class Drift:
+    """The drift of a method, with the clock on which it is to be read.
+
+    Coefficients alone do not say whose flow they belong to: those of the joint clock on two unscaled fields
+    are the flow of no method at all. This object keeps both together;
+    :func:`dd_two_player.modified_flow` takes it.
+
+    Attributes:
+        coefficients: The drift coefficient of every term.
+        clock: Total rates ``(T_D, T_G)`` of one step.
+        convention: ``paper``, ``joint`` or ``original``; see the module's description.
+
+    Example:
+        >>> drift = Drift.of((0.5, 0.25), scheme="alternating")
+        >>> drift.clock, drift.coefficients.gen.other_dot_prod
+        ((0.5, 0.25), -0.25)
+        >>> Drift.of((0.5, 0.25), convention="paper").check_common_clock()  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: the paper convention gives each player its own clock, here 0.5 and 0.25: ...
+    """
+
+    coefficients: Coefficients
+    clock: tuple[Scalar, Scalar]
+    convention: str = "joint"
+
+    @classmethod
+    def of(
+        cls,
+        learning_rates: tuple[Scalar, Scalar],
+        num_updates: tuple[int, int] = (1, 1),
+        scheme: str = "simultaneous",
+        first: str = "disc",
+        convention: str = "joint",
+    ) -> Drift:
+        """Return the drift of one step; arguments and errors are those of :func:`drift_coefficients`."""
+        coefficients = drift_coefficients(learning_rates, num_updates, scheme, first, convention)
+        clock = (num_updates[0] * learning_rates[0], num_updates[1] * learning_rates[1])
+        return cls(coefficients, clock, convention)
+
+    def added(self, terms: Coefficients) -> Drift:
+        """Return the drift of the method whose gradients carry these terms explicitly.
+
+        To the order of the theory explicit terms and drift add up: with the terms of
+        ``Regularization.cancel_interaction().coefficients(drift.coefficients)`` no interaction is left.
+        """
+        pairs = zip(self.coefficients, terms, strict=True)
+        total = (PlayerTerms(*(a + b for a, b in zip(*rows, strict=True))) for rows in pairs)
+        return Drift(Coefficients(*total), self.clock, self.convention)
+
+    def check_common_clock(self) -> None:
+        """Refuse a drift that belongs to no flow of both players.
+
+        Raises:
+            ValueError: If each player has its own clock and the two differ.
+        """
+        first, second = map(concrete, self.clock)
+        if self.convention != "joint" and (first is None or second is None or np.any(first != second)):
+            raise ValueError(
+                f"the {self.convention} convention gives each player its own clock, here {self.clock[0]} and "
+                f"{self.clock[1]}: there is no flow of both; use convention='joint'."
+            )
+
+
+def _is_integer(value: Any) -> bool:
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
 def _check(lrs: Any, num_updates: Any, scheme: str, first: str, convention: str) -> None:
     for what, given, allowed in (
         ("scheme", scheme, SCHEMES),
@@ -133,14 +237,15 @@ def _check(lrs: Any, num_updates: Any, scheme: str, first: str, convention: str)
         if given not in allowed:
             raise ValueError(f"{what} is {given!r}; allowed: {', '.join(allowed)}.")
     for player, rate in zip(PLAYERS, lrs, strict=True):
-        if isinstance(rate, int | float) and not (math.isfinite(rate) and rate > 0):
+        value = concrete(rate)
+        if value is not None and not np.all(np.isfinite(value) & (value > 0)):
             raise ValueError(f"learning rate of {player} is {rate}; it must be positive and finite.")
     for player, count in zip(PLAYERS, num_updates, strict=True):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        if isinstance(count, bool) or not _is_integer(count) or count < 1:
             raise ValueError(f"num_updates of {player} is {count!r}; it must be an integer of at least 1.")
-    if scheme == "simultaneous" and tuple(num_updates) != (1, 1):
+    if scheme == "simultaneous" and tuple(map(int, num_updates)) != (1, 1):
         raise ValueError(
             "simultaneous updates take one update per player and step, "
-            f"got num_updates={tuple(num_updates)}; "
+            f"got num_updates={tuple(map(int, num_updates))}; "
             "use scheme='alternating' for more."
         )

@@ -15,12 +15,20 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from scipy.integrate import solve_ivp
 
-from dd_two_player.drift import Coefficients, drift_coefficients
+from dd_two_player.drift import Coefficients, Drift, drift_coefficients
 from dd_two_player.game import Game
 from dd_two_player.regularization import active_terms
 from dd_two_player.runge_kutta import TABLEAUX
 
-__all__ = ["discrete_path", "integrate", "jacobian", "modified_field", "runge_kutta_map", "step_map"]
+__all__ = [
+    "discrete_path",
+    "integrate",
+    "jacobian",
+    "modified_field",
+    "modified_flow",
+    "runge_kutta_map",
+    "step_map",
+]
 
 Pair = tuple[Any, Any]
 
@@ -29,28 +37,41 @@ def modified_field(
     game: Game,
     coefficients: Coefficients | None = None,
     *,
-    rates: tuple[float, float] = (1.0, 1.0),
+    rates: tuple[float, float] | None = None,
     batch: Any = None,
 ) -> Callable[[Pair], Pair]:
-    """Return the vector field of a game with its drift terms.
+    """Return the vector field of a game with given terms; for the flow of a method use `modified_flow`.
 
     Args:
         game: The two losses.
         coefficients: Drift coefficients; the plain flow without.
         rates: Factors of the two players' fields: ``(1, 1)`` for the paper's own-clock convention, the total
-            rates ``(T_D, T_G)`` for the joint clock in which one step is one unit of time.
+            rates ``(T_D, T_G)`` for the joint clock in which one step is one unit of time. Must be said when
+            there are coefficients, because these do not say to which clock they belong.
         batch: Passed to the losses.
 
     Returns:
         ``(phi, theta) -> (phi', theta')``.
 
+    Raises:
+        ValueError: For coefficients without rates.
+        TypeError: For a `Drift`, which `modified_flow` takes.
+
     Example:
         >>> game = Game(lambda p, t, _: -p * t, lambda p, t, _: p * t)
-        >>> field = modified_field(game, drift_coefficients((0.2, 0.2)))
+        >>> field = modified_field(game, drift_coefficients((0.2, 0.2)), rates=(1.0, 1.0))
         >>> [round(float(v), 6) for v in field((1.0, 0.0))]
         [0.1, -1.0]
     """
-    chosen = coefficients or Coefficients()
+    if isinstance(coefficients, Drift):
+        raise TypeError("modified_field takes coefficients; use modified_flow(game, drift) for a Drift.")
+    if coefficients is not None and rates is None:
+        raise ValueError(
+            "coefficients do not say to which clock they belong; pass rates=(1.0, 1.0) for the paper's own "
+            "clocks, or use modified_flow(game, Drift.of(learning_rates))."
+        )
+    chosen = Coefficients() if coefficients is None else coefficients
+    rates = rates or (1.0, 1.0)
     mask = active_terms(chosen)
 
     def field(params: Pair) -> Pair:
@@ -58,6 +79,39 @@ def modified_field(
         return velocity
 
     return field
+
+
+def modified_flow(game: Game, drift: Drift, *, batch: Any = None) -> Callable[[Pair], Pair]:
+    """Return the flow that a method follows; one unit of time is one step of the method.
+
+    Args:
+        game: The two losses.
+        drift: From `Drift.of`, with the rates, turns and numbers of updates of the method.
+        batch: Passed to the losses.
+
+    Returns:
+        ``(phi, theta) -> (phi', theta')``; after ``n`` units of time it is where the method is after ``n``
+        steps, up to the third order in the rates.
+
+    Raises:
+        ValueError: If the drift's convention gives each player its own clock and the two differ.
+
+    Example:
+        One step of size 0.1 on ``L_D = phi theta = -L_G`` against its flow, without drift and with it:
+
+        >>> game = Game(lambda p, t, _: p * t, lambda p, t, _: -p * t)
+        >>> step = discrete_path(step_map(game, (0.1, 0.1)), (1.0, 1.0), 1)[-1]
+        >>> plain = integrate(modified_field(game, rates=(0.1, 0.1)), (1.0, 1.0), [1.0])[-1]
+        >>> flow = integrate(modified_flow(game, Drift.of((0.1, 0.1))), (1.0, 1.0), [1.0])[-1]
+        >>> bool(abs(step - plain).max() > 4e-3), bool(abs(step - flow).max() < 1e-3)
+        (True, True)
+    """
+    if not isinstance(drift, Drift):
+        raise TypeError(
+            f"drift is a {type(drift).__name__}; modified_flow takes a Drift: Drift.of(learning_rates, ...)."
+        )
+    drift.check_common_clock()
+    return modified_field(game, drift.coefficients, rates=drift.clock, batch=batch)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -113,7 +167,7 @@ def step_map(
 ) -> Callable[[Pair], Pair]:
     """Return one gradient-descent step of a game as a map of the parameters, regularisers included."""
     drift_coefficients(learning_rates, num_updates, scheme, first)  # validates the setting
-    chosen = coefficients or Coefficients()
+    chosen = Coefficients() if coefficients is None else coefficients
     turns = Turns(scheme, first, num_updates, active_terms(chosen))
 
     def step(params: Pair) -> Pair:

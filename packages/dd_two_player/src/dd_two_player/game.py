@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dd_two_player.drift import Coefficients, PlayerTerms
+from dd_two_player.drift import Coefficients, PlayerTerms, player_index
 from dd_two_player.regularization import active_terms
 from dd_two_player.regularizers import (
     ESTIMATORS,
@@ -101,7 +101,7 @@ class Game:
             num_shards: Devices that an estimator without averaging imitates; the batch is cut into that many
                 parts.
         """
-        own = 0 if player == "disc" else 1
+        own = player_index(player)
         loss = (self.loss_disc, self.loss_gen)[own]
         gradient = jax.grad(loss, own)(*params, batch)
         if not any(mask):
@@ -133,6 +133,7 @@ class Game:
         num_shards: int = 1,
     ) -> Params:
         """Return the estimated gradient of the weighted regularisers alone, see ``player_gradient``."""
+        player_index(player)  # refuses a name that is none
         if estimator.batches == "two":
             if second_batch is None:
                 raise ValueError(f"estimator {estimator.name} needs two batches; pass second_batch.")

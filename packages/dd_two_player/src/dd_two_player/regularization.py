@@ -9,12 +9,13 @@ Source: explicit regularisation in Rosca et al. 2021 and its released configurat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dd_two_player.drift import Coefficients, PlayerTerms
+import numpy as np
+
+from dd_two_player.drift import Coefficients, PlayerTerms, concrete
 
 __all__ = ["Regularization", "active_terms", "combine"]
 
@@ -48,7 +49,8 @@ class Regularization:
         for group in ("dd_coeffs_multiplier", "explicit_non_dd_coeffs", "rk_after_explicit_coeffs"):
             for player, terms in zip(("disc", "gen"), getattr(self, group), strict=True):
                 for term, value in zip(PlayerTerms._fields, terms, strict=True):
-                    if isinstance(value, int | float) and not math.isfinite(value):
+                    known = concrete(value)
+                    if known is not None and not np.all(np.isfinite(known)):
                         raise ValueError(f"{group}.{player}.{term} is {value}; it must be finite.")
 
     @classmethod

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from dd_two_player.drift import PlayerTerms
+from dd_two_player.drift import PlayerTerms, player_index
 
 __all__ = ["ESTIMATORS", "Estimator", "frozen_gradients", "regularizer_gradient", "split_batch"]
 
@@ -121,7 +121,7 @@ def regularizer_gradient(
         ...       PlayerTerms(other_dot_prod=1.0), PlayerTerms(False, False, True), u))
         2.0
     """
-    own = 0 if player == "disc" else 1
+    own = player_index(player)
     losses = (loss_disc, loss_gen)
     u_own, u_other = frozen[own], frozen[1 - own]
 
@@ -163,7 +163,7 @@ def frozen_needed(player: str, mask: PlayerTerms) -> tuple[bool, bool]:
     (False, True)
     """
     own, other = bool(mask.self_norm), bool(mask.other_norm or mask.other_dot_prod)
-    return (own, other) if player == "disc" else (other, own)
+    return (own, other) if player_index(player) == 0 else (other, own)
 
 
 def split_batch(batch: Any) -> tuple[Any, Any]:

@@ -1,6 +1,6 @@
 import pytest
 
-from dd_two_player.config import (
+from dd_two_player.paper.config import (
     EvalConfig,
     GradRegularizesConfig,
     LossesConfig,

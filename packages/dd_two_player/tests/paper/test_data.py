@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dd_two_player.data import BatchStream, load_samples
-from dd_two_player.mixtures import mixture_modes
+from dd_two_player.gans.mixtures import mixture_modes
+from dd_two_player.paper.data import BatchStream, load_samples
 
 
 @pytest.mark.parametrize(

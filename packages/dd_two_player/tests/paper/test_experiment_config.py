@@ -1,8 +1,8 @@
 import pytest
 
-from dd_two_player.config import NetsConfig
-from dd_two_player.data import load_samples
-from dd_two_player.experiment_config import (
+from dd_two_player.paper.config import NetsConfig
+from dd_two_player.paper.data import load_samples
+from dd_two_player.paper.experiment_config import (
     DalStudyConfig,
     DiracGanConfig,
     FlowOrdersConfig,
@@ -12,7 +12,7 @@ from dd_two_player.experiment_config import (
     QuadraticConfig,
     TrackingConfig,
 )
-from dd_two_player.gan_study import ARMS, build_program
+from dd_two_player.paper.gan_study import ARMS, build_program
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from dd_two_player.cli import COMMANDS
 from dd_two_player.paper import PAPER
+from dd_two_player.paper.cli import COMMANDS
 from gdyn_reproduce.cli import dispatch
 from gdyn_reproduce.testing import check_killed_runs_resume
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from dd_two_player.data import load_samples
-from dd_two_player.experiments.gan_study import estimate, plot
-from dd_two_player.gan_study import ARMS, _draws, _mean_ratio, build_program, measure
 from dd_two_player.paper import PAPER
+from dd_two_player.paper.data import load_samples
+from dd_two_player.paper.experiments.gan_study import estimate, plot
+from dd_two_player.paper.gan_study import ARMS, _draws, _mean_ratio, build_program, measure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import configure
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dd_two_player.data import load_samples
-from dd_two_player.mixtures import mixture_modes, mixture_scores
+from dd_two_player.gans.mixtures import mixture_modes, mixture_scores
+from dd_two_player.paper.data import load_samples
 
 
 @pytest.mark.parametrize(("name", "modes"), [("mog16", 16), ("ring8", 8)])

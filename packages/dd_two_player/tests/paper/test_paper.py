@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from dd_two_player.cli import COMMANDS
 from dd_two_player.paper import PAPER
+from dd_two_player.paper.cli import COMMANDS
 from gdyn_reproduce.registry import resolve
 
 
@@ -30,7 +30,5 @@ def test_claims_belong_to_figures_and_are_unique():
 
 def test_listing_imports_no_framework():
     names = "('jax', 'scipy', 'hydra')"
-    code = (
-        f"import sys, dd_two_player.cli, dd_two_player.paper; print([m for m in {names} if m in sys.modules])"
-    )
+    code = f"import sys, dd_two_player.paper.cli; print([m for m in {names} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

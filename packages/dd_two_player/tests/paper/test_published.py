@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from dd_two_player.cli import COMMANDS
-from dd_two_player.config import TrainConfig
 from dd_two_player.paper import PAPER
-from dd_two_player.published import EXPERIMENTS
-from dd_two_player.training import build
+from dd_two_player.paper.cli import COMMANDS
+from dd_two_player.paper.config import TrainConfig
+from dd_two_player.paper.published import EXPERIMENTS
+from dd_two_player.paper.training import build
 from gdyn_common.storage import read_arrays
 from gdyn_reproduce.cli import dispatch
 

@@ -7,11 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from dd_two_player import evaluation, tfgan
-from dd_two_player.classifiers import load_classifier
-from dd_two_player.cli import COMMANDS
-from dd_two_player.data import load_samples
+from dd_two_player import evaluation
+from dd_two_player.gans import tfgan
 from dd_two_player.paper import PAPER
+from dd_two_player.paper.classifiers import load_classifier
+from dd_two_player.paper.cli import COMMANDS
+from dd_two_player.paper.data import load_samples
 from gdyn_reproduce.cli import dispatch
 
 AGREEMENT = 1e-5  # relative, between TF-GAN's and our formulas in double precision

@@ -1,6 +1,6 @@
 import pytest
 
-from dd_two_player.toy_config import DalConfig, PrincipalFlowConfig, ToyConfig
+from dd_two_player.paper.toy_config import DalConfig, PrincipalFlowConfig, ToyConfig
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from dd_two_player.cli import COMMANDS
 from dd_two_player.paper import PAPER
+from dd_two_player.paper.cli import COMMANDS
 from gdyn_reproduce.cli import dispatch
 
 

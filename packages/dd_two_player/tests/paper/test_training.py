@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from dd_two_player.cli import COMMANDS
-from dd_two_player.config import TrainConfig
 from dd_two_player.paper import PAPER
-from dd_two_player.training import _warn_about_momentum
+from dd_two_player.paper.cli import COMMANDS
+from dd_two_player.paper.config import TrainConfig
+from dd_two_player.paper.training import _warn_about_momentum
 from gdyn_common.storage import read_arrays
 from gdyn_reproduce.cli import dispatch
 
@@ -137,9 +137,9 @@ def test_distance_to_stored_moments_and_to_a_folder_agree(trained, tmp_path, cap
     """Both references are made of the same 200 digits; only the folder rounds them to eight bits."""
     from matplotlib.image import imsave
 
-    from dd_two_player.classifiers import train_classifier
-    from dd_two_player.data import load_samples
     from dd_two_player.evaluation import moments
+    from dd_two_player.paper.classifiers import train_classifier
+    from dd_two_player.paper.data import load_samples
     from gdyn_common.storage import write_arrays
 
     digits = load_samples("digits")
@@ -268,7 +268,7 @@ def test_four_devices_agree_with_one(tmp_path):
         "updates.estimator=unbiased_estimate_fn_lowest_variance",
     ]
     code = (
-        "from dd_two_player.cli import COMMANDS\n"
+        "from dd_two_player.paper.cli import COMMANDS\n"
         "from dd_two_player.paper import PAPER\n"
         "from gdyn_reproduce.cli import dispatch\n"
         "for count in (1, 4):\n"

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from dd_two_player.drift import PlayerTerms
+from dd_two_player.drift import PlayerTerms, player_index
 from dd_two_player.game import Game
-from dd_two_player.losses import wgan_gradient_penalty_loss
-from dd_two_player.networks import Network
+from dd_two_player.gans.losses import wgan_gradient_penalty_loss
+from dd_two_player.gans.networks import Network
+from dd_two_player.gans.spectral_norm import SpectralState, initial_vectors, normalize_weights
 from dd_two_player.regularizers import ESTIMATORS, Estimator
-from dd_two_player.spectral_norm import SpectralState, initial_vectors, normalize_weights
 
 __all__ = ["Batch", "Gan", "GanState"]
 
@@ -163,7 +163,7 @@ class Gan:
         self, player: str, params: Pair, state: GanState, batch: Batch, key: PRNGKeyArray
     ) -> tuple[Params, GanState, Array]:
         """Return the gradient of one player's own loss, the state after it, and the loss."""
-        if player == "disc":
+        if player_index(player) == 0:
             (loss, after), gradient = jax.value_and_grad(self.disc_loss, 0, has_aux=True)(
                 *params, batch, state, jax.random.fold_in(key, 0)
             )

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dd_two_player.convolution import Method, conv2d, conv2d_transpose
+from dd_two_player.gans.convolution import Method, conv2d, conv2d_transpose
 
 __all__ = [
     "DISCRIMINATORS",

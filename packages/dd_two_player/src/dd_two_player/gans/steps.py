@@ -18,8 +18,8 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from dd_two_player.drift import PLAYERS, Coefficients, PlayerTerms, drift_coefficients
-from dd_two_player.gan import Batch, Gan, GanState
-from dd_two_player.optimizers import apply_updates
+from dd_two_player.gans.model import Batch, Gan, GanState
+from dd_two_player.gans.optimizers import apply_updates
 from dd_two_player.regularization import active_terms, combine
 from dd_two_player.regularizers import ESTIMATORS
 from dd_two_player.runge_kutta import TABLEAUX
@@ -157,7 +157,7 @@ def make_step(
     Args:
         gan: Networks and losses.
         rule: The static structure.
-        optimizers: Directions of ``(disc, gen)``, see :mod:`dd_two_player.optimizers`.
+        optimizers: Directions of ``(disc, gen)``, see :mod:`dd_two_player.gans.optimizers`.
         rate_schedule: Factor of the learning rates at a step; the drift coefficients follow it.
         num_shards: Number of devices, for estimators that do not average over them.
 

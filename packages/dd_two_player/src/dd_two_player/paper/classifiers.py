@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dd_two_player.data import Samples
+from dd_two_player.paper.data import Samples
 from gdyn_common.seeding import generator
 
 __all__ = ["Classifier", "accuracy", "load_classifier", "train_classifier"]
@@ -90,6 +90,6 @@ def load_classifier(name: str, samples: Samples) -> Classifier:
         raise FileNotFoundError(
             f"{path!r} is not a SavedModel folder; classifier is auto, PATH or {INCEPTION}PATH."
         )
-    from dd_two_player import tfgan
+    from dd_two_player.gans import tfgan
 
     return tfgan.saved_model_classifier(path, inception=path != name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dd_two_player.published import EXPERIMENTS
+from dd_two_player.paper.published import EXPERIMENTS
 from gdyn_reproduce import cli
 from gdyn_reproduce.registry import Command
 
@@ -12,37 +12,37 @@ COMMANDS = (
     Command(
         "train",
         "Train a GAN: a small one on embedded digits, or a published configuration by experiment=NAME.",
-        run="dd_two_player.training:train",
-        config="dd_two_player.config:TrainConfig",
+        run="dd_two_player.paper.training:train",
+        config="dd_two_player.paper.config:TrainConfig",
         groups={"experiment": EXPERIMENTS},
         default_groups={"experiment": "digits"},
-        rewrite="dd_two_player.cli:explain_stale_keys",
+        rewrite="dd_two_player.paper.cli:explain_stale_keys",
     ),
     Command(
         "eval",
         "Score a checkpoint; the newest one of experiment=NAME, or restore_path=FILE.",
-        run="dd_two_player.evaluate:evaluate",
-        config="dd_two_player.config:EvalConfig",
-        rewrite="dd_two_player.cli:explain_stale_keys",
+        run="dd_two_player.paper.evaluate:evaluate",
+        config="dd_two_player.paper.config:EvalConfig",
+        rewrite="dd_two_player.paper.cli:explain_stale_keys",
     ),
     Command(
         "toy",
         "Play a small game: linear, dirac, mog16 or ring8; writes the path as CSV and a picture.",
-        run="dd_two_player.toys:toy",
-        config="dd_two_player.toy_config:ToyConfig",
+        run="dd_two_player.paper.toys:toy",
+        config="dd_two_player.paper.toy_config:ToyConfig",
         positional=("game",),
     ),
     Command(
         "principal-flow",
         "Compare gradient descent with its continuous models on a quadratic.",
-        run="dd_two_player.toys:principal_flow",
-        config="dd_two_player.toy_config:PrincipalFlowConfig",
+        run="dd_two_player.paper.toys:principal_flow",
+        config="dd_two_player.paper.toy_config:PrincipalFlowConfig",
     ),
     Command(
         "dal",
         "Train a small network with a fixed and with a drift adjusted learning rate.",
-        run="dd_two_player.toys:dal",
-        config="dd_two_player.toy_config:DalConfig",
+        run="dd_two_player.paper.toys:dal",
+        config="dd_two_player.paper.toy_config:DalConfig",
     ),
 )
 

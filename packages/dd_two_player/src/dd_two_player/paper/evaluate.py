@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from dd_two_player.checkpoints import restore_checkpoint
-from dd_two_player.classifiers import INCEPTION, load_classifier
-from dd_two_player.config import EvalConfig, load_config
-from dd_two_player.data import MIXTURES, Samples, load_samples
 from dd_two_player.evaluation import Moments, classify, evaluate_samples, moments
-from dd_two_player.mixtures import mixture_scores
-from dd_two_player.monitoring import draw_samples
-from dd_two_player.training import build
+from dd_two_player.gans.checkpoints import restore_checkpoint
+from dd_two_player.gans.mixtures import mixture_scores
+from dd_two_player.paper.classifiers import INCEPTION, load_classifier
+from dd_two_player.paper.config import EvalConfig, load_config
+from dd_two_player.paper.data import MIXTURES, Samples, load_samples
+from dd_two_player.paper.monitoring import draw_samples
+from dd_two_player.paper.training import build
 from gdyn_common.storage import atomic_write, open_regular, read_arrays, reading, write_arrays
 from gdyn_reproduce.records import dump_json
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dd_two_player.config import NetsConfig, require
-from dd_two_player.mixtures import STANDARD_DEVIATION
+from dd_two_player.gans.mixtures import STANDARD_DEVIATION
+from dd_two_player.paper.config import NetsConfig, require
 from gdyn_reproduce.runs import RunOptions
 
 
@@ -191,7 +191,7 @@ class GanStudyConfig(RunOptions):
 
     Attributes:
         dataset: Images with labels.
-        arms: Methods, see `dd_two_player.gan_study.ARMS`; the first one is the reference.
+        arms: Methods, see `dd_two_player.paper.gan_study.ARMS`; the first one is the reference.
         disc_rates: Learning rates of the discriminator, paired with ``gen_rates``.
         gen_rates: Learning rates of the generator.
         adam_rate: Rate of both players for the arm ``adam``.

@@ -6,8 +6,8 @@ from gdyn_reproduce.registry import Figure, Preset
 
 GAMES = "Rosca et al. 2021"
 FLOW = "Rosca et al. 2023"
-EXPERIMENTS = "dd_two_player.experiments"
-CONFIG = "dd_two_player.experiment_config"
+EXPERIMENTS = "dd_two_player.paper.experiments"
+CONFIG = "dd_two_player.paper.experiment_config"
 
 _SMOKE_GAN = {
     "num_steps": 8,

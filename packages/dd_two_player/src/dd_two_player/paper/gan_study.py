@@ -12,24 +12,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_two_player import losses
-from dd_two_player.classifiers import Classifier, accuracy, train_classifier
-from dd_two_player.config import choice
-from dd_two_player.data import Samples, load_samples
 from dd_two_player.drift import Coefficients, PlayerTerms
 from dd_two_player.evaluation import classifier_score, classify, frechet_distance, moments
-from dd_two_player.experiment_config import GanStudyConfig
-from dd_two_player.gan import Batch, Gan
-from dd_two_player.networks import build_discriminator, build_generator
-from dd_two_player.optimizers import make_optimizer
-from dd_two_player.regularization import Regularization
-from dd_two_player.steps import (
+from dd_two_player.gans import losses
+from dd_two_player.gans.model import Batch, Gan
+from dd_two_player.gans.networks import build_discriminator, build_generator
+from dd_two_player.gans.optimizers import make_optimizer
+from dd_two_player.gans.steps import (
     Hyperparameters,
     TrainState,
     UpdateRule,
     init_train_state,
     make_step,
 )
+from dd_two_player.paper.classifiers import Classifier, accuracy, train_classifier
+from dd_two_player.paper.config import choice
+from dd_two_player.paper.data import Samples, load_samples
+from dd_two_player.paper.experiment_config import GanStudyConfig
+from dd_two_player.regularization import Regularization
 from gdyn_common.seeding import generator
 from gdyn_reproduce.runs import Run
 

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from dd_two_player.checkpoints import save_checkpoint
-from dd_two_player.config import TrainConfig
-from dd_two_player.data import MIXTURES, Samples
-from dd_two_player.gan import Gan
-from dd_two_player.mixtures import mixture_scores
-from dd_two_player.steps import TrainState
+from dd_two_player.gans.checkpoints import save_checkpoint
+from dd_two_player.gans.mixtures import mixture_scores
+from dd_two_player.gans.model import Gan
+from dd_two_player.gans.steps import TrainState
+from dd_two_player.paper.config import TrainConfig
+from dd_two_player.paper.data import MIXTURES, Samples
 from gdyn_common.logging import JsonLines
 from gdyn_common.storage import atomic_write, read_arrays, write_arrays
 from gdyn_reproduce.plotting import house_style, new_figure
@@ -94,8 +94,8 @@ class Observer:
         if self.samples.name in MIXTURES:
             scores = mixture_scores(self.samples.name, drawn)
             return {"coverage": scores.pop("coverage"), **scores}
-        from dd_two_player.classifiers import load_classifier
         from dd_two_player.evaluation import classifier_score, classify
+        from dd_two_player.paper.classifiers import load_classifier
 
         if self._classifier is None:
             self._classifier = load_classifier(self.config.classifier, self.samples)

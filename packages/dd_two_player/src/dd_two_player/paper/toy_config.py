@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dd_two_player.config import choice, require
+from dd_two_player.paper.config import choice, require
 from gdyn_reproduce.runs import RunOptions
 
 __all__ = ["DalConfig", "PrincipalFlowConfig", "ToyConfig"]

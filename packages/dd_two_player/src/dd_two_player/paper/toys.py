@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dd_two_player.data import load_samples
 from dd_two_player.drift import Coefficients, PlayerTerms, drift_coefficients
 from dd_two_player.flows import discrete_path, integrate, modified_field, runge_kutta_map, step_map
+from dd_two_player.paper.data import load_samples
+from dd_two_player.paper.toy_config import DalConfig, PrincipalFlowConfig, ToyConfig
 from dd_two_player.principal_flow import (
     dal as dal_transformation,
 )
@@ -27,7 +28,6 @@ from dd_two_player.principal_flow import (
     quadratic_principal_flow,
 )
 from dd_two_player.regularization import Regularization
-from dd_two_player.toy_config import DalConfig, PrincipalFlowConfig, ToyConfig
 from dd_two_player.toy_games import dirac_gan, linear_game
 from gdyn_common.storage import atomic_write
 from gdyn_reproduce.plotting import house_style, new_figure, save_figure
@@ -194,7 +194,7 @@ def dal(config: DalConfig) -> int:
 
 def _mixture(config: ToyConfig) -> int:
     """Train a small GAN on a mixture with the options of the ``toy`` command."""
-    from dd_two_player.config import (
+    from dd_two_player.paper.config import (
         GradRegularizesConfig,
         NetsConfig,
         OptimizerConfig,
@@ -204,7 +204,7 @@ def _mixture(config: ToyConfig) -> int:
         TrainConfig,
         UpdatesConfig,
     )
-    from dd_two_player.training import train
+    from dd_two_player.paper.training import train
 
     terms = TermsConfig(*CANCEL_ALL) if config.correct != "none" else TermsConfig()
     schemes = {"sim": "simultaneous", "alt": "alternating", "rk4": "runge_kutta"}

@@ -17,15 +17,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dd_two_player import losses
-from dd_two_player.checkpoints import restore_checkpoint, save_checkpoint
-from dd_two_player.config import GradRegularizesConfig, OptimizerConfig, TrainConfig
-from dd_two_player.data import MIXTURES, BatchStream, Samples, load_samples
-from dd_two_player.gan import Gan
-from dd_two_player.networks import build_discriminator, build_generator
-from dd_two_player.optimizers import make_optimizer, make_schedule
-from dd_two_player.regularization import Regularization, active_terms
-from dd_two_player.steps import (
+from dd_two_player.gans import losses
+from dd_two_player.gans.checkpoints import restore_checkpoint, save_checkpoint
+from dd_two_player.gans.model import Gan
+from dd_two_player.gans.networks import build_discriminator, build_generator
+from dd_two_player.gans.optimizers import make_optimizer, make_schedule
+from dd_two_player.gans.steps import (
     Hyperparameters,
     TrainState,
     UpdateRule,
@@ -33,6 +30,9 @@ from dd_two_player.steps import (
     init_train_state,
     make_step,
 )
+from dd_two_player.paper.config import GradRegularizesConfig, OptimizerConfig, TrainConfig
+from dd_two_player.paper.data import MIXTURES, BatchStream, Samples, load_samples
+from dd_two_player.regularization import Regularization, active_terms
 from gdyn_common.logging import JsonLines
 from gdyn_common.storage import FolderLock, atomic_write, remove_folder
 from gdyn_reproduce.provenance import collect
@@ -170,7 +170,7 @@ def train(config: TrainConfig) -> int:
 def _train(
     config: TrainConfig, samples: Samples, trainer: Trainer, stream: BatchStream, lock: FolderLock
 ) -> int:
-    from dd_two_player import monitoring
+    from dd_two_player.paper import monitoring
 
     folder = lock.folder
     last = folder / "checkpoints" / "last.npz"

@@ -4,8 +4,8 @@ Source: Rosca et al. 2023, "On a continuous time model of gradient descent dynam
 learning" (arXiv 2302.01952).
 """
 
+from dd_two_player.principal_flow.adjusted_rate import dal, exact_hvp, finite_difference_hvp
 from dd_two_player.principal_flow.coefficients import StabilityCoefficients, stability_coefficients
-from dd_two_player.principal_flow.dal import dal, exact_hvp, finite_difference_hvp
 from dd_two_player.principal_flow.flow import (
     gradient_descent,
     gradient_flow,

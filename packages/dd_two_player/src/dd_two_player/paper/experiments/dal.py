@@ -8,9 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dd_two_player.experiment_config import DalStudyConfig
+from dd_two_player.paper.experiment_config import DalStudyConfig
+from dd_two_player.paper.toys import descend, digits_loss
 from dd_two_player.principal_flow import dal, exact_hvp
-from dd_two_player.toys import descend, digits_loss
 from gdyn_reproduce.plotting import new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run

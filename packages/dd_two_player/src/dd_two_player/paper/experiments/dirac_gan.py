@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from dd_two_player.drift import drift_coefficients
-from dd_two_player.experiment_config import DiracGanConfig
 from dd_two_player.flows import discrete_path, integrate, modified_field, step_map
+from dd_two_player.paper.experiment_config import DiracGanConfig
 from dd_two_player.regularization import Regularization
 from dd_two_player.toy_games import dirac_gan
 from gdyn_reproduce.plotting import new_figure
@@ -36,7 +36,7 @@ def compute(config: DiracGanConfig, run: Run) -> Result:
         times = np.linspace(0, config.horizon, config.horizon_points)
         arrays = {
             "flow": integrate(modified_field(game), START, times),
-            "modified": integrate(modified_field(game, drift), START, times),
+            "modified": integrate(modified_field(game, drift, rates=(1.0, 1.0)), START, times),
             "path": discrete_path(step_map(game, (h, h)), START, round(config.horizon / h)),
         }
         measured: dict[str, Any] = {f"{name}_norm": _norm(path) for name, path in arrays.items()}

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_two_player.experiment_config import FlowOrdersConfig
 from dd_two_player.flows import integrate
+from dd_two_player.paper.experiment_config import FlowOrdersConfig
 from dd_two_player.principal_flow import (
     gradient_descent,
     gradient_flow,

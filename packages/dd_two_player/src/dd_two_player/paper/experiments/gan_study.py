@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from dd_two_player.experiment_config import GanStudyConfig
-from dd_two_player.gan_study import measure, seconds_of
+from dd_two_player.paper.experiment_config import GanStudyConfig
+from dd_two_player.paper.gan_study import measure, seconds_of
 from gdyn_reproduce.plotting import new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from dd_two_player.drift import drift_coefficients
-from dd_two_player.experiment_config import LinearGameConfig
 from dd_two_player.flows import discrete_path, integrate, jacobian, modified_field, step_map
+from dd_two_player.paper.experiment_config import LinearGameConfig
 from dd_two_player.toy_games import linear_game, linear_game_thresholds
 from gdyn_reproduce.plotting import new_figure
 from gdyn_reproduce.records import Result
@@ -28,13 +28,13 @@ def compute(config: LinearGameConfig, run: Run) -> Result:
         for scheme in SCHEMES:
             drift = drift_coefficients((h, h), scheme=scheme)
             step = step_map(game, (h, h), scheme=scheme)
-            measured[f"trace_{scheme}"] = _trace(modified_field(game, drift))
+            measured[f"trace_{scheme}"] = _trace(modified_field(game, drift, rates=(1.0, 1.0)))
             measured[f"radius_{scheme}"] = _radius(step)
             arrays[f"modified_{scheme}"] = integrate(modified_field(game, drift, rates=(h, h)), start, times)
             arrays[f"path_{scheme}"] = discrete_path(step, start, config.num_steps)
 
         def modified_is_stable(rate: float) -> bool:
-            return _trace(modified_field(game, drift_coefficients((rate, rate)))) < 0
+            return _trace(modified_field(game, drift_coefficients((rate, rate)), rates=(1.0, 1.0))) < 0
 
         def map_is_stable(rate: float) -> bool:
             return _radius(step_map(game, (rate, rate))) < 1

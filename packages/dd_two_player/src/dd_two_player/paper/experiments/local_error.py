@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from dd_two_player.drift import drift_coefficients
-from dd_two_player.experiment_config import LocalErrorConfig
 from dd_two_player.flows import integrate, modified_field, step_map
+from dd_two_player.paper.experiment_config import LocalErrorConfig
 from dd_two_player.toy_games import random_smooth_game
 from gdyn_reproduce.plotting import new_figure
 from gdyn_reproduce.records import Result
@@ -75,7 +75,7 @@ def _error(
     if convention != "none":
         drift = drift_coefficients(lrs, updates, scheme, first, convention)
     if convention in ("paper", "original"):  # each player is read at its own time
-        field = modified_field(game, drift)
+        field = modified_field(game, drift, rates=(1.0, 1.0))
         flow = np.concatenate(
             [integrate(field, START, [total[0]])[0, :2], integrate(field, START, [total[1]])[0, 2:]]
         )

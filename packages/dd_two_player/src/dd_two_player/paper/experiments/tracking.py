@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from dd_two_player.drift import Coefficients, PlayerTerms, drift_coefficients
-from dd_two_player.experiment_config import TrackingConfig
 from dd_two_player.flows import discrete_path, integrate, modified_field, step_map
+from dd_two_player.paper.experiment_config import TrackingConfig
 from dd_two_player.regularization import Regularization
 from dd_two_player.toy_games import dirac_gan, random_smooth_game
 from gdyn_reproduce.plotting import new_figure
@@ -71,7 +71,11 @@ def _dirac_error(h: float, horizon: float, corrected: bool) -> float:
     game = dirac_gan()
     end = discrete_path(step_map(game, (h, h)), (1.0, 1.0), round(horizon / h))[-1]
     drift = drift_coefficients((h, h)) if corrected else None
-    return float(np.linalg.norm(end - integrate(modified_field(game, drift), (1.0, 1.0), [horizon])[-1]))
+    return float(
+        np.linalg.norm(
+            end - integrate(modified_field(game, drift, rates=(1.0, 1.0)), (1.0, 1.0), [horizon])[-1]
+        )
+    )
 
 
 def _unequal_error(seed: int, h: float, ratio: float, convention: str, cancel: bool) -> float:

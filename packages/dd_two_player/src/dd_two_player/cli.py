@@ -1,0 +1,5 @@
+"""Command line: see `dd_two_player.paper.cli`."""
+
+from dd_two_player.paper.cli import main
+
+__all__ = ["main"]

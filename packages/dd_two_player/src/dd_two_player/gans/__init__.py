@@ -1,0 +1,1 @@
+"""GANs as two-player games with state: networks, losses, spectral norm, optimisers, training steps."""
