@@ -224,13 +224,18 @@ def test_faults(session: nox.Session) -> None:
     tally = ROOT / "runs" / "faults" / form
     shutil.rmtree(tally, ignore_errors=True)
     words = [word for word in session.posargs if word != "docs"]
-    command = ["python", "-m", "pytest", "-n", "2", "tests/faults", "--tally", str(tally), *words]
+    command = ["python", "-m", "pytest", "-n", "2", "tests/faults", "--ignore=tests/faults/test_slurm.py"]
+    command += ["--tally", str(tally), *words]
     session.run(*command, env=ONE_THREAD | QUIET)
     if "docs" in session.posargs:
-        forms = [
-            f"{name}={tally.parent / name}" for name in ("short", "long") if (tally.parent / name).is_dir()
-        ]
-        session.run("python", "tests/faults/reliability.py", *forms)
+        session.run("python", "tests/faults/reliability.py", str(tally.parent))
+
+
+@nox.session(name="test-slurm", default=False)
+def test_slurm(session: nox.Session) -> None:
+    """Run a sweep through a real SLURM of one node, and requeue a job; skipped where that cannot start."""
+    install(session, *editable("variance", "[test,sweep]"))
+    session.run("python", "-m", "pytest", "tests/faults/test_slurm.py", *session.posargs, env=ONE_THREAD | QUIET)
 
 
 @nox.session(default=False)
