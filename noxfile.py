@@ -235,7 +235,9 @@ def test_faults(session: nox.Session) -> None:
 def test_slurm(session: nox.Session) -> None:
     """Run a sweep through a real SLURM of one node, and requeue a job; skipped where that cannot start."""
     install(session, *editable("variance", "[test,sweep]"))
-    session.run("python", "-m", "pytest", "tests/faults/test_slurm.py", *session.posargs, env=ONE_THREAD | QUIET)
+    session.run(
+        "python", "-m", "pytest", "tests/faults/test_slurm.py", *session.posargs, env=ONE_THREAD | QUIET
+    )
 
 
 @nox.session(default=False)

@@ -97,8 +97,19 @@ def _run(command: list[str], environment: dict[str, str]) -> str:
 
 
 def _sweep(grid: Path, executor: str, out: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "variance", "grid", str(grid), f"executor={executor}", "jobs=2", f"out={out}"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "variance",
+        "grid",
+        str(grid),
+        f"executor={executor}",
+        "jobs=2",
+        f"out={out}",
+    ]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def test_a_requeued_job_of_a_sweep_gives_the_same_bits(slurm, tmp_path, tally):
