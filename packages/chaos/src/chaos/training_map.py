@@ -14,7 +14,7 @@ along the stored run. Two questions, two functions:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 from chaos.o2grad import LossSurface
+from chaos.o2grad.batches import pairs
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.parameters import Parameters
 from chaos.update_rules import UpdateRule, rule_of
@@ -74,7 +75,7 @@ class TrainingMap:
         schedule: Callable[[int], float] | None = None,
         memory_budget: int = DEFAULT_BUDGET,
     ) -> None:
-        self.surface, self.batches = surface, [_pair(batch) for batch in batches]
+        self.surface, self.batches = surface, [next(pairs(batch)) for batch in batches]
         self.rule, theta, state = _begin(surface, optimizer, params, schedule)
         if not self.batches:
             raise ValueError("batches is empty; pass one batch (x, y) for each step.")
@@ -341,7 +342,7 @@ def asymptotic_exponents(
     tangent = V, V.new_zeros(num_exponents, rule.slots, surface.n)
     growth = []
     for t, batch in enumerate(batches):
-        x, y = _pair(batch)
+        x, y = next(pairs(batch))
         gradient = _gradient(surface, theta, x, y, t)
         moved = surface.hvp(theta, x, y, tangent[0].T.contiguous()).T
         tangent = _push(rule, (theta, gradient, state), (tangent[0], moved, tangent[1]), t)
@@ -390,14 +391,6 @@ def _begin(
             "schedule goes with an optimiser of PyTorch; a rule has lr=, a function of the step."
         )
     return optimizer, theta, optimizer.start(theta)
-
-
-def _pair(batch: Any) -> tuple[Any, Any]:
-    """Inputs and targets; a mapping holds its targets itself."""
-    if isinstance(batch, Mapping):
-        return batch, None
-    x, y = batch
-    return x, y
 
 
 def _gradient(surface: LossSurface, theta: Tensor, x: Any, y: Any, t: int) -> Tensor:

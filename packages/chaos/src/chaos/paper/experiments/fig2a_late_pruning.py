@@ -29,8 +29,12 @@ def compute(config: Fig2aConfig, run: Run) -> Result:
     order = np.arange(len(finals))
     measurements: dict[str, float | list[float]] = {
         "order": [float(spearmanr(order, finals[:, i]).statistic) for i in range(len(config.seeds))],
-        "stall": [_stall(step, curves, config.starts, i) for i in range(len(config.seeds))],
     }
+    for i, start in enumerate(config.starts):
+        gain, free = (_gain(step, curves[name], start) for name in (f"start{start}", "sgd"))
+        measurements["stall" if i == 0 else f"stall_{i + 1}"] = _share(gain, free)
+        # the control: SGD of the next seed in the place of the pruned run
+        measurements["stall_of_sgd" if i == 0 else f"stall_of_sgd_{i + 1}"] = _share(np.roll(free, 1), free)
     for name, curve in curves.items():
         measurements[f"{name}_accuracy"] = _plateau(curve).tolist()
     return Result(measurements, {"step": step, "starts": np.array(config.starts), **curves})
@@ -42,11 +46,16 @@ def _plateau(curve: np.ndarray) -> np.ndarray:
     return smoothed
 
 
-def _stall(step: np.ndarray, curves: dict[str, np.ndarray], starts: list[int], i: int) -> float:
-    """Gain after the first start as a share of what SGD gains in the same time."""
-    at = int(np.searchsorted(step, starts[0]))
-    ours, free = curves[f"start{starts[0]}"][i], curves["sgd"][i]
-    return float((ours[-1] - ours[at]) / (free[-1] - free[at]))
+def _gain(step: np.ndarray, curve: np.ndarray, start: int) -> np.ndarray:
+    """Accuracy gained from a step to the end, for each seed."""
+    gain: np.ndarray = curve[:, -1] - curve[:, int(np.searchsorted(step, start))]
+    return gain
+
+
+def _share(gain: np.ndarray, free: np.ndarray) -> list[float]:
+    """NaN for a seed whose SGD gained nothing either."""
+    shares: list[float] = np.divide(gain, free, out=np.full_like(free, np.nan), where=free != 0).tolist()
+    return shares
 
 
 def estimate(config: Fig2aConfig) -> Estimate:
