@@ -141,6 +141,14 @@ def test_a_control_is_paired_as_its_claim_is_or_with_its_own_partner():
         assert judge(paired, values, scale="scaled", preset="quick").outcome == expected
 
 
+def test_a_control_may_be_an_exact_zero_where_the_claim_is_not_exact():
+    values = {"m": [1.5, 1.51, 1.49], "null": 0.0}
+    for deterministic, expected in ((False, "undecided"), (True, "holds")):
+        control = Control("null", removes="the perturbation", deterministic=deterministic)
+        controlled = claim(Between(1, 2), kind="statement", control=control)
+        assert judge(controlled, values, scale="scaled", preset="quick").outcome == expected
+
+
 NULL = Control("null", removes="labels shuffled")
 
 

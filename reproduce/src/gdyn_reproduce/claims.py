@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from gdyn_common.errors import unknown
@@ -200,11 +200,13 @@ class Control:
         metric: Name of the measurement, made in the same run and stored in the same record.
         removes: What was removed and how, for example ``"labels shuffled"``.
         minus: What is subtracted seed by seed, instead of the claim's own `Claim.minus`.
+        deterministic: As in `Claim`, for a control whose value no seed changes, such as an exact zero.
     """
 
     metric: str
     removes: str
     minus: str = ""
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)
@@ -439,7 +441,7 @@ def judge(
         known = measurements.get(claim.metric)
         values = () if known is None else _values(claim.metric, known)
         return make_verdict(claim, "not judged here", where, size, values)
-    values, interval = _measure(claim, claim.metric, claim.minus, measurements)
+    values, interval = _measure(claim, claim.metric, measurements)
     outcome = _outcome(claim, values, interval)
     control = _refute(claim, measurements)
     closed = _closed_gate(claim, measurements, others or {})
@@ -517,23 +519,23 @@ def scale_of(word: str) -> Scale:
 
 
 def _measure(
-    claim: Claim, metric: str, minus: str, measurements: Mapping[str, Measurement]
+    claim: Claim, metric: str, measurements: Mapping[str, Measurement]
 ) -> tuple[tuple[float, ...], Interval]:
     """Return the values of a metric, or its paired differences, with their interval."""
     measured = _find(claim, metric, measurements)
     if isinstance(measured, Measured):
-        if minus or claim.deterministic:
+        if claim.minus or claim.deterministic:
             raise ValueError(f"claim {claim.id!r}: {metric!r} brings its own error; it is one single value")
         return (measured.value,), intervals.of_measured(
             measured.value, measured.standard_error, measured.degrees
         )
     values = _values(metric, measured)
-    if minus:
-        second = _find(claim, minus, measurements)
-        other = () if isinstance(second, Measured) else _values(minus, second)
+    if claim.minus:
+        second = _find(claim, claim.minus, measurements)
+        other = () if isinstance(second, Measured) else _values(claim.minus, second)
         if len(values) != len(other):
             raise ValueError(
-                f"claim {claim.id!r} pairs {metric!r} with {minus!r} seed by seed, but they have "
+                f"claim {claim.id!r} pairs {metric!r} with {claim.minus!r} seed by seed, but they have "
                 f"{len(values)} and {len(other)} values"
             )
         values = tuple(float(one) - float(two) for one, two in zip(values, other, strict=True))
@@ -555,7 +557,12 @@ def _refute(claim: Claim, measurements: Mapping[str, Measurement]) -> Refutation
     if claim.control is None:
         return None
     control = claim.control
-    values, interval = _measure(claim, control.metric, control.minus or claim.minus, measurements)
+    claim = replace(
+        claim,
+        minus=control.minus or claim.minus,
+        deterministic=control.deterministic or claim.deterministic,
+    )
+    values, interval = _measure(claim, control.metric, measurements)
     return Refutation(
         metric=control.metric,
         removes=control.removes,

@@ -1,8 +1,8 @@
-"""What the paper says of each figure, the band accepted, and why; written before the runs."""
+"""What the paper says of each figure, the band accepted, and why."""
 
 from __future__ import annotations
 
-from gdyn_reproduce.claims import Between, Claim, Holds, Within
+from gdyn_reproduce.claims import Between, Claim, Control, Holds, Within
 from instability.paper.figures import FIGURES
 
 
@@ -19,6 +19,9 @@ def _controls(figure: str) -> Claim:
         metric="controls",
         accept=Holds(),
         because="Dividing and multiplying by 1 or 2 is exact; a difference would come from our kernels.",
+        kind="check",
+        registered="before",
+        deterministic=True,
     )
 
 
@@ -33,6 +36,10 @@ CLAIMS = (
         "stable_decays",
         Holds(),
         "0.4 is below the von Neumann bound 1/2, where the scheme obeys a maximum principle.",
+        kind="statement",
+        registered="before",
+        deterministic=True,
+        control=Control("unstable_decays", removes="the bound: the time step is 0.8"),
     ),
     Claim(
         "fig1.unstable",
@@ -42,6 +49,10 @@ CLAIMS = (
         "unstable_growth",
         Between(2.19, 2.193),
         "4 * 0.8 * sin(29 pi / 60)**2 - 1 = 2.1912; after 200 steps slower modes are below 1e-3 of it.",
+        kind="statement",
+        registered="before",
+        deterministic=True,
+        control=Control("stable_growth", removes="the instability: the time step is 0.4"),
     ),
     Claim(
         "fig1.limit",
@@ -51,6 +62,9 @@ CLAIMS = (
         "finite_limit",
         Between(0.50137, 0.50138),
         "2 / (4 sin(29 pi / 60)**2) = 0.501373.",
+        kind="check",
+        registered="before",
+        deterministic=True,
     ),
     Claim(
         "fig1.oracle",
@@ -60,6 +74,9 @@ CLAIMS = (
         "oracle_error",
         Between(0.0, 1e-12),
         "Rounding of at most 2000 steps, amplified at most 2.2**5 times in the unstable panel.",
+        kind="check",
+        registered="before",
+        deterministic=True,
     ),
     Claim(
         "table1.swish",
@@ -69,6 +86,8 @@ CLAIMS = (
         "swish_spread_ratio",
         Between(0.2, 2.0),
         "A ratio of two standard deviations of few samples scatters by a factor of 2; 5 is another order.",
+        kind="statement",
+        registered="before",
     ),
     Claim(
         "table1.relu",
@@ -79,6 +98,8 @@ CLAIMS = (
         Between(0.2, 2.0),
         "As for Swish.",
         presets=PAPER_ONLY,
+        kind="statement",
+        registered="before",
     ),
     Claim(
         "table1-fashion-mnist.relu",
@@ -88,6 +109,8 @@ CLAIMS = (
         "relu_spread_ratio",
         Between(0.2, 2.0),
         "As for CIFAR-10.",
+        kind="statement",
+        registered="before",
     ),
     Claim(
         "fig2-left.large-rate",
@@ -97,6 +120,9 @@ CLAIMS = (
         "largest_rate_divergence",
         Between(0.1, 2.0),
         "2 is the metric's maximum; 0.1 is seven orders above the rounding it started from.",
+        kind="statement",
+        registered="before",
+        control=Control("null_divergence", removes="the perturbation: k = 1 and k = 2", deterministic=True),
     ),
     Claim(
         "fig2-left.small-rate",
@@ -107,6 +133,9 @@ CLAIMS = (
         Between(0.0, 1e-2),
         "Ten times below the band of the largest rate; rounding itself random-walks up to 1e-5.",
         presets=PAPER_ONLY,
+        kind="statement",
+        registered="before",
+        control=Control("largest_rate_divergence", removes="the small rate"),
     ),
     Claim(
         "fig2-left.delay",
@@ -118,6 +147,11 @@ CLAIMS = (
         "Later by half at least; 20 would mean that the large rate separates at once. Rates small enough to "
         "stay together for good need more updates than a quick run has.",
         presets=("quick",),
+        kind="statement",
+        registered="before",
+        control=Control(
+            "separation_delay_of_equal_rates", removes="the small rate: equal rates of two seeds"
+        ),
     ),
     Claim(
         "fig2-right.layer",
@@ -127,6 +161,9 @@ CLAIMS = (
         "largest_rate_divergence",
         Between(0.1, 2.0),
         "As in the left panel.",
+        kind="statement",
+        registered="before",
+        control=Control("null_divergence", removes="the perturbation: k = 1 and k = 2", deterministic=True),
     ),
     Claim(
         "fig2-right.start",
@@ -136,6 +173,9 @@ CLAIMS = (
         "first_divergence",
         Between(0.0, 1e-6),
         "float32 rounds to 6e-8; a step changes a part of the entries by one or two units.",
+        kind="statement",
+        registered="before",
+        control=Control("largest_rate_divergence", removes="the start: the same distance at the end"),
     ),
     Claim(
         "fig3.inside",
@@ -145,6 +185,10 @@ CLAIMS = (
         "settles_inside",
         Holds(),
         "At a threshold itself the factor is exactly 1, counted as not growing.",
+        kind="statement",
+        registered="before",
+        deterministic=True,
+        control=Control("settles_outside", removes="the thresholds: weight decays outside"),
     ),
     Claim(
         "fig3.outside",
@@ -154,6 +198,10 @@ CLAIMS = (
         "grows_outside",
         Holds(),
         "The smallest predicted growth is 0.96 % a step, measured with a margin of 1e-7.",
+        kind="statement",
+        registered="before",
+        deterministic=True,
+        control=Control("grows_inside", removes="the thresholds: weight decays inside"),
     ),
     Claim(
         "table2.alpha-min",
@@ -165,6 +213,10 @@ CLAIMS = (
         "The paper prints two digits, 1.3e7: half a unit of the last is 4 %. Exact here: 12 960 000.",
         paper=1.3e7,
         presets=PAPER_ONLY,
+        kind="number",
+        registered="before",
+        deterministic=True,
+        control=Control("periodic_bound", removes="the kernel's support: the spectrum of the whole image"),
     ),
     Claim(
         "table2.alpha-max",
@@ -176,6 +228,10 @@ CLAIMS = (
         "The paper prints two digits, 2.0e8: half a unit of the last is 2.5 %.",
         paper=2.0e8,
         presets=PAPER_ONLY,
+        kind="number",
+        registered="before",
+        deterministic=True,
+        no_control="it is 2 / learning rate; no run can move it",
     ),
     Claim(
         "table2.growth",
@@ -185,6 +241,12 @@ CLAIMS = (
         "growth_error",
         Between(0.0, 1e-4),
         "After 1000 steps the fastest mode dominates unless another is within 1e-3 of it.",
+        kind="statement",
+        registered="before",
+        deterministic=True,
+        control=Control(
+            "growth_error_of_neighbours", removes="the weight decay of the prediction: that of its neighbour"
+        ),
     ),
     Claim(
         "table2.verdicts",
@@ -194,6 +256,12 @@ CLAIMS = (
         "verdicts_agree",
         Holds(),
         "The bounds are exact for the linear PDE.",
+        kind="statement",
+        registered="before",
+        deterministic=True,
+        control=Control(
+            "verdicts_of_periodic_bound", removes="the kernel's support: the spectrum of the whole image"
+        ),
     ),
     Claim(
         "table2.periodic",
@@ -204,6 +272,9 @@ CLAIMS = (
         Between(82.0, 84.0),
         "1.0737e9 / 12 960 000 = 82.85, and 80.66 at the quick size.",
         presets=PAPER_ONLY,
+        kind="check",
+        registered="before",
+        deterministic=True,
     ),
     Claim(
         "fig4-left.settle",
@@ -213,6 +284,10 @@ CLAIMS = (
         "small_rates_settle",
         Holds(),
         "Last 50 losses within 1e-6 of the fixed point's; the slowest rate contracts by e**-0.15 a step.",
+        kind="statement",
+        registered="before",
+        deterministic=True,
+        control=Control("middle_rates_settle", removes="the edge: rates beyond 2 / sharpness"),
     ),
     Claim(
         "fig4-left.restrained",
@@ -222,6 +297,10 @@ CLAIMS = (
         "middle_rates_restrained",
         Holds(),
         "Never above 10 times its first value (divergence gains 1e79), still moving by 1e-6 at the end.",
+        kind="statement",
+        registered="before",
+        deterministic=True,
+        control=Control("small_rates_restrained", removes="the edge: rates below 2 / sharpness"),
     ),
     Claim(
         "fig4-left.diverge",
@@ -231,6 +310,10 @@ CLAIMS = (
         "large_rates_diverge",
         Holds(),
         "Directions without signal are multiplied by at least 1.2 in each of 1000 steps.",
+        kind="statement",
+        registered="before",
+        deterministic=True,
+        control=Control("middle_rates_diverge", removes="the bound: rates below 2 / weight decay"),
     ),
     Claim(
         "fig4-left.threshold",
@@ -242,6 +325,10 @@ CLAIMS = (
         "The next rate tried is 0.11; half way to it.",
         paper=0.1,
         presets=PAPER_ONLY,
+        kind="number",
+        registered="before",
+        deterministic=True,
+        control=Control("largest_settling_rate", removes="restraint: the largest rate that settles"),
     ),
     Claim(
         "fig4-left.reduced",
@@ -251,6 +338,9 @@ CLAIMS = (
         "reduced_error",
         Between(0.0, 1e-11),
         "30 steps of float64 rounding; orbits that do not amplify it stay below 1e-12.",
+        kind="check",
+        registered="before",
+        deterministic=True,
     ),
     Claim(
         "fig4-right.amplify",
@@ -260,6 +350,9 @@ CLAIMS = (
         "chaotic_rates_amplify",
         Holds(),
         "At the slowest, exponent 0.38, 1e-3 is reached by step 75; the run has 600 or more.",
+        kind="statement",
+        registered="before",
+        control=Control("other_rates_amplify", removes="chaos: rates of negative exponent"),
     ),
     Claim(
         "fig4-right.forget",
@@ -269,6 +362,8 @@ CLAIMS = (
         "other_rates_forget",
         Holds(),
         "After 100 steps below 1e-12 in float64, ten times the floor of the metric.",
+        kind="check",
+        registered="before",
     ),
     Claim(
         "fig4-right.growth",
@@ -278,6 +373,8 @@ CLAIMS = (
         "growth_over_prediction",
         Between(0.5, 1.5),
         "The metric averages entries of different sizes over 20 to 50 steps of a fluctuating rate.",
+        kind="check",
+        registered="before",
     ),
     Claim(
         "fig4-right.saturation",
@@ -287,6 +384,9 @@ CLAIMS = (
         "saturation",
         Between(0.8, 1.8),
         "2 is the maximum; independent points of the attractor give 1.05 to 1.54 by rate.",
+        kind="statement",
+        registered="before",
+        control=Control("null_divergence", removes="the perturbation: k = 1 and k = 2", deterministic=True),
     ),
     Claim(
         "reduced-map.fixed-point",
@@ -296,6 +396,9 @@ CLAIMS = (
         "negative_fixed_point",
         Between(-3.86521662177, -3.86521662176),
         "Bisection to rounding; 200-digit value 3.8652166217699.",
+        kind="check",
+        registered="before",
+        deterministic=True,
     ),
     Claim(
         "reduced-map.edge",
@@ -305,6 +408,9 @@ CLAIMS = (
         "edge_of_stability",
         Between(0.032258, 0.03226),
         "2 / 61.9973 at the positive fixed point.",
+        kind="check",
+        registered="before",
+        deterministic=True,
     ),
     Claim(
         "reduced-map.signs",
@@ -314,6 +420,9 @@ CLAIMS = (
         "signs_agree",
         Holds(),
         "The smallest magnitude, 0.04 at learning rate 0.1, is several standard errors from 0.",
+        kind="check",
+        registered="before",
+        deterministic=True,
     ),
     Claim(
         "reduced-map.beyond",
@@ -323,6 +432,10 @@ CLAIMS = (
         "beyond_weight_decay_diverges",
         Holds(),
         "Weight decay alone multiplies by less than -1.",
+        kind="statement",
+        registered="before",
+        deterministic=True,
+        control=Control("below_weight_decay_diverges", removes="the bound: rates below 2 / weight decay"),
     ),
     Claim(
         "reduced-map.negative-controls",
@@ -332,6 +445,9 @@ CLAIMS = (
         "negative_controls",
         Holds(),
         "Exponents -1.37 and -0.10.",
+        kind="check",
+        registered="before",
+        deterministic=True,
     ),
     Claim(
         "reduced-map.rounding",
@@ -341,6 +457,10 @@ CLAIMS = (
         "rounding_becomes",
         Between(0.5, 50.0),
         "The attractor spans several units of c; exponent 0.79 over 200 steps is far more than needed.",
+        kind="statement",
+        registered="before",
+        deterministic=True,
+        control=Control("rounding_becomes_at_0.06", removes="chaos: a rate of negative exponent"),
     ),
     Claim(
         "precision.order",
@@ -350,6 +470,8 @@ CLAIMS = (
         "early_levels_ordered",
         Holds(),
         "The first perturbation is one unit in the last place: 1e-16, 6e-8 and 4e-3 relative.",
+        kind="statement",
+        registered="before",
     ),
     Claim(
         "sharpness.edge",
@@ -359,6 +481,8 @@ CLAIMS = (
         "largest_rate_ratio",
         Between(0.3, 5.0),
         "Mini-batches hold it below 2 / lr or let it overshoot; a third to five covers both.",
+        kind="statement",
+        registered="before",
     ),
     *(_controls(figure.id) for figure in FIGURES),
 )

@@ -68,7 +68,12 @@ def compute(config: Fig2Config, run: Run) -> Result:
             "separation_delay": [
                 _separation(small) / _separation(large) for large, small in zip(*ends, strict=True)
             ],
-            "first_divergence": float(curves[0, :, 0].mean()),
+            "separation_delay_of_equal_rates": [
+                _separation(other) / _separation(large)
+                for large, other in zip(curves[0], np.roll(curves[0], 1, axis=0), strict=True)
+            ],
+            "first_divergence": curves[0, :, 0].tolist(),
+            "null_divergence": max(float(p["controls"]) for p in pieces),
             "controls": all(float(p["controls"]) == 0 for p in pieces),
         },
         arrays={

@@ -31,6 +31,8 @@ def compute(config: LinearConfig, run: Run) -> Result:
             "alpha_max": thresholds.alpha_max,
             "settles_inside": bool(not grows[stable].any()),
             "grows_outside": bool(grows[~stable].all()),
+            "settles_outside": bool(not grows[~stable].any()),
+            "grows_inside": bool(grows[stable].all()),
             "controls": all(bool(r["controls"]) for r in runs),
         },
         arrays={

@@ -63,13 +63,18 @@ def compute(config: Fig4LeftConfig, run: Run) -> Result:
     regular = np.flatnonzero(~(reduced.lyapunov_exponent(rates, num_steps=3000) > 0))
     early = slice(0, min(COMPARED_STEPS, config.num_steps))
     errors = np.abs(losses[regular, early] / exact[regular, early] - 1)
+    middle = ~below & ~beyond
     return Result(
         measurements={
             "edge_of_stability": edge,
             "largest_bounded_rate": float(rates[bounded].max()),
             "small_rates_settle": bool(settles[below].all()),
-            "middle_rates_restrained": bool((bounded & ~settles)[~below & ~beyond].all()),
+            "middle_rates_restrained": bool((bounded & ~settles)[middle].all()),
             "large_rates_diverge": bool((~bounded)[beyond].all()),
+            "middle_rates_settle": bool(settles[middle].all()),
+            "small_rates_restrained": bool((bounded & ~settles)[below].all()),
+            "middle_rates_diverge": bool((~bounded)[middle].all()),
+            "largest_settling_rate": float(rates[settles].max(initial=0.0)),
             "reduced_error": float(np.nanmax(errors, initial=0.0)),
             "controls": all(bool(r["controls"]) for r in runs),
         },

@@ -90,6 +90,8 @@ def compute(config: Fig4RightConfig, run: Run) -> Result:
         measurements={
             "chaotic_rates_amplify": amplified.tolist(),
             "other_rates_forget": forgotten.tolist(),
+            "other_rates_amplify": (curves[:, ~chaotic].max(axis=-1) > VISIBLE).all(axis=(1, 2)).tolist(),
+            "null_divergence": max(float(p["controls"]) for p in pieces),
             "growth_over_prediction": [float(np.nanmean(r)) if r else float("nan") for r in ratios],
             "saturation": late[:, chaotic][..., late.shape[-1] // 2 :].mean(axis=(1, 2, 3)).tolist(),
             "controls": all(float(p["controls"]) == 0 for p in pieces),

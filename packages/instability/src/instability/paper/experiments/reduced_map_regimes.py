@@ -71,7 +71,7 @@ def compute(config: ReducedMapConfig, run: Run) -> Result:
     # Two equal orbits, and one that starts a rounding error away. (One unit in the last place may be rounded
     # off again: a one-dimensional orbit can merge with its neighbour.)
     twins = np.array([0.1, 0.1, 0.1 * (1 + ROUNDING)])
-    orbits = reduced.trajectory(twins, 0.07, 300)
+    orbits, calm = reduced.trajectory(twins, 0.07, 300), reduced.trajectory(twins, 0.06, 300)
     fixed = reduced.fixed_point()
     edge = 2 / float(reduced.sharpness(fixed))
     signs = {rate: float(np.sign(x)) for rate, x in zip(config.learning_rates, exponents, strict=True)}
@@ -86,7 +86,9 @@ def compute(config: ReducedMapConfig, run: Run) -> Result:
                 np.isnan(exponents[rates > 2 / config.weight_decay * 1.01]).all()
             ),
             "negative_controls": all(signs.get(r, -1) < 0 and r > edge for r in NEGATIVE_CONTROLS),
+            "below_weight_decay_diverges": bool(np.isnan(exponents[rates < 2 / config.weight_decay]).all()),
             "rounding_becomes": float(np.abs(orbits[-100:, 2] - orbits[-100:, 0]).max()),
+            "rounding_becomes_at_0.06": float(np.abs(calm[-100:, 2] - calm[-100:, 0]).max()),
             "controls": bool(np.array_equal(orbits[:, 0], orbits[:, 1])),
         },
         arrays={

@@ -25,13 +25,19 @@ def compute(config: LinearConfig, run: Run) -> Result:
     ]
     measured = np.array([float(r["growth"]) for r in runs])
     stable = np.array([thresholds.is_stable(decay) for decay in config.weight_decays])
+    settles, decays = measured <= 1 + linear_runs.MARGIN, np.array(config.weight_decays)
     return Result(
         measurements={
             "alpha_min": thresholds.alpha_min,
             "alpha_max": thresholds.alpha_max,
             "periodic_over_exact": thresholds.periodic_bound / thresholds.alpha_min,
             "growth_error": float(np.abs(measured - predicted).max()),
-            "verdicts_agree": bool(((measured <= 1 + linear_runs.MARGIN) == stable).all()),
+            "growth_error_of_neighbours": float(np.abs(measured - np.roll(predicted, 1)).max()),
+            "verdicts_agree": bool((settles == stable).all()),
+            "verdicts_of_periodic_bound": bool(
+                (settles == (decays >= thresholds.periodic_bound) & (decays <= thresholds.alpha_max)).all()
+            ),
+            "periodic_bound": thresholds.periodic_bound,
             "controls": all(bool(r["controls"]) for r in runs),
         },
         arrays={
