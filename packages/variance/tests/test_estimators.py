@@ -274,7 +274,7 @@ def test_enumerating_all_batches_gives_the_svrg_mean_exactly(make_problem) -> No
     directions = torch.stack(
         [
             svrg.direction(problem.point, problem.population.fetch(torch.tensor(pair))).values
-            for pair in itertools.product(range(6), repeat=2)
+            for pair in itertools.permutations(range(6), 2)
         ]
     )
     torch.testing.assert_close(directions.mean(0), problem.gradients().mean(0), rtol=0, atol=1e-12)
@@ -311,14 +311,15 @@ def test_svrg_is_unbiased(options: dict[str, object], problem) -> None:  # type:
 
 
 def test_exact_variance_of_gc_is_the_stratified_variance(problem) -> None:  # type: ignore[no-untyped-def]
+    """One draw of each cluster; other numbers of draws are enumerated in test_stratified_law.py."""
     gc = GC(problem.objective, BatchClustering(4, options=ClusteringOptions(chunk=8)))
     gc.on_infrequent(0, problem.point, problem.population)
-    found = gc.exact(problem.point, problem.population, 4)
     num = int((torch.bincount(gc.assignment) > 0).sum())
-    expected = stratified_variance(problem.gradients(), gc.assignment) * num / 4
+    found = gc.exact(problem.point, problem.population, num)
+    expected = stratified_variance(problem.gradients(), gc.assignment)
     assert found.avg_var * len(problem.point.flat()) == pytest.approx(expected, rel=1e-9)
     plain = SGB(problem.objective).exact(problem.point, problem.population, 4)
-    reference = exact(problem.gradients(), 4)
+    reference = exact(problem.gradients(), 4, replacement=False)
     assert plain.norm_var_coord == pytest.approx(reference.norm_var_coord, rel=1e-9)
     torch.testing.assert_close(found.mean, reference.mean)
 
@@ -394,3 +395,50 @@ def test_a_changed_data_length_after_clustering_is_refused(problem) -> None:  # 
 def test_estimators_without_a_closed_form_say_so(problem) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError, match="Adam has no exact variance; measure it with mode='unbiased'"):
         Adam(problem.objective).exact(problem.point, problem.population, 4)
+
+
+def test_ekfac_keeps_its_second_moments_in_a_new_basis(problem) -> None:  # type: ignore[no-untyped-def]
+    """Renewed at the steps of the factors, too, EK-FAC is not K-FAC; sums are preserved."""
+    plain, corrected = KFAC(problem.objective), EKFAC(problem.objective)
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    for step in range(4):
+        batch = problem.population.fetch(torch.arange(12) + 12 * step)
+        for estimator, generator in zip((plain, corrected), generators, strict=True):
+            estimator.on_frequent(step, problem.point, batch, generator)
+            before = {name: float(value.sum()) for name, value in estimator._spectra.items()}
+            estimator.on_infrequent(step, problem.point, problem.population)
+        for name, value in corrected._spectra.items():
+            assert float(value.sum()) == pytest.approx(before[name], rel=1e-9)
+    one, two = (estimator.direction(problem.point, batch).values for estimator in (plain, corrected))
+    assert float((one - two).norm() / one.norm()) > 1e-3
+
+
+def test_a_new_basis_of_ekfac_carries_the_diagonal_over(problem) -> None:  # type: ignore[no-untyped-def]
+    """Second moments s in basis Q mean the covariance Q diag(s) Q^T; its diagonal in another basis is s'."""
+    generator = torch.Generator().manual_seed(2)
+    (qa, ra), (qg, rg) = (
+        [torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0] for _ in range(2)]
+        for n in (3, 4)
+    )
+    s = torch.rand(4, 3, generator=generator, dtype=torch.float64)
+    estimator = EKFAC(problem.objective)
+    estimator._bases["x"], estimator._spectra["x"] = (qa, qg), s
+    found = estimator._spectrum("x", (ra, rg), torch.zeros(4, 3))
+    old, new = torch.kron(qg, qa), torch.kron(rg, ra)
+    expected = (new.T @ old @ torch.diag(s.flatten()) @ old.T @ new).diagonal().reshape(4, 3)
+    torch.testing.assert_close(found, expected)
+
+
+def test_kfac_runs_in_half_precision(make_problem) -> None:  # type: ignore[no-untyped-def]
+    low, high = make_problem(dtype=torch.bfloat16), make_problem(dtype=torch.float64)
+    high.model.load_state_dict(low.model.state_dict())
+    high.population.inputs, high.population.targets = low.x.double(), low.y
+    directions = []
+    for one in (low, high):
+        kfac = KFAC(one.objective, targets="given")
+        batch = one.population.fetch(torch.arange(48))
+        kfac.on_frequent(0, Point.of(one.model), batch)
+        directions.append(kfac.direction(Point.of(one.model), batch).values)
+    assert directions[0].dtype == torch.bfloat16
+    error = (directions[0].double() - directions[1]).norm() / directions[1].norm()
+    assert float(error) < 0.05

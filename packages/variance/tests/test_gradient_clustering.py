@@ -392,3 +392,17 @@ def test_online_assignment_before_any_batch_is_refused() -> None:
     model, x, y = problem()
     with pytest.raises(NotReady, match="seen no batch"):
         OnlineClustering(2).assign(capture(model, F.cross_entropy, x, y))
+
+
+def test_the_order_of_the_data_does_not_decide_about_the_clusters() -> None:
+    """Data sorted by class, as folders of images are: the variance is that of shuffled data."""
+    torch.manual_seed(0)
+    y = torch.arange(4).repeat_interleave(100)
+    x = torch.eye(4)[y] * 2 + 0.3 * torch.randn(400, 4)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 4))
+    g = per_example.gradients(model, F.cross_entropy, x, y)
+    order = torch.randperm(400)
+    by_class = cluster(model, F.cross_entropy, x, y, 8, iterations=5).assignment
+    mixed = cluster(model, F.cross_entropy, x[order], y[order], 8, iterations=5).assignment
+    ratio = stratified_variance(g, by_class) / stratified_variance(g[order], mixed)
+    assert ratio < 1.5

@@ -5,8 +5,10 @@ from .data import DatasetPopulation as DatasetPopulation
 from .data import IndexedDataset as IndexedDataset
 from .data import TensorPopulation as TensorPopulation
 from .errors import ConfigError as ConfigError
+from .errors import CoupledExamples as CoupledExamples
 from .errors import NonFiniteGradient as NonFiniteGradient
 from .errors import NotReady as NotReady
+from .errors import SlowPath as SlowPath
 from .errors import UnsupportedLayer as UnsupportedLayer
 from .estimators import EKFAC as EKFAC
 from .estimators import GC as GC
@@ -30,9 +32,12 @@ from .gradient_clustering import cluster as cluster
 from .gradient_clustering import cluster_subset as cluster_subset
 from .gradient_clustering import exact_moves as exact_moves
 from .gradient_clustering import exact_moves_gram as exact_moves_gram
+from .measurement import GradientNoise as GradientNoise
 from .measurement import Measurement as Measurement
 from .measurement import measure_model as measure_model
 from .monitor import GradientMonitor as GradientMonitor
+from .noise_scale import NoiseMeter as NoiseMeter
+from .noise_scale import NoiseScale as NoiseScale
 from .objective import Batch as Batch
 from .objective import Objective as Objective
 from .objective import Point as Point

@@ -1,15 +1,16 @@
 """Populations that return indices, and the variants of a data set the paper studies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from variance.errors import ConfigError
+from variance.losses import require_equally_many, take
 from variance.objective import Batch
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
@@ -39,37 +40,40 @@ class TensorPopulation:
         tensor([[4., 5.]])
     """
 
-    def __init__(self, inputs: Tensor, targets: Tensor, augment: Augmentation | None = None) -> None:
-        if len(inputs) != len(targets) or len(inputs) == 0:
-            raise ConfigError(
-                f"{len(inputs)} inputs and {len(targets)} targets: need equally many, at least one."
-            )
+    def __init__(self, inputs: Any, targets: Any, augment: Augmentation | None = None) -> None:
+        self._length = require_equally_many(inputs, targets)
         self.inputs, self.targets, self.augment = inputs, targets, augment
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return self._length
 
     def fetch(self, indices: Int[Tensor, "n"], generator: np.random.Generator | None = None) -> Batch:
         """Return examples with unit weights."""
         _require_inside(indices, len(self))
-        inputs = self.inputs[indices]
+        inputs, targets = take((self.inputs, self.targets), indices)
         if self.augment is not None and generator is not None:
             inputs = self.augment(inputs, generator)
-        return Batch(inputs, self.targets[indices], indices, torch.ones(len(indices)))
+        return Batch(inputs, targets, indices, torch.ones(len(indices)))
 
 
 class DatasetPopulation:
-    """A map-style `torch.utils.data.Dataset` of (input, target) pairs, seen as a population.
+    """A map-style `torch.utils.data.Dataset` of pairs or mappings, seen as a population.
 
     Args:
         dataset: Data set with a length.
         augment: Applied to stacked inputs when a generator is given.
+        collate: Makes a batch of examples.
 
     Raises:
         ConfigError: The data set has no length, so its examples have no indices.
     """
 
-    def __init__(self, dataset: "Dataset[Any]", augment: Augmentation | None = None) -> None:
+    def __init__(
+        self,
+        dataset: "Dataset[Any]",
+        augment: Augmentation | None = None,
+        collate: Callable[[list[Any]], Any] = default_collate,
+    ) -> None:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise ConfigError(
                 f"{type(dataset).__name__} has no length or no indices; stratified sampling needs both. "
@@ -78,7 +82,7 @@ class DatasetPopulation:
             )
         if len(dataset) == 0:
             raise ConfigError(f"{type(dataset).__name__} is empty.")
-        self.dataset, self.augment = dataset, augment
+        self.dataset, self.augment, self._collate = dataset, augment, collate
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -86,12 +90,31 @@ class DatasetPopulation:
     def fetch(self, indices: Int[Tensor, "n"], generator: np.random.Generator | None = None) -> Batch:
         """Return examples with unit weights, loaded one by one."""
         _require_inside(indices, len(self))
-        pairs = [self.dataset[int(i)] for i in indices]
-        inputs = torch.stack([torch.as_tensor(pair[0]) for pair in pairs])
-        targets = torch.stack([torch.as_tensor(pair[1]) for pair in pairs])
+        inputs, targets = examples_of(self._collate([self.dataset[int(i)] for i in indices]))
         if self.augment is not None and generator is not None:
             inputs = self.augment(inputs, generator)
         return Batch(inputs, targets, indices, torch.ones(len(indices)))
+
+
+def examples_of(batch: Any) -> tuple[Any, Any]:
+    """Return inputs and targets of a collated batch: a pair, or a mapping that holds its own targets.
+
+    Example:
+        >>> examples_of([torch.zeros(2, 3), torch.zeros(2)])[1].shape
+        torch.Size([2])
+        >>> examples_of({"input_ids": torch.zeros(2, 3)})[1] is None
+        True
+
+    Raises:
+        ConfigError: Anything else.
+    """
+    if isinstance(batch, Mapping):
+        return dict(batch), None
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    raise ConfigError(
+        f"examples are {type(batch).__name__}; they must be (input, target) pairs or mappings of keywords."
+    )
 
 
 class IndexedDataset:

@@ -15,3 +15,11 @@ class UnsupportedLayer(TypeError):  # noqa: N818 - public name
 
 class NonFiniteGradient(ArithmeticError):  # noqa: N818 - public name
     """A loss or gradient is NaN or infinite; the message names the examples."""
+
+
+class CoupledExamples(ConfigError):  # noqa: N818 - public name
+    """The loss or the network mixes examples, so that one example has no gradient of its own."""
+
+
+class SlowPath(UserWarning):
+    """Some parameters took the slow exact path, because the fast one did not fit this model."""

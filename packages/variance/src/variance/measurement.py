@@ -4,19 +4,24 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from variance import statistics
+from variance.data import DatasetPopulation, Population, TensorPopulation
 from variance.errors import ConfigError
 from variance.estimators import SGB, GradientEstimator
 from variance.estimators.sg import population_moments
+from variance.losses import LossFunction
 from variance.objective import Objective, Point
+from variance.sampling.index_samplers import UniformSampler
 from variance.stream import DataStream
 
 Mode = Literal["unbiased", "reference", "exact"]
@@ -98,10 +103,13 @@ class Measurement:
         self, step: int, point: Point, estimator: GradientEstimator, which: str
     ) -> Iterator[Float[Tensor, "p"]]:
         """Yield `num_draws` directions of one estimator, one at a time."""
-        stream = self.stream.fork("measure", step, estimator.name, which, make_sampler=estimator.sampler)
         generator = torch.Generator().manual_seed(_seed(step, estimator.name, which, self.stream.seed))
         count = self.stream.batch_size * estimator.batch_factor
-        for _ in range(self.num_draws):
+        name = ("measure", step, estimator.name, which)
+        stream = self.stream.fork(*name, make_sampler=estimator.sampler)
+        for draw in range(self.num_draws):
+            if self.mode == "unbiased" and draw:  # a new sampler for every draw makes draws independent
+                stream = self.stream.fork(*name, draw, make_sampler=estimator.sampler)
             yield estimator.direction(point, stream.next(count), generator).values
 
     def _exact(self, point: Point, estimator: GradientEstimator, plain: PlainMoments) -> dict[str, float]:
@@ -110,7 +118,9 @@ class Measurement:
             return _numbers(estimator.exact(point, population, size))
         mean, variance = plain(estimator.objective)  # one pass over the data for all batch sizes
         return _numbers(
-            statistics.from_moments(mean, variance, len(population), size * estimator.batch_factor)
+            statistics.from_moments(
+                mean, variance, len(population), size * estimator.batch_factor, replacement=False
+            )
         )
 
     def _sampled(
@@ -120,8 +130,12 @@ class Measurement:
             mean = statistics.mean_of(self._each(step, point, estimator, "a"))
             others = self._each(step, point, estimator, "b")
             return _numbers(statistics.reference_about(mean, others, sg_mean))
-        draws = self.draws(step, point, estimator)
-        pooled = statistics.unbiased(draws, self.stream.batch_size * estimator.batch_factor, dead=self.dead)
+        running = statistics.RunningDraws()
+        for draw in self._each(step, point, estimator, "a"):
+            running.add(draw)
+        count, size = self.stream.batch_size * estimator.batch_factor, len(self.stream.population)
+        design = statistics.Design("batches", size) if count < size else None
+        pooled = running.result(count, design=design, dead=self.dead)
         return _numbers(pooled) | {f"{name}_se": value for name, value in pooled.standard_errors.items()}
 
     def _plain_mean(self, step: int, point: Point) -> Tensor:
@@ -152,40 +166,132 @@ def preserved_randomness() -> Iterator[None]:
             np.random.set_state(numpy_state)  # noqa: NPY002
 
 
+@dataclass(frozen=True, repr=False)
+class GradientNoise(Mapping[str, float]):
+    """What `measure_model` found: numbers by name, as a mapping.
+
+    Attributes:
+        values_by_name: The names of `variance.statistics.UnbiasedStatistics`, with `_se` standard errors.
+        batch_size: B of the draws.
+        num_draws: Draws; 0 where all examples were used.
+    """
+
+    values_by_name: Mapping[str, float]
+    batch_size: int
+    num_draws: int
+
+    def __getitem__(self, name: str) -> float:
+        return self.values_by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_name)
+
+    def __len__(self) -> int:
+        return len(self.values_by_name)
+
+    def to_dict(self) -> dict[str, float]:
+        """Return a plain dictionary."""
+        return dict(self.values_by_name)
+
+    def summary(self) -> str:
+        """Return one sentence.
+
+        Example:
+            >>> names = ("noise_scale", "noise_scale_low", "noise_scale_high")
+            >>> GradientNoise(dict(zip(names, (287.0, 210.0, 450.0))), 32, 30).summary()
+            'noise scale 287 examples (95 %: 210 to 450), from 30 batches of 32'
+        """
+        low, high = self["noise_scale_low"], self["noise_scale_high"]
+        source = f"{self.num_draws} batches of {self.batch_size}" if self.num_draws else "all examples"
+        return (
+            f"noise scale {self['noise_scale']:.3g} examples (95 %: {low:.3g} to {high:.3g}), from {source}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.summary()}>"
+
+
 def measure_model(
     model: nn.Module,
-    loss: object,
-    inputs: Tensor,
-    targets: Tensor,
+    loss: LossFunction,
+    inputs: Any,
+    targets: Any = None,
     *,
-    batch_size: int,
+    batch_size: int = 0,
     num_draws: int = 30,
+    use: Literal["draws", "all"] = "draws",
     seed: int = 0,
-) -> Mapping[str, float]:
+) -> GradientNoise:
     """Measure mini-batch gradient variance and noise scale of any model, in the middle of any training loop.
+
+    Examples are drawn independently, with replacement, so all estimates are unbiased and refer to the
+    population that is given. `loss` may be any loss of the batch, with class weights or masked positions,
+    too: what is measured is the gradient of exactly this loss. Takes `num_draws` passes and five times the
+    memory of the parameters.
 
     Args:
         model: The model, in the mode it is trained in; nothing of it changes.
-        loss: `loss(outputs, targets)`.
-        inputs: Examples to draw from.
-        targets: Their targets.
-        batch_size: Examples per draw.
+        loss: `loss(outputs, targets)`; for a model that returns its loss `lambda outputs, _: outputs.loss`.
+        inputs: Examples to draw from: a tensor, a tuple of arguments, a mapping of keywords, a data set,
+        or a loader,
+            whose data set is taken.
+        targets: Their targets; None where a data set or the inputs hold them.
+        batch_size: Examples per draw; the loader's where 0.
         num_draws: Draws.
+        use: `draws`, or `all`: per-example gradients of all examples, without sampling error.
         seed: Seed of the draws.
 
     Returns:
-        The names of `variance.statistics.UnbiasedStatistics`, with `_se` standard errors.
+        The names of `variance.statistics.UnbiasedStatistics` (`ExactStatistics` for `all`), `_se` standard
+        errors, and `noise_scale_low` and `noise_scale_high`, a 95 % interval.
+
+    Raises:
+        ConfigError: Fewer than three draws, no batch size, or examples of an unknown kind.
+        CoupledExamples: `all` with a loss or a model that mixes examples.
 
     Example:
+        >>> _ = torch.manual_seed(0)
         >>> model = nn.Linear(4, 3)
         >>> x, y = torch.randn(50, 4), torch.randint(3, (50,))
         >>> found = measure_model(model, nn.functional.cross_entropy, x, y, batch_size=8)
-        >>> found["avg_var"] > 0 and found["noise_scale_se"] > 0
+        >>> exact = measure_model(model, nn.functional.cross_entropy, x, y, batch_size=8, use="all")
+        >>> found["noise_scale_low"] < exact["noise_scale"] < found["noise_scale_high"]
         True
     """
-    from variance.data import TensorPopulation
+    population, own_size = _population_of(inputs, targets)
+    size = batch_size or own_size
+    if size < 1:
+        raise ConfigError("batch_size is missing; give the examples per draw.")
+    if use not in ("draws", "all"):
+        raise ConfigError(f"use is '{use}'; allowed are draws, all.")
+    objective, live = Objective(model, loss), Point.of(model)
+    buffers = {name: value.clone() for name, value in live.buffers.items()}
+    if not live.parameters:
+        raise ConfigError("the model has no trainable parameter; set requires_grad on some.")
+    point = Point({name: value.detach() for name, value in live.parameters.items()}, buffers)
+    with preserved_randomness():
+        if use == "all":
+            mean, variance = population_moments(objective, point, population)
+            found = _numbers(statistics.from_moments(mean, variance, len(population), size))
+            ends = {f"noise_scale_{end}": found["noise_scale"] for end in ("low", "high")}
+            return GradientNoise(found | ends, size, 0)
+        statistics.noise_floor(num_draws)
+        sampler = UniformSampler(len(population), seed, replacement=True)
+        generator = torch.Generator().manual_seed(_seed("measure_model", seed))
+        running = statistics.RunningDraws()
+        for _ in range(num_draws):
+            batch = population.fetch(sampler.draw(size).indices)
+            running.add(objective.gradient(point, batch, generator, training=None)[0])
+    pooled = running.result(size)
+    errors = {f"{name}_se": value for name, value in pooled.standard_errors.items()}
+    return GradientNoise(_numbers(pooled) | errors, size, num_draws)
 
-    stream = DataStream(TensorPopulation(inputs, targets), batch_size, seed=seed)
-    measurement = Measurement([SGB(Objective(model, loss))], stream, num_draws=num_draws)  # type: ignore[arg-type]
-    found = measurement(0, Point.of(model))
-    return {name.partition("/")[2]: value for name, value in found.items()}
+
+def _population_of(inputs: Any, targets: Any) -> tuple[Population, int]:
+    """Return examples that can be fetched by index, and the batch size of a loader (else 0)."""
+    if isinstance(inputs, DataLoader):
+        return DatasetPopulation(inputs.dataset, collate=inputs.collate_fn), inputs.batch_size or 0
+    if hasattr(inputs, "fetch"):
+        return inputs, 0
+    is_batch = isinstance(inputs, Tensor | Mapping | tuple | list)
+    return (TensorPopulation(inputs, targets) if is_batch else DatasetPopulation(inputs)), 0

@@ -1,15 +1,15 @@
 """Gradient statistics in a training loop of your own, every n steps."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from variance.errors import ConfigError
 from variance.losses import LossFunction
-from variance.measurement import measure_model
+from variance.measurement import GradientNoise, measure_model
 
 
 class GradientMonitor:
@@ -21,7 +21,7 @@ class GradientMonitor:
     Args:
         model: The model that is trained.
         loss: `loss(outputs, targets)`.
-        inputs: Examples to draw from.
+        inputs: Examples to draw from, in any form that `measure_model` takes.
         targets: Their targets.
         batch_size: Examples per draw.
         every: Steps between two measurements; the first one is at step 0.
@@ -49,10 +49,10 @@ class GradientMonitor:
         self,
         model: nn.Module,
         loss: LossFunction,
-        inputs: Tensor,
-        targets: Tensor,
+        inputs: Any,
+        targets: Any = None,
         *,
-        batch_size: int,
+        batch_size: int = 0,
         every: int = 100,
         num_draws: int = 30,
         seed: int = 0,
@@ -62,10 +62,10 @@ class GradientMonitor:
         self.model, self.loss, self.inputs, self.targets = model, loss, inputs, targets
         self.batch_size, self.every, self.num_draws, self.seed = batch_size, every, num_draws, seed
         self.steps: list[int] = []
-        self.history: list[Mapping[str, float]] = []
+        self.history: list[GradientNoise] = []
         self._count = 0
 
-    def __call__(self) -> Mapping[str, float] | None:
+    def __call__(self) -> GradientNoise | None:
         """Count a step, and return what was measured if one was due.
 
         Returns:

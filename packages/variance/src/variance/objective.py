@@ -4,15 +4,18 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.utils import _pytree as pytree
 
 from variance import losses as loss_functions
+from variance.errors import ConfigError, CoupledExamples
 from variance.losses import LossFunction
-from variance.per_example.capture import COUPLING, Capture, capture
+from variance.per_example.capture import capture
+from variance.per_example.recording import COUPLING, Capture, call_model
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,14 @@ class Batch:
     """Examples with their population indices and loss weights.
 
     Attributes:
-        inputs: Inputs, examples first.
+        inputs: Inputs, examples first: a tensor, a tuple of arguments or a mapping of keywords.
         targets: Targets, examples first.
         indices: Position of each example in the population.
         weights: Loss weights; the batch loss is mean(weight * loss).
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Any
+    targets: Any
     indices: Int[Tensor, "n"]
     weights: Float[Tensor, "n"]
 
@@ -125,8 +128,21 @@ class Objective:
 
     def __init__(self, model: nn.Module, loss: LossFunction) -> None:
         self.loss = loss
-        self._model = copy.deepcopy(model)
-        self._norms = [module for module in self._model.modules() if isinstance(module, COUPLING)]
+        try:
+            shared = {id(value): value for value in (*model.parameters(), *model.buffers())}
+            self._model = copy.deepcopy(model, shared)  # values come from the point
+        except RuntimeError as error:
+            raise ConfigError(
+                f"the model cannot be copied ({str(error).partition('(')[0].strip()}); with "
+                f"torch.nn.utils.weight_norm use "
+                "torch.nn.utils.parametrizations.weight_norm instead."
+            ) from None
+        self._renormed = [
+            f"{name}.weight" if name else "weight"
+            for name, module in model.named_modules()
+            if getattr(module, "max_norm", None) is not None
+        ]
+        self._modes = {module: module.training for module in self._model.modules()}
 
     def losses(
         self,
@@ -134,7 +150,7 @@ class Objective:
         batch: Batch,
         generator: torch.Generator | None = None,
         *,
-        training: bool = True,
+        training: bool | None = True,
         freeze_norms: bool = False,
     ) -> Float[Tensor, "n"]:
         """Evaluate the loss of every example.
@@ -143,15 +159,29 @@ class Objective:
             point: Where to evaluate. In training mode batch norm updates the point's buffers in place.
             batch: Examples.
             generator: Source of dropout and other noise in the model; the global state where None.
-            training: Dropout on, batch statistics on.
+            training: Dropout on, batch statistics on; every module in the mode it was given in where None.
             freeze_norms: Use running statistics of batch norm even in training mode.
 
         Returns:
             Unweighted losses, differentiable where the point's parameters are.
         """
-        with self._mode(training, freeze_norms), _seeded(generator, batch.inputs.device):
-            outputs = functional_call(self._model, {**point.parameters, **point.buffers}, (batch.inputs,))
-            return loss_functions.per_example(self.loss, outputs, batch.targets)
+        outputs = self._outputs(point, batch, generator, training=training, freeze_norms=freeze_norms)
+        return loss_functions.example_losses(self.loss, outputs, batch.targets)
+
+    def _outputs(
+        self,
+        point: Point,
+        batch: Batch,
+        generator: torch.Generator | None,
+        *,
+        training: bool | None,
+        freeze_norms: bool,
+    ) -> Any:
+        state = {**point.parameters, **point.buffers}
+        if self._renormed:  # max_norm writes into its table
+            state |= {name: state[name].clone() for name in self._renormed}
+        with self._mode(training, freeze_norms), _seeded(generator, _device(batch.inputs)):
+            return call_model(self._model, state, batch.inputs)
 
     def gradient(
         self,
@@ -159,27 +189,40 @@ class Objective:
         batch: Batch,
         generator: torch.Generator | None = None,
         *,
-        training: bool = True,
+        training: bool | None = True,
         freeze_norms: bool = False,
     ) -> tuple[Float[Tensor, "p"], float]:
         """Return the flat gradient and value of mean(weight * loss).
+
+        A loss that is no mean over examples (class weights, masked positions) is taken as it is, unweighted.
 
         Raises:
             NonFiniteGradient: A loss or the gradient is NaN or infinite; the examples are named.
         """
         leaves = {name: value.detach().requires_grad_() for name, value in point.parameters.items()}
         with torch.enable_grad():
-            found = self.losses(
-                Point(leaves, point.buffers), batch, generator, training=training, freeze_norms=freeze_norms
-            )
-            total = (found * batch.weights.to(found)).mean()
+            at = Point(leaves, point.buffers)
+            outputs = self._outputs(at, batch, generator, training=training, freeze_norms=freeze_norms)
+            found, reduction = loss_functions.reduced(self.loss, outputs, batch.targets)
+            if reduction == "other":  # the batch has a gradient, its examples have none
+                if bool((batch.weights != 1).any()):
+                    raise CoupledExamples(
+                        "weighted batches need one loss per example, and this loss is neither the "
+                        "mean nor the "
+                        "sum of such; pass it with reduction='none' or 'sum'."
+                    )
+                total, found = found, found.reshape(1)
+            else:
+                total = (found * batch.weights.to(found)).mean()
         value = float(total.detach())
         if value - value != 0.0:  # NaN or infinite: find out whose
-            loss_functions.require_finite(found.detach(), "the loss", batch.indices)
+            named = batch.indices if len(found) == len(batch) else None
+            loss_functions.require_finite(found.detach(), "the loss", named)
         gradients = torch.autograd.grad(
             total, list(leaves.values()), allow_unused=True, materialize_grads=True
         )
-        return torch.cat([gradient.flatten() for gradient in gradients]), value
+        dense = (gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients)
+        return torch.cat([gradient.flatten() for gradient in dense]), value
 
     def capture(
         self,
@@ -192,7 +235,7 @@ class Objective:
         loss: LossFunction | None = None,
     ) -> Capture:
         """Record per-example quantities of a batch; batch norm always uses its running statistics."""
-        with self._mode(training, freeze_norms=True), _seeded(generator, batch.inputs.device):
+        with self._mode(training, freeze_norms=True), _seeded(generator, _device(batch.inputs)):
             return capture(
                 self._model,
                 loss or self.loss,
@@ -204,12 +247,17 @@ class Objective:
             )
 
     @contextmanager
-    def _mode(self, training: bool, freeze_norms: bool) -> Iterator[None]:
-        if self._model.training != training:
-            self._model.train(training)
-        for module in self._norms:
-            module.training = training and not freeze_norms
+    def _mode(self, training: bool | None, freeze_norms: bool) -> Iterator[None]:
+        for module, given in self._modes.items():
+            wanted = given if training is None else training
+            if isinstance(module, COUPLING):
+                wanted = wanted and not freeze_norms
+            module.training = wanted
         yield
+
+
+def _device(batch: Any) -> torch.device:
+    return next(leaf.device for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor))
 
 
 def _seeded(generator: torch.Generator | None, device: torch.device) -> AbstractContextManager[None]:

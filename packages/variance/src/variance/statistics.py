@@ -6,7 +6,9 @@ An estimator's direction has P coordinates; a *draw* is one value of it. Three m
 * `unbiased`: one pooled set of draws, unbiased variances, jackknife standard errors;
 * `exact`: no sampling at all, from the per-example gradients of the whole population.
 
-Sections 3.1 to 3.3 of the documentation page `variance` derive the formulas.
+What is unbiased depends on how the draws were made, so `unbiased` asks for it (`Design`). With examples
+drawn in epochs the mean of all draws hardly varies, and at the end of an epoch not at all; treating such
+draws as independent would subtract noise that is not there.
 """
 
 import math
@@ -16,6 +18,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from scipy.stats import t as student_t
 from torch import Tensor
 
 from variance.errors import ConfigError
@@ -46,20 +49,76 @@ class ReferenceStatistics:
 
 
 @dataclass(frozen=True)
+class Design:
+    """How draws of B examples were made from a population of N.
+
+    Attributes:
+        kind: `independent`: every example for itself, with replacement. `batches`: no example twice in a
+        batch,
+            batches independent of each other. `epochs`: consecutive batches of a stream that visits the whole
+            population in random order again and again, from the start of an epoch.
+        population: N; needed by `batches` and `epochs`.
+
+    Raises:
+        ConfigError: Unknown kind, or no population where one is needed.
+    """
+
+    kind: Literal["independent", "batches", "epochs"] = "independent"
+    population: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("independent", "batches", "epochs"):
+            raise ConfigError(f"kind is '{self.kind}'; allowed are independent, batches, epochs.")
+        if self.kind != "independent" and self.population < 2:
+            raise ConfigError(f"draws by {self.kind} need the size of the population, at least 2.")
+
+    def factors(self, num_draws: int, batch_size: int) -> tuple[float, float]:
+        """Return Var(draw) and Var(mean of all draws) in units of one example's variance.
+
+        Two examples of one epoch have the covariance -1/(N - 1), two of different epochs none.
+
+        Example:
+            >>> Design("epochs", population=12).factors(num_draws=3, batch_size=4)  # one epoch: no noise
+            (0.18181818181818182, 0.0)
+        """
+        if self.kind == "independent":
+            return 1 / batch_size, 1 / (num_draws * batch_size)
+        own = batch_mean_factor(self.population, batch_size, replacement=False)
+        if self.kind == "batches":
+            return own, own / num_draws
+        n, total = self.population, num_draws * batch_size
+        ends = [range(e * n, min((e + 1) * n, total)) for e in range(-(-total // n))]
+        shared = 0.0  # pairs within one batch that belong to one epoch
+        for s in range(num_draws):
+            start, stop = s * batch_size, (s + 1) * batch_size
+            shared += sum(max(0, min(stop, e.stop) - max(start, e.start)) ** 2 for e in ends)
+        all_pairs = sum(len(e) ** 2 for e in ends)
+        return (
+            (total * n - shared) / ((n - 1) * num_draws * batch_size**2),
+            (total * n - all_pairs) / ((n - 1) * total**2),
+        )
+
+
+@dataclass(frozen=True)
 class UnbiasedStatistics:
     """Statistics over one pooled set of n draws.
 
     Attributes:
         mean: Mean of the draws.
         num_draws: n.
-        avg_var: Mean over coordinates of the unbiased variance s^2.
+        avg_var: Mean over coordinates of the unbiased variance s^2 of one draw.
         norm_var_coord: Mean over live coordinates of s^2 / mean(g^2).
         norm_var_trace: sum s^2 / sum mean(g^2), scale free.
         grad_sq: Mean over coordinates of mean(g^2).
-        grad_norm_sq: Unbiased ||E g||^2, that is ||mean||^2 - sum s^2 / n; may be negative.
-        noise_scale: batch_size sum s^2 / grad_norm_sq in examples (NaN where grad_norm_sq <= 0).
+        grad_norm_sq: Unbiased ||E g||^2, that is ||mean||^2 minus the variance of the mean; may be negative.
+        noise_scale: Variance of one example over grad_norm_sq, in examples (NaN where grad_norm_sq <= 0).
         dead_fraction: Fraction of coordinates that are zero in every draw.
-        standard_errors: Jackknife standard error of each of the above by name.
+        noise_scale_low: Lower end of the 95 % interval of the noise scale.
+        noise_scale_high: Upper end; infinite where a gradient of zero cannot be excluded. The interval is
+        that of
+            the inverse, which is close to normal (the noise scale is not), by Student's t with n - 1 degrees.
+        standard_errors: Standard error of each of the above by name: the jackknife over draws. For draws in
+            epochs that of `grad_norm_sq` is reduced by the factor of the design, the others are upper bounds.
     """
 
     mean: Float[Tensor, "p"]
@@ -71,6 +130,8 @@ class UnbiasedStatistics:
     grad_norm_sq: float
     noise_scale: float
     dead_fraction: float
+    noise_scale_low: float = math.nan
+    noise_scale_high: float = math.nan
     standard_errors: dict[str, float] = field(default_factory=dict)
 
 
@@ -200,15 +261,21 @@ def mean_of(draws: Iterable[Float[Tensor, "p"]]) -> Float[Tensor, "p"]:
 
 
 def unbiased(
-    draws: Float[Tensor, "n p"], batch_size: int = 1, *, dead: Dead = "skip", standard_errors: bool = True
+    draws: Float[Tensor, "n p"],
+    batch_size: int = 1,
+    *,
+    design: Design | None = None,
+    dead: Dead = "skip",
+    standard_errors: bool = True,
 ) -> UnbiasedStatistics:
     """Evaluate unbiased variances and their ratios on pooled draws.
 
     Args:
-        draws: Independent draws.
+        draws: Draws.
         batch_size: Examples per draw; `noise_scale` is in examples.
+        design: How the draws were made; independently where None.
         dead: Treatment of coordinates that are zero in every draw.
-        standard_errors: Also compute jackknife standard errors (one more pass over the draws).
+        standard_errors: Also compute jackknife standard errors and the interval of the noise scale.
 
     Raises:
         ConfigError: Fewer than three draws.
@@ -221,51 +288,178 @@ def unbiased(
     """
     draws = torch.as_tensor(draws)
     _require_draws(draws, "draws")
-    n = len(draws)
-    mean = draws.mean(0)
-    spread, power = torch.zeros_like(mean), torch.zeros_like(mean)
+    running = RunningDraws(standard_errors=standard_errors)
     for draw in draws:
-        spread += (draw - mean).square()
-        power += draw.square()
-    values = _ratios(mean, spread / (n - 1), power / n, n, batch_size, dead)
-    errors: dict[str, float] = {}
-    if standard_errors:
-        left_out = []
-        for draw in draws:
-            deviation = draw - mean
-            left_out.append(
-                _ratios(
-                    mean - deviation / (n - 1),
-                    ((spread - deviation.square() * n / (n - 1)) / (n - 2)).clamp_min(0),
-                    ((power - draw.square()) / (n - 1)).clamp_min(0),
-                    n - 1,
-                    batch_size,
-                    dead,
-                )
+        running.add(draw.clone())
+    return running.result(batch_size, design=design, dead=dead)
+
+
+class RunningDraws:
+    """Statistics of draws that are visited once and not kept.
+
+    Holds a mean and a centred sum of squares (Welford 1962), which are exact, and a sketch of every draw:
+    inner products of draws decide the standard errors alone, and 65 536 signed sums of coordinates
+    (Charikar et al. 2002) give them to a few percent; where gradients vary in more directions than that,
+    they are too large. Half precision is summed in float32.
+
+    Args:
+        standard_errors: Keep the sketches.
+        seed: Seed of the signs.
+    """
+
+    SKETCH = 2**16
+
+    def __init__(self, *, standard_errors: bool = True, seed: int = 0) -> None:
+        self.count = 0
+        self._standard_errors, self._seed = standard_errors, seed
+        self._norms: list[float] = []
+        self._sketches: list[Tensor] = []
+        self._columns: list[Tensor] = []
+        self._signs: Tensor | None = None
+
+    def add(self, draw: Float[Tensor, "p"]) -> None:
+        """Take in one draw; it is overwritten."""
+        draw = draw.float() if draw.dtype in (torch.bfloat16, torch.float16) else draw
+        if self.count == 0:
+            self.mean, self.spread = torch.zeros_like(draw), torch.zeros_like(draw)
+            self._stride = max(1, len(draw) // self.SKETCH)
+        if self._standard_errors:
+            self._norms.append(_square(draw))
+            self._sketches.append(self._sketch(draw))
+            self._columns.append(draw[:: self._stride].clone())
+        self.count += 1
+        draw.sub_(self.mean)
+        self.mean.add_(draw, alpha=1 / self.count)
+        self.spread.addcmul_(draw, draw, value=1 - 1 / self.count)
+
+    def _sketch(self, draw: Tensor) -> Tensor:
+        if len(draw) <= self.SKETCH:
+            return draw.clone()
+        if self._signs is None:
+            generator = torch.Generator().manual_seed(self._seed)
+            self._signs = torch.randint(0, 2, (len(draw),), generator=generator, dtype=torch.int8)
+            self._signs = self._signs.mul_(2).sub_(1).to(draw.device)
+        result = draw.new_zeros(self.SKETCH)
+        for part, signs in zip(draw.split(self.SKETCH), self._signs.split(self.SKETCH), strict=True):
+            result[: len(part)].addcmul_(part, signs.to(part.dtype))
+        return result
+
+    def result(
+        self, batch_size: int = 1, *, design: Design | None = None, dead: Dead = "skip"
+    ) -> UnbiasedStatistics:
+        """Return the statistics of all draws so far.
+
+        Raises:
+            ConfigError: Fewer than three draws.
+        """
+        noise_floor(self.count)
+        n, mean, spread = self.count, self.mean, self.spread
+        own, of_mean = (design or Design()).factors(n, batch_size)
+        scale = own / (own - of_mean) / n if own > of_mean else 0.0  # from centred squares to a variance
+        ratios, live = _coordinate_ratios(spread * scale, spread / n + mean.square())
+        totals = _Totals(float(spread.sum(dtype=torch.float64)), _square(mean), n)
+        values = totals.values(len(mean), scale, own, of_mean)
+        values["norm_var_coord"] = ratios / max(live if dead == "skip" else len(mean), 1)
+        values["dead_fraction"] = 1 - live / len(mean)
+        inverse_ratio = values.pop("inverse")
+        if not self._standard_errors:
+            return _unbiased(mean, n, values, {}, (math.nan, math.nan))
+        errors, inverse = self._errors(totals, scale, own, of_mean, dead)
+        if n * of_mean < own * (1 - 1e-9):  # draws that repel each other: their mean varies less
+            errors["grad_norm_sq"] *= math.sqrt((n - 1) * of_mean / (own - of_mean))
+            parts = (
+                errors[name] / values[name] if values[name] else 0.0 for name in ("avg_var", "grad_norm_sq")
             )
-        for name in values:
-            sample = torch.tensor([entry[name] for entry in left_out], dtype=torch.float64)
-            errors[name] = math.sqrt((n - 1) * float(sample.var(correction=0)))
-    return UnbiasedStatistics(mean=mean, num_draws=n, **values, standard_errors=errors)
+            inverse = abs(inverse_ratio) * math.hypot(*parts)
+            errors["noise_scale"] = values["noise_scale"] ** 2 * inverse
+        margin = float(student_t.ppf(0.975, n - 1)) * inverse
+        low, high = inverse_ratio - margin, inverse_ratio + margin
+        interval = (1 / high if high > 0 else math.inf, 1 / low if low > 0 else math.inf)
+        return _unbiased(mean, n, values, errors, interval)
+
+    def _errors(
+        self, totals: "_Totals", scale: float, own: float, of_mean: float, dead: Dead
+    ) -> tuple[dict[str, float], float]:
+        """Return jackknife standard errors by name, and that of the inverse noise scale."""
+        n, p = self.count, len(self.mean)
+        columns = torch.stack(self._columns)
+        mean, spread = self.mean[:: self._stride], self.spread[:: self._stride]
+        sketched_mean = torch.stack(self._sketches).mean(0)
+        left_out: dict[str, list[float]] = {}
+        of_mean *= n / (n - 1)  # of one draw fewer
+        factor = own / (own - of_mean) if own > of_mean else 0.0
+        for norm, sketch, column in zip(self._norms, self._sketches, columns, strict=True):
+            along = float(sketch.double() @ sketched_mean.double())
+            deviation_norm = max(norm - 2 * along + totals.mean_sq, 0.0)
+            without = _Totals(
+                totals.spread - deviation_norm * n / (n - 1),
+                totals.mean_sq - 2 * (along - totals.mean_sq) / (n - 1) + deviation_norm / (n - 1) ** 2,
+                n - 1,
+            )
+            values = without.values(p, factor / (n - 1), own, of_mean)
+            deviation = column - mean
+            rest = ((spread - deviation.square() * (n / (n - 1))) / (n - 1)).clamp_min(0)
+            power = (rest + (mean - deviation / (n - 1)).square()).clamp_min(0)
+            ratios, live = _coordinate_ratios(rest * factor, power)
+            values["norm_var_coord"] = ratios / max(live if dead == "skip" else len(mean), 1)
+            values["dead_fraction"] = 1 - live / len(mean)
+            for name, value in values.items():
+                left_out.setdefault(name, []).append(value)
+        errors = {
+            name: math.sqrt((n - 1) * float(torch.tensor(sample, dtype=torch.float64).var(correction=0)))
+            for name, sample in left_out.items()
+        }
+        return errors, errors.pop("inverse")
 
 
-def _ratios(
-    mean: Tensor, variance: Tensor, power: Tensor, n: int, batch_size: int, dead: Dead
-) -> dict[str, float]:
-    total_variance, total_power = float(variance.sum()), float(power.sum())
+@dataclass(frozen=True)
+class _Totals:
+    """Sums over coordinates: centred squares, squared mean, number of draws."""
+
+    spread: float
+    mean_sq: float
+    n: int
+
+    def values(self, p: int, scale: float, own: float, of_mean: float) -> dict[str, float]:
+        variance, power = self.spread * scale, self.spread / self.n + self.mean_sq
+        one = variance / own if own > 0 else 0.0  # of one example
+        grad_norm_sq = self.mean_sq - one * of_mean
+        return {
+            "avg_var": variance / p,
+            "norm_var_trace": variance / power if power > 0 else 0.0,
+            "grad_sq": power / p,
+            "grad_norm_sq": grad_norm_sq,
+            "noise_scale": one / grad_norm_sq if grad_norm_sq > 0 else math.nan,
+            "inverse": grad_norm_sq / one if one > 0 else math.inf,
+        }
+
+
+def _unbiased(
+    mean: Tensor, n: int, values: dict[str, float], errors: dict[str, float], interval: tuple[float, float]
+) -> UnbiasedStatistics:
+    return UnbiasedStatistics(
+        mean,
+        n,
+        values["avg_var"],
+        values["norm_var_coord"],
+        values["norm_var_trace"],
+        values["grad_sq"],
+        values["grad_norm_sq"],
+        values["noise_scale"],
+        values["dead_fraction"],
+        *interval,
+        errors,
+    )
+
+
+def _square(values: Tensor) -> float:
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
+
+
+def _coordinate_ratios(variance: Tensor, power: Tensor) -> tuple[float, int]:
+    """Return the sum of variance / second moment over live coordinates, and their number."""
     live = power > 0
-    num_live = int(live.sum())
-    ratio = float((variance[live] / power[live]).sum())
-    grad_norm_sq = float(mean.square().sum()) - total_variance / n
-    return {
-        "avg_var": total_variance / len(mean),
-        "norm_var_coord": ratio / max(num_live if dead == "skip" else len(mean), 1),
-        "norm_var_trace": total_variance / total_power if total_power > 0 else 0.0,
-        "grad_sq": total_power / len(mean),
-        "grad_norm_sq": grad_norm_sq,
-        "noise_scale": batch_size * total_variance / grad_norm_sq if grad_norm_sq > 0 else math.nan,
-        "dead_fraction": 1 - num_live / len(mean),
-    }
+    return float((variance[live] / power[live]).sum(dtype=torch.float64)), int(live.sum())
 
 
 def exact(
@@ -319,11 +513,20 @@ def from_moments(
     """Evaluate `exact` from the population mean and variance of each coordinate."""
     shrink = batch_mean_factor(num_examples, batch_size, replacement=replacement)
     variance = covariance_diagonal * shrink
-    values = _ratios(mean, variance, variance + mean.square(), 1, batch_size, dead)
-    trace_cov, norm_sq = float(covariance_diagonal.sum()), float(mean.square().sum())
-    values["grad_norm_sq"] = norm_sq
-    values["noise_scale"] = trace_cov / norm_sq if norm_sq > 0 else math.inf
-    return ExactStatistics(mean=mean, trace_cov=trace_cov, **values)
+    trace_cov, norm_sq = float(covariance_diagonal.sum(dtype=torch.float64)), _square(mean)
+    ratios, live = _coordinate_ratios(variance, variance + mean.square())
+    total, power = trace_cov * shrink, trace_cov * shrink + norm_sq
+    return ExactStatistics(
+        mean=mean,
+        trace_cov=trace_cov,
+        avg_var=total / len(mean),
+        norm_var_coord=ratios / max(live if dead == "skip" else len(mean), 1),
+        norm_var_trace=total / power if power > 0 else 0.0,
+        grad_sq=power / len(mean),
+        grad_norm_sq=norm_sq,
+        noise_scale=trace_cov / norm_sq if norm_sq > 0 else math.inf,
+        dead_fraction=1 - live / len(mean),
+    )
 
 
 def batch_mean_factor(num_examples: int, batch_size: int, *, replacement: bool = True) -> float:

@@ -22,7 +22,7 @@ from variance.per_example import quantities
 from variance.per_example.capture import Capture
 from variance.sampling.index_samplers import IndexSampler, UniformSampler, load_generator, store_generator
 from variance.sampling.stratified import StratifiedSampler, cluster_sizes
-from variance.statistics import ExactStatistics, from_moments
+from variance.statistics import ExactStatistics, batch_mean_factor, from_moments
 
 
 class _Stratified(GradientEstimator):
@@ -59,18 +59,19 @@ class _Stratified(GradientEstimator):
 
     @override
     def exact(self, point: Point, population: Population, batch_size: int) -> ExactStatistics:
-        """Return exact statistics with batch_size / M draws per non-empty cluster, with replacement.
+        """Return exact statistics of the first batch of a new sampler, see `StratifiedSampler.law`.
 
-        Trace and noise scale are those of one example, B times the batch's, as for plain gradients. Per
-        coordinate: sum_k (N_k/N)^2 (M/B) (E_k[g^2] - E_k[g]^2).
+        Trace and noise scale are those of one example: what plain batches of this variance would be made of.
         """
         if self.assignment is None:
             raise NotReady(f"{self.name} has no clusters yet.")
         if self.clamp is not None:
             raise ConfigError(f"{self.name} with clamp has no exact variance; use mode='unbiased'.")
-        num_draws = batch_size / int((cluster_sizes(self.assignment) > 0).sum())
-        found = stratified_statistics(self.objective, point, population, self.assignment, num_draws)
-        per_example = {name: batch_size * getattr(found, name) for name in ("trace_cov", "noise_scale")}
+        sampler = StratifiedSampler(self.assignment, 0, **self._sampler_options)
+        found = stratified_statistics(self.objective, point, population, sampler, batch_size)
+        n = len(population)
+        per_batch = batch_mean_factor(n, batch_size, replacement=batch_size >= n)
+        per_example = {name: getattr(found, name) / per_batch for name in ("trace_cov", "noise_scale")}
         return replace(found, **per_example)
 
     def _capture_at(self, point: Point, population: Population, indices: Tensor) -> Capture:
@@ -81,17 +82,24 @@ def stratified_statistics(
     objective: Objective,
     point: Point,
     population: Population,
-    assignment: Int[Tensor, "n"],
-    num_draws: float = 1,
+    sampler: StratifiedSampler,
+    count: int,
 ) -> ExactStatistics:
-    """Return exact statistics of stratified sampling with `num_draws` draws per non-empty cluster.
+    """Return exact statistics of the weighted mean gradient of the first `count` draws of a sampler.
 
-    Needs memory for one mean gradient per cluster; per-example gradients of linear layers are never formed.
+    With weights v_k = w_k / B, numbers n_k of draws and cluster means mu_k, a coordinate has the variance
+    sum_k v_k^2 within_k (E_k[g^2] - mu_k^2) + sum_kl Cov(n_k, n_l) v_k mu_k v_l mu_l; the second term
+    vanishes where every cluster is drawn equally often. Needs memory for one mean gradient per cluster;
+    per-example gradients of linear layers are never formed.
     """
-    n, sizes = len(population), cluster_sizes(assignment).double()
-    row_weights = (sizes / n**2 / num_draws)[assignment]
+    n, assignment = len(population), sampler.assignment
+    numbers, covariance, within = sampler.law(count)
+    drawn, sizes = sampler.clusters, cluster_sizes(assignment).double()
+    v = sampler.weights[drawn] / count
+    spread = torch.zeros(len(sizes), dtype=torch.float64).index_copy_(0, drawn, v.square() * within)
+    row_weights = (spread / sizes.clamp_min(1))[assignment]
     sums: dict[str, Tensor] = {}
-    second = torch.zeros((), dtype=torch.float64)
+    second: Tensor = torch.zeros((), dtype=torch.float64)
     for indices in torch.arange(n).split(EXACT_CHUNK):
         found = objective.capture(point, population.fetch(indices))
         second = second + quantities.weighted_second_moments(found, row_weights[indices]).double()
@@ -100,16 +108,21 @@ def stratified_statistics(
                 sums[name] += value
             else:
                 sums[name] = value.double()
-    first = torch.cat([value.sum(0) for value in sums.values()])
-    between = torch.cat([value.square_().div_(n**2).div_(num_draws).sum(0) for value in sums.values()])
-    return from_moments(first / n, (second - between).clamp_min(0), n, 1)
+    mean, variance = [], []
+    for value in sums.values():
+        means = value[drawn] / sizes[drawn].unsqueeze(1)
+        weighted = v.unsqueeze(1) * means
+        mean.append(numbers @ weighted)
+        between = (weighted * (covariance @ weighted)).sum(0)
+        variance.append(between - spread[drawn] @ means.square())
+    return from_moments(torch.cat(mean), (second + torch.cat(variance)).clamp_min(0), n, 1)
 
 
 def _sums_by_cluster(found: Capture, ids: Int[Tensor, "n"], num_clusters: int) -> dict[str, Tensor]:
     """Return gradient sums by cluster, (K, *shape) by parameter in model order."""
-    member = torch.zeros(num_clusters, len(ids), dtype=found.losses.dtype)
+    member = found.losses.new_zeros(num_clusters, len(ids))
     member[ids, torch.arange(len(ids))] = 1
-    parts = {name: (member @ value.flatten(1)) for name, value in quantities.small_gradients(found)}
+    parts = {name: (member @ value) for name, value in quantities.small_gradients(found)}
     parts |= {name: dense_sums(layer, member).flatten(1) for name, layer in quantities.weight_layers(found)}
     zeros = {n: member.new_zeros(num_clusters, s.numel()) for n, s in found.shapes.items() if n not in parts}
     parts |= zeros

@@ -37,12 +37,17 @@ def with_one(layer: WeightLayer) -> Tensor:
     return torch.cat([a, a.new_ones(*a.shape[:2], 1)], 2) if layer.parameter("bias") else a
 
 
+def _at_least_single(values: Tensor) -> Tensor:
+    """Return half precision as float32: eigenvalues need it."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
 def kronecker_factors(layer: WeightLayer, convolution: ConvolutionFactors = "mean") -> tuple[Tensor, Tensor]:
     """Return the factors A and G of one layer for one batch.
 
     All settings agree where a layer has a single position.
     """
-    a, b = with_one(layer), layer.positions()[1]
+    a, b = _at_least_single(with_one(layer)), _at_least_single(layer.positions()[1])
     n, t = a.shape[:2]
     if t == 1 or convolution == "reduce":
         a, b = a.mean(1), b.sum(1)
@@ -55,6 +60,8 @@ def kronecker_factors(layer: WeightLayer, convolution: ConvolutionFactors = "mea
 
 class KFAC(GradientEstimator):
     """K-FAC: `on_frequent` updates the factors, `on_infrequent` their eigenbases.
+
+    Covers Linear and Conv layers without groups; the gradient of any other parameter passes unchanged.
 
     Args:
         objective: Must be cross-entropy on logits when targets are sampled.
@@ -120,8 +127,12 @@ class KFAC(GradientEstimator):
         for name, factor in self.inputs.items():
             (la, qa), (lg, qg) = torch.linalg.eigh(factor), torch.linalg.eigh(self.outputs[name])
             la, lg = (torch.where(values > EIGENVALUE_FLOOR, values, 0.0) for values in (la, lg))
+            self._spectra[name] = self._spectrum(name, (qa, qg), torch.outer(lg, la))
             self._bases[name] = (qa, qg)
-            self._spectra[name] = torch.outer(lg, la)
+
+    def _spectrum(self, name: str, bases: tuple[Tensor, Tensor], kronecker: Tensor) -> Tensor:
+        """Return what gradients are divided by in a new basis: products of eigenvalues."""
+        return kronecker
 
     @override
     def on_frequent(
@@ -130,13 +141,14 @@ class KFAC(GradientEstimator):
         self._step = step
         source = generator or self._labels
 
+        drawn: list[Tensor] = []  # the loss may be evaluated more than once, and must not change
+
         def sampled(outputs: Tensor, targets: Tensor) -> Tensor:
-            labels = targets
-            if self.targets == "sampled":
+            if not drawn and self.targets == "sampled":
                 noise = torch.rand(outputs.shape, generator=source, dtype=torch.float64).to(outputs.device)
                 # The largest of logits plus Gumbel noise is a draw from the softmax.
-                labels = (outputs.detach() - (-noise.log()).log()).argmax(1)
-            return F.cross_entropy(outputs, labels, reduction="none")
+                drawn.append((outputs.detach() - (-noise.log()).log()).argmax(1))
+            return F.cross_entropy(outputs, drawn[0] if drawn else targets, reduction="none")
 
         self.update_factors(self.objective.capture(point, batch, generator, weights_only=True, loss=sampled))
         if not self._bases:
@@ -165,11 +177,12 @@ class KFAC(GradientEstimator):
             v = parts[weight].flatten(1)
             if self._biased[name]:
                 v = torch.cat([v, parts[bias].unsqueeze(1)], 1)
+            v = v.to(qa.dtype)
             v = qg @ ((qg.T @ v @ qa) / (self._spectra[name] + self.damping)) @ qa.T
             if self._biased[name]:
                 parts[bias], v = v[:, -1], v[:, :-1]
             parts[weight] = v.reshape(parts[weight].shape)
-        return torch.cat([part.flatten() for part in parts.values()])
+        return torch.cat([part.flatten().to(gradient.dtype) for part in parts.values()])
 
     def clip_factor(self, v: Tensor, g: Tensor) -> float:
         """Return nu = min(1, sqrt(kappa / (eta^2 sum v g)))."""
@@ -200,9 +213,21 @@ class KFAC(GradientEstimator):
 
 
 class EKFAC(KFAC):
-    """EK-FAC: K-FAC's eigenbases, rescaled by the running mean of squared projected per-example gradients."""
+    """EK-FAC: K-FAC's eigenbases, rescaled by the running mean of squared projected per-example gradients.
+
+    The mean starts at K-FAC's spectrum. A new basis keeps it: second moments are carried over as those of
+    uncorrelated coordinates, s' = (Q_G'^T Q_G)^2 s ((Q_A'^T Q_A)^2)^T with elementwise squares, which
+    preserves their sum.
+    """
 
     name = "EK-FAC"
+
+    @override
+    def _spectrum(self, name: str, bases: tuple[Tensor, Tensor], kronecker: Tensor) -> Tensor:
+        if name not in self._bases:
+            return kronecker
+        (qa, qg), (old_a, old_g) = bases, self._bases[name]
+        return (qg.T @ old_g).square() @ self._spectra[name] @ (qa.T @ old_a).square().T
 
     @override
     def update_factors(self, found: Capture) -> None:
@@ -220,7 +245,7 @@ def projected_second_moment(layer: WeightLayer, qa: Tensor, qg: Tensor) -> Tenso
     With one position G_n = b a^T, and its projection is the outer product of the projected factors: no
     gradient of a linear layer is materialised.
     """
-    a, b = with_one(layer) @ qa, layer.positions()[1] @ qg
+    a, b = with_one(layer).to(qa.dtype) @ qa, layer.positions()[1].to(qg.dtype) @ qg
     if a.shape[1] == 1:
         return b[:, 0].square().T @ a[:, 0].square() / len(a)
     return torch.bmm(b.transpose(1, 2), a).square().mean(0)

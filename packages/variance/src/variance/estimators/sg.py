@@ -33,7 +33,8 @@ class SGB(GradientEstimator):
     @override
     def exact(self, point: Point, population: Population, batch_size: int) -> ExactStatistics:
         mean, variance = population_moments(self.objective, point, population)
-        return from_moments(mean, variance, len(population), self.batch_factor * batch_size)
+        size = self.batch_factor * batch_size
+        return from_moments(mean, variance, len(population), size, replacement=False)  # as `sampler` draws
 
 
 def population_moments(

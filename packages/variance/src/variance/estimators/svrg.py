@@ -153,7 +153,8 @@ class SVRG(GradientEstimator):
             first, second = first + sums, second + squares
         centre = first / len(population)
         variance = (second / len(population) - centre.square()).clamp_min(0)
-        return from_moments(centre + scale * self.snapshot_mean, variance, len(population), batch_size)
+        mean = centre + scale * self.snapshot_mean
+        return from_moments(mean, variance, len(population), batch_size, replacement=False)
 
     @override
     def state_dict(self) -> dict[str, Any]:

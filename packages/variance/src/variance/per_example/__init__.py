@@ -6,8 +6,11 @@ flattened row-major; frozen ones (`requires_grad=False`) are left out. The model
 parameters stay untouched.
 
 Linear layers are never materialised except by `gradients`; convolutions are, in chunks, by one grouped
-convolution; any other parameter is handled by `vmap(grad)`. `explain` prints the choices.
+convolution; any other parameter is handled by `vmap(grad)`. `explain` prints the choices. Every model is
+checked against plain autograd on its first batch of a shape, see `variance.per_example.capture`.
 """
+
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -33,9 +36,7 @@ __all__ = [
 ]
 
 
-def gradients(
-    model: nn.Module, loss: LossFunction, x: Tensor, y: Tensor
-) -> Float[Tensor, "batch parameters"]:
+def gradients(model: nn.Module, loss: LossFunction, x: Any, y: Any) -> Float[Tensor, "batch parameters"]:
     """Materialise the gradient of every example.
 
     Raises:
@@ -50,15 +51,15 @@ def gradients(
         tensor([[1., 0.],
                 [0., 2.]])
     """
-    parts = quantities.materialised(capture(model, loss, x, y))
-    if not parts:
+    found = capture(model, loss, x, y)
+    if not found.shapes:
         raise ConfigError("the model has no trainable parameter; set requires_grad on some.")
-    result = torch.cat([value.flatten(1) for value in parts.values()], 1)
+    result = quantities.flat_gradients(found)
     require_finite(result, "the gradient")
     return result
 
 
-def squared_norms(model: nn.Module, loss: LossFunction, x: Tensor, y: Tensor) -> Float[Tensor, "batch"]:
+def squared_norms(model: nn.Module, loss: LossFunction, x: Any, y: Any) -> Float[Tensor, "batch"]:
     """Return ||g_n||^2 of every example.
 
     For a linear layer it is ||a||^2 ||b||^2 (Goodfellow 2015), over several positions the sum of
@@ -67,18 +68,19 @@ def squared_norms(model: nn.Module, loss: LossFunction, x: Tensor, y: Tensor) ->
     return quantities.squared_norms(capture(model, loss, x, y))
 
 
-def gram(model: nn.Module, loss: LossFunction, x: Tensor, y: Tensor) -> Float[Tensor, "batch batch"]:
+def gram(model: nn.Module, loss: LossFunction, x: Any, y: Any) -> Float[Tensor, "batch batch"]:
     """Return <g_n, g_m> for all pairs of examples."""
     return quantities.gram(capture(model, loss, x, y))
 
 
-def second_moments(model: nn.Module, loss: LossFunction, x: Tensor, y: Tensor) -> Float[Tensor, "parameters"]:
+def second_moments(model: nn.Module, loss: LossFunction, x: Any, y: Any) -> Float[Tensor, "parameters"]:
     """Return the mean over examples of g squared, for every coordinate."""
-    weights = torch.full((len(x),), 1 / len(x), dtype=torch.float64, device=x.device)
-    return quantities.weighted_second_moments(capture(model, loss, x, y), weights)
+    found = capture(model, loss, x, y)
+    weights = torch.full_like(found.losses, 1 / len(found), dtype=torch.float64)
+    return quantities.weighted_second_moments(found, weights)
 
 
-def trace_of_covariance(model: nn.Module, loss: LossFunction, x: Tensor, y: Tensor) -> float:
+def trace_of_covariance(model: nn.Module, loss: LossFunction, x: Any, y: Any) -> float:
     """Return the total variance (1/n) sum ||g - mean||^2 of one example's gradient over the given examples.
 
     Divided by B it is the variance of a mini-batch gradient drawn with replacement; no gradient is formed for
@@ -94,13 +96,13 @@ def trace_of_covariance(model: nn.Module, loss: LossFunction, x: Tensor, y: Tens
 
 
 def inner_products(
-    model: nn.Module, loss: LossFunction, x: Tensor, y: Tensor, directions: Float[Tensor, "k parameters"]
+    model: nn.Module, loss: LossFunction, x: Any, y: Any, directions: Float[Tensor, "k parameters"]
 ) -> Float[Tensor, "batch k"]:
     """Return <g_n, d_k> for flat directions d_k."""
     return quantities.inner_products(capture(model, loss, x, y), directions)
 
 
-def explain(model: nn.Module, loss: LossFunction, x: Tensor, y: Tensor) -> str:
+def explain(model: nn.Module, loss: LossFunction, x: Any, y: Any) -> str:
     """Describe, layer by layer, how each quantity is computed and what the cost model expects.
 
     Returns:

@@ -1,142 +1,100 @@
-"""One forward and backward pass that keeps what per-example gradients are made of.
+"""Per-example gradients of any model: a recorded pass, its self-check, and exact paths where it does not fit.
 
-For a layer with input a and output gradient b (of the *sum* of the losses), the gradient of example i is a
-function of a_i and b_i alone. The pass records both for every supported layer and computes no weight
-gradient: parameters enter detached, and autograd starts at the first recorded output.
+The recorded pass assumes that row i of a layer is example i, that a weight is used by its layer alone, and
+that examples do not meet. Whether that is so is not read off the code of a model but measured: at the first,
+second, fourth, eighth, ... pass of a model on batches of one shape, the sum of per-example gradients under
+random normal weights is compared, parameter by parameter, with the gradient of the weighted loss by plain
+autograd. (Equal weights would not see examples that are exchanged.) Parameters that differ take an exact
+path: vmap over single examples, rows of the same graph, or a loop over single examples. What no path gets
+right is refused by name.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
 
 from variance import losses as loss_functions
-from variance.errors import ConfigError, UnsupportedLayer
-from variance.losses import LossFunction
-from variance.per_example.layers import Call, Layer, layer_for
+from variance.errors import ConfigError, CoupledExamples, NonFiniteGradient, SlowPath, UnsupportedLayer
+from variance.losses import LossFunction, num_examples, require_equally_many, take
+from variance.per_example import quantities
+from variance.per_example.layers import Call, Layer, WeightLayer, layer_for
+from variance.per_example.recording import (
+    COUPLING,
+    Capture,
+    Recorder,
+    call_model,
+    hooked,
+    protected,
+    recordable,
+    refuse_coupled_examples,
+)
 
-COUPLING = (nn.modules.batchnorm._BatchNorm,)
+__all__ = ["COUPLING", "Capture", "capture"]
 
-
-class _Tap(torch.autograd.Function):
-    """Identity whose backward hands the gradient to a callback; the token makes the graph start here."""
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, token: Tensor, receive: Callable[[Tensor], None]) -> Tensor:
-        ctx.receive = receive
-        ctx.mark_dirty(output)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
-        (gradient,) = gradients
-        ctx.receive(gradient)
-        return (gradient if ctx.needs_input_grad[0] else None), None, None
-
-
-@dataclass
-class Capture:
-    """What one pass over a batch leaves behind.
-
-    Attributes:
-        losses: Loss of each example.
-        layers: Recorded layers by module name, in the order of the model.
-        rest: Materialised gradients, ``(batch, *shape)`` by name, of parameters no supported layer owns.
-        shapes: Shape of every trainable parameter, in `model.parameters()` order.
-        outputs: Detached model outputs.
-    """
-
-    losses: Float[Tensor, "batch"]
-    layers: dict[str, Layer]
-    rest: dict[str, Tensor]
-    shapes: dict[str, torch.Size]
-    outputs: Any = None
-
-    def __len__(self) -> int:
-        return len(self.losses)
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of trainable coordinates."""
-        return sum(shape.numel() for shape in self.shapes.values())
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+"""Relative difference (of norms) between our weighted sum and autograd's that counts as rounding."""
+FLOOR = 0.01
+"""Share of the whole gradient's norm below which a parameter's gradient may be rounding, as before a norm
+layer."""
+ROWS = 16
+"""Examples whose backward passes run at once in the path `rows`."""
 
 
 @dataclass
-class _Recorder:
-    """Collects the calls of every hooked module during one forward pass."""
+class _Known:
+    """What was found out about one model on batches of one shape."""
 
-    token: Tensor
-    calls: dict[str, list[Call]] = field(default_factory=dict)
+    excluded: set[str] = field(default_factory=set)
+    method: str = "vmap"
+    passes: int = 0
 
-    def hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            call = Call(inputs[0].detach(), inputs[0]._version)
-            self.calls.setdefault(name, []).append(call)
-            return cast("Tensor", _Tap.apply(output, self.token, call.receive))
-
-        return record
+    def is_due(self) -> bool:
+        """Whether this pass is checked: the first, second, fourth, eighth, ..."""
+        self.passes += 1
+        return self.passes & (self.passes - 1) == 0
 
 
-@contextmanager
-def _hooked(modules: Mapping[str, nn.Module], recorder: _Recorder) -> Iterator[None]:
-    handles = [module.register_forward_hook(recorder.hook(name)) for name, module in modules.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+_KNOWN: "WeakKeyDictionary[nn.Module, dict[object, _Known]]" = WeakKeyDictionary()
 
 
-def refuse_coupled_examples(model: nn.Module) -> None:
-    """Refuse layers that make the loss or gradient of one example depend on the others.
+@dataclass(frozen=True)
+class _Pass:
+    """A model with its values, its loss and a batch: everything the paths need."""
 
-    Raises:
-        UnsupportedLayer: Some batch-norm layer would use batch statistics, or an embedding divides its
-            gradient by frequencies in the batch.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, COUPLING) and (module.training or module.running_mean is None):
-            raise UnsupportedLayer(
-                f"layer '{name}' ({type(module).__name__}) uses batch statistics, so examples have no "
-                "gradients of "
-                "their own. Call model.eval() to use the running statistics, or replace it by GroupNorm."
-            )
-        if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
-            raise UnsupportedLayer(
-                f"layer '{name}' (Embedding) has scale_grad_by_freq, which divides by frequencies in the "
-                "whole batch, so examples have no gradients of their own; leave it out."
-            )
+    model: nn.Module
+    loss: LossFunction
+    x: Any
+    y: Any
+    state: dict[str, Tensor]
+    trainable: tuple[str, ...]
+    random_state: Tensor
 
+    def losses(self, values: Mapping[str, Tensor], loss: LossFunction | None = None) -> tuple[Any, Tensor]:
+        """Return outputs and per-example losses, with the random numbers of the first pass."""
+        torch.set_rng_state(self.random_state)
+        state = protected(self.model, {**self.state, **values})
+        outputs = call_model(self.model, state, self.x)
+        return outputs, loss_functions.example_losses(loss or self.loss, outputs, self.y)
 
-def _owned_once(model: nn.Module) -> dict[str, nn.Module]:
-    """Return supported modules whose weight and bias are parameters of their own, and of no other module.
-
-    A pruned or weight-normalised layer computes its weight from other parameters; it is left to vmap.
-    """
-    owners: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    chosen = {}
-    for name, module in model.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        plain = own.keys() <= {"weight", "bias"} and all(owners[id(value)] == 1 for value in own.values())
-        if plain and layer_for(module) and any(value.requires_grad for value in own.values()):
-            chosen[name] = module
-    return chosen
+    def leaves(self, names: tuple[str, ...] | list[str]) -> dict[str, Tensor]:
+        """Return copies of parameters that autograd may differentiate by."""
+        return {name: self.state[name].detach().clone().requires_grad_() for name in names}
 
 
 def capture(
     model: nn.Module,
     loss: LossFunction,
-    x: Tensor,
-    y: Tensor,
+    x: Any,
+    y: Any,
     *,
     parameters: Mapping[str, Tensor] | None = None,
     buffers: Mapping[str, Tensor] | None = None,
@@ -145,9 +103,9 @@ def capture(
     """Run one forward and one output-gradient backward pass over a batch.
 
     Args:
-        model: Any module; its `.grad` fields, parameters and buffers stay as they are.
-        loss: Per-example or reducing loss, see `variance.losses.per_example`.
-        x: Inputs, examples first.
+        model: Any module; its `.grad` fields, parameters, buffers and the random state stay as they are.
+        loss: Per-example or reducing loss, see `variance.losses.example_losses`.
+        x: Inputs, examples first: a tensor, a tuple of arguments or a mapping of keywords.
         y: Targets, examples first.
         parameters: Values used in place of the model's own.
         buffers: Buffers used in place of the model's own.
@@ -158,70 +116,311 @@ def capture(
 
     Raises:
         ConfigError: Inputs and targets differ in number, or there are none.
-        UnsupportedLayer: Batch norm in training mode, or an input changed in place after its layer used it.
+        CoupledExamples: The loss or the model mixes examples.
+        UnsupportedLayer: Batch norm in training mode, an input changed in place after its layer used it, or
+            parameters that no path gets right.
         NonFiniteGradient: Some loss is NaN or infinite.
     """
-    if len(x) != len(y) or len(x) == 0:
-        raise ConfigError(f"{len(x)} inputs and {len(y)} targets: need equally many, at least one.")
+    require_equally_many(x, y)
     refuse_coupled_examples(model)
-    own_parameters = dict(model.named_parameters())
-    values = {name: (parameters or own_parameters)[name].detach() for name in own_parameters}
-    state = {**values, **(dict(model.named_buffers()) if buffers is None else buffers)}
-    modules = _owned_once(model)
+    own = dict(model.named_parameters())
+    values = {name: (parameters or own)[name].detach() for name in own}
+    state = {**values, **(dict(model.named_buffers()) if buffers is None else dict(buffers))}
+    trainable = tuple(name for name, value in own.items() if value.requires_grad)
+    known = _known(model, x, y, trainable, weights_only=weights_only)
+    with _own_randomness(x) as random_state:
+        job = _Pass(model, loss, x, y, state, trainable, random_state)
+        if not known.is_due():
+            return _run(job, known, weights_only=weights_only)
+        return _checked(job, known, weights_only=weights_only)
+
+
+def _known(model: nn.Module, x: Any, y: Any, trainable: tuple[str, ...], *, weights_only: bool) -> _Known:
+    shapes = tuple(
+        (tuple(leaf.shape), leaf.dtype) for leaf in pytree.tree_leaves((x, y)) if isinstance(leaf, Tensor)
+    )
+    modes = tuple(module.training for module in model.modules())
+    return _KNOWN.setdefault(model, {}).setdefault((shapes, modes, trainable, weights_only), _Known())
+
+
+@contextmanager
+def _own_randomness(x: Any) -> Iterator[Tensor]:
+    """Run on the random numbers that would come next, and leave the global random state as it was."""
+    used = {leaf.device for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor) and leaf.is_cuda}
+    with torch.random.fork_rng(devices=list(used)):
+        yield torch.get_rng_state()
+
+
+def _run(job: _Pass, known: _Known, *, weights_only: bool) -> Capture:
+    """Record what can be recorded and compute the rest by the known method."""
+    modules = recordable(job.model)
+    chosen = {name: module for name, module in modules.items() if name not in known.excluded}
     if weights_only:
-        modules = {name: module for name, module in modules.items() if layer_for(module).is_weight_layer}  # type: ignore[union-attr]
-    recorder = _Recorder(torch.zeros((), requires_grad=True, device=x.device))
-    random_state = torch.get_rng_state()
-    with torch.enable_grad(), _hooked(modules, recorder):
-        outputs = functional_call(model, state, (x,))
-        losses = loss_functions.per_example(loss, outputs, y)
+        chosen = {name: module for name, module in chosen.items() if _is_weight_layer(module)}
+    losses, outputs, layers = _record(job, chosen)
+    shapes = {name: job.state[name].shape for name in job.trainable}
+    covered = {name for layer in layers.values() for name in layer.parameter_names}
+    left = [] if weights_only else [name for name in shapes if name not in covered]
+    rest = _METHODS[known.method](job, left) if left else {}
+    return Capture(losses, layers, rest, shapes, outputs)
+
+
+def _is_weight_layer(module: nn.Module) -> bool:
+    kind = layer_for(module)
+    return kind is not None and kind.is_weight_layer
+
+
+def _record(job: _Pass, modules: Mapping[str, nn.Module]) -> tuple[Tensor, Any, dict[str, Layer]]:
+    device = next(leaf.device for leaf in pytree.tree_leaves(job.x) if isinstance(leaf, Tensor))
+    recorder = Recorder(torch.zeros((), requires_grad=True, device=device))
+    with torch.enable_grad(), hooked(modules, recorder):
+        outputs, losses = job.losses({})
         loss_functions.require_finite(losses.detach(), "the loss")
         if recorder.calls:
             torch.autograd.grad(losses.sum(), recorder.token, allow_unused=True)
     layers = {}
     for name, module in modules.items():
         calls = [call for call in recorder.calls.get(name, []) if call.is_used]
-        if not calls or any(len(call.inputs) != len(x) for call in calls):
-            continue  # unused, or the first axis of this layer is not the batch: left to vmap
+        if not calls or any(len(call.inputs) != len(losses) for call in calls):
+            continue  # unused, or the first axis of this layer is not the batch
         for call in calls:
             call.require_untouched(name)
         kind = layer_for(module)
         assert kind is not None
-        layers[name] = kind(name, module, calls, buffers=state)
-    shapes = {name: value.shape for name, value in own_parameters.items() if value.requires_grad}
-    covered = {name for layer in layers.values() for name in layer.parameter_names}
-    left = [] if weights_only else [name for name in shapes if name not in covered]
-    rest = _rest(model, loss, x, y, state, left, random_state) if left else {}
-    return Capture(losses.detach(), layers, rest, shapes, outputs)
+        layers[name] = kind(name, module, calls, buffers=job.state)
+    return losses.detach(), outputs, layers
 
 
-def _rest(
-    model: nn.Module,
-    loss: LossFunction,
-    x: Tensor,
-    y: Tensor,
-    state: Mapping[str, Tensor],
-    names: list[str],
-    random_state: Tensor,
-) -> dict[str, Tensor]:
-    """Materialise the gradients of `names` by vmap(grad); those the loss ignores are zero."""
-    leaves = {name: state[name].clone().requires_grad_() for name in names}
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(random_state)
-        total = loss_functions.per_example(loss, functional_call(model, {**state, **leaves}, (x,)), y).sum()
-    found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    result = {
-        name: value.new_zeros((len(x), *value.shape))
-        for (name, value), gradient in zip(leaves.items(), found, strict=True)
+def _checked(job: _Pass, known: _Known, *, weights_only: bool) -> Capture:
+    """Run, compare with autograd, and change paths until both agree."""
+    expected, weights, is_random = _by_autograd(job)
+    methods = list(_METHODS)[list(_METHODS).index(known.method) :]
+    if is_random:  # single examples would draw other random numbers
+        methods = [name for name in methods if name == "rows"] or ["rows"]
+    reason = ""
+    for known.method in [methods[0], *methods]:  # the first once more, without the layers that failed
+        try:
+            found = _run(job, known, weights_only=weights_only)
+        except (UnsupportedLayer, NonFiniteGradient, ConfigError):
+            raise
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            known.excluded |= set(recordable(job.model)) - known.excluded
+            continue
+        wrong = _wrong(found, expected, weights)
+        if not wrong:
+            if known.excluded or (found.rest and known.method != "vmap"):
+                _warn(found, known)
+            return found
+        known.excluded |= {name for name, layer in found.layers.items() if wrong & set(layer.parameter_names)}
+        reason = f"gradients of {', '.join(sorted(wrong)[:4])} differ from those of autograd"
+    raise UnsupportedLayer(
+        f"no path gives per-example gradients of this model that add up to the gradient of the "
+        f"batch ({reason}). "
+        "Reentrant checkpointing (pass use_reentrant=False) and losses that draw random numbers "
+        "are known reasons."
+    )
+
+
+def _warn(found: Capture, known: _Known) -> None:
+    names = list(found.rest) or sorted(known.excluded)
+    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    warnings.warn(
+        f"{len(names)} parameters take a slow exact path ({known.method}): {shown}. Their values "
+        f"are right; the "
+        "recorded pass does not fit them (a weight that is also used as a function's argument, "
+        "another order of "
+        "examples, random numbers, or an operation without batching rule).",
+        SlowPath,
+        stacklevel=5,
+    )
+
+
+def _by_autograd(job: _Pass) -> tuple[dict[str, Tensor], Tensor, bool]:
+    """Return the gradient under random weights, the weights, and whether random numbers are drawn."""
+    leaves = job.leaves(job.trainable)
+    with torch.enable_grad():
+        outputs, losses = job.losses(leaves)
+        is_random = not torch.equal(torch.get_rng_state(), job.random_state)
+        generator = torch.Generator().manual_seed(len(losses))
+        weights = torch.randn(len(losses), generator=generator, dtype=torch.float64).to(losses)
+        loss_functions.require_finite(losses.detach(), "the loss")
+        if not is_random:
+            _require_independent(job, outputs, len(losses))
+        if not leaves or not losses.requires_grad:
+            return {}, weights, is_random
+        try:
+            found = torch.autograd.grad((weights * losses).sum(), list(leaves.values()), allow_unused=True)
+        except RuntimeError as error:
+            said = str(error).partition(", which is")[0].partition("\n")[0]
+            raise UnsupportedLayer(
+                f"autograd cannot differentiate this model by its parameters ({said}). Use out-of-place "
+                "operations (x = x + y instead of x += y) and checkpointing with use_reentrant=False."
+            ) from None
+    expected = {
+        name: torch.zeros_like(leaf) if value is None else value.to_dense() if value.is_sparse else value
+        for (name, leaf), value in zip(leaves.items(), found, strict=True)
+    }
+    return expected, weights, is_random
+
+
+def _require_independent(job: _Pass, outputs: Any, count: int) -> None:
+    """Refuse a model whose output for one example depends on the others.
+
+    Raises:
+        CoupledExamples: It does.
+    """
+    if count == 1:
+        return
+    row = count - 1
+    try:
+        with torch.no_grad():
+            alone = call_model(job.model, protected(job.model, job.state), take(job.x, slice(row, row + 1)))
+    except (RuntimeError, ValueError, IndexError):
+        return  # a model that cannot take one example
+    pairs = zip(pytree.tree_leaves(alone), pytree.tree_leaves(outputs), strict=False)
+    for one, all_of_them in pairs:
+        if not (
+            isinstance(one, Tensor) and one.is_floating_point() and one.ndim and len(all_of_them) == count
+        ):
+            continue
+        scale = float(all_of_them.detach().abs().max())
+        difference = float((one[0] - all_of_them[row].detach()).abs().max()) if one.numel() else 0.0
+        if difference > 10 * TOLERANCE.get(one.dtype, 1e-3) * scale:
+            raise CoupledExamples(
+                "the model's output for one example depends on the other examples of the batch, so "
+                "examples have "
+                "no gradients of their own. Look for statistics over the first axis (batch norm of your own, "
+                "x - x.mean(0)), or measure batch gradients with measure_model."
+            )
+
+
+def _wrong(found: Capture, expected: Mapping[str, Tensor], weights: Tensor) -> set[str]:
+    """Return the parameters whose weighted sum of per-example gradients is not autograd's."""
+    sums = {name: torch.tensordot(weights.to(value), value, 1) for name, value in found.rest.items()}
+    for layer in found.layers.values():
+        scaled = type(layer)(
+            layer.name, layer.module, [_scaled(c, weights) for c in layer.calls], layer.buffers
+        )
+        if isinstance(scaled, WeightLayer):
+            if name := scaled.parameter("weight"):
+                sums[name] = quantities.weight_sum(scaled)
+            if name := scaled.parameter("bias"):
+                sums[name] = scaled.bias_gradients().sum(0)
+        else:
+            sums |= {name: value.sum(0) for name, value in scaled.gradients().items()}
+    whole = sum(float(value.double().norm()) ** 2 for value in expected.values()) ** 0.5
+    return {name for name, value in sums.items() if not _same(value, expected[name], FLOOR * whole)}
+
+
+def _scaled(call: Call, weights: Tensor) -> Call:
+    scaled = Call(call.inputs, call.inputs._version)
+    scaled.receive(call.b * weights.to(call.b).reshape(-1, *(1 for _ in call.b.shape[1:])))
+    return scaled
+
+
+def _same(one: Tensor, other: Tensor, floor: float) -> bool:
+    difference = float((one.reshape(-1).double() - other.reshape(-1).double()).norm())
+    return not difference > TOLERANCE.get(one.dtype, 1e-3) * max(float(other.double().norm()), floor)
+
+
+def _by_vmap(job: _Pass, names: list[str]) -> dict[str, Tensor]:
+    """Materialise by vmap(grad) over single examples; parameters that the loss ignores are zero."""
+    used, zeros = _used(job, names)
+
+    def single(parameters: dict[str, Tensor], example: Any, target: Any) -> Tensor:
+        one = pytree.tree_map(
+            lambda leaf: leaf.unsqueeze(0) if isinstance(leaf, Tensor) else leaf, (example, target)
+        )
+        outputs = call_model(job.model, {**job.state, **parameters}, one[0])
+        return loss_functions.example_losses(job.loss, outputs, one[1]).sum()
+
+    if not used:
+        return zeros
+    axes = pytree.tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, (job.x, job.y))
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
+        found = vmap(grad(single), in_dims=(None, *axes), randomness="different")(
+            {name: job.state[name] for name in used}, job.x, job.y
+        )
+    result: dict[str, Tensor] = zeros | found
+    return result
+
+
+def _used(job: _Pass, names: list[str]) -> tuple[list[str], dict[str, Tensor]]:
+    leaves = job.leaves(names)
+    with torch.enable_grad():
+        _, losses = job.losses(leaves)
+        found = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
+    zeros = {
+        name: leaf.detach().new_zeros((len(losses), *leaf.shape))
+        for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
         if gradient is None
     }
-    used = {name: state[name] for name in names if name not in result}
-    if used:
+    return [name for name in names if name not in zeros], zeros
 
-        def single(parameters: dict[str, Tensor], example: Tensor, target: Tensor) -> Tensor:
-            outputs = functional_call(model, {**state, **parameters}, (example.unsqueeze(0),))
-            return loss_functions.per_example(loss, outputs, target.unsqueeze(0)).sum()
 
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
-            result |= vmap(grad(single), in_dims=(None, 0, 0), randomness="different")(used, x, y)
+def _by_rows(job: _Pass, names: list[str]) -> dict[str, Tensor]:
+    """Differentiate one loss after the other through the graph of the batch, with its random numbers."""
+    leaves = job.leaves(names)
+    with torch.enable_grad():
+        _, losses = job.losses(leaves)
+    one_hot = torch.eye(len(losses), dtype=losses.dtype, device=losses.device)
+    options: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
+    wanted = list(leaves.values())
+    try:
+        pieces = [
+            torch.autograd.grad(losses, wanted, rows, is_grads_batched=True, **options)
+            for rows in one_hot.split(ROWS)
+        ]
+    except RuntimeError:  # an operation whose backward has no batching rule
+        pieces = [
+            tuple(None if g is None else _dense(g).unsqueeze(0) for g in found)
+            for row in one_hot
+            for found in [torch.autograd.grad(losses, wanted, row, **options)]
+        ]
+    return _stacked(leaves, pieces, len(losses))
+
+
+def _by_singles(job: _Pass, names: list[str]) -> dict[str, Tensor]:
+    """Differentiate by plain autograd on batches of one."""
+    count, pieces = num_examples(job.x), []
+    leaves = job.leaves(names)
+    for i in range(count):
+        x, y = take((job.x, job.y), slice(i, i + 1))
+        with torch.enable_grad():
+            state = protected(job.model, {**job.state, **leaves})
+            total = loss_functions.example_losses(job.loss, call_model(job.model, state, x), y).sum()
+            found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        pieces.append(tuple(None if g is None else _dense(g).unsqueeze(0) for g in found))
+    return _stacked(leaves, pieces, count)
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+def _stacked(
+    leaves: Mapping[str, Tensor], pieces: Sequence[tuple[Tensor | None, ...]], count: int
+) -> dict[str, Tensor]:
+    result = {}
+    for column, (name, leaf) in enumerate(leaves.items()):
+        parts = [piece[column] for piece in pieces]
+        filled = [part for part in parts if part is not None]
+        # a parameter that only some losses use has pieces that are None
+        same = len(filled) == len(parts)
+        zeros = leaf.detach().new_zeros((1, *leaf.shape))
+        result[name] = (
+            torch.cat(filled)
+            if same
+            else torch.cat([zeros if part is None else part for part in parts])
+            if filled
+            else zeros.expand(count, *leaf.shape)
+        )
     return result
+
+
+_METHODS: dict[str, Callable[[_Pass, list[str]], dict[str, Tensor]]] = {
+    "vmap": _by_vmap,
+    "rows": _by_rows,
+    "singles": _by_singles,
+}

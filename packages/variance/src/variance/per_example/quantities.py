@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from variance.per_example.capture import Capture
 from variance.per_example.cost import CHUNK_BYTES, Choice, Shape, Task, choose
 from variance.per_example.layers import ConvLayer, WeightLayer
+from variance.per_example.recording import Capture
 
 
 def shape_of(layer: WeightLayer) -> Shape:
@@ -47,17 +47,40 @@ def materialised(capture: Capture) -> dict[str, Tensor]:
     return {name: found[name] for name in capture.shapes}
 
 
+def flat_gradients(capture: Capture) -> Float[Tensor, "n p"]:
+    """Return all per-example gradients in one matrix, each written where it belongs."""
+    n = len(capture)
+    result = capture.losses.new_empty(n, capture.num_parameters)
+    columns = dict(
+        zip(capture.shapes, result.split([s.numel() for s in capture.shapes.values()], 1), strict=True)
+    )
+    written = set()
+    for name, layer in weight_layers(capture):
+        a, b = (None, None) if isinstance(layer, ConvLayer) else layer.positions()
+        if a is not None and b is not None and a.shape[1] == 1:
+            torch.mul(b[:, 0].unsqueeze(2), a, out=columns[name].view(n, *layer.weight_shape))
+        else:
+            columns[name].copy_(layer.kernels().flatten(1))
+        written.add(name)
+    for name, value in small_gradients(capture):
+        columns[name].copy_(value)
+        written.add(name)
+    for name in capture.shapes.keys() - written:
+        columns[name].zero_()
+    return result
+
+
 def small_gradients(capture: Capture) -> Iterator[tuple[str, Float[Tensor, "n p"]]]:
     """Yield everything but the weights of weight layers: biases, norms, embeddings and the vmap remainder."""
     for name, value in capture.rest.items():
-        yield name, value.flatten(1)
+        yield name, value.reshape(len(value), -1)
     for layer in capture.layers.values():
         if isinstance(layer, WeightLayer):
             if bias := layer.parameter("bias"):
                 yield bias, layer.bias_gradients()
         else:
             for name, value in layer.gradients().items():
-                yield name, value.flatten(1)
+                yield name, value.reshape(len(value), -1)
 
 
 def weight_layers(capture: Capture) -> Iterator[tuple[str, WeightLayer]]:

@@ -195,7 +195,7 @@ class StratifiedSampler:
     def set_assignment(self, assignment: Int[Tensor, "n"], spreads: Float[Tensor, "k"] | None = None) -> None:
         """Start over with a new clustering; the generator carries on."""
         ids = check_assignment(assignment).cpu().numpy()
-        self.num_examples = len(ids)
+        self.num_examples, self.assignment = len(ids), torch.from_numpy(ids)
         sizes = np.bincount(ids)
         if self._within is not None and not (0 <= self._within < len(sizes) and sizes[self._within]):
             raise ConfigError(
@@ -247,6 +247,39 @@ class StratifiedSampler:
     def weights(self) -> Float[Tensor, "k"]:
         """Loss weight by cluster id; 0 for empty clusters."""
         return torch.from_numpy(self._weights)
+
+    def law(self, count: int) -> tuple[Float[Tensor, "m"], Float[Tensor, "m m"], Float[Tensor, "m"]]:
+        """Return the law of the numbers n_k of draws per non-empty cluster in the first `count` draws.
+
+        Returns:
+            E[n_k]; the covariance of the n_k; and the expected variance of the sum of the draws within
+            cluster k in units of S_k^2. Members are drawn without replacement until exhausted: of n = a
+            N_k + b draws a full rounds do not vary, and the rest gives b (N_k - b)/(N_k - 1).
+        """
+        sizes = self._sizes[self._clusters].astype(float)
+        m = len(sizes)
+        if self._allocation == "equal":
+            whole, extra = divmod(count, m)
+            share = extra / m
+            outcomes = np.array([np.full(m, whole), np.full(m, whole + 1)], dtype=float)
+            chances = np.array([1 - share, share])
+            covariance = share * (1 - share) * (np.eye(m) * m - 1) / max(m - 1, 1)
+        else:  # one random offset decides all numbers, see `_slots`: go through its intervals
+            ends = np.cumsum(self._shares) * count
+            offsets = np.unique(np.concatenate([[0.0, 1.0], ends - np.floor(ends)]).clip(0, 1))
+            chances, middles = np.diff(offsets), (offsets[1:] + offsets[:-1]) / 2
+            reached = np.ceil(ends[None, :-1] - middles[:, None]).clip(0, count)
+            outcomes = np.diff(np.pad(reached, ((0, 0), (1, 1)), constant_values=(0, count)), axis=1)
+            deviations = outcomes - chances @ outcomes
+            covariance = (deviations * chances[:, None]).T @ deviations
+        rest = outcomes % sizes
+        within = chances @ (rest * (sizes - rest) / np.maximum(sizes - 1, 1))
+        return torch.from_numpy(chances @ outcomes), torch.from_numpy(covariance), torch.from_numpy(within)
+
+    @property
+    def clusters(self) -> Int[Tensor, "m"]:
+        """Ids of the clusters that are drawn from."""
+        return torch.from_numpy(self._clusters)
 
     def draw(self, count: int) -> Draw:
         """Draw `count` indices with their weights."""

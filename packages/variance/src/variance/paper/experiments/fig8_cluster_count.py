@@ -33,6 +33,7 @@ from variance.paper.trajectory import (
     trainer_for,
 )
 from variance.per_example.capture import Capture
+from variance.sampling import StratifiedSampler
 
 CHECKPOINTS = 10
 """Checkpoints in the training before clustering."""
@@ -88,7 +89,10 @@ class _Trained:
 
     def distortion(self, assignment: Int[Tensor, "n"]) -> dict[str, np.ndarray]:
         """Return D, the variance of one draw per cluster summed over coordinates."""
-        found = stratified_statistics(self.objective, self.point, self.population, assignment)
+        sampler = StratifiedSampler(assignment)
+        found = stratified_statistics(
+            self.objective, self.point, self.population, sampler, len(sampler.clusters)
+        )
         return {"distortion": np.array(found.avg_var * len(found.mean))}
 
 

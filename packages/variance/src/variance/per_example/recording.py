@@ -1,0 +1,154 @@
+"""The taps of one forward and backward pass that keep what per-example gradients are made of.
+
+For a layer with input a and output gradient b (of the *sum* of the losses), the gradient of example i is a
+function of a_i and b_i alone. The pass records both for every supported layer and computes no weight
+gradient: parameters enter detached, and autograd starts at the first recorded output.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from variance.errors import UnsupportedLayer
+from variance.per_example.layers import Call, Layer, layer_for
+
+COUPLING = (nn.modules.batchnorm._BatchNorm,)
+
+
+class _Tap(torch.autograd.Function):
+    """Identity whose backward hands the gradient to a callback; the token makes the graph start here."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, token: Tensor, receive: Callable[[Tensor], None]) -> Tensor:
+        ctx.receive = receive
+        ctx.mark_dirty(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
+        (gradient,) = gradients
+        ctx.receive(gradient)
+        return (gradient if ctx.needs_input_grad[0] else None), None, None
+
+
+@dataclass
+class Capture:
+    """What one pass over a batch leaves behind.
+
+    Attributes:
+        losses: Loss of each example.
+        layers: Recorded layers by module name, in the order of the model.
+        rest: Materialised gradients, ``(batch, *shape)`` by name, of parameters no supported layer owns.
+        shapes: Shape of every trainable parameter, in `model.parameters()` order.
+        outputs: Detached model outputs.
+    """
+
+    losses: Float[Tensor, "batch"]
+    layers: dict[str, Layer]
+    rest: dict[str, Tensor]
+    shapes: dict[str, torch.Size]
+    outputs: Any = None
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trainable coordinates."""
+        return sum(shape.numel() for shape in self.shapes.values())
+
+
+@dataclass
+class Recorder:
+    """Collects the calls of every hooked module during one forward pass."""
+
+    token: Tensor
+    calls: dict[str, list[Call]] = field(default_factory=dict)
+
+    def hook(self, name: str) -> Callable[..., Tensor]:
+        """Return a forward hook that records the calls of one module."""
+
+        def record(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        ) -> Tensor:
+            (inputs,) = args or kwargs.values()
+            call = Call(inputs.detach(), inputs._version)
+            self.calls.setdefault(name, []).append(call)
+            return cast("Tensor", _Tap.apply(output, self.token, call.receive))
+
+        return record
+
+
+@contextmanager
+def hooked(modules: Mapping[str, nn.Module], recorder: Recorder) -> Iterator[None]:
+    """Record the calls of these modules inside the block."""
+    handles = [
+        module.register_forward_hook(recorder.hook(name), with_kwargs=True)
+        for name, module in modules.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def refuse_coupled_examples(model: nn.Module) -> None:
+    """Refuse layers that make the loss or gradient of one example depend on the others.
+
+    Raises:
+        UnsupportedLayer: Some batch-norm layer would use batch statistics, or an embedding divides its
+            gradient by frequencies in the batch.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, COUPLING) and (module.training or module.running_mean is None):
+            raise UnsupportedLayer(
+                f"layer '{name}' ({type(module).__name__}) uses batch statistics, so examples have no "
+                "gradients of "
+                "their own. Call model.eval() to use the running statistics, or replace it by GroupNorm."
+            )
+        if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
+            raise UnsupportedLayer(
+                f"layer '{name}' (Embedding) has scale_grad_by_freq, which divides by frequencies in the "
+                "whole batch, so examples have no gradients of their own; leave it out."
+            )
+
+
+def recordable(model: nn.Module) -> dict[str, nn.Module]:
+    """Return supported modules whose weight and bias are parameters of their own, and of no other module.
+
+    A pruned or weight-normalised layer computes its weight from other parameters; it is left to vmap.
+    """
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    chosen = {}
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        plain = own.keys() <= {"weight", "bias"} and all(owners[id(value)] == 1 for value in own.values())
+        if plain and layer_for(module) and any(value.requires_grad for value in own.values()):
+            chosen[name] = module
+    return chosen
+
+
+def call_model(model: nn.Module, state: Mapping[str, Tensor], x: Any) -> Any:
+    """Call a model with other values: a mapping as keywords, a tuple or list as arguments, else one input."""
+    if isinstance(x, Mapping):
+        return functional_call(model, dict(state), (), dict(x))
+    return functional_call(model, dict(state), tuple(x) if isinstance(x, tuple | list) else (x,))
+
+
+def protected(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy what a forward pass may write into: buffers, and tables that `max_norm` renormalises."""
+    written = {name for name, _ in model.named_buffers()}
+    for name, module in model.named_modules():
+        if getattr(module, "max_norm", None) is not None:
+            written.add(f"{name}.weight" if name else "weight")
+    return {name: value.clone() if name in written else value for name, value in state.items()}

@@ -1,0 +1,325 @@
+"""Models, losses and batches that people bring: every tool agrees with plain autograd or refuses by name.
+
+The oracle is a loop of plain autograd over single examples, or over the losses of one graph where random
+numbers are drawn.
+"""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from variance import per_example
+from variance.errors import CoupledExamples, NonFiniteGradient, SlowPath, UnsupportedLayer
+from variance.measurement import measure_model
+
+N = 5
+
+
+class Body(nn.Module):
+    """A module made of a function of itself and the input."""
+
+    def __init__(self, forward: Any, **children: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self._run = forward
+        for name, child in children.items():
+            setattr(self, name, child)
+
+    def forward(self, x: Tensor, **more: Tensor) -> Any:
+        return self._run(self, x, **more)
+
+
+def sequence_first(m: Any, x: Tensor) -> Tensor:
+    return m.head(torch.tanh(m.inner(x.transpose(0, 1))).mean(0))
+
+
+def sorted_batch(m: Any, x: Tensor) -> Tensor:
+    order = x[:, 0].argsort()
+    return m.head(torch.tanh(m.inner(x[order]))[order.argsort()])
+
+
+def attention(m: Any, x: Tensor) -> Tensor:
+    q, k, v = m.inner(x).chunk(3, -1)
+    return m.head(F.scaled_dot_product_attention(q, k, v, is_causal=True).mean(1))
+
+
+def linear() -> nn.Linear:
+    return nn.Linear(6, 6)
+
+
+def head() -> nn.Linear:
+    return nn.Linear(6, 3)
+
+
+def flat() -> Tensor:
+    return torch.randn(N, 6)
+
+
+def tokens() -> Tensor:
+    return torch.randint(7, (N, 4))
+
+
+def square() -> Tensor:
+    return torch.randn(N, N, 6)
+
+
+def embedded(**options: Any) -> nn.Module:
+    return Body(lambda m, x: m.head(m.table(x).mean(1)), table=nn.Embedding(7, 6, **options), head=head())
+
+
+def recurrent(kind: type[nn.Module]) -> nn.Module:
+    return Body(lambda m, x: m.head(m.cell(x)[0][:, -1]), cell=kind(6, 6, batch_first=True), head=head())
+
+
+MODELS: dict[str, Any] = {
+    "tied-functionally": lambda: (
+        Body(lambda m, x: F.linear(m.table(x).mean(1).tanh(), m.table.weight), table=nn.Embedding(7, 6)),
+        tokens(),
+    ),
+    "transposed": lambda: (Body(lambda m, x: F.linear(m.l(x).tanh(), m.l.weight.T), l=head()), flat()),
+    "penalty-in-forward": lambda: (
+        Body(lambda m, x: m.l(x) * (1 + m.l.weight.square().sum()), l=head()),
+        flat(),
+    ),
+    "sequence-first": lambda: (Body(sequence_first, inner=linear(), head=head()), square()),
+    "sorted-batch": lambda: (Body(sorted_batch, inner=linear(), head=head()), flat()),
+    "keyword-call": lambda: (Body(lambda m, x: m.l(input=x), l=head()), flat()),
+    "scalar-parameter": lambda: (
+        Body(lambda m, x: m.l(x) * m.scale, l=head(), scale=nn.Parameter(torch.tensor(1.3))),
+        flat(),
+    ),
+    "used-twice": lambda: (Body(lambda m, x: m.head(m.l(m.l(x).tanh())), l=linear(), head=head()), flat()),
+    "unused": lambda: (Body(lambda m, x: m.head(x), head=head(), other=linear()), flat()),
+    "lstm": lambda: (recurrent(nn.LSTM), square()),
+    "gru": lambda: (recurrent(nn.GRU), square()),
+    "rnn": lambda: (recurrent(nn.RNN), square()),
+    "padding": lambda: (embedded(padding_idx=2), tokens()),
+    "max-norm": lambda: (embedded(max_norm=0.5), tokens()),
+    "sparse": lambda: (embedded(sparse=True), tokens()),
+    "attention": lambda: (Body(attention, inner=nn.Linear(6, 18), head=head()), square()),
+    "checkpoint": lambda: (
+        Body(
+            lambda m, x: m.head(checkpoint(m.inner, m.first(x), use_reentrant=False)),
+            first=linear(),
+            inner=nn.Sequential(nn.Tanh(), linear()),
+            head=head(),
+        ),
+        flat(),
+    ),
+    "instance-norm": lambda: (
+        nn.Sequential(nn.Conv1d(N, 4, 3), nn.InstanceNorm1d(4, affine=True), nn.Flatten(), nn.Linear(16, 3)),
+        square(),
+    ),
+    "depthwise": lambda: (
+        nn.Sequential(nn.Conv1d(N, 2 * N, 3, groups=N), nn.Flatten(), nn.Linear(40, 3)),
+        square(),
+    ),
+    "frozen-half": lambda: (
+        nn.Sequential(linear().requires_grad_(False), nn.Tanh(), head()),
+        flat(),
+    ),
+    "one-example": lambda: (nn.Sequential(linear(), nn.Tanh(), head()), flat()[:1]),
+    "dictionary": lambda: (
+        Body(lambda m, x, shift: m.l(x + shift), l=head()),
+        {"x": flat(), "shift": flat()},
+    ),
+    "dictionary-out": lambda: (Body(lambda m, x: {"logits": m.l(x)}, l=head()), flat()),
+}
+LOSSES: dict[str, Any] = {
+    "mean": F.cross_entropy,
+    "sum": nn.CrossEntropyLoss(reduction="sum"),
+    "none": nn.CrossEntropyLoss(reduction="none"),
+    "weighted-sum": nn.CrossEntropyLoss(torch.tensor([1.0, 5.0, 9.0, 1.0, 1.0, 2.0, 7.0]), reduction="sum"),
+    "smoothed": nn.CrossEntropyLoss(label_smoothing=0.2),
+}
+
+
+def logits(outputs: Any) -> Tensor:
+    return outputs["logits"] if isinstance(outputs, dict) else outputs
+
+
+def oracle(model: nn.Module, loss: Any, x: Any, y: Tensor) -> Tensor:
+    rows = []
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for i in range(len(y)):
+        one = {k: v[i : i + 1] for k, v in x.items()} if isinstance(x, dict) else x[i : i + 1]
+        outputs = model(**one) if isinstance(x, dict) else model(one)
+        total = loss(outputs, y[i : i + 1]).sum()
+        found = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+        rows.append(torch.cat([g.to_dense().flatten() for g in found]))
+    return torch.stack(rows)
+
+
+def snapshot(model: nn.Module) -> list[Any]:
+    values = [v.detach().clone() for v in (*model.parameters(), *model.buffers())]
+    flags = [m.training for m in model.modules()]
+    return [values, flags, [p.grad for p in model.parameters()], torch.get_rng_state()]
+
+
+def same(one: list[Any], other: list[Any]) -> bool:
+    return (
+        all(map(torch.equal, one[0], other[0])) and one[1:3] == other[1:3] and torch.equal(one[3], other[3])
+    )
+
+
+@pytest.mark.filterwarnings("ignore::variance.errors.SlowPath", "ignore:There is a performance drop")
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_quantity_is_that_of_autograd(name: str, loss: str) -> None:
+    torch.manual_seed(0)
+    model, x = MODELS[name]()
+    model = model.double()
+    x = {k: v.double() for k, v in x.items()} if isinstance(x, dict) else x
+    x = x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
+    classes = 7 if name == "tied-functionally" else 6 if name == "transposed" else 3
+    y = torch.randint(classes, (1 if name == "one-example" else N,))
+    weight = getattr(LOSSES[loss], "weight", None)
+    chosen = (
+        LOSSES[loss] if weight is None else nn.CrossEntropyLoss(weight[:classes].double(), reduction="sum")
+    )
+
+    def of(outputs: Any, targets: Tensor) -> Tensor:
+        return chosen(logits(outputs), targets)
+
+    before = snapshot(model)
+    g = per_example.gradients(model, of, x, y)
+    norms = per_example.squared_norms(model, of, x, y)
+    kernel = per_example.gram(model, of, x, y)
+    second = per_example.second_moments(model, of, x, y)
+    trace = per_example.trace_of_covariance(model, of, x, y)
+    assert same(before, snapshot(model))
+    expected = oracle(model, of, x, y)
+    close = {"rtol": 1e-8, "atol": 1e-10}
+    torch.testing.assert_close(g, expected, **close)
+    torch.testing.assert_close(norms, expected.square().sum(1), **close)
+    torch.testing.assert_close(kernel, expected @ expected.T, **close)
+    torch.testing.assert_close(second, expected.square().mean(0), **close)
+    spread = float((expected - expected.mean(0)).square().sum() / len(expected))
+    assert trace == pytest.approx(spread, rel=1e-7, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_other_precisions_agree_with_double(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(linear(), nn.Tanh(), head()), flat()
+    y = torch.randint(3, (N,))
+    low = per_example.gradients(model.to(dtype), F.cross_entropy, x.to(dtype), y).double()
+    exact = oracle(model.double(), F.cross_entropy, x.to(dtype).double(), y)
+    assert float((low - exact).norm() / exact.norm()) < 10 * torch.finfo(dtype).eps
+
+
+def test_dropout_masks_are_those_of_one_pass() -> None:
+    """A parameter outside the recorded layers sees the masks of the recorded ones: s dL/ds = h . dL/dh."""
+    torch.manual_seed(0)
+    model = Body(
+        lambda m, x: m.head(m.drop(m.inner(x)) * m.scale),
+        inner=linear(),
+        drop=nn.Dropout(0.5),
+        scale=nn.Parameter(torch.ones(6)),
+        head=nn.Linear(6, 3, bias=False),
+    ).double()
+    x, y = flat().double(), torch.randint(3, (N,))
+    state = torch.get_rng_state()
+    with pytest.warns(SlowPath, match="scale"):
+        g = per_example.gradients(model, F.cross_entropy, x, y)
+    assert torch.equal(torch.get_rng_state(), state)
+    losses = F.cross_entropy(model(x), y, reduction="none")
+    parameters = list(model.parameters())
+    rows = [torch.autograd.grad(one, parameters, retain_graph=True) for one in losses]
+    expected = torch.stack([torch.cat([v.flatten() for v in row]) for row in rows])
+    torch.testing.assert_close(g, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_check_finds_an_exchange_that_begins_later() -> None:
+    """The first batch happens to be sorted; the second is not."""
+    torch.manual_seed(0)
+    model, x = MODELS["sorted-batch"]()
+    y = torch.randint(3, (N,))
+    x = x[x[:, 0].argsort()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        per_example.gradients(model, F.cross_entropy, x, y)
+    x = x.flip(0)
+    with pytest.warns(SlowPath, match="inner"):
+        g = per_example.gradients(model, F.cross_entropy, x, y)
+    torch.testing.assert_close(g, oracle(model, F.cross_entropy, x, y))
+
+
+WEIGHTS = torch.tensor([1.0, 10.0, 100.0])
+
+
+@pytest.mark.parametrize("zero", [False, True], ids=["trained", "outputs of zero"])
+def test_a_mean_with_class_weights_has_no_per_example_gradients(zero: bool) -> None:
+    torch.manual_seed(0)
+    model, x, y = head(), flat(), torch.tensor([0, 1, 2, 0, 1])
+    if zero:  # all losses are equal then, and only derivatives tell
+        nn.init.zeros_(model.weight)
+        nn.init.zeros_(model.bias)
+    with pytest.raises(CoupledExamples, match=r"neither the mean nor the sum.*reduction='none' or 'sum'"):
+        per_example.gradients(model, nn.CrossEntropyLoss(WEIGHTS), x, y)
+
+
+def test_masked_tokens_and_contrastive_losses_are_refused() -> None:
+    torch.manual_seed(0)
+    model, x, y = head(), square(), torch.randint(3, (N, N))
+    y[0, 1:] = -100
+    with pytest.raises(CoupledExamples, match="ignored or masked positions"):
+        per_example.gradients(model, lambda o, t: F.cross_entropy(o.flatten(0, 1), t.flatten()), x, y)
+
+    def contrast(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs @ outputs.T, torch.arange(len(outputs)))
+
+    with pytest.raises(CoupledExamples):
+        per_example.gradients(model, contrast, flat(), torch.zeros(N))
+
+
+@pytest.mark.parametrize("kind", ["weights", "masked"])
+def test_batch_gradients_are_those_of_the_users_loss(kind: str) -> None:
+    """With draws of one repeated example there is no noise: |grad|^2 is that of autograd."""
+    torch.manual_seed(0)
+    model, x = head().double(), flat().double()[:1].expand(4, 6)
+    y, loss = torch.tensor([2, 2, 2, 2]), nn.CrossEntropyLoss(WEIGHTS.double(), label_smoothing=0.5)
+    if kind == "masked":
+        x, y = square().double()[:1].expand(4, N, 6), torch.tensor([[0, 1, -100, -100, 2]] * 4)
+
+        def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+    found = measure_model(model, loss, x, y, batch_size=4, num_draws=3)
+    expected = torch.autograd.grad(loss(model(x), y), list(model.parameters()))
+    assert found["grad_norm_sq"] == pytest.approx(float(sum(g.square().sum() for g in expected)), rel=1e-9)
+
+
+def test_models_that_mix_examples_are_refused() -> None:
+    model = Body(lambda m, x: m.l(x - x.mean(0)), l=head())
+    with pytest.raises(CoupledExamples, match="depends on the other examples"):
+        per_example.gradients(model, F.cross_entropy, flat(), torch.randint(3, (N,)))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")
+def test_reentrant_checkpointing_is_refused_by_name() -> None:
+    model = Body(lambda m, x: m.head(checkpoint(m.inner, m.first(x), use_reentrant=True)),
+                 first=linear(), inner=linear(), head=head())  # fmt: skip
+    with pytest.raises(UnsupportedLayer, match="use_reentrant=False"):
+        per_example.gradients(model, F.cross_entropy, flat(), torch.randint(3, (N,)))
+
+
+def test_infinite_values_name_their_examples() -> None:
+    x = flat()
+    x[3, 0] = float("inf")
+    with pytest.raises(NonFiniteGradient, match=r"examples 3\)"):
+        per_example.gradients(head(), F.cross_entropy, x, torch.randint(3, (N,)))
+
+
+def test_a_loss_from_inside_the_model_has_no_examples() -> None:
+    """A scalar among the outputs is one number for the batch, however the targets are given."""
+    torch.manual_seed(0)
+    y = torch.randint(3, (N,))
+    model = Body(lambda m, x: {"loss": F.cross_entropy(m.l(x), y[: len(x)]), "logits": m.l(x)}, l=head())
+    for targets in (y, torch.zeros(N, 2)):
+        with pytest.raises(CoupledExamples, match="no losses of their own"):
+            per_example.gradients(model, lambda outputs, _: outputs["loss"], flat(), targets)
