@@ -46,7 +46,7 @@ def test_a_killed_run_resumes_to_the_same_result(
 
 
 def test_train_and_collect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["num_steps=20", "measure_every=10", "clusters=4", "cluster_iterations=1", "max_size=100"]
+    small = ["num_steps=20", "measure_every=10", "clusters=4", "cluster_iterations=1", "max_size=200"]
     assert dispatch(PAPER, COMMANDS, ["train", *small, f"out={tmp_path}"]) == 0
     assert "SG-B.avg_var" in capsys.readouterr().out
     assert dispatch(PAPER, COMMANDS, ["collect", str(tmp_path)]) == 0
@@ -89,7 +89,7 @@ def test_log_lines_carry_batch_sizes(tmp_path: Path) -> None:
     dispatch(PAPER, COMMANDS, ["run", "F4", "preset=smoke", "seeds=[0]", f"out={tmp_path}"])
     (log,) = tmp_path.rglob("metrics.jsonl")
     first = json.loads(log.read_text().splitlines()[0])
-    assert "SG-2B[B=128]/avg_var" in first
+    assert "SG-2B[B=64]/avg_var" in first
     assert "gc/distortion" in first
     assert first["piece"] == "learning_rate=0.02/seed=0"
 

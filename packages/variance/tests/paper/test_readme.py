@@ -11,5 +11,5 @@ def test_python_blocks_run(capsys) -> None:  # type: ignore[no-untyped-def]
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
     for block in blocks:
         exec(block, names)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     assert "noise scale" in capsys.readouterr().out

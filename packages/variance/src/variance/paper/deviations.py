@@ -57,10 +57,10 @@ DEVIATIONS = (
     ),
     Deviation(
         "D8",
-        "batches of gradient clustering in exact mode",
-        "about B/M draws per cluster without replacement",
-        "B/M draws per cluster with replacement",
-        "an upper bound that is tight for large clusters",
+        "batches in exact mode",
+        "the stream of training, continued",
+        "the first batch of a new sampler, without replacement, for every estimator",
+        "none for plain batches; a batch that continues a round of clusters draws them a little less evenly",
     ),
     Deviation(
         "D9",

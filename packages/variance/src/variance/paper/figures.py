@@ -19,6 +19,7 @@ DIGITS: dict[str, Any] = {
     "cluster_iterations": 5,
 }
 SMOKE = DIGITS | {
+    "batch_size": 32,
     "num_steps": 40,
     "measure_every": 10,
     "snapshot_every": 20,
@@ -251,7 +252,7 @@ FIGURES = (
                 "smoke",
                 {
                     "dim": 8,
-                    "num_examples": 20,
+                    "num_examples": 40,
                     "num_steps": 60,
                     "switch_at": 20,
                     "learning_rate": 0.05,
