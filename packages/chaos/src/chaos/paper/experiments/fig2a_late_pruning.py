@@ -48,7 +48,8 @@ def _plateau(curve: np.ndarray) -> np.ndarray:
 
 def _gain(step: np.ndarray, curve: np.ndarray, start: int) -> np.ndarray:
     """Accuracy gained from a step to the end, for each seed."""
-    gain: np.ndarray = curve[:, -1] - curve[:, int(np.searchsorted(step, start))]
+    at = min(int(np.searchsorted(step, start)), len(step) - 1)
+    gain: np.ndarray = curve[:, -1] - curve[:, at]
     return gain
 
 
