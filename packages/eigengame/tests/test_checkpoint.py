@@ -62,7 +62,7 @@ def test_pickles_are_refused(tmp_path):
 
 def test_unknown_format(tmp_path):
     np.savez(tmp_path / "new.npz", __meta__=np.array(json.dumps({"format": 99, "meta": {}})))
-    with pytest.raises(ValueError, match="checkpoint format 99; this version reads 1"):
+    with pytest.raises(ValueError, match="checkpoint format 99; this version reads 2"):
         read(tmp_path / "new.npz")
 
 

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
+from scipy.sparse import csc_array
+from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from eigengame import EigenGame
@@ -8,7 +11,12 @@ from eigengame.core.solver import step
 from eigengame.metrics import angles
 
 
-@parametrize_with_checks([EigenGame(n_components=2, batch_size=64, random_state=0)])
+@parametrize_with_checks(
+    [
+        EigenGame(n_components=2, batch_size=64, random_state=0),
+        EigenGame(n_components=2, batch_size=64, n_epochs=1, tol=None, random_state=0),
+    ]
+)
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
 
@@ -19,7 +27,8 @@ def data(rng):
 
 
 def fitted(data, **options):
-    return EigenGame(4, batch_size=100, n_epochs=20, random_state=0, **options).fit(data)
+    settings = {"batch_size": 100, "n_epochs": 20, "tol": None, "random_state": 0} | options
+    return EigenGame(4, **settings).fit(data)
 
 
 @pytest.mark.parametrize("algorithm", ["mu", "oja"])
@@ -38,10 +47,9 @@ def test_largest_entry_of_each_component_is_positive(data):
 
 
 def test_inverse_transform_reconstructs_the_span(data):
-    model = EigenGame(8, batch_size=100, n_epochs=20, random_state=0).fit(data)
+    model = EigenGame(8, batch_size=100, n_epochs=20, tol=None, random_state=0).fit(data)
     back = model.inverse_transform(model.transform(data))
-    # the components are orthogonal up to the noise of minibatches
-    assert np.linalg.norm(back - data) < 0.15 * np.linalg.norm(data - data.mean(axis=0))
+    assert np.linalg.norm(back - data) < 1e-5 * np.linalg.norm(data - data.mean(axis=0))
 
 
 def test_a_large_mean_costs_no_digits(data):
@@ -56,18 +64,25 @@ def test_sparse_rows_give_the_dense_result(data):
     from scipy.sparse import csr_array
 
     sparse = data * (np.random.default_rng(1).random(data.shape) < 0.3)
-    np.testing.assert_array_equal(fitted(csr_array(sparse)).components_, fitted(sparse).components_)
+    np.testing.assert_array_equal(
+        fitted(csr_array(sparse), n_epochs=1).components_, fitted(sparse, n_epochs=1).components_
+    )
 
 
 def test_streams_of_any_batch_sizes(data):
     def batches():
         yield from np.split(data, [1, 30, 333, 900])
 
-    model = EigenGame(4, batch_size=100, n_epochs=20, random_state=0).fit(batches)
-    assert angles(model.components_, PCA(4).fit(data).components_).max() < 0.1
+    exact = PCA(4).fit(data)
+    model = EigenGame(4, batch_size=100, n_epochs=20, tol=None, random_state=0).fit(batches)
+    assert angles(model.components_, exact.components_).max() < 0.1
     assert model.n_samples_seen_ == 20_000
-    once = EigenGame(4, batch_size=100, random_state=0).fit(batches())
+    with pytest.warns(ConvergenceWarning, match="have not converged.*pass data that can be read again"):
+        once = EigenGame(4, batch_size=100, random_state=0).fit(batches())
     assert once.n_samples_seen_ == 1000
+    again = EigenGame(4, batch_size=100, random_state=0).fit(batches)
+    np.testing.assert_allclose(again.components_, fitted(data, n_epochs="auto").components_, atol=1e-4)
+    assert angles(again.components_, exact.components_).max() < 0.02
 
 
 def test_at_most_two_compiled_shapes(data):
@@ -80,7 +95,7 @@ def test_at_most_two_compiled_shapes(data):
 
 def test_uint8_does_not_overflow(rng):
     X = rng.integers(0, 256, size=(300, 5), dtype=np.uint8)
-    model = EigenGame(2, batch_size=50, n_epochs=5, random_state=0).fit(X)
+    model = EigenGame(2, batch_size=50, random_state=0).fit(X)
     np.testing.assert_allclose(model.mean_, X.mean(axis=0), rtol=1e-4)
 
 
@@ -106,9 +121,12 @@ def test_a_diverging_optimizer_is_reported(data):
         EigenGame(2, optimizer=broken, random_state=0).fit(data)
 
 
-def test_tolerance_stops_early(data):
-    model = EigenGame(2, batch_size=1000, n_epochs=500, tol=1e-4, random_state=0).fit(data)
-    assert model.n_iter_ < 500
+def test_a_tighter_tolerance_takes_more_passes(data):
+    loose, tight = (fitted(data, n_epochs="auto", tol=tol) for tol in (0.1, 1e-4))
+    assert loose.n_passes_ <= tight.n_passes_
+    exact = PCA(4).fit(data.astype(float)).components_
+    assert angles(tight.components_, exact).max() < 1e-4
+    assert np.all(angles(tight.components_, exact) <= tight.angle_bounds_ + 3e-5)
 
 
 @pytest.mark.parametrize("k", [2, 6])
@@ -121,8 +139,9 @@ def test_warm_start_keeps_what_was_learned_and_adds_players(data, k):
     assert model.n_samples_seen_ == len(data)
     # one epoch moves converged vectors within the noise floor; from random ones it leaves them elsewhere
     assert angles(model.components_[:kept], learned[:kept]).max() < 0.1
-    cold = EigenGame(k, batch_size=100, random_state=0).fit(data)
-    assert angles(cold.components_[:kept], learned[:kept]).max() > 0.2
+    cold = EigenGame(k, batch_size=100, n_epochs=1, tol=None, random_state=0).fit(data[:200])
+    warm = EigenGame(k, batch_size=100, n_epochs=1, tol=None, warm_start=True, random_state=0).fit(data[:200])
+    assert cold.score(data) == warm.score(data)
 
 
 def test_warm_start_with_another_width(data):
@@ -130,12 +149,37 @@ def test_warm_start_with_another_width(data):
         fitted(data).set_params(warm_start=True).fit(data[:, :5])
 
 
-def test_players_without_variance_are_unresolved(rng):
-    X = np.zeros((200, 4), np.float32)
-    X[:, 0] = rng.standard_normal(200)
-    model = EigenGame(3, batch_size=50, n_epochs=40, random_state=0).fit(X)
-    assert 0 not in model.unresolved_
-    assert abs(model.components_[0, 0]) == pytest.approx(1, abs=1e-4)
+@pytest.mark.parametrize("n_epochs", [1, "auto"])
+def test_players_without_variance_are_unresolved(rng, n_epochs):
+    X = rng.standard_normal((400, 2)) @ rng.standard_normal((2, 10))
+    model = EigenGame(
+        4, batch_size=50, n_epochs=n_epochs, tol=None if n_epochs == 1 else 0.02, random_state=0
+    )
+    model.fit(X)
+    np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(4), atol=1e-5)
+    np.testing.assert_allclose(model.explained_variance_ratio_.sum(), 1, atol=0.05)
+    if n_epochs == "auto":
+        assert model.unresolved_.tolist() == [2, 3]
+        np.testing.assert_allclose(
+            model.explained_variance_ratio_, PCA(4).fit(X).explained_variance_ratio_, atol=1e-5
+        )
+
+
+def test_every_component_of_digits():
+    """All 64, of which three have no variance."""
+    X = load_digits().data
+    with pytest.warns(ConvergenceWarning, match="too close for single precision"):
+        model = EigenGame(64, tol=1e-3, random_state=0).fit(X)
+    assert model.explained_variance_ratio_.sum() == pytest.approx(1, abs=1e-6)
+    assert model.unresolved_.tolist() == [61, 62, 63]
+    np.testing.assert_allclose(model.inverse_transform(model.transform(X)), X, atol=1e-3)
+
+
+def test_more_components_than_rows(rng):
+    X = rng.standard_normal((6, 20))
+    model = EigenGame(10, random_state=0).fit(X)
+    assert model.unresolved_.tolist() == [5, 6, 7, 8, 9]
+    np.testing.assert_allclose(model.explained_variance_[:5], PCA(5).fit(X).explained_variance_, rtol=1e-4)
 
 
 def test_saved_and_loaded_continues_bit_for_bit(tmp_path, data):
@@ -153,6 +197,9 @@ def test_saved_and_loaded_continues_bit_for_bit(tmp_path, data):
     [
         ({"n_components": 9}, "n_components=9 exceeds n_features=8; ask for at most 8"),
         ({"n_components": 0}, "n_components is 0; it must be an integer of at least 1"),
+        ({"n_components": 1.5}, "n_components is 1.5; it must be an integer of at least 1, a share"),
+        ({"n_components": 0.5, "n_epochs": 1}, "n_components=0.5 needs data that can be read again"),
+        ({"tol": 0}, "tol is 0; pass a positive angle"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"momentum": 1.0}, r"momentum is 1.0; it must lie in \[0, 1\)"),
         ({"center": "exact"}, "center is 'exact'; allowed are 'running' and None"),
@@ -188,3 +235,158 @@ def test_another_width_later(data):
 def test_an_iterator_can_be_read_once(data):
     with pytest.raises(ValueError, match="n_epochs=2 but X is an iterator, which can be read once"):
         EigenGame(2, n_epochs=2).fit(iter([data]))
+
+
+GAP = 1.05 ** -np.arange(60.0)  # neighbouring variances differ by 5 %
+
+
+@pytest.mark.parametrize(
+    ("name", "k"), [("digits", 8), ("isotropic", 4), ("gap", 8), ("gap of a callable", 8), ("sparse gap", 8)]
+)
+def test_defaults_find_what_scikit_learn_finds(rng, name, k):
+    X = {
+        "digits": lambda: load_digits().data,
+        "isotropic": lambda: rng.standard_normal((500, 20)),
+    }.get(name, lambda: rng.standard_normal((3000, 60)) * np.sqrt(GAP) + 3)()
+    given = {
+        "gap of a callable": lambda: lambda: np.array_split(X, 17),
+        "sparse gap": lambda: csc_array(X),
+    }.get(name, lambda: X)()
+    model, exact = EigenGame(k, random_state=0).fit(given), PCA(k, svd_solver="full").fit(X)
+    cosines = np.abs(np.sum(model.components_ * exact.components_, axis=1))
+    assert cosines.min() > 0.999
+    assert np.all(np.arccos(np.minimum(cosines, 1)) <= model.angle_bounds_ + 2e-3)
+    assert model.converged_
+    for name in (
+        "explained_variance_",
+        "explained_variance_ratio_",
+        "singular_values_",
+        "noise_variance_",
+    ):
+        np.testing.assert_allclose(getattr(model, name), getattr(exact, name), rtol=1e-3)
+    np.testing.assert_allclose(model.mean_, exact.mean_, atol=1e-4)
+
+
+def test_what_has_not_converged_is_said(rng):
+    X = rng.standard_normal((500, 20))
+    with pytest.warns(
+        ConvergenceWarning, match=r"Components \[0, 1, 2, 3\] have not converged.*n_epochs='auto'"
+    ):
+        model = EigenGame(4, n_epochs=1, random_state=0).fit(X)
+    assert not model.converged_
+    assert model.angle_bounds_.max() > 0.5
+
+
+def test_equal_variances_are_said():
+    X = np.concatenate([np.eye(6), -np.eye(6)]) * [3, 3, 2, 1, 1, 1]
+    with pytest.warns(ConvergenceWarning, match=r"Components \[0, 1\] share their value"):
+        model = EigenGame(2, random_state=0).fit(X)
+    np.testing.assert_allclose(
+        np.abs(model.components_[:, :2] @ model.components_[:, :2].T), np.eye(2), atol=1e-4
+    )
+
+
+def test_small_data_are_solved_exactly_when_asked(data):
+    model, exact = EigenGame(4, algorithm="auto", random_state=0).fit(data), PCA(4).fit(data.astype(float))
+    assert (model.solver_, model.n_iter_, model.converged_) == ("exact", 0, True)
+    np.testing.assert_allclose(np.abs(model.components_), np.abs(exact.components_), atol=1e-6)
+    np.testing.assert_allclose(model.explained_variance_, exact.explained_variance_, rtol=1e-5)
+    wide = EigenGame(3, algorithm="auto", random_state=0).fit(data[:5, :].T)
+    np.testing.assert_allclose(
+        wide.explained_variance_, PCA(3).fit(data[:5].T).explained_variance_, rtol=1e-5
+    )
+
+
+def test_a_share_of_the_variance(rng):
+    X = rng.standard_normal((300, 80))
+    for share in (0.3, 0.9):
+        model, exact = EigenGame(share, random_state=0).fit(X), PCA(share).fit(X)
+        assert model.n_components_ == exact.n_components_
+        assert model.transform(X).shape == exact.transform(X).shape
+
+
+def test_whitened_scores_have_unit_variance_and_go_back(data):
+    model = fitted(data, n_epochs="auto", whiten=True)
+    scores = model.transform(data)
+    np.testing.assert_allclose(np.cov(scores.T), np.eye(4), atol=0.02)
+    plain = fitted(data, n_epochs="auto")
+    np.testing.assert_allclose(
+        model.inverse_transform(scores), plain.inverse_transform(plain.transform(data)), atol=1e-3
+    )
+
+
+def test_covariance_of_the_model(data):
+    exact = PCA(4).fit(data)
+    np.testing.assert_allclose(
+        fitted(data, n_epochs="auto", tol=1e-3).get_covariance(), exact.get_covariance(), atol=0.05
+    )
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lion", "rmsprop"])
+def test_optimisers_that_rescale_coordinates(rng, name):
+    import optax
+
+    X = rng.standard_normal((4000, 20)) * np.r_[5, 4, 3, 2, np.ones(16)]
+    optimizer = getattr(optax, name)(1e-3)
+    model = EigenGame(4, optimizer=optimizer, n_epochs=60, tol=None, random_state=0).fit(X)
+    assert np.abs(np.diagonal(model.components_)).min() > 0.98
+
+
+def test_a_tiny_first_batch(rng):
+    X = rng.standard_normal((5000, 10)) * np.r_[4, 2, np.ones(8)]
+    model = EigenGame(2, batch_size=256, random_state=0).partial_fit(X[:2])
+    for start in range(2, 5000, 256):
+        model.partial_fit(X[start : start + 256])
+    assert np.abs(np.diagonal(model.components_)).min() > 0.98
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e5])
+def test_the_unit_of_the_data_does_not_matter(data, scale):
+    small = EigenGame(4, n_epochs=1, tol=None, random_state=0).fit(data * np.float32(scale))
+    plain = EigenGame(4, n_epochs=1, tol=None, random_state=0).fit(data)
+    np.testing.assert_allclose(small.components_, plain.components_, atol=1e-3)
+
+
+def test_shares_of_a_growing_stream_stay_below_one(rng):
+    model = EigenGame(5, random_state=0)
+    for power in range(5):
+        model.partial_fit(10.0**power * rng.standard_normal((500, 84)))
+    assert model.explained_variance_ratio_.sum() < 1
+
+
+def test_double_precision_is_not_left_in_silence(data):
+    import jax
+
+    with jax.enable_x64(True):
+        model = EigenGame(2, dtype="float64", random_state=0).fit(data)
+    with pytest.raises(ValueError, match="dtype='float64' needs 64-bit JAX"):
+        model.partial_fit(data)
+
+
+def test_an_object_that_only_iterates(data):
+    class Loader:
+        def __iter__(self):
+            return iter(np.array_split(data, 7))
+
+    model = EigenGame(2, random_state=0).fit(Loader())
+    assert angles(model.components_, PCA(2).fit(data).components_).max() < 0.02
+
+
+def test_a_stream_without_rows(data):
+    with pytest.raises(ValueError, match="yielded no rows"):
+        EigenGame(2).fit(iter([data[:0]]))
+
+
+def test_refining_a_stream(data):
+    model = EigenGame(3, batch_size=100, random_state=0)
+    for part in np.array_split(data, 10):
+        model.partial_fit(part)
+    assert not model.converged_
+    model.refine(data)
+    assert model.converged_
+    assert angles(model.components_, PCA(3).fit(data).components_).max() < 0.02
+    before = model.components_
+    model.partial_fit(data[:100])
+    assert angles(model.components_, before).max() < 0.1
+    with pytest.raises(ValueError, match="refine reads it several times"):
+        model.refine(iter([data]))

@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+from scipy.linalg import eigh
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
 from eigengame import EigenGameCCA, EigenGameGEVP, EigenGameICA, EigenGamePLS, EigenGameSpectralEmbedding
@@ -27,7 +30,7 @@ def exact_pencil(views):
 
 
 def joint_vectors(model):
-    return np.concatenate([np.asarray(view, np.float64) for view in model._state.vectors], axis=1)
+    return np.concatenate(model._vectors(), axis=1)
 
 
 @parametrize_with_checks(
@@ -47,48 +50,163 @@ def test_scikit_learn_contract_of_pls():
     check_estimator(EigenGamePLS(n_components=1, n_epochs=20, random_state=0))
 
 
-def test_cca_finds_the_exact_vectors(rng):
+@pytest.mark.parametrize("refine", [True, False])
+def test_cca_finds_the_exact_vectors(rng, refine):
     views = two_views(rng, 512)
-    model = EigenGameCCA(4, n_epochs=2000, random_state=0).fit(*views)
+    model = EigenGameCCA(4, n_epochs=200 if refine else 2000, refine=refine, random_state=0).fit(*views)
     exact = pencil(*exact_pencil(views), k=4)
     assert cosine_similarities(joint_vectors(model), exact.vectors).min() > 0.999
     assert model.unresolved_.size == 0
+    np.testing.assert_allclose(model.eigenvalues_, exact.values, atol=1e-3)
     x, y = model.transform(*views)
     correlations = [np.corrcoef(x[:, i], y[:, i])[0, 1] for i in range(4)]
     np.testing.assert_allclose(correlations, exact.values, atol=0.01)
+    assert model.score(*views) == pytest.approx(exact.values.mean(), abs=0.01)
+
+
+def svd_correlations(x, y, k):
+    """Canonical correlations as singular values between orthonormal bases of the views (Bjorck and Golub)."""
+    bases = []
+    for view in (x, y):
+        centred = view - view.mean(axis=0)
+        left, singular, _ = np.linalg.svd(
+            centred / np.maximum(centred.std(axis=0), 1e-12), full_matrices=False
+        )
+        bases.append(left[:, singular > 1e-10 * singular[0]])
+    return np.linalg.svd(bases[0].T @ bases[1])[1][:k]
+
+
+@pytest.mark.parametrize(
+    "units",
+    [(1e-3, 1e-3), (1e4, 1e-3), (np.geomspace(1, 1e4, 8), 1.0), (1.0, np.geomspace(1e-5, 1e5, 8))],
+    ids=["small", "mixed", "columns of x", "columns of y"],
+)
+@pytest.mark.parametrize("batch_size", [None, 64])
+def test_cca_does_not_depend_on_units(rng, units, batch_size):
+    x, y = two_views(rng, 600)
+    x, y = x * units[0] + 5 * np.max(units[0]), y * units[1]
+    model = EigenGameCCA(3, batch_size=batch_size, n_epochs=20, random_state=0).fit(x, y)
+    np.testing.assert_allclose(model.eigenvalues_, svd_correlations(x, y, 3), atol=1e-4)
+    scores = model.transform(x, y)
+    found = [abs(np.corrcoef(a, b)[0, 1]) for a, b in zip(*(s.T.astype(float) for s in scores), strict=True)]
+    np.testing.assert_allclose(found, svd_correlations(x, y, 3), atol=1e-3)
+
+
+def test_cca_of_views_without_full_rank(rng):
+    x, y = two_views(rng, 300)
+    x = np.concatenate([x, x[:, :2], np.ones((300, 1))], axis=1)
+    model = EigenGameCCA(3, random_state=0).fit(x, y)
+    np.testing.assert_allclose(model.eigenvalues_, svd_correlations(x, y, 3), atol=1e-4)
+    with pytest.warns(ConvergenceWarning, match="Components"):  # all correlations are 1
+        few = EigenGameCCA(2, random_state=0).fit(x[:6], y[:6])
+    np.testing.assert_allclose(few.eigenvalues_, 1, atol=1e-4)
+
+
+def test_ridge_of_cca_against_scipy(rng):
+    x, y = two_views(rng, 300)
+    x = x * np.geomspace(1, 30, 8)
+    A, B = exact_pencil((x, y))
+    values = eigh(A, B + 0.5 * np.eye(16), eigvals_only=True)[::-1]
+    model = EigenGameCCA(3, epsilon=0.5, random_state=0).fit(x, y)
+    np.testing.assert_allclose(model.eigenvalues_, values[:3], atol=1e-4)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-3, 1e3])
+def test_pls_against_scipy(rng, unit):
+    x, y = two_views(rng, 300)
+    x, y = x * np.geomspace(1, 30, 8), y * unit
+    A, B = exact_pencil((x, y))
+    B[8:, 8:] = np.eye(8)
+    values, vectors = eigh(A, B)
+    model = EigenGamePLS(3, random_state=0).fit(x, y)
+    np.testing.assert_allclose(model.eigenvalues_, values[::-1][:3], rtol=1e-3)
+    assert cosine_similarities(joint_vectors(model), vectors[:, ::-1].T[:3]).min() > 0.999
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e6])
+def test_ica_finds_sources_in_the_order_of_their_kurtosis(rng, unit):
+    sources = np.stack(
+        [rng.uniform(-1, 1, 4000), np.sign(rng.standard_normal(4000)), np.sin(np.arange(4000.0))], axis=1
+    )
+    mixed = unit * sources @ rng.standard_normal((3, 3))
+    model = EigenGameICA(3, maximize=False, random_state=0).fit(mixed)
+    np.testing.assert_allclose(model.eigenvalues_, [2.0, 1.5, 1.2], atol=0.05)  # sizes of the excess kurtosis
+    found = np.abs(np.corrcoef(model.transform(mixed).T.astype(float), sources.T)[:3, 3:])
+    np.testing.assert_allclose([found[0, 1], found[1, 2], found[2, 0]], 1, atol=0.01)
+
+
+def test_sources_of_equal_kurtosis_are_said(rng):
+    mixed = rng.uniform(-1, 1, (2000, 2)) @ rng.standard_normal((2, 2))
+    with pytest.warns(UserWarning, match="Components 0 and 1 differ in kurtosis by less than"):
+        EigenGameICA(2, maximize=False, random_state=0).fit(mixed)
 
 
 def test_minimising_works_for_two_views(rng):
     views = two_views(rng, 512)
-    model = EigenGameCCA(2, n_epochs=2000, maximize=False, random_state=0).fit(*views)
+    model = EigenGameCCA(2, maximize=False, random_state=0).fit(*views)
     exact = pencil(*exact_pencil(views), k=2)  # the spectrum of CCA is symmetric about zero
     V = joint_vectors(model) * np.r_[np.ones(8), -np.ones(8)]
     assert cosine_similarities(V, exact.vectors).min() > 0.999
 
 
-def test_cca_with_partial_fit_over_independent_batches(rng):
+@pytest.mark.parametrize("rows", [4096, 3])
+def test_cca_with_partial_fit_over_independent_batches(rng, rows):
+    """Calls of any size make the same steps: rows wait until there are enough of them."""
     views = two_views(rng, 4096)
     model = EigenGameCCA(1, batch_size=64, learning_rate=0.01, random_state=0)
-    for _ in range(20):
-        model.partial_fit(*views)
+    for _ in range(20 if rows == 4096 else 1):
+        for start in range(0, 4096, rows):
+            model.partial_fit(*(view[start : start + rows] for view in views))
     exact = pencil(*exact_pencil(views), k=2)
-    assert model.eigenvalues_[0] > 0.95 * exact.values[1]
+    if rows == 4096:
+        assert model.eigenvalues_[0] == pytest.approx(exact.values[0], rel=0.05)
+    else:
+        assert model.n_iter_ == 32
+
+
+def test_grid_search_over_cca(rng):
+    views = two_views(rng, 200)
+    search = GridSearchCV(EigenGameCCA(random_state=0), {"n_components": [1, 3]}, cv=2).fit(*views)
+    assert search.best_params_ == {"n_components": 1}
+
+
+def test_scores_of_another_y_are_refused(rng):
+    model = EigenGameCCA(1, random_state=0).fit(*two_views(rng, 100))
+    with pytest.raises(ValueError, match=r"y has shape \(200, 1\); expected \(100, 8\)"):
+        model.transform(two_views(rng, 100)[0], np.zeros(200))
+    with pytest.raises(ValueError, match="Input y contains NaN"):
+        model.transform(two_views(rng, 100)[0], np.full((100, 8), np.nan))
 
 
 def test_without_batch_size_there_is_no_partial_fit():
     assert not hasattr(EigenGameCCA(), "partial_fit")
 
 
-def test_gevp_against_scipy(rng):
-    A = rng.standard_normal((8, 8))
-    A = A + A.T + 10 * np.eye(8)
-    B = rng.standard_normal((8, 20))
-    B = B @ B.T / 20 + np.eye(8)
-    model = EigenGameGEVP(3, random_state=0).fit(A, B=B)
-    exact = pencil(A, B, k=3)
-    np.testing.assert_allclose(model.eigenvalues_, exact.values, rtol=1e-3)
-    assert cosine_similarities(model.components_, exact.vectors).min() > 0.999
-    np.testing.assert_allclose(np.diag(model.components_ @ B @ model.components_.T), 1, rtol=1e-4)
+def gevp_pair(rng, d=12, condition=10.0):
+    A = rng.standard_normal((d, d))
+    Q = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    return A + A.T, Q * np.geomspace(1, 1 / condition, d) @ Q.T
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+@pytest.mark.parametrize(("scale_a", "scale_b", "condition"), [(1, 1, 10), (1e-6, 1e3, 10), (1e4, 1, 1e6)])
+def test_gevp_against_scipy(rng, maximize, scale_a, scale_b, condition):
+    """Values of both signs, either end of the spectrum, any scale, an ill-conditioned B."""
+    A, B = gevp_pair(rng, condition=condition)
+    A, B = A * scale_a, B * scale_b
+    values, vectors = eigh(A, B)
+    order = slice(None, None, -1) if maximize else slice(None)
+    model = EigenGameGEVP(3, maximize=maximize, random_state=0).fit(A, B=B)
+    np.testing.assert_allclose(model.eigenvalues_, values[order][:3], rtol=1e-6)
+    assert cosine_similarities(model.components_, vectors[:, order].T[:3]).min() > 0.999
+    np.testing.assert_allclose(model.components_ @ B @ model.components_.T, np.eye(3), atol=1e-8)
+    assert model.unresolved_.size == 0
+
+
+def test_what_gevp_has_not_found_is_said(rng):
+    A, B = gevp_pair(rng, 200, 1e3)
+    with pytest.warns(ConvergenceWarning, match="have not converged.*raise max_passes"):
+        EigenGameGEVP(3, n_iter=1, max_passes=1, random_state=0).fit(A, B=B)
 
 
 def test_gevp_takes_functions_and_sparse_matrices(rng):
@@ -104,19 +222,53 @@ def test_gevp_takes_functions_and_sparse_matrices(rng):
     np.testing.assert_allclose(found, dense, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_an_asymmetric_operator_warns(rng):
     with pytest.warns(UserWarning, match=r"A is not symmetric: .* Pass \(A \+ A'\) / 2"):
         EigenGameGEVP(1, n_iter=5, random_state=0).fit(rng.standard_normal((6, 6)))
 
 
-def test_a_b_that_is_not_positive_warns():
-    with pytest.warns(UserWarning, match="B is not positive"):
+def test_a_b_that_is_not_positive_is_refused():
+    with pytest.raises(ValueError, match=r"B is not positive definite: .* Pass epsilon > 0"):
         EigenGameGEVP(1, n_iter=5, random_state=0).fit(np.eye(3), B=-np.eye(3))
 
 
-def test_players_of_nonpositive_value_are_unresolved():
-    model = EigenGameGEVP(3, random_state=0).fit(np.diag([2.0, 1.0, -1.0, -2.0]))
-    assert model.unresolved_.tolist() == [2]
+def laplacian(edges, weights, n):
+    L = np.zeros((n, n))
+    for (a, b), w in zip(edges, weights, strict=True):
+        L[[a, b], [a, b]] += w
+        L[[a, b], [b, a]] -= w
+    return L
+
+
+def stars():
+    """Two hubs of degree 60 joined by an edge between leaves."""
+    star = np.c_[np.zeros(60, int), np.arange(1, 61)]
+    return np.r_[star, star + 61, [[1, 62]]], 122
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("graph", ["path", "stars"])
+def test_embeddings_against_numpy(rng, graph, normalized):
+    edges, n = (np.c_[np.arange(59), np.arange(1, 60)], 60) if graph == "path" else stars()
+    weights = rng.uniform(0.5, 2, len(edges))
+    L = laplacian(edges, weights, n)
+    D = np.diag(np.diagonal(L)) if normalized else np.eye(n)
+    values, vectors = eigh(L, D)
+    k = 3 if graph == "path" else 2
+    model = EigenGameSpectralEmbedding(k, normalized=normalized, random_state=0)
+    model.fit(np.c_[edges, weights])
+    np.testing.assert_allclose(model.eigenvalues_, values[:k], atol=1e-7)
+    assert cosine_similarities(model.embedding_.T, vectors[:, :k].T).min() > 0.999
+    given = EigenGameSpectralEmbedding(k, affinity="precomputed", normalized=normalized, random_state=0)
+    np.testing.assert_allclose(
+        given.fit(np.diag(np.diagonal(L)) - L).eigenvalues_, model.eigenvalues_, atol=1e-7
+    )
+
+
+def test_nodes_beyond_the_count_of_integers_are_refused():
+    with pytest.raises(ValueError, match=r"edges names node 1099511627776; number the nodes from 0"):
+        EigenGameSpectralEmbedding(2).fit([[0, 1], [1, 2**40]])
 
 
 def test_lambda_star_below_the_top_is_refused():
@@ -133,6 +285,9 @@ def test_lambda_star_below_the_top_is_refused():
         (lambda: EigenGameGEVP().fit(np.ones((2, 3))), r"A has shape \(2, 3\); a symmetric matrix is square"),
         (lambda: EigenGameGEVP().fit(np.eye(2), B=np.eye(3)), "B must be a matrix of shape"),
         (lambda: EigenGameGEVP().fit(lambda V: V), "pass dim="),
+        (lambda: EigenGameSpectralEmbedding(1, learning_rate=-1.0).fit([[0, 1]]), "learning_rate is -1.0"),
+        (lambda: EigenGameSpectralEmbedding(1).fit([[0, 1, -1.0]]), "must be finite and not negative"),
+        (lambda: EigenGameCCA(1, epsilon=-1).fit(np.eye(4), np.eye(4)), "epsilon is -1"),
         (lambda: EigenGameSpectralEmbedding(9).fit([[0, 1]]), "exceeds the number of nodes"),
     ],
 )

@@ -19,7 +19,7 @@ from gdyn_common.storage import read_arrays, reading, write_arrays
 
 __all__ = ["from_arrays", "load", "read", "save", "to_arrays"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _META = "__meta__"
 _REFIT = "delete it to fit anew"
 

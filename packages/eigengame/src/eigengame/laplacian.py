@@ -38,6 +38,8 @@ def check_edges(edges: ArrayLike, num_nodes: int | None = None) -> tuple[NDArray
     size = int(array.max()) + 1 if num_nodes is None else num_nodes
     if array.min() < 0 or array.max() >= size:
         raise ValueError(f"edge endpoints span {array.min()}..{array.max()}; allowed are 0..{size - 1}.")
+    if size >= 2**31:
+        raise ValueError(f"edges names node {size - 1}; number the nodes from 0, at most 2**31 - 1 of them.")
     kept = array[array[:, 0] != array[:, 1]]
     if kept.shape[0] == 0:
         raise ValueError("edges holds self-loops only; the Laplacian is zero.")
@@ -83,7 +85,11 @@ def shifted_product(
 
 
 def top_value_bound(
-    edges: Int[np.ndarray, "m 2"], num_nodes: int, lambda_star: float | None = None, iterations: int = 50
+    edges: Int[np.ndarray, "m 2"],
+    num_nodes: int,
+    lambda_star: float | None = None,
+    weights: Float[np.ndarray, " m"] | None = None,
+    iterations: int = 50,
 ) -> float:
     """Return lambda_star, by default 2 max degree, after checking it against power iteration.
 
@@ -94,14 +100,16 @@ def top_value_bound(
         >>> top_value_bound(np.array([[0, 1]]), 2)
         2.0
     """
-    bound = 2.0 * float(degrees(edges, num_nodes).max())
+    weights = np.ones(len(edges)) if weights is None else weights
+    degree = np.bincount(edges.reshape(-1), np.repeat(weights, 2), num_nodes)
+    bound = 2.0 * float(degree.max())
     if lambda_star is None:
         return bound
     v = np.random.default_rng(0).standard_normal(num_nodes)
     estimate, first, second = 0.0, edges[:, 0], edges[:, 1]
     for _ in range(iterations):
         v /= np.linalg.norm(v)
-        flow = v[first] - v[second]
+        flow = weights * (v[first] - v[second])
         v = np.asarray(np.bincount(first, flow, num_nodes) - np.bincount(second, flow, num_nodes), float)
         estimate = float(np.linalg.norm(v))
     if lambda_star < estimate * (1 - 1e-6):

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 from eigengame.core.directions import Algorithm, direction_from_responses
-from eigengame.core.trees import batch_size, responses
+from eigengame.core.trees import batch_size, combine, responses
 
 __all__ = [
     "batch_sharding",
@@ -167,8 +167,8 @@ def sharded_direction(
     mesh: Mesh,
     *,
     local_penalties: bool = False,
-) -> tuple[PyTree, Float[Array, "k k"]]:
-    """Return the direction summed over the global batch and S = Y Y', laid out like V.
+) -> tuple[PyTree, Float[Array, "k k"], PyTree]:
+    """Return the direction summed over the global batch, S = Y Y' and G = Y X, laid out like V.
 
     Args:
         algorithm: Which update.
@@ -187,9 +187,9 @@ def sharded_direction(
         jax.shard_map,
         mesh=mesh,
         in_specs=(vector_specs, batch_specs, rows),
-        out_specs=(vector_specs, rows),
+        out_specs=(vector_specs, rows, vector_specs),
     )
-    def on_device(V_own: PyTree, X_own: PyTree, weights_own: Array) -> tuple[PyTree, Array]:
+    def on_device(V_own: PyTree, X_own: PyTree, weights_own: Array) -> tuple[PyTree, Array, PyTree]:
         Y_own = jax.lax.psum(responses(V_own, X_own), "features")
         Y = jax.lax.all_gather(Y_own, "players", axis=0, tiled=True)
         V_all = jax.tree.map(lambda v: jax.lax.all_gather(v, "players", axis=0, tiled=True), V_own)
@@ -202,7 +202,7 @@ def sharded_direction(
         direction = direction_from_responses(
             algorithm, V_all, X_own, Y, Y_own, penalty_S, diagonal, weights_own
         )
-        return jax.lax.psum(direction, "data"), S
+        return jax.lax.psum(direction, "data"), S, jax.lax.psum(combine(Y_own, X_own), "data")
 
-    direction, S = on_device(V, X, weights)
-    return direction, S
+    direction, S, G = on_device(V, X, weights)
+    return direction, S, G

@@ -7,7 +7,7 @@ alone makes the full-batch step a shifted power iteration.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -27,7 +27,16 @@ from eigengame.core.directions import (
     penalty_weights,
     project_to_tangent,
 )
-from eigengame.core.trees import batch_size, gram, num_players, row_norms, scale_rows
+from eigengame.core.trees import (
+    as_floating,
+    batch_size,
+    combine,
+    gram,
+    num_players,
+    responses,
+    row_norms,
+    scale_rows,
+)
 from eigengame.core.values import utilities_from_products
 from eigengame.optax_transforms import normalize_rows
 from eigengame.sharding import padded_players, put, sharded_direction, vector_sharding
@@ -46,6 +55,7 @@ __all__ = [
 ]
 
 _MAX_COUNT = 2**31 - 2**24  # the running mean becomes an exponential average beyond; int32 never wraps
+_DECAY = 50  # steps after which the adaptive rate has fallen by the square root of two
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,9 @@ class Config:
         reduction: `"mean"` divides by the number of samples, `"sum"` does not.
         project: Remove the radial component of the direction first.
         center: Subtract the mean of all samples seen so far, this batch included.
-        moments: Track total variance and running Rayleigh quotients in `State.aux`.
+        moments: Track total variance, averaged vectors and their products in `State.aux`.
+        adaptive: With a number, the learning rate of `learning_rate.nesterov` is this number over the top
+            variance of the stream so far, smaller for batches below 256 rows, and decays; needs `moments`.
         utilities: Which utility to report with each step; None reports none.
         precision: Matrix-multiply precision, as `jax.default_matmul_precision` takes it.
         mesh: Device layout from `make_mesh`; None for one device.
@@ -70,6 +82,7 @@ class Config:
     project: bool = False
     center: bool = False
     moments: bool = False
+    adaptive: float | None = None
     utilities: Literal["alpha", "mu"] | None = None
     precision: str | None = None
     mesh: Mesh | None = None
@@ -81,15 +94,24 @@ class Config:
 
 
 class Moments(NamedTuple):
-    """Running second moments of the stream.
+    """The total variance, and running averages in which a sample's weight grows with the samples before it.
+
+    Products are linear in the vectors, so the average of C V belongs to the average of V: the pair gives
+    Rayleigh quotients, residuals and the Rayleigh-Ritz rotation without another pass (`core.ritz`).
 
     Attributes:
-        total: Mean squared distance of the samples from their mean.
-        along: Mean squared response of each player, step t weighted by t, so early vectors fade.
+        total: Mean squared distance of all samples from their mean.
+        recent: The same with the weights of the averages below, to which shares of variance refer.
+        vectors: Average of the vectors V.
+        products: Average of C V, in the structure of V.
+        top: Average of the largest norm of a batch's C v_i, about the largest eigenvalue.
     """
 
     total: Float[Array, ""]
-    along: Float[Array, " k"]
+    recent: Float[Array, ""]
+    vectors: PyTree
+    products: PyTree
+    top: Float[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -240,10 +262,25 @@ def _fresh(
         mean=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, accumulation), template),
         count=jnp.zeros((), jnp.int32),
         step=jnp.zeros((), jnp.int32),
-        aux=Moments(jnp.zeros((), accumulation), jnp.zeros(k + padding, accumulation)) if moments else (),
-        key=jax.random.key_data(key),
+        aux=_no_moments(V, accumulation) if moments else (),
+        key=_raw_key(key),
         k=k,
     )
+
+
+def _no_moments(V: PyTree, dtype: Any) -> Moments:
+    zero = jnp.zeros((), dtype)
+    empty = jax.tree.map(lambda v: jnp.zeros(v.shape, dtype), V)
+    return Moments(zero, zero, empty, empty, zero)
+
+
+def _raw_key(key: Array) -> Array:
+    """Return the data of a key of the default kind; a key of another kind seeds one."""
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if jax.random.key_impl(key) != jax.random.key_impl(jax.random.key(0)):
+            key = jax.random.key(jax.random.bits(key, dtype=jnp.uint32))
+        return jax.random.key_data(key)
+    return key
 
 
 def place(state: State, mesh: Mesh) -> State:
@@ -284,19 +321,22 @@ def retract(algorithm: Algorithm, V: PyTree, k: int) -> PyTree:
 
 def _center(state: State, X: PyTree, num_valid: Array) -> tuple[PyTree, PyTree, Array]:
     """Return the rows minus the mean of all samples so far, that mean, and its squared movement."""
-    share = num_valid / (state.count + num_valid)
-    mask = jnp.arange(batch_size(X)) < num_valid
+    seen = jnp.maximum(state.count + num_valid, 1)
 
     def deviations(x: Array, mean: Array) -> Array:
-        rows = mask.reshape(-1, *[1] * (x.ndim - 1))
-        return jnp.where(rows, x - mean[None], 0)
+        return _masked(x - mean[None], num_valid)
 
     def movement(x: Array, mean: Array) -> Array:
-        return share * jnp.sum(deviations(x, mean), axis=0) / num_valid
+        return jnp.sum(deviations(x, mean), axis=0) / seen
 
     moved = jax.tree.map(movement, X, state.mean)
     mean = jax.tree.map(jnp.add, state.mean, moved)
     return jax.tree.map(deviations, X, mean), mean, _sum_of_squares(moved)
+
+
+def _masked(x: Array, num_valid: Array) -> Array:
+    mask = jnp.arange(x.shape[0]) < num_valid
+    return jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
 
 
 def _sum_of_squares(tree: PyTree) -> Array:
@@ -306,7 +346,8 @@ def _sum_of_squares(tree: PyTree) -> Array:
 def _advance(state: State, direction: PyTree, config: Config) -> tuple[PyTree, Any, Bool[Array, ""]]:
     if config.project:
         direction = project_to_tangent(state.V, direction)
-    descent = jax.tree.map(jnp.negative, direction)
+    # an optimiser's buffers keep the type of the vectors, bfloat16 or half precision included
+    descent = jax.tree.map(lambda g, v: jnp.negative(g).astype(v.dtype), direction, state.V)
     updates, opt_state = config.optimizer.update(descent, state.opt_state, state.V)
     moved = optax.apply_updates(state.V, updates)
     finite = jnp.all(jnp.isfinite(row_norms(moved)))
@@ -322,23 +363,31 @@ def _step(
     state: State, batch: PyTree, config: Config, num_valid: Int[Array, ""] | int | None = None
 ) -> tuple[State, dict[str, Array]]:
     with jax.default_matmul_precision(config.precision):
-        X = jax.tree.map(jnp.asarray, batch)
+        X = jax.tree.map(as_floating, batch)
         n = jnp.asarray(batch_size(X) if num_valid is None else num_valid, jnp.int32)
+        if num_valid is not None and not config.center:
+            X = jax.tree.map(lambda x: _masked(x, n), X)
         mean, aux, movement = state.mean, state.aux, jnp.zeros(())
         if config.center:
             X, mean, movement = _center(state, X, n)
         if config.mesh is None:
             direction, S = direction_and_gram(config.algorithm, state.V, X)
+            G = (
+                combine(responses(state.V, X), X) if config.moments else ()
+            )  # compiled once with the direction
         else:
-            direction, S = sharded_direction(
+            direction, S, G = sharded_direction(
                 config.algorithm, state.V, X, _masked_weights(state), config.mesh
             )
-        along = jnp.diagonal(S) / n
-        scale = 1 if config.reduction == "sum" else 1 / n
+        rows = jnp.maximum(n, 1)
+        along = jnp.diagonal(S) / rows
+        scale = 1 if config.reduction == "sum" else 1 / rows
         direction = jax.tree.map(lambda g: g * jnp.asarray(scale, g.dtype), direction)
-        V, opt_state, finite = _advance(state, direction, config)
         if config.moments:
-            aux = _update_moments(state, X, along, n, movement)
+            aux = _update_moments(state, X, G, n, movement)
+        if config.adaptive is not None:
+            state = replace(state, opt_state=_with_rate(state, aux.top, n, config.adaptive))
+        V, opt_state, finite = _advance(state, direction, config)
         metrics = {"finite": finite, "rayleigh": along[: state.k]}
         if config.utilities is not None:
             values = utilities_from_products(S, gram(state.V, state.V), config.utilities)
@@ -347,15 +396,29 @@ def _step(
         return State(V, opt_state, mean, count, state.step + 1, aux, state.key, state.k), metrics
 
 
-def _update_moments(state: State, X: PyTree, along: Array, n: Array, movement: Array) -> Moments:
+def _update_moments(state: State, X: PyTree, G: PyTree, n: Array, movement: Array) -> Moments:
     """Merge the batch into the moments; `X` is centred on the new mean, so nothing cancels."""
     old: Moments = state.aux
-    share = n / (state.count + n)
-    rate = 2 / (state.step + 2)
+    rows, seen = jnp.maximum(n, 1), state.count.astype(jnp.float32)
+    rate = 2 * n / jnp.maximum(seen + 2 * n, 1)
+    norms = row_norms(G)[: state.k] / rows
+    share, spread = n / jnp.maximum(state.count + n, 1), _sum_of_squares(X) / rows
     return Moments(
-        total=(1 - share) * (old.total + movement) + share * _sum_of_squares(X) / n,
-        along=old.along + rate * (along - old.along),
+        total=(1 - share) * (old.total + movement) + share * spread,
+        recent=(1 - rate) * (old.recent + movement) + rate * spread,
+        vectors=jax.tree.map(lambda held, v: held + rate * (v - held), old.vectors, state.V),
+        products=jax.tree.map(lambda held, g: held + rate * (g / rows - held), old.products, G),
+        top=old.top + rate * (jnp.max(norms) - old.top),
     )
+
+
+def _with_rate(state: State, top: Array, n: Array, base: float) -> Any:
+    """Return the optimiser state of `learning_rate.nesterov` with the rate of this step."""
+    hyperparams = state.opt_state.hyperparams
+    decay = 1 / jnp.sqrt(1 + state.step / _DECAY)
+    rate = base * jnp.minimum(1, n / 256) * decay / jnp.where(top > 0, top, 1)
+    held = hyperparams["learning_rate"]
+    return state.opt_state._replace(hyperparams=hyperparams | {"learning_rate": rate.astype(held.dtype)})
 
 
 step = jax.jit(_step, static_argnames="config")
@@ -365,7 +428,7 @@ Args:
     state: From `init`.
     batch: Samples on rows, array or pytree.
     config: Static; a new one compiles anew.
-    num_valid: Number of leading rows that count; the rest is padding and must be zero.
+    num_valid: Number of leading rows that count; the rest is padding is ignored.
 
 Returns:
     The new state and a dict: `finite` (one flag for the whole update), `rayleigh` (k,) v_i'C v_i on
@@ -398,8 +461,7 @@ def sample_steps(
     def one(carry: State, _: None) -> tuple[State, dict[str, Array]]:
         key, draw = jax.random.split(carry.key)
         rows = jax.random.randint(draw, (batch_size,), 0, size)
-        carry = State(carry.V, carry.opt_state, carry.mean, carry.count, carry.step, carry.aux, key, carry.k)
-        return _step(carry, jax.tree.map(lambda x: x[rows], data), config)
+        return _step(replace(carry, key=key), jax.tree.map(lambda x: x[rows], data), config)
 
     return jax.lax.scan(one, state, None, length=num_steps)
 

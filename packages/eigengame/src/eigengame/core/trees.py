@@ -11,21 +11,35 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-__all__ = ["batch_size", "combine", "gram", "num_players", "responses", "row_norms", "scale_rows", "subtract"]
+__all__ = [
+    "as_floating",
+    "batch_size",
+    "combine",
+    "gram",
+    "num_players",
+    "responses",
+    "row_norms",
+    "scale_rows",
+    "subtract",
+]
 
 
 def _rows(leaf: Array) -> Array:
     return leaf.reshape(leaf.shape[0], -1)
 
 
-def _accumulation_dtype(leaf: Array) -> Any:
-    return jnp.promote_types(leaf.dtype, jnp.float32)
+def as_floating(leaf: Any) -> Array:
+    """Return a leaf in a floating-point type: integers and booleans become float32."""
+    array = jnp.asarray(leaf)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)
 
 
 def _matmul(a: Array, b: Array) -> Array:
-    """Multiply in the narrower data type of the two and accumulate in at least float32."""
-    narrow = a.dtype if a.dtype.itemsize < b.dtype.itemsize else b.dtype
-    return jnp.matmul(a.astype(narrow), b.astype(narrow), preferred_element_type=_accumulation_dtype(b))
+    """Multiply in a floating-point type that holds both and accumulate in at least float32."""
+    dtype = jnp.promote_types(as_floating(a).dtype, as_floating(b).dtype)
+    return jnp.matmul(
+        a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.promote_types(dtype, jnp.float32)
+    )
 
 
 def num_players(V: PyTree) -> int:

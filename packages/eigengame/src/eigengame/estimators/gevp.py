@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Self
 
 import jax
@@ -11,13 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import sparse
 from jaxtyping import Float
+from numpy.linalg import LinAlgError
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import cho_factor, cho_solve
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from eigengame.core.generalized import PencilConfig, pencil_init, repeat_pencil_step, unresolved_players
+from eigengame.core.generalized import PencilConfig, pencil_init, repeat_pencil_step
+from eigengame.core.ritz import locally_optimal, quality, rayleigh_ritz
+from eigengame.core.solver import initial_vectors
 from eigengame.estimators.pencil import adam
+from eigengame.estimators.warn import warn_of_angles
 from eigengame.exact import orient
 
 __all__ = ["EigenGameGEVP"]
@@ -54,16 +59,41 @@ class _CallableProducts:
         return A(V), V if B is None else B(V)
 
 
+class _Scaled:
+    """Products divided by the sizes of A and B; equal where both are."""
+
+    def __init__(self, products: Callable[[Any, Any], tuple[Any, Any]], size_a: float, size_b: float) -> None:
+        self.parts = (products, size_a, size_b)
+
+    def __hash__(self) -> int:
+        return hash(self.parts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Scaled) and self.parts == other.parts
+
+    def __call__(self, V: Any, operators: Any) -> tuple[Any, Any]:
+        products, size_a, size_b = self.parts
+        AV, BV = products(V, operators)
+        return AV / size_a, BV / size_b
+
+
 class EigenGameGEVP(BaseEstimator):
     """Top-k solutions of A v = lambda B v for symmetric A and positive definite B.
 
     For linear discriminant analysis, normalised Laplacians (L, degrees) and other pencils that are
     given as matrices (dense or sparse) or as functions V (k, d) -> A V (k, d).
 
+    A short game gives the start; exact products then improve all players at once until the estimated angle of
+    each vector is below `tol` (`core.ritz.locally_optimal`). With a dense B the directions are preconditioned
+    by its Cholesky factor, so its condition does not slow them.
+
     Args:
         n_components: Number of vectors.
-        n_iter: Steps of Adam; the second half decays by a cosine.
-        learning_rate: Of Adam.
+        n_iter: Steps of the game, Adam; the second half decays by a cosine.
+        learning_rate: Of Adam, for operators scaled to unit size.
+        tol: Largest estimated angle in radians that counts as converged; what is not is said in a
+            ConvergenceWarning.
+        max_passes: Limit of the exact products after the game.
         epsilon: Multiple of the identity added to B.
         rho: Lower clip of v'B v.
         maximize: False looks for the smallest values.
@@ -71,24 +101,28 @@ class EigenGameGEVP(BaseEstimator):
 
     Attributes:
         components_: Vectors on rows with v'B v = 1, largest-magnitude entry positive.
-        eigenvalues_: Generalised Rayleigh quotients (of A, also when minimising).
-        unresolved_: Players that found nothing of their own: the (sought) value is not positive, or the
-            vector copies a parent. Add a multiple of B to A to lift the spectrum.
+        eigenvalues_: Generalised Rayleigh quotients, in the order sought (ascending when minimising).
+        angle_bounds_: Estimated bound of the angle to the true vector, in radians.
+        residuals_: |A v - lambda B v| / |B v|.
+        n_passes_: Exact products taken.
+        unresolved_: Vectors that B does not see: their v'B v is not positive.
 
-    Source: Gemp et al. 2022 (arXiv 2206.04993).
+    Source: Gemp et al. 2022 (arXiv 2206.04993) for the game; Knyazev 2001 for the exact steps.
 
     Example:
         >>> model = EigenGameGEVP(n_components=1, random_state=0)
         >>> model.fit(np.diag([2.0, 3.0, 1.0]), B=np.diag([1.0, 3.0, 1.0])).eigenvalues_.round(3)
-        array([2.], dtype=float32)
+        array([2.])
     """
 
     def __init__(
         self,
         n_components: int = 1,
         *,
-        n_iter: int = 2000,
+        n_iter: int = 100,
         learning_rate: float = 0.1,
+        tol: float = 1e-3,
+        max_passes: int = 1000,
         epsilon: float = 0.0,
         rho: float = 1e-10,
         maximize: bool = True,
@@ -97,6 +131,8 @@ class EigenGameGEVP(BaseEstimator):
         self.n_components = n_components
         self.n_iter = n_iter
         self.learning_rate = learning_rate
+        self.tol = tol
+        self.max_passes = max_passes
         self.epsilon = epsilon
         self.rho = rho
         self.maximize = maximize
@@ -112,36 +148,100 @@ class EigenGameGEVP(BaseEstimator):
             dim: Dimension d; needed with functions only.
 
         Raises:
-            ValueError: If shapes do not fit, entries are not finite, or k exceeds d.
+            ValueError: If shapes do not fit, entries are not finite, B is not positive, or k exceeds d.
         """
-        for name in ("n_components", "n_iter"):
+        for name in ("n_components", "n_iter", "max_passes"):
             value = getattr(self, name)
             if not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
+        for name in ("learning_rate", "tol"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not float(value) > 0:
+                raise ValueError(f"{name} is {value!r}; it must be a positive number.")
         products, operators, dim = self._operators(X, B, dim)
         if self.n_components > dim:
             raise ValueError(
                 f"n_components={self.n_components} exceeds n_features={dim}; ask for at most {dim}."
             )
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        scales = self._probe(products, operators, dim, seed)
+        V = self._play(products, operators, dim, seed, scales)
+        exact, noise, precondition = self._exact(X, B, products, operators)
+        AV, BV = exact(V)
+        start = rayleigh_ritz(V, AV, BV)
+        k = int(self.n_components)
+        judge = partial(quality, k=k, noise=noise, size=scales[0] / scales[1], zero_is_null=False)
+        block, self.n_passes_ = locally_optimal(
+            exact,
+            start,
+            judge,
+            tol=float(self.tol),
+            max_passes=int(self.max_passes),
+            precondition=precondition,
+        )
+        found = judge(block)
+        self.eigenvalues_: NDArray = block.values[:k] if self.maximize else -block.values[:k]
+        self.components_: Float[np.ndarray, "k d"] = orient(block.V[:k])
+        self.residuals_, self.angle_bounds_ = found.residuals, found.angles
+        self.unresolved_: NDArray = np.arange(min(k, block.values.size), k)
+        self.n_iter_ = int(self.n_iter)
+        warn_of_angles("Vectors", found, float(self.tol), "raise max_passes")
+        return self
+
+    def _play(
+        self, products: Any, operators: Any, dim: int, seed: int, scales: tuple[float, float]
+    ) -> NDArray:
+        """Return the vectors of a short game on operators scaled to unit size; a few more than asked for."""
         config = PencilConfig(
             adam(float(self.learning_rate), int(self.n_iter)),
-            products,
+            _Scaled(products, *scales),
             exact=True,
             rho=float(self.rho),
-            epsilon=float(self.epsilon),
+            epsilon=float(self.epsilon) / scales[1],
             maximize=bool(self.maximize),
         )
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self._probe(products, operators, dim, seed)
-        state = pencil_init(jax.random.key(seed), int(self.n_components), dim, config)
+        players = min(int(self.n_components) + max(8, int(self.n_components) // 2), dim)
+        state = pencil_init(jax.random.key(seed), players, dim, config)
         state, finite = repeat_pencil_step(state, operators, config, int(self.n_iter))
-        if not finite:
+        if finite:
+            return np.asarray(state.V, np.float64)
+        return np.asarray(initial_vectors(jax.random.key(seed), players, dim), np.float64)
+
+    def _exact(
+        self, A: Any, B: Any, products: Any, operators: Any
+    ) -> tuple[Callable[[NDArray], tuple[NDArray, NDArray]], float, Callable[[NDArray], NDArray] | None]:
+        """Return products with sign and epsilon, their relative accuracy, and a preconditioner."""
+        sign, epsilon = 1 if self.maximize else -1, float(self.epsilon)
+        if callable(A):
+
+            def traced(V: NDArray) -> tuple[NDArray, NDArray]:
+                pair = _apply(products, jnp.asarray(V, jnp.float32), operators)
+                AV, BV = (np.asarray(product, np.float64) for product in pair)
+                return sign * AV, (V if B is None else BV) + epsilon * V
+
+            return traced, 10 * float(np.finfo(np.float32).eps), None
+        A64, B64 = (
+            None if M is None else M if hasattr(M, "tocsr") else np.asarray(M, np.float64) for M in (A, B)
+        )
+
+        def in_double(V: NDArray) -> tuple[NDArray, NDArray]:
+            BV = V if B64 is None else np.asarray((B64 @ V.T).T)
+            return sign * np.asarray((A64 @ V.T).T), BV + epsilon * V
+
+        noise = 1e3 * float(np.finfo(np.float64).eps)
+        if B64 is None:
+            return in_double, noise, None
+        if hasattr(B64, "tocsr"):
+            diagonal = B64.diagonal() + epsilon
+            return in_double, noise, lambda R: R / np.where(diagonal > 0, diagonal, 1)
+        try:
+            factor = cho_factor(B64 + epsilon * np.eye(B64.shape[0]))
+        except LinAlgError as error:
             raise ValueError(
-                f"The iteration left the finite numbers; lower learning_rate={self.learning_rate}."
-            )
-        self._finish(np.asarray(state.V), products, operators)
-        self.n_iter_ = int(self.n_iter)
-        return self
+                "B is not positive definite: its Cholesky factorisation fails. Pass epsilon > 0, which adds "
+                "epsilon I to B."
+            ) from error
+        return in_double, noise, lambda R: np.asarray(cho_solve(factor, R.T).T)
 
     def _operators(self, A: Operator, B: Operator | None, dim: int | None) -> tuple[Any, Any, int]:
         if callable(A):
@@ -168,9 +268,10 @@ class EigenGameGEVP(BaseEstimator):
             return sparse.BCOO.from_scipy_sparse(matrix.astype(np.float32))
         return jnp.asarray(np.asarray(matrix, np.float32))
 
-    def _probe(self, products: Any, operators: Any, dim: int, seed: int) -> None:
-        """Warn where u'Av and v'Au differ, or v'Bv is not positive, for random u and v."""
+    def _probe(self, products: Any, operators: Any, dim: int, seed: int) -> tuple[float, float]:
+        """Return the sizes of A and B, and warn where u'Av and v'Au differ for random u and v."""
         U = np.random.default_rng(seed).standard_normal((2, dim)).astype(np.float32)
+        sizes = []
         for name, product in zip("AB", _apply(products, U, operators), strict=True):
             table = np.asarray(U @ np.asarray(product).T, np.float64)
             if abs(table[0, 1] - table[1, 0]) > 1e-3 * max(np.abs(table).max(), 1e-30):
@@ -180,23 +281,9 @@ class EigenGameGEVP(BaseEstimator):
                     UserWarning,
                     stacklevel=3,
                 )
-
-    def _finish(self, V: NDArray, products: Any, operators: Any) -> None:
-        AV, BV = (np.asarray(product, np.float64) for product in _apply(products, V, operators))
-        BV = BV + self.epsilon * V
-        norms = np.sum(V * BV, axis=1)
-        if np.any(norms <= self.rho):
-            warnings.warn(
-                f"v'Bv is at most rho={self.rho} for {int(np.sum(norms <= self.rho))} players: B is not "
-                "positive. Pass epsilon > 0, which adds epsilon I to B.",
-                UserWarning,
-                stacklevel=3,
-            )
-        safe = np.where(norms > self.rho, norms, 1)
-        self.eigenvalues_: NDArray = (np.sum(V * AV, axis=1) / safe).astype(V.dtype)
-        self.components_: Float[np.ndarray, "k d"] = orient((V / np.sqrt(safe)[:, None]).astype(V.dtype))
-        sought = self.eigenvalues_ if self.maximize else -self.eigenvalues_
-        self.unresolved_: NDArray = unresolved_players(sought, V @ BV.T)
+            size = float(np.linalg.norm(np.asarray(product, np.float64)) / np.linalg.norm(U))
+            sizes.append(size if 0 < size < np.inf else 1.0)
+        return sizes[0], sizes[1]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

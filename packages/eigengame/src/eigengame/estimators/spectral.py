@@ -1,7 +1,7 @@
 """Spectral embedding of a graph from its edges, on the scikit-learn contract."""
 
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import jax
@@ -10,13 +10,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array, diags_array
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from eigengame.core.directions import direction_from_products
+from eigengame.core.ritz import locally_optimal, quality, rayleigh_ritz
 from eigengame.core.solver import initial_vectors, retract
+from eigengame.estimators.warn import warn_of_angles
 from eigengame.exact import orient
 from eigengame.laplacian import check_edges, laplacian_product, top_value_bound
 
@@ -32,6 +34,7 @@ def embed(
     key: Array,
     num_steps: int,
     batch_size: int,
+    weights: Array | None = None,
 ) -> tuple[Float[Array, "k d"], Array]:
     """Return V after `num_steps` mu steps on bound I - L, and the key to go on with.
 
@@ -43,14 +46,17 @@ def embed(
         key: Random key of the edge samples.
         num_steps: Steps.
         batch_size: Edges drawn per step; m uses all of them every time.
+        weights: Weights of the edges, (m,); None is 1.
     """
     m = edges.shape[0]
 
     def one(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         V, key = carry
         key, draw = jax.random.split(key)
-        sample = edges if batch_size >= m else edges[jax.random.randint(draw, (batch_size,), 0, m)]
-        AV = bound * V - laplacian_product(V, sample, m / sample.shape[0])
+        rows = slice(None) if batch_size >= m else jax.random.randint(draw, (batch_size,), 0, m)
+        sample = edges[rows]
+        scale = m / sample.shape[0] * (1.0 if weights is None else weights[rows, None])
+        AV = bound * V - laplacian_product(V, sample, scale)
         direction = direction_from_products("mu", V, AV)
         moved = optax.apply_updates(V, learning_rate / bound * direction)
         return (retract("mu", moved, V.shape[0]), key), None
@@ -62,21 +68,31 @@ def embed(
 class EigenGameSpectralEmbedding(BaseEstimator):
     """Bottom-k eigenvectors of a graph's Laplacian, from its edges.
 
+    A game on the edges gives the start; exact products with the Laplacian, preconditioned by the degrees,
+    then improve all vectors at once until the estimated angle of each is below `tol`.
+
     Args:
         n_components: Number of vectors. The first is constant on every connected component.
-        affinity: `"edges"`: X is a list of edges (m, 2) of an unweighted graph; `"precomputed"`: X is a
-            symmetric (n, n) array or sparse matrix whose non-zero off-diagonal entries are edges.
-        n_iter: Steps.
+        affinity: `"edges"`: X is a list of edges (m, 2), or (m, 3) with weights; an edge given twice counts
+            twice. `"precomputed"`: X is a symmetric (n, n) array or sparse matrix of non-negative weights.
+        normalized: Solve L v = lambda D v with the degrees D, as `sklearn.manifold.SpectralEmbedding`,
+            instead of L v = lambda v.
+        n_iter: Steps of the game.
         learning_rate: Step size times lambda_star.
         batch_size: Edges per step; None uses all.
         lambda_star: Upper bound of the largest eigenvalue; None takes 2 max degree.
+        tol: Largest estimated angle in radians that counts as converged; what is not is said in a
+            ConvergenceWarning.
+        max_passes: Limit of the exact products after the game.
         random_state: Seed of initial vectors and samples.
 
     Attributes:
         embedding_: (number of nodes, n_components).
-        eigenvalues_: Rayleigh quotients of the Laplacian, ascending for a converged fit.
+        eigenvalues_: Eigenvalues, ascending.
+        angle_bounds_: Estimated bound of the angle to the true vector, in radians.
+        n_passes_: Exact products taken.
 
-    Source: Sec. 5.3 of Gemp et al. 2021b (arXiv 2102.04152).
+    Source: Sec. 5.3 of Gemp et al. 2021b (arXiv 2102.04152) for the game.
 
     Example:
         >>> two_triangles = [[0, 1], [1, 2], [2, 0], [2, 3], [3, 4], [4, 5], [5, 3]]
@@ -91,18 +107,24 @@ class EigenGameSpectralEmbedding(BaseEstimator):
         n_components: int = 2,
         *,
         affinity: Literal["edges", "precomputed"] = "edges",
-        n_iter: int = 1000,
+        normalized: bool = False,
+        n_iter: int = 100,
         learning_rate: float = 1.0,
         batch_size: int | None = None,
         lambda_star: float | None = None,
+        tol: float = 1e-3,
+        max_passes: int = 1000,
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
         self.affinity = affinity
+        self.normalized = normalized
         self.n_iter = n_iter
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.lambda_star = lambda_star
+        self.tol = tol
+        self.max_passes = max_passes
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: None = None) -> Self:
@@ -113,44 +135,91 @@ class EigenGameSpectralEmbedding(BaseEstimator):
             y: Ignored.
 
         Raises:
-            ValueError: For malformed edges, an asymmetric affinity, or lambda_star below the largest
-                eigenvalue of the Laplacian.
+            ValueError: For malformed edges, a negative weight, an asymmetric affinity, or lambda_star below
+                the largest eigenvalue of the Laplacian.
         """
-        for name in ("n_components", "n_iter"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
-        edges, num_nodes = self._edges(X)
+        self._check_settings()
+        edges, weights, num_nodes = self._edges(X)
         if self.n_components > num_nodes:
             raise ValueError(
                 f"n_components={self.n_components} exceeds the number of nodes, n_features={num_nodes}."
             )
-        bound = top_value_bound(edges, num_nodes, self.lambda_star)
+        k = int(self.n_components)
+        pairs = (np.concatenate([edges[:, 0], edges[:, 1]]), np.concatenate([edges[:, 1], edges[:, 0]]))
+        adjacency = csr_array((np.concatenate([weights, weights]), pairs), shape=(num_nodes, num_nodes))
+        degrees = np.asarray(adjacency.sum(axis=0), np.float64).ravel()
+        laplacian = diags_array(degrees) - adjacency
+        bound = top_value_bound(edges, num_nodes, self.lambda_star, weights)
+        V = self._play(edges, weights, num_nodes, bound)
+        safe = np.where(degrees > 0, degrees, 1.0)
+        metric = safe if self.normalized else np.ones(num_nodes)
+
+        def products(W: NDArray) -> tuple[NDArray, NDArray]:
+            return -np.asarray((laplacian @ W.T).T), W * metric
+
+        judge = partial(
+            quality, k=k, noise=1e-13, size=2.0 if self.normalized else 2 * degrees.max(), zero_is_null=False
+        )
+        block, self.n_passes_ = locally_optimal(
+            products,
+            rayleigh_ritz(V, *products(V)),
+            judge,
+            tol=float(self.tol),
+            max_passes=int(self.max_passes),
+            precondition=lambda R: R / safe,
+        )
+        found = judge(block)
+        self.eigenvalues_: NDArray = np.maximum(-block.values[:k], 0)
+        self.embedding_: Float[np.ndarray, "nodes k"] = orient(block.V[:k]).T
+        self.angle_bounds_ = found.angles
+        self.n_iter_ = int(self.n_iter)
+        warn_of_angles("Vectors", found, float(self.tol), "raise max_passes, or ask for another n_components")
+        return self
+
+    def _play(self, edges: NDArray, weights: NDArray, num_nodes: int, bound: float) -> NDArray:
+        """Return the vectors of a game on the edges; a few more than asked for."""
+        players = min(int(self.n_components) + max(4, int(self.n_components) // 2), num_nodes)
         key = jax.random.key(int(check_random_state(self.random_state).randint(2**31 - 1)))
-        device_edges = jnp.asarray(edges)
         V, _ = embed(
-            initial_vectors(key, int(self.n_components), num_nodes),
-            device_edges,
+            initial_vectors(key, players, num_nodes),
+            jnp.asarray(edges),
             jnp.float32(bound),
             jnp.float32(self.learning_rate),
             key,
             int(self.n_iter),
             min(self.batch_size or len(edges), len(edges)),
+            jnp.asarray(weights, jnp.float32),
         )
-        flow = np.asarray(laplacian_product(V, device_edges))
-        self.eigenvalues_: NDArray = np.sum(np.asarray(V) * flow, axis=1)
-        self.embedding_: Float[np.ndarray, "nodes k"] = orient(np.asarray(V)).T
-        self.n_iter_ = int(self.n_iter)
-        return self
+        if not np.isfinite(np.asarray(V)).all():
+            V = initial_vectors(key, players, num_nodes)
+        return np.asarray(V, np.float64)
+
+    def _check_settings(self) -> None:
+        for name in ("n_components", "n_iter", "max_passes", "batch_size"):
+            value = getattr(self, name)
+            if value is None and name == "batch_size":
+                continue
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
+        for name in ("learning_rate", "tol"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 < float(value) < np.inf:
+                raise ValueError(f"{name} is {value!r}; it must be a positive number.")
 
     def fit_transform(self, X: ArrayLike, y: None = None) -> Float[np.ndarray, "nodes k"]:
         """Embed the nodes and return `embedding_`."""
         return self.fit(X).embedding_
 
-    def _edges(self, X: ArrayLike) -> tuple[NDArray[np.int32], int]:
+    def _edges(self, X: ArrayLike) -> tuple[NDArray[np.int32], NDArray, int]:
         if self.affinity == "edges":
-            self.n_features_in_ = 2
-            return check_edges(X)
+            table = np.asarray(X)
+            weighted = table.ndim == 2 and table.shape[1] == 3
+            self.n_features_in_ = 3 if weighted else 2
+            given = np.asarray(table[:, 2], np.float64) if weighted else np.ones(len(table))
+            ends = table[:, :2] if weighted else table
+            edges, num_nodes = check_edges(ends)
+            kept = given[np.asarray(ends)[:, 0] != np.asarray(ends)[:, 1]]
+            return edges, self._checked(kept), num_nodes
         if self.affinity != "precomputed":
             raise ValueError(f"affinity is {self.affinity!r}; allowed are 'edges' and 'precomputed'.")
         matrix = validate_data(self, X, accept_sparse="csr", dtype="numeric", ensure_min_samples=2)
@@ -160,9 +229,17 @@ class EigenGameSpectralEmbedding(BaseEstimator):
         difference = abs(table - table.T)
         if difference.nnz and difference.max() > 1e-8 * abs(table).max():
             raise ValueError("The affinity is not symmetric; pass (X + X.T) / 2.")
-        upper = table.row < table.col
-        present = upper & (table.data != 0)
-        return check_edges(np.stack([table.row[present], table.col[present]], axis=1), matrix.shape[0])
+        present = (table.row < table.col) & (table.data != 0)
+        edges, num_nodes = check_edges(
+            np.stack([table.row[present], table.col[present]], axis=1), matrix.shape[0]
+        )
+        return edges, self._checked(np.asarray(table.data[present], np.float64)), num_nodes
+
+    @staticmethod
+    def _checked(weights: NDArray) -> NDArray:
+        if not np.all(np.isfinite(weights)) or np.any(weights < 0):
+            raise ValueError("Weights of edges must be finite and not negative.")
+        return weights
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -29,8 +29,9 @@ class Batch(NamedTuple):
 
 
 def is_stream(X: Any) -> bool:
-    """Return whether X is a callable or an iterator of batches rather than an array-like of rows."""
-    return callable(X) or (isinstance(X, Iterator) and not hasattr(X, "shape"))
+    """Return whether X is a callable or an iterable of batches rather than an array-like of rows."""
+    array_like = any(hasattr(X, name) for name in ("shape", "__array__", "__getitem__"))
+    return callable(X) or (isinstance(X, Iterable) and not array_like)
 
 
 def dense_rows(X: Any, rows: Any, dtype: DTypeLike) -> NDArray:

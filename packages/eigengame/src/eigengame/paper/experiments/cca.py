@@ -109,7 +109,7 @@ def exact_pencil(views: TwoViews, epsilon: float = 0.0) -> tuple[NDArray, NDArra
 
 def joint_vectors(model: EigenGameCCA) -> NDArray:
     """Return the fitted pairs as vectors of the pencil."""
-    return np.concatenate([np.asarray(view, np.float64) for view in model._state.vectors], axis=1)
+    return np.concatenate(model._vectors(), axis=1)
 
 
 def captured_correlation(model: EigenGameCCA, views: TwoViews) -> NDArray:
@@ -119,7 +119,9 @@ def captured_correlation(model: EigenGameCCA, views: TwoViews) -> NDArray:
 
 
 def _full(config: CCAConfig, views: TwoViews, seed: int) -> dict[str, NDArray]:
-    model = EigenGameCCA(config.num_components, n_epochs=config.full_steps, random_state=seed).fit(*views)
+    model = EigenGameCCA(
+        config.num_components, n_epochs=config.full_steps, refine=False, random_state=seed
+    ).fit(*views)
     truth = pencil(*exact_pencil(views), k=config.num_components)
     return {"cosines": cosine_similarities(joint_vectors(model), truth.vectors)}
 
@@ -130,6 +132,7 @@ def _minibatch(config: CCAConfig, views: TwoViews, seed: int) -> dict[str, NDArr
         config.num_components,
         batch_size=config.batch_size,
         n_epochs=-(-config.batch_steps // steps_per_epoch),
+        refine=False,
         random_state=seed,
     ).fit(*views)
     truth = pencil(*exact_pencil(views), k=config.num_components)
@@ -146,7 +149,11 @@ def _images(config: CCAConfig, seed: int) -> dict[str, NDArray]:
     variance = np.concatenate(views, axis=1).var(axis=0).mean()
     epsilon = config.epsilon * variance
     model = EigenGameCCA(
-        config.image_components, n_epochs=2 * config.full_steps, epsilon=epsilon, random_state=seed
+        config.image_components,
+        n_epochs=2 * config.full_steps,
+        epsilon=epsilon,
+        refine=False,
+        random_state=seed,
     ).fit(*views)
     A, B = exact_pencil(views, epsilon)
     V = joint_vectors(model)

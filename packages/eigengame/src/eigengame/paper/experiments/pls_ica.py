@@ -84,11 +84,13 @@ def plot(result: Result) -> Figure:
 
 def _pls(config: PlsIcaConfig, seed: int) -> dict[str, NDArray]:
     views = two_views(generator(seed, "pls"), config.num_samples)
-    model = EigenGamePLS(config.pls_components, n_epochs=config.pls_steps, random_state=seed).fit(*views)
+    model = EigenGamePLS(
+        config.pls_components, n_epochs=config.pls_steps, refine=False, random_state=seed
+    ).fit(*views)
     A, B = exact_pencil(views)
     split = views.x.shape[1]
     B[split:, split:] = np.eye(views.y.shape[1])
-    found = np.concatenate([np.asarray(view, np.float64) for view in model._state.vectors], axis=1)
+    found = np.concatenate(model._vectors(), axis=1)
     return {"cosines": cosine_similarities(found, pencil(A, B, k=config.pls_components).vectors)}
 
 
@@ -96,7 +98,9 @@ def _ica(config: PlsIcaConfig, seed: int) -> dict[str, NDArray]:
     mixed, sources = mixed_sources(generator(seed, "ica"), config.ica_samples)
     scaled = mixed / mixed.std()
     # all three sources are flatter than a Gaussian: their values are those of -A
-    model = EigenGameICA(3, n_epochs=config.ica_steps, maximize=False, random_state=seed).fit(scaled)
+    model = EigenGameICA(3, n_epochs=config.ica_steps, maximize=False, refine=False, random_state=seed).fit(
+        scaled
+    )
     centred = scaled - scaled.mean(axis=0)
     C = centred.T @ centred / len(centred)
     weights = np.sum(centred**2, axis=1)
