@@ -19,7 +19,15 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
-__all__ = ["Block", "Quality", "locally_optimal", "quality", "rayleigh_ritz"]
+__all__ = [
+    "Block",
+    "Quality",
+    "locally_optimal",
+    "orthogonal_rows",
+    "quality",
+    "rayleigh_ritz",
+    "starting_block",
+]
 
 Products = Callable[[NDArray], tuple[NDArray, NDArray]]
 
@@ -101,6 +109,23 @@ def rayleigh_ritz(V: NDArray, AV: NDArray, BV: NDArray | None = None, threshold:
     return Block(T @ V, T @ AV, T @ BV, values[::-1])
 
 
+def orthogonal_rows(V: NDArray, count: int) -> NDArray:
+    """Return unit rows orthogonal to the orthonormal rows of V and to each other, the same at every call."""
+    if not count:
+        return np.zeros((0, V.shape[1]))
+    draws = np.random.default_rng(0).standard_normal((count, V.shape[1]))
+    for _ in range(2):
+        draws = np.linalg.qr((draws - draws @ V.T @ V).T)[0].T
+    return draws
+
+
+def starting_block(V: NDArray, products: Products) -> Block:
+    """Return a block of as many vectors as V has rows; rows that depend on others make way for new ones."""
+    Q = _basis(V, V, _DEPENDENT) @ V
+    Q = np.concatenate([Q, orthogonal_rows(Q, V.shape[0] - Q.shape[0])])
+    return rayleigh_ritz(Q, *products(Q), threshold=_DEPENDENT)
+
+
 def quality(block: Block, k: int, *, noise: float, size: float = 0.0, zero_is_null: bool = True) -> Quality:
     """Return how near the first k vectors are to the truth; the others only say where the gaps are.
 
@@ -159,7 +184,8 @@ def locally_optimal(
 
     Args:
         products: Maps vectors W (m, d) to (A W, B W); one call is one pass.
-        start: From `rayleigh_ritz`; its size is that of the result, rows beyond k guard the gap.
+        start: From `rayleigh_ritz` or `starting_block`; the result has its size, rows beyond k guard
+            the gap.
         judge: `quality` with all but its first argument given.
         tol: Largest estimated angle in radians that is good enough.
         max_passes: Limit of the calls.

@@ -19,7 +19,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from eigengame.core.generalized import PencilConfig, pencil_init, repeat_pencil_step
-from eigengame.core.ritz import locally_optimal, quality, rayleigh_ritz
+from eigengame.core.ritz import locally_optimal, quality, starting_block
 from eigengame.core.solver import initial_vectors
 from eigengame.estimators.pencil import adam
 from eigengame.estimators.warn import warn_of_angles
@@ -167,8 +167,7 @@ class EigenGameGEVP(BaseEstimator):
         scales = self._probe(products, operators, dim, seed)
         V = self._play(products, operators, dim, seed, scales)
         exact, noise, precondition = self._exact(X, B, products, operators)
-        AV, BV = exact(V)
-        start = rayleigh_ritz(V, AV, BV)
+        start = starting_block(V, exact)
         k = int(self.n_components)
         judge = partial(quality, k=k, noise=noise, size=scales[0] / scales[1], zero_is_null=False)
         block, self.n_passes_ = locally_optimal(

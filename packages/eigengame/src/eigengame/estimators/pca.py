@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple, Self
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from eigengame import checkpoint, exact
 from eigengame.core.directions import Algorithm
 from eigengame.core.learning_rate import auto_gain, nesterov, with_learning_rate
-from eigengame.core.ritz import Block, Quality, locally_optimal, quality, rayleigh_ritz
+from eigengame.core.ritz import Block, Quality, locally_optimal, orthogonal_rows, quality, rayleigh_ritz
 from eigengame.core.solver import Config, Moments, State, init, initial_vectors, step
 from eigengame.estimators.streams import (
     Batch,
@@ -55,6 +56,9 @@ _COUNTERS = (
 _MAX_PASSES = 50  # over the data with n_epochs="auto"; a spectral gap of 1 % takes about 20
 _COLLAPSED = 0.01  # directions in which the averaged players span less than this share are not their finding
 _SMALL = 4096  # the exact solver of algorithm="auto" forms a square matrix of at most this side
+
+# what follows from an estimator's state, apart from it: reading an attribute does not change the estimator
+_SOLUTIONS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 Data = ArrayLike | Iterable[ArrayLike] | Callable[[], Iterable[ArrayLike]]
 Source = Callable[[], Iterator[Batch]]
@@ -302,7 +306,7 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
         held = self._streamed()
         W = np.concatenate([held.V, held.AV / max(float(held.values.max(initial=0)), 1e-300)])
-        W = rayleigh_ritz(W, W, threshold=1e-6).V
+        W = rayleigh_ritz(W, W, threshold=1e-4).V
         block = rayleigh_ritz(W, products(W)[0])
         size = min(self._state.k, block.values.size)
         block = Block(*(part[:size] for part in block))
@@ -348,7 +352,7 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """Continue from vectors with exact products; momentum starts anew."""
         state, dtype = self._state, jnp.dtype(self.dtype)
         missing = state.k - block.values.size
-        V = np.concatenate([block.V, _orthogonal_rows(block.V, missing)])
+        V = np.concatenate([block.V, orthogonal_rows(block.V, missing)])
         AV = np.concatenate([block.AV, np.zeros((missing, V.shape[1]))])
         padding = ((0, state.V.shape[0] - state.k), (0, 0))
         place = partial(jax.device_put, device=state.V.sharding)
@@ -459,7 +463,7 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _forget(self) -> None:
-        for name in ("_state", "_distinct", "_former", "_solution"):
+        for name in ("_state", "_distinct", "_former"):
             self.__dict__.pop(name, None)
         self.n_samples_seen_, self.n_iter_, self.n_passes_, self.solver_ = 0, 0, 0, "game"
 
@@ -538,7 +542,7 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         V, AV = (np.asarray(gather(leaf), np.float64)[:k] for leaf in (moments.vectors, moments.products))
         block = rayleigh_ritz(V, AV, threshold=_COLLAPSED)
         missing = k - block.values.size
-        extra = _orthogonal_rows(block.V, missing)
+        extra = orthogonal_rows(block.V, missing)
         return Block(
             np.concatenate([block.V, extra]),
             np.concatenate([block.AV, 0 * extra]),
@@ -548,7 +552,7 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def _current(self) -> tuple[Block, Quality]:
         """Return the vectors and their quality, computed once per state."""
-        held: Any = self.__dict__.get("_solution")
+        held: Any = _SOLUTIONS.get(self)
         if held is None or held[0] is not self._state:
             block = self._streamed()
             found = quality(block, self._wanted, noise=self._noise)
@@ -557,7 +561,7 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             if total - np.maximum(block.values, 0).sum() > 100 * self._noise * total:
                 angles = np.where(block.values[: self._wanted] > 0, found.angles, np.pi / 2)
                 found = replace(found, angles=angles, unresolved=np.flatnonzero(np.zeros(0)))
-            self._solution = held = (self._state, block, found)
+            _SOLUTIONS[self] = held = (self._state, block, found)
         return held[1], held[2]
 
     def _warn(self, again: bool) -> None:
@@ -775,13 +779,3 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-
-def _orthogonal_rows(V: NDArray, count: int) -> NDArray:
-    """Return unit rows orthogonal to the orthonormal rows of V and to each other."""
-    if not count:
-        return np.zeros((0, V.shape[1]))
-    draws = np.random.default_rng(0).standard_normal((count, V.shape[1]))
-    for _ in range(2):
-        draws = np.linalg.qr((draws - draws @ V.T @ V).T)[0].T
-    return draws

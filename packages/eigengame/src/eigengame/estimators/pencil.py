@@ -25,7 +25,7 @@ from eigengame.core.generalized import (
     repeat_pencil_step,
     unresolved_players,
 )
-from eigengame.core.ritz import locally_optimal, quality, rayleigh_ritz
+from eigengame.core.ritz import locally_optimal, quality, starting_block
 from eigengame.core.solver import State
 from eigengame.estimators.streams import check_finite
 from eigengame.estimators.warn import warn_of_angles
@@ -237,7 +237,7 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):
         template_rows, k = V.shape[0], int(self.n_components)
         judge = partial(quality, k=k, noise=_NOISE, size=1.0, zero_is_null=False)
         block, self.n_passes_ = locally_optimal(
-            products, rayleigh_ritz(V, *products(V)), judge, tol=float(self.tol), max_passes=500
+            products, starting_block(V, products), judge, tol=float(self.tol), max_passes=500
         )
         found = judge(block)
         missing = template_rows - block.values.size
@@ -613,7 +613,7 @@ class EigenGameICA(ClassNamePrefixFeaturesOutMixin, _PencilEstimator):
         return self
 
     def _warn_of_equal_kurtosis(self, X: ArrayLike) -> None:
-        """Warn of neighbours whose values differ by less than four times their sampling error, from ten blocks."""
+        """Warn of neighbours closer than four times their sampling error, which ten blocks give."""
         blocks = np.array_split(np.asarray(self.transform(X), np.float64), 10)
         if len(blocks[-1]) < 20 or self.n_components < 2:
             return

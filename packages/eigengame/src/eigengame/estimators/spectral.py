@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from eigengame.core.directions import direction_from_products
-from eigengame.core.ritz import locally_optimal, quality, rayleigh_ritz
+from eigengame.core.ritz import locally_optimal, quality, starting_block
 from eigengame.core.solver import initial_vectors, retract
 from eigengame.estimators.warn import warn_of_angles
 from eigengame.exact import orient
@@ -162,7 +162,7 @@ class EigenGameSpectralEmbedding(BaseEstimator):
         )
         block, self.n_passes_ = locally_optimal(
             products,
-            rayleigh_ritz(V, *products(V)),
+            starting_block(V, products),
             judge,
             tol=float(self.tol),
             max_passes=int(self.max_passes),
@@ -237,12 +237,15 @@ class EigenGameSpectralEmbedding(BaseEstimator):
 
     @staticmethod
     def _checked(weights: NDArray) -> NDArray:
-        if not np.all(np.isfinite(weights)) or np.any(weights < 0):
-            raise ValueError("Weights of edges must be finite and not negative.")
+        if np.any(weights < 0):
+            raise ValueError("Negative values in data: weights of edges must not be negative.")
+        if not np.all(np.isfinite(weights)):
+            raise ValueError("Weights of edges must be finite.")
         return weights
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.pairwise = self.affinity == "precomputed"
+        tags.input_tags.positive_only = True
         tags.input_tags.sparse = self.affinity == "precomputed"
         return tags
