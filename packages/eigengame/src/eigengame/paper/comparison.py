@@ -82,14 +82,47 @@ def follow(
     return curves | {"steps": every * np.arange(num_points + 1)}
 
 
-def best_rate(rates: Sequence[float], score: Callable[[float], float]) -> float:
-    """Return the rate with the highest score; scores come from held-out seeds.
+def best_rate(
+    rates: Sequence[float], score: Callable[[float], float], *, extensions: int = 6, slack: float = 0.01
+) -> float:
+    """Return the rate with the highest score, from a grid that is extended until the best lies inside it.
+
+    A comparison of methods whose rate sits at the edge of its grid says how far the grid reached, not which
+    method is better. Scores come from held-out seeds.
+
+    Args:
+        rates: At least two rates; the grid is continued by the ratio of its first or last pair.
+        score: Score of a rate.
+        extensions: Largest number of rates added.
+        slack: A rate inside the grid is taken if it falls short of the best by no more than this share.
+
+    Raises:
+        ValueError: If the best rate still sits at the edge.
 
     Example:
         >>> best_rate([0.1, 1.0, 10.0], lambda rate: -abs(rate - 1))
         1.0
+        >>> best_rate([0.1, 1.0], lambda rate: -abs(rate - 100))
+        100.0
     """
-    return rates[int(np.argmax([score(rate) for rate in rates]))]
+    grid = sorted(rates)
+    scores = [score(rate) for rate in grid]
+    for added in range(extensions + 1):
+        best = max(scores)
+        inside = [index for index in range(1, len(grid) - 1) if scores[index] >= best - slack * abs(best)]
+        if inside:
+            return grid[max(inside, key=scores.__getitem__)]
+        if added < extensions and scores[-1] == best:
+            grid.append(grid[-1] ** 2 / grid[-2])
+            scores.append(score(grid[-1]))
+        elif added < extensions:
+            grid.insert(0, grid[0] ** 2 / grid[1])
+            scores.insert(0, score(grid[0]))
+    edge = grid[scores.index(best)]
+    raise ValueError(
+        f"The best learning rate {edge:g} sits at the edge of its grid {grid[0]:g} to {grid[-1]:g}: no "
+        "verdict can rest on it. Widen the grid."
+    )
 
 
 def as_device(data: NDArray) -> Float[Array, "n d"]:
