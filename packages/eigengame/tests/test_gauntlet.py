@@ -73,8 +73,9 @@ def test_shapes_down_to_one(rng, name, shape):
 def test_types_of_the_batch(rng, name, dtype, tolerance):
     V, X = problem(rng)
     X = X % 2 if dtype == "bool" else X
-    close(DIRECTIONS[name](V, jnp.asarray(X, dtype)), oracle(name, V, X), tolerance)
-    if dtype not in ("bfloat16",):
+    if dtype not in ("int64", "float64"):  # JAX has neither without x64
+        close(DIRECTIONS[name](V, jnp.asarray(X, dtype)), oracle(name, V, X), tolerance)
+    if dtype != "bfloat16":
         close(DIRECTIONS[name](V, X.astype(dtype)), oracle(name, V, X), tolerance)  # NumPy, not JAX
 
 
@@ -97,8 +98,8 @@ def test_steps_on_batches_of_any_type(rng, dtype, center):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_vectors_in_half_precision_keep_their_type(rng, dtype):
-    data = jnp.asarray(rng.standard_normal((500, 8)) * np.linspace(3, 1, 8), jnp.float32)
-    config = Config(optax.sgd(0.05, momentum=0.9, nesterov=True))
+    data = jnp.asarray(rng.standard_normal((500, 8)) * np.r_[5, 3, np.ones(6)], jnp.float32)
+    config = Config(optax.sgd(0.01))
     state, metrics = sample_steps(
         init(jax.random.key(0), 2, 8, config.optimizer, dtype=dtype), data, 50, 64, config
     )

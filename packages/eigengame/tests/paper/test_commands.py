@@ -28,7 +28,8 @@ def test_fit_then_eval(file, tmp_path, capsys):
     evaluate(EvalConfig(components=str(tmp_path / "out" / "components.npz"), data=str(file)))
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["streak"] == 2
-    assert report["captured_value_ratio"] == pytest.approx(1, abs=0.1)
+    assert report["captured_value_ratio"] == pytest.approx(1, abs=1e-4)
+    assert max(report["angles"]) < 0.02
 
 
 def test_as_typed(file, monkeypatch, capsys):

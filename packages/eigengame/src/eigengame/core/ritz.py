@@ -192,6 +192,7 @@ def locally_optimal(
         precondition: Maps residuals to moves, an approximate inverse of A or B.
 
     Example:
+        >>> from functools import partial
         >>> A = np.diag(np.arange(1.0, 51))
         >>> V = np.random.default_rng(0).standard_normal((4, 50))
         >>> judge = partial(quality, k=2, noise=1e-14)

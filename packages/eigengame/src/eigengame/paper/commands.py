@@ -43,6 +43,7 @@ class FitConfig(RunOptions):
         learning_rate: A number, or 0 for automatic.
         momentum: Nesterov momentum.
         center: Subtract the running mean.
+        refine: Take exact passes over the file after the epochs until the components are within 0.02 rad.
         seed: Seed of starting vectors and of the order of the rows.
         checkpoint_every: Steps between checkpoints.
         out: Folder that receives components.npz and the checkpoint.
@@ -56,6 +57,7 @@ class FitConfig(RunOptions):
     learning_rate: float = 0.0
     momentum: float = 0.9
     center: bool = True
+    refine: bool = True
     seed: int = 0
     checkpoint_every: int = 500
     out: str = "eigengame-fit"
@@ -88,8 +90,8 @@ class EmbedConfig(RunOptions):
     Attributes:
         edges: Endpoints, two integers per row: .npy, or text with blanks or commas.
         k: Number of vectors.
-        steps: Steps.
-        batch_size: Edges per step; 0 uses all.
+        steps: Steps of the game; exact products follow.
+        batch_size: Edges per step; null uses all.
         learning_rate: Step size times lambda_star.
         seed: Seed of starting vectors and minibatches.
         out: File that receives the embedding (.npy).
@@ -97,8 +99,8 @@ class EmbedConfig(RunOptions):
 
     edges: str = ""
     k: int = 8
-    steps: int = 1000
-    batch_size: int = 0
+    steps: int = 100
+    batch_size: int | None = None
     learning_rate: float = 1.0
     seed: int = 0
     out: str = "embedding.npy"
@@ -153,7 +155,7 @@ def _fit(config: FitConfig, rows: NDArray, lock: FolderLock) -> None:
         random_state=config.seed,
     )
     identity = {"data": Path(config.data).name, "shape": list(rows.shape), "epochs": config.epochs}
-    epoch, start = 0, 0
+    epoch, start, refined = 0, 0, False
     if checkpoint.exists() and not config.overwrite:
         held, position = EigenGame.load(checkpoint)
         if held.get_params() != model.get_params() or {key: position[key] for key in identity} != identity:
@@ -161,6 +163,7 @@ def _fit(config: FitConfig, rows: NDArray, lock: FolderLock) -> None:
                 f"{checkpoint} belongs to another configuration or file. Pass overwrite=true or another out=."
             )
         model, epoch, start = held, position["epoch"], position["start"]
+        refined = position.get("refined", False)
     for now in range(epoch, config.epochs):
         first = start if now == epoch else 0
         batches = array_batches(rows, model.batch_size, seed=config.seed, epoch=now, start=first)
@@ -170,8 +173,10 @@ def _fit(config: FitConfig, rows: NDArray, lock: FolderLock) -> None:
                 lock.check()
                 model.save(checkpoint, identity | {"epoch": now, "start": batch.position + 1})
                 print(json.dumps({"step": model.n_iter_, "epoch": now, **_summary(model)}), flush=True)
+    if config.refine and not refined:
+        model.refine(rows)
     lock.check()
-    model.save(checkpoint, identity | {"epoch": config.epochs, "start": 0})
+    model.save(checkpoint, identity | {"epoch": config.epochs, "start": 0, "refined": config.refine})
     write_arrays(
         folder / "components.npz",
         {
@@ -187,6 +192,8 @@ def _summary(model: EigenGame) -> dict[str, Any]:
     return {
         "samples": model.n_samples_seen_,
         "explained_variance_ratio": round(float(model.explained_variance_ratio_.sum()), 6),
+        "angle_bound": round(float(model.angle_bounds_.max()), 6),
+        "converged": model.converged_,
         "unresolved": model.unresolved_.tolist(),
     }
 
@@ -221,7 +228,7 @@ def embed(config: EmbedConfig) -> None:
         config.k,
         n_iter=config.steps,
         learning_rate=config.learning_rate,
-        batch_size=config.batch_size or None,
+        batch_size=config.batch_size,
         random_state=config.seed,
     ).fit(read_edges(config.edges))
     target = Path(config.out)
