@@ -25,6 +25,7 @@ from .rounding import RoundingPerturbation as RoundingPerturbation
 from .rounding import ScaleDivide as ScaleDivide
 from .rounding import StochasticUlp as StochasticUlp
 from .rounding import perturb_update as perturb_update
+from .sensitivity import CopyOutcome as CopyOutcome
 from .sensitivity import SensitivityProbe as SensitivityProbe
 from .sensitivity import SensitivityReport as SensitivityReport
 from .sensitivity import numerical_sensitivity as numerical_sensitivity

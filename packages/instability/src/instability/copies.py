@@ -19,11 +19,13 @@ from torch.optim import Optimizer
 from instability.metrics import average_relative_l1
 from instability.perturbed_sgd import PerturbedSGD, perturb_optimizer
 from instability.rounding import check_perturbation, is_power_of_two
+from instability.streams import RandomStreams
 
-__all__ = ["Copies", "LossOf", "OptimizerFn"]
+__all__ = ["Copies", "LossOf", "OptimizerFn", "StepFn"]
 
 LossOf = Callable[[nn.Module], Tensor]
 OptimizerFn = Callable[[Iterable[nn.Parameter]], Optimizer]
+StepFn = Callable[[nn.Module, Optimizer], Tensor | float | None]
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
 
@@ -35,11 +37,13 @@ class Copies:
 
     Args:
         model: the common start; deep-copied, never changed.
-        optimizer_fn: makes an optimiser for a list of parameters.
+        optimizer: makes an optimiser for a list of parameters; or the optimiser that trains the model, whose
+            groups and state every copy then takes over.
         perturbations: the integers ``k``; the first must be 1, the baseline that others are compared with.
 
     Raises:
-        ValueError: no perturbations, or the first is not 1.
+        ValueError: no perturbations, the first is not 1, or the model has nothing to train.
+        TypeError: the model or its optimiser cannot be copied.
 
     >>> copies = Copies(nn.Linear(2, 1), lambda p: PerturbedSGD(p, lr=0.1), perturbations=(1, 2, 3))
     >>> losses = copies.step(lambda model: model(torch.ones(1, 2)).square().sum())
@@ -48,17 +52,22 @@ class Copies:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer_fn: OptimizerFn, perturbations: Sequence[int] = (1, 2, 3)
+        self,
+        model: nn.Module,
+        optimizer: OptimizerFn | Optimizer,
+        perturbations: Sequence[int] = (1, 2, 3),
     ) -> None:
         if not perturbations:
             raise ValueError("perturbations is empty; pass at least the baseline 1.")
         if perturbations[0] != 1:
             raise ValueError(f"perturbations={tuple(perturbations)} must start with the baseline k = 1.")
         self.perturbations = tuple(check_perturbation(k) for k in perturbations)
-        self.models = [copy.deepcopy(model) for _ in perturbations]
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ValueError("the model has no parameter that requires a gradient: nothing is trained.")
+        pairs = [_twin(model, optimizer) for _ in perturbations]
+        self.models = [twin for twin, _ in pairs]
         self.optimizers = [
-            _perturbed(optimizer_fn(twin.parameters()), k)
-            for twin, k in zip(self.models, self.perturbations, strict=True)
+            _perturbed(inner, k) for (_, inner), k in zip(pairs, self.perturbations, strict=True)
         ]
 
     @property
@@ -78,16 +87,46 @@ class Copies:
             loss_of: maps a model to its scalar loss on the current batch. Random layers draw the same numbers
                 in every copy.
         """
-        state = torch.get_rng_state()
+
+        def update(model: nn.Module, optimizer: Optimizer) -> Tensor:
+            def closure() -> Tensor:
+                optimizer.zero_grad()
+                loss = loss_of(model)
+                loss.backward()
+                return loss
+
+            inner = getattr(optimizer, "optimizer", optimizer)
+            if isinstance(inner, torch.optim.LBFGS):
+                return optimizer.step(closure)  # type: ignore[arg-type, return-value]  # it evaluates anew
+            loss = closure()
+            optimizer.step()
+            return loss
+
+        return self.advance(update)
+
+    def advance(self, step: StepFn) -> list[float]:
+        """Make one step of your own with every copy and return their losses.
+
+        Args:
+            step: takes a model and its optimiser, makes the whole step (accumulation, clipping and all) and
+                returns the loss, or ``None``. Every copy draws the same random numbers, and the streams are
+                left as one of them leaves them.
+        """
+        streams = RandomStreams.now()
         losses = []
         for model, optimizer in zip(self.models, self.optimizers, strict=True):
-            torch.set_rng_state(state)
-            optimizer.zero_grad()
-            loss = loss_of(model)
-            loss.backward()
-            optimizer.step()
-            losses.append(float(loss.detach()))
+            streams.restore()
+            loss = step(model, optimizer)
+            losses.append(float("nan") if loss is None else float(torch.as_tensor(loss).detach()))
         return losses
+
+    def follow(self, optimizer: Optimizer) -> None:
+        """Take over the settings of an optimiser's groups, such as a scheduled learning rate."""
+        for twin in self.optimizers:
+            for group, theirs in zip(twin.param_groups, optimizer.param_groups, strict=True):
+                group.update(
+                    {name: theirs[name] for name in theirs if name not in ("params", "perturbation")}
+                )
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Set the learning rate of every group of every copy."""
@@ -96,7 +135,7 @@ class Copies:
                 group["lr"] = learning_rate
 
     def weights(self, index: int, layer: str | None = None) -> Float[np.ndarray, "n"]:
-        """Return the parameters of one copy as a vector: all of them, or one by its name.
+        """Return the trained parameters of one copy as a vector, or one parameter by its name.
 
         Raises:
             ValueError: there is no parameter of that name; close names are listed.
@@ -104,12 +143,29 @@ class Copies:
         named = dict(self.models[index].named_parameters())
         if layer is not None:
             named = {layer: named[check_layer(layer, named)]}
+        else:
+            named = {name: p for name, p in named.items() if p.requires_grad}
         return _to_numpy(torch.cat([p.detach().reshape(-1) for p in named.values()]))
 
     def divergence(self, layer: str | None = None, metric: Metric = average_relative_l1) -> list[float]:
         """Return the distance of every copy from the first."""
         baseline = self.weights(0, layer)
         return [metric(self.weights(i, layer), baseline) for i in range(len(self.models))]
+
+    def same_bits(self, index: int) -> bool:
+        """Whether parameters and buffers of a copy equal the baseline's bit for bit, NaN included."""
+        pairs = zip(
+            (*self.models[0].parameters(), *self.models[0].buffers()),
+            (*self.models[index].parameters(), *self.models[index].buffers()),
+            strict=True,
+        )
+        return all(_same_bits(a.detach(), b.detach()) for a, b in pairs)
+
+    def is_finite(self, index: int) -> bool:
+        """Whether every trained parameter of a copy is finite."""
+        return all(
+            bool(p.detach().isfinite().all()) for p in self.models[index].parameters() if p.requires_grad
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the full state (weights, buffers, optimiser tensors) as named arrays, for a checkpoint."""
@@ -155,6 +211,32 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
     # NumPy has no bfloat16; float32 holds its values exactly.
     tensor = tensor.detach().cpu()
     return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
+
+
+def _twin(model: nn.Module, optimizer: OptimizerFn | Optimizer) -> tuple[nn.Module, Optimizer]:
+    """Return a copy of the model with an optimiser of its own, made anew or copied with its state."""
+    try:
+        if isinstance(optimizer, Optimizer):
+            twin, inner = copy.deepcopy((model, optimizer))
+            if isinstance(inner, torch.optim.LBFGS):  # its copy forgets what its constructor sets
+                inner._params, inner._numel_cache = inner.param_groups[0]["params"], None
+            return twin, inner
+        twin = copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise TypeError(
+            f"the model or its optimiser cannot be copied ({str(error).splitlines()[0]}); if it has an old "
+            "weight norm, use torch.nn.utils.parametrizations.weight_norm."
+        ) from error
+    return twin, optimizer(twin.parameters())
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    if torch.equal(a, b):  # also true for 0.0 and -0.0, which no later step tells apart but by division
+        return True
+    if not a.is_floating_point() or a.shape != b.shape:
+        return False
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    return torch.equal(a.contiguous().view(integers), b.contiguous().view(integers))
 
 
 def _perturbed(optimizer: Optimizer, k: int) -> Optimizer:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gdyn_common.seeding import generator
 from gdyn_common.spectral import lanczos, power_iteration
+from instability.streams import unchanged
 
 __all__ = ["hessian_vector_product", "sharpness"]
 
@@ -27,9 +28,10 @@ def hessian_vector_product(
 ) -> Callable[[Float[np.ndarray, "n"]], Float[np.ndarray, "n"]]:
     """Return ``v -> H v`` of the loss at the model's weights, in ``model.parameters()`` order.
 
-    The gradient's graph is built once and kept. The model is not changed.
+    The gradient's graph is built once and kept. Model, buffers and random streams are left as they were.
 
     Raises:
+        ValueError: nothing requires a gradient.
         NotImplementedError: an operation of the model has no second derivative; the message names it.
 
     >>> model = nn.Linear(2, 1, bias=False)
@@ -40,7 +42,10 @@ def hessian_vector_product(
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     sizes = [p.numel() for p in parameters]
-    gradients = torch.autograd.grad(loss_of(model), parameters, create_graph=True, materialize_grads=True)
+    if not parameters:
+        raise ValueError("the model has no parameter that requires a gradient.")
+    with unchanged(model):
+        gradients = torch.autograd.grad(loss_of(model), parameters, create_graph=True, materialize_grads=True)
 
     def product(vector: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
         pieces = torch.from_numpy(np.asarray(vector, dtype=np.float64)).split(sizes)

@@ -45,15 +45,35 @@ def bit_reproducible(device: str = "cpu") -> Iterator[None]:
     """
     check_device(device)
     deterministic = torch.are_deterministic_algorithms_enabled()
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = (matmul.allow_tf32, convolution.allow_tf32, convolution.benchmark)
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    switches = _tf32_switches()
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in switches]
     try:
         torch.use_deterministic_algorithms(True)
-        matmul.allow_tf32 = convolution.allow_tf32 = convolution.benchmark = False
+        torch.backends.cudnn.benchmark = False
+        for owner, name, off in switches:
+            setattr(owner, name, off)
         yield
     finally:
-        torch.use_deterministic_algorithms(deterministic)
-        matmul.allow_tf32, convolution.allow_tf32, convolution.benchmark = before
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def _tf32_switches() -> list[tuple[Any, str, Any]]:
+    """Return where TF32 is switched, and the value that switches it off, through the interface in use.
+
+    torch has two interfaces, and reading the older one after the newer was used is an error.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    try:
+        _ = matmul.allow_tf32, cudnn.allow_tf32
+    except RuntimeError:
+        parts: list[Any] = [matmul, getattr(cudnn, "conv"), getattr(cudnn, "rnn")]  # noqa: B009 - untyped in torch
+        return [(part, "fp32_precision", "ieee") for part in parts]
+    return [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
 
 
 def numerical_settings(dtype: torch.dtype) -> dict[str, Any]:
@@ -72,6 +92,6 @@ def numerical_settings(dtype: torch.dtype) -> dict[str, Any]:
         "mkl": torch.backends.mkl.is_available(),
         "mkldnn": torch.backends.mkldnn.is_available(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "tf32": any(getattr(owner, name) != off for owner, name, off in _tf32_switches()),
         "autocast": torch.is_autocast_enabled("cpu"),
     }

@@ -5,6 +5,7 @@ Source: Benettin et al. 1980; Sec. 5.3 of Sun et al. 2022 for what it says about
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -22,7 +23,8 @@ def lyapunov_estimate(
     """Return the log growth of a small difference in each step; its mean is the exponent per step.
 
     Two copies are trained on the same losses. The second starts ``separation`` (relative) away in a random
-    direction, and after each step the difference, momentum included, is scaled back to that size.
+    direction, and after each step the difference is scaled back to that size: that of the trained parameters
+    and of everything the optimiser keeps for them (momentum, second moments), for any torch optimiser.
 
     Args:
         copies: exactly two copies, both ``k = 1``; they are advanced.
@@ -31,7 +33,8 @@ def lyapunov_estimate(
         seed: of the first direction.
 
     Raises:
-        ValueError: there are not two unperturbed copies.
+        ValueError: there are not two unperturbed copies, or the separation is not positive and finite.
+        FloatingPointError: a copy is no longer finite; the step is named.
 
     >>> from instability.perturbed_sgd import PerturbedSGD
     >>> model = torch.nn.Linear(1, 1, bias=False).double()
@@ -42,31 +45,42 @@ def lyapunov_estimate(
     """
     if copies.perturbations != (1, 1):
         raise ValueError(f"perturbations must be (1, 1) for two equal copies, got {copies.perturbations}.")
+    if not 0 < separation < math.inf:
+        raise ValueError(f"separation={separation} must be positive and finite.")
     generator = torch.Generator().manual_seed(seed)
     first, second = copies.models
     with torch.no_grad():
         for a, b in zip(first.parameters(), second.parameters(), strict=True):
-            b.add_(torch.randn(a.shape, generator=generator, dtype=a.dtype))
+            if a.requires_grad:
+                b.add_(torch.randn(a.shape, generator=generator, dtype=a.dtype).to(a.device))
     before = _rescale(copies, separation)
     growth = []
-    for loss_of in losses:
+    for number, loss_of in enumerate(losses, 1):
         copies.step(loss_of)
-        growth.append(np.log(_distance(copies) / before))
+        distance = _distance(copies)
+        if not math.isfinite(distance):
+            raise FloatingPointError(
+                f"step {number}: a copy is not finite; the exponent is not defined beyond."
+            )
+        if distance == 0:
+            raise FloatingPointError(f"step {number}: the difference is rounded to zero; take float64.")
+        growth.append(np.log(distance / before))
         before = _rescale(copies, separation)
     return np.array(growth)
 
 
 def _state(copies: Copies) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Weights and momentum of both copies; batch norm's averages do not feed back in training."""
+    """Trained weights and what the optimiser keeps of their shape; batch norm's averages do not feed back."""
     states = []
     for model, optimizer in zip(copies.models, copies.optimizers, strict=True):
-        parameters = list(model.parameters())
-        buffers = [
-            optimizer.state[p]["momentum_buffer"]
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        kept = [
+            value
             for p in parameters
-            if "momentum_buffer" in optimizer.state[p]
+            for name, value in sorted(optimizer.state[p].items())
+            if name != "step" and isinstance(value, torch.Tensor) and value.shape == p.shape
         ]
-        states.append([p.detach() for p in parameters] + buffers)
+        states.append([p.detach() for p in parameters] + kept)
     return states[0], states[1]
 
 
@@ -82,7 +96,8 @@ def _distance(copies: Copies) -> float:
 def _rescale(copies: Copies, separation: float) -> float:
     """Scale the difference to ``separation`` times the first copy's size; return the distance."""
     first, second = _state(copies)
-    target = separation * max(_norm([p.detach() for p in copies.models[0].parameters()]), 1e-12)
+    weights = [p.detach() for p in copies.models[0].parameters() if p.requires_grad]
+    target = separation * max(_norm(weights), 1e-12)
     scale = target / _distance(copies)
     for a, b in zip(first, second, strict=True):
         b.copy_(a + scale * (b - a))

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from instability.rounding import RoundingPerturbation, ScaleDivide, check_perturbation, perturb_update
+from instability.rounding import (
+    RoundingPerturbation,
+    ScaleDivide,
+    check_perturbation,
+    perturb_update,
+    underflows,
+)
 
 __all__ = ["PerturbedOptimizer", "PerturbedSGD", "perturb_optimizer"]
 
@@ -97,8 +103,11 @@ class PerturbedSGD(Optimizer):
             direction = direction.add(parameter, alpha=group["weight_decay"])
         if group["momentum"] != 0:
             direction = self._with_momentum(parameter, direction, group)
-        direction, rate = perturb_update(direction, group["lr"], group["perturbation"])
-        parameter.add_(direction, alpha=-rate)
+        scaled, rate = perturb_update(direction, group["lr"], group["perturbation"])
+        if group["perturbation"] > 1 and (small := underflows(direction, group["perturbation"])).any():
+            parameter.add_(torch.where(small, direction, 0), alpha=-group["lr"])
+            scaled = torch.where(small, 0, scaled)
+        parameter.add_(scaled, alpha=-rate)
 
     def _with_momentum(self, parameter: Tensor, direction: Tensor, group: dict[str, Any]) -> Tensor:
         momentum, state = group["momentum"], self.state[parameter]
@@ -144,8 +153,7 @@ class PerturbedOptimizer(Optimizer):
         loss = self._inner_step(closure)
         for parameter, old in before:
             update = parameter - old
-            direction, rate = self.perturbation(update, 1.0)
-            perturbed = direction * rate
+            perturbed = self._round_again(update)
             # Where the perturbation left the update alone the optimiser's own value stays: old + (new - old)
             # may not be new. This keeps k = 1, 2, 4, ... exact controls.
             parameter.copy_(torch.where(perturbed == update, parameter, old + perturbed))
@@ -179,8 +187,14 @@ class PerturbedOptimizer(Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    direction, rate = self.perturbation(parameter.grad, 1.0)
-                    parameter.grad.copy_(direction * rate)
+                    parameter.grad.copy_(self._round_again(parameter.grad))
+
+    def _round_again(self, direction: Tensor) -> Tensor:
+        moved, rate = self.perturbation(direction, 1.0)
+        perturbed = moved * rate
+        if isinstance(self.perturbation, ScaleDivide):
+            return torch.where(underflows(direction, self.perturbation.k), direction, perturbed)
+        return perturbed
 
     def _evaluate_and_perturb(self, closure: Closure) -> float:
         with torch.enable_grad():

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "check_perturbation",
     "is_power_of_two",
     "perturb_update",
+    "underflows",
 ]
 
 
@@ -40,12 +42,12 @@ def check_perturbation(k: object) -> int:
     >>> check_perturbation(3)
     3
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+    if isinstance(k, bool | np.bool_) or not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(
             f"perturbation={k!r} is not allowed: pass an int >= 1. 1 is the plain update, powers of two "
             "change nothing, odd numbers from 3 on perturb."
         )
-    return k
+    return int(k)
 
 
 def is_power_of_two(k: int) -> bool:
@@ -71,6 +73,18 @@ def perturb_update(
     """
     check_perturbation(k)
     return (direction, rate) if k == 1 else (direction / k, rate * k)
+
+
+def underflows(direction: Float[Tensor, "*shape"], k: int) -> Bool[Tensor, "*shape"]:
+    """Tell which entries lose digits when they are divided by ``k``: the quotient would be subnormal.
+
+    Such entries are left alone, since dividing them is not exact even for powers of two.
+
+    >>> underflows(torch.tensor([1.0, 1e-38, 0.0]), 2).tolist()
+    [False, True, False]
+    """
+    size = direction.abs()
+    return (size < k * torch.finfo(direction.dtype).tiny) & (size > 0)
 
 
 class ScaleDivide:
@@ -112,7 +126,11 @@ class StochasticUlp:
 
     def __call__(self, direction: Tensor, rate: float) -> tuple[Tensor, float]:
         """Move every entry; the rate stays."""
-        moves = torch.randint(-self.ulps, self.ulps + 1, direction.shape, generator=self.generator)
+        device = self.generator.device
+        moves = torch.randint(
+            -self.ulps, self.ulps + 1, direction.shape, generator=self.generator, device=device
+        ).to(direction.device)
+        moves[direction == 0] = 0  # a zero has no unit in the last place
         moved = direction.clone()
         for step in range(1, self.ulps + 1):
             up = torch.nextafter(moved, torch.full_like(moved, torch.inf))

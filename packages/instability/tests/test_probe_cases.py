@@ -1,0 +1,397 @@
+"""What the probe says of models, data and loops that people bring; the right answer is known in each case."""
+
+import copy
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from instability import (
+    Copies,
+    PerturbedSGD,
+    SensitivityProbe,
+    lyapunov_estimate,
+    numerical_sensitivity,
+    sharpness,
+)
+from instability.determinism import bit_reproducible, numerical_settings
+
+
+def mlp(width=32):
+    return nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 4))
+
+
+def batch(seed=0, size=64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(size, 8, generator=generator), torch.arange(size) % 4
+
+
+def sgd(rate):
+    return lambda p: torch.optim.SGD(p, lr=rate)
+
+
+# runs that are not finite -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [lambda p: PerturbedSGD(p, lr=10.0), sgd(10.0)], ids=["perturbed", "sgd"])
+def test_a_run_that_blows_up_is_said_to_diverge_and_is_no_broken_control(make):
+    x, _ = batch()
+    y = torch.randn(64, 1, generator=torch.Generator().manual_seed(1))
+    report = numerical_sensitivity(
+        lambda: nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1)),
+        [(x, y)],
+        make,
+        steps=60,
+        loss_fn=F.mse_loss,
+    )
+    assert report.controls_hold
+    assert 0 < report.nonfinite_at <= 60
+    text = report.summary()
+    assert f"the unperturbed run is not finite from step {report.nonfinite_at}" in text
+    assert "never above" not in text
+    assert "NO" not in text
+
+
+# perturbations that do nothing, or too much -----------------------------------------------------
+
+
+def test_a_perturbation_that_changes_no_bit_is_said_to_be_none():
+    report = numerical_sensitivity(mlp, [batch()], lambda p: torch.optim.Rprop(p, lr=0.01), steps=20)
+    assert not report.injected
+    assert report.summary().count("nothing was injected") == 2
+    assert "never above" not in report.summary()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [sgd(0.1), lambda p: PerturbedSGD(p, lr=0.1), lambda p: torch.optim.Adam(p, lr=1e-2)],
+    ids=["sgd", "perturbed", "adam"],
+)
+def test_subnormal_gradients_break_no_control(make):
+    """Probabilities of two rare classes underflow; dividing such gradients by two is not exact."""
+
+    def rare():
+        model = nn.Linear(8, 4)
+        with torch.no_grad():
+            model.weight.zero_()
+            model.bias.copy_(torch.tensor([0.0, 0.0, -95.0, -95.0]))
+        return model
+
+    x, _ = batch(size=32)
+    report = numerical_sensitivity(rare, [(x, torch.arange(32) % 2)], make, 5, (1, 1, 2, 4, 3))
+    assert report.controls_hold
+
+
+def test_dividing_subnormal_numbers_is_not_exact():
+    """The premise of the test above, and of leaving such entries alone."""
+    odd = torch.tensor([3e-45])  # the smallest float32 is 1.4e-45
+    assert (odd / 4 * 4).item() != odd.item()
+    weight = nn.Parameter(torch.tensor([0.0]))
+    weight.grad = odd
+    PerturbedSGD([weight], lr=1.0, perturbation=4).step()
+    assert weight.item() == -odd.item()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_has_a_level_of_its_own(dtype):
+    x, y = batch()
+    report = numerical_sensitivity(
+        lambda: mlp().to(dtype),
+        [(x.to(dtype), y)],
+        sgd(0.1),
+        10,
+        (1, 1, 2, 3),
+        loss_fn=lambda a, b: F.cross_entropy(a.float(), b),
+    )
+    assert report.controls_hold
+    assert report.visible >= 4 * torch.finfo(dtype).eps
+    assert report.injected
+
+
+# what is compared -------------------------------------------------------------------------------
+
+
+class Adapted(nn.Module):
+    """A large frozen part, and eight trained weights that are chaotic at this rate."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = nn.Linear(300, 300).requires_grad_(False)
+        self.c = nn.Parameter(torch.linspace(0.1, 0.8, 8, dtype=torch.float64).float())
+
+
+def logistic(model, *_):
+    """Descent at rate 1 on this loss is the logistic map c -> 4 c (1 - c)."""
+    return (model.c**2 / 2 - 2 * model.c**2 + 4 * model.c**3 / 3).sum()
+
+
+def test_frozen_parameters_do_not_dilute_the_answer():
+    probe = SensitivityProbe(Adapted(), lambda p: PerturbedSGD(p, lr=1.0), (1, 1, 2, 7))
+    for _ in range(80):  # the logistic map with 3.9, which stays inside (0, 1)
+        probe.step(lambda m: (1.3 * m.c**3 - 1.45 * m.c**2).sum())
+    report = probe.report()
+    assert report.controls_hold
+    assert report.saturation[0] > 0.1
+    assert report.visible_at[0] > 0
+    assert list(report.by_layer) == ["c"]
+
+
+def test_a_direction_that_cannot_matter_is_named():
+    """A bias before batch norm has no gradient but rounding error; Adam blows it up to its own step size."""
+
+    def made():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.Tanh(), nn.Flatten(), nn.Linear(24, 3))
+
+    x, y = torch.randn(16, 1, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3
+    model = made()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    probe = SensitivityProbe(model, optimizer, (1, 1, 2, 3), outputs=lambda m: m(x))
+    for _ in range(30):
+        probe.step(lambda m: F.cross_entropy(m(x), y))
+    report = probe.report()
+    (first, level), *others = report.layers()
+    assert first == "0.bias"
+    assert all(other < 0.05 * level for _, other in others)
+    assert np.isfinite(report.outputs).all()
+    assert "moved most: 0.bias" in report.summary()
+    assert model[1].num_batches_tracked == 0  # neither training nor evaluating the copies touches the model
+
+
+def test_the_total_is_the_average_over_all_trained_entries():
+    from instability.metrics import average_relative_l1
+
+    report_of = SensitivityProbe(mlp(), sgd(0.5), (1, 3))
+    for _ in range(3):
+        report_of.step(lambda m: F.cross_entropy(m(batch()[0]), batch()[1]))
+    report = report_of.report()
+    weights = [report_of.copies.weights(i).astype(np.float64) for i in (1, 0)]
+    assert report.divergence[1, -1] == pytest.approx(average_relative_l1(*weights), rel=1e-12)
+
+
+def test_a_model_without_trained_parameters_is_refused():
+    with pytest.raises(ValueError, match="nothing is trained"):
+        SensitivityProbe(mlp().requires_grad_(False), sgd(0.1))
+
+
+# random layers and streams ----------------------------------------------------------------------
+
+
+def test_dropout_draws_a_new_mask_in_every_step_and_the_same_in_every_copy():
+    class Recorded(nn.Dropout):
+        masks = []  # noqa: RUF012
+
+        def forward(self, x):
+            out = super().forward(x)
+            Recorded.masks.append(tuple((out[0] == 0).tolist()))
+            return out
+
+    numerical_sensitivity(
+        lambda: nn.Sequential(nn.Linear(8, 32), nn.Tanh(), Recorded(0.5), nn.Linear(32, 4)),
+        [batch()],
+        sgd(0.1),
+        steps=10,
+        perturbations=(1, 1, 2, 3),
+    )
+    by_step = [Recorded.masks[i : i + 4] for i in range(0, 40, 4)]
+    assert all(len(set(masks)) == 1 for masks in by_step)
+    assert len({masks[0] for masks in by_step}) == 10
+
+
+def test_numpy_and_python_randomness_inside_the_loss_is_replayed():
+    def noisy(model):
+        x, y = batch()
+        scale = 1 + 0.1 * random.random() + 0.1 * float(np.random.rand())  # noqa: NPY002
+        return scale * F.cross_entropy(model(x), y)
+
+    random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    probe = SensitivityProbe(mlp(), sgd(0.1), (1, 1, 2, 3))
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    for _ in range(5):
+        probe.step(noisy)
+    assert probe.report().controls_hold
+    # Python's own stream is put back too, but the type checks of these tests draw from it.
+    assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+# a real loop ------------------------------------------------------------------------------------
+
+
+def whole_step(model, optimizer):
+    """Accumulation over two halves, clipping, and the step."""
+    x, y = batch()
+    optimizer.zero_grad()
+    for half in (slice(32), slice(32, 64)):
+        (F.cross_entropy(model(x[half]), y[half]) / 2).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "lbfgs"])
+def test_the_baseline_shadow_is_the_users_model_bit_for_bit(kind):
+    """Attached in mid-run, with a schedule, clipping and accumulation."""
+    torch.manual_seed(0)
+    model = mlp()
+    makers = {
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        "adam": lambda p: torch.optim.AdamW(p, lr=1e-2),
+        "lbfgs": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=4),
+    }
+    optimizer = makers[kind](model.parameters())
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.5)
+
+    def loss_of(m):
+        return F.cross_entropy(m(batch()[0]), batch()[1])
+
+    def mine():
+        if kind == "lbfgs":
+
+            def closure():
+                optimizer.zero_grad()
+                loss = loss_of(model)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+        else:
+            whole_step(model, optimizer)
+        schedule.step()
+
+    for _ in range(5):
+        mine()
+    probe = SensitivityProbe(model, optimizer, (1, 1, 2, 3))
+    for _ in range(8):
+        if kind == "lbfgs":
+            probe.step(loss_of)
+        else:
+            probe.advance(whole_step)
+        mine()
+    shadow = probe.copies.models[0]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), shadow.parameters(), strict=True))
+    assert probe.report().controls_hold
+
+
+# exponents --------------------------------------------------------------------------------------
+
+
+class Pendula(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+        self.frozen = nn.Parameter(torch.ones(4, dtype=torch.float64), requires_grad=False)
+
+
+STIFFNESS = torch.tensor([1.0, 3.0, 10.0], dtype=torch.float64)
+
+
+def adam_step(state, t, lr=0.05, b1=0.9, b2=0.999, eps=1e-8):
+    p, m, v = state.split(3)
+    g = STIFFNESS * torch.sin(p)
+    m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+    return torch.cat([p - lr * (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + eps), m, v])
+
+
+def test_the_exponent_of_adam_is_that_of_its_whole_state():
+    """Oracle: the tangent of Adam's update map, written out, by forward-mode differentiation."""
+    state = torch.cat(
+        [torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), torch.zeros(6, dtype=torch.float64)]
+    )
+    direction = torch.zeros(9, dtype=torch.float64)
+    direction[:3] = torch.randn(3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    logs = []
+    for t in range(1, 401):
+        state, direction = torch.func.jvp(lambda s, t=t: adam_step(s, t), (state,), (direction,))
+        logs.append(math.log(direction.norm()))
+        direction /= direction.norm()
+    exact = np.mean(logs[100:])
+    copies = Copies(Pendula(), lambda p: torch.optim.Adam(p, lr=0.05), (1, 1))
+    growth = lyapunov_estimate(copies, [lambda m: (STIFFNESS * (1 - torch.cos(m.p))).sum()] * 400)
+    assert abs(exact) < 0.01
+    assert np.mean(growth[100:]) == pytest.approx(exact, abs=0.01)
+
+
+def test_the_exponent_of_the_logistic_map_is_the_logarithm_of_two():
+    class Map(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
+    copies = Copies(Map(), sgd(1.0), (1, 1))
+    growth = lyapunov_estimate(copies, [logistic] * 4000, separation=1e-9)
+    assert np.mean(growth) == pytest.approx(math.log(2), abs=0.02)
+
+
+def test_frozen_parameters_have_no_part_in_the_exponent():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(1, dtype=torch.float64))
+            self.frozen = nn.Parameter(torch.ones(1, dtype=torch.float64), requires_grad=False)
+
+    copies = Copies(Half(), sgd(0.1), (1, 1))
+    growth = lyapunov_estimate(copies, [lambda m: 2.5 * m.w.square().sum()] * 20)
+    assert np.exp(growth) == pytest.approx(np.full(20, 0.5), rel=1e-6)
+
+
+def test_an_exponent_beyond_a_blow_up_is_refused():
+    copies = Copies(mlp().double(), sgd(1e9), (1, 1))
+    with pytest.raises(FloatingPointError, match=r"step \d+: a copy is not finite"):
+        lyapunov_estimate(copies, [lambda m: (m(batch()[0].double()) ** 4).sum()] * 50)
+
+
+@pytest.mark.parametrize("separation", [0.0, -1.0, math.nan, math.inf])
+def test_a_separation_that_is_none_is_refused(separation):
+    copies = Copies(mlp(), sgd(0.1), (1, 1))
+    with pytest.raises(ValueError, match=r"separation=\S+ must be positive and finite"):
+        lyapunov_estimate(copies, [], separation=separation)
+
+
+# nothing of the user's moves --------------------------------------------------------------------
+
+
+def test_sharpness_leaves_buffers_and_streams_as_they_were():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 4))
+    before, stream = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    x, y = batch()
+    sharpness(model, lambda m: F.cross_entropy(m(x), y), tol=1e-2)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    assert torch.equal(stream, torch.get_rng_state())
+    assert model.training
+
+
+def test_flags_are_restored_with_their_shade():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with bit_reproducible():
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_settings_can_be_read_after_the_newer_interface_was_used():
+    matmul = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("this torch has one interface only")
+    code = (
+        "import torch\n"
+        "from instability.determinism import bit_reproducible, numerical_settings\n"
+        "m = torch.backends.cuda.matmul\n"
+        "m.fp32_precision = 'tf32'\n"
+        "assert numerical_settings(torch.float32)['tf32'] is True\n"
+        "with bit_reproducible():\n"
+        "    assert numerical_settings(torch.float32)['tf32'] is False\n"
+        "assert m.fp32_precision == 'tf32'\n"
+    )
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert numerical_settings(torch.float32)["tf32"] in (True, False)
