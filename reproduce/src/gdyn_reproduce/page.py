@@ -168,7 +168,7 @@ def _made(records: Sequence[Record]) -> str:
     facts = [record.provenance for record in records]
     days = sorted(str(fact["finished"])[:10] for fact in facts if fact.get("finished"))
     parts = [f"Computed {days[0]}" + (f" to {days[-1]}" if days[-1] != days[0] else "")] if days else []
-    machines = dict.fromkeys(f"{f['cpu']}, {f['cores']} cores" for f in facts if f.get("cpu"))
+    machines = dict.fromkeys(f"{f['cpu']}, {f.get('cores', 'unknown')} cores" for f in facts if f.get("cpu"))
     commits = dict.fromkeys(str(fact["commit"]) for fact in facts if fact.get("commit"))
     parts += [f"on {'; '.join(machines)}"] if machines else []
     parts += [f"at commit {', '.join(commits)}"] if 0 < len(commits) <= 3 else []
