@@ -1,5 +1,7 @@
 """Statistics that know how draws were made: unbiased, with errors that are those of repetition."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -171,3 +173,15 @@ def test_the_mode_of_the_model_decides() -> None:
     assert measure_model(model.eval(), nn.functional.cross_entropy, x, y, batch_size=2)["avg_var"] < 1e-12
     assert measure_model(model.train(), nn.functional.cross_entropy, x, y, batch_size=2)["avg_var"] > 1e-4
     assert model.training
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_factors_of_epochs_are_those_of_all_orders(size: int) -> None:
+    """Four examples, three batches, all pairs of orders of as many epochs as that takes."""
+    values = np.array([0.3, -1.0, 2.0, 0.7])
+    orders = [values[list(order)] for order in itertools.permutations(range(4))]
+    epochs = -(-3 * size // 4)
+    streams = np.array([np.concatenate(some) for some in itertools.product(orders, repeat=epochs)])
+    batches = streams[:, : 3 * size].reshape(-1, 3, size).mean(2)
+    expected = (batches.var(0).mean() / values.var(), batches.mean(1).var() / values.var())
+    assert Design("epochs", 4).factors(3, size) == pytest.approx(expected, rel=1e-10, abs=1e-12)

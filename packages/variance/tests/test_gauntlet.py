@@ -270,6 +270,10 @@ def test_masked_tokens_and_contrastive_losses_are_refused() -> None:
     with pytest.raises(CoupledExamples, match="ignored or masked positions"):
         per_example.gradients(model, lambda o, t: F.cross_entropy(o.flatten(0, 1), t.flatten()), x, y)
 
+    y[3] = -100  # nothing is left of one example: its mean is no number, that of the batch is
+    with pytest.raises(CoupledExamples, match="ignored or masked positions"):
+        per_example.gradients(model, lambda o, t: F.cross_entropy(o.flatten(0, 1), t.flatten()), x, y)
+
     def contrast(outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs @ outputs.T, torch.arange(len(outputs)))
 
