@@ -355,7 +355,7 @@ class RunningDraws:
         noise_floor(self.count)
         n, mean, spread = self.count, self.mean, self.spread
         own, of_mean = (design or Design()).factors(n, batch_size)
-        scale = own / (own - of_mean) / n if own > of_mean else 0.0  # from centred squares to a variance
+        scale = 1 / (n - n * of_mean / own) if own > of_mean else 0.0  # from centred squares to a variance
         ratios, live = _coordinate_ratios(spread * scale, spread / n + mean.square())
         totals = _Totals(float(spread.sum(dtype=torch.float64)), _square(mean), n)
         values = totals.values(len(mean), scale, own, of_mean)
