@@ -55,7 +55,13 @@ def atomic_file(path: Path, *, parents: bool = True) -> Iterator[IO[bytes]]:
             target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and not target.is_file():
             raise OSError(f"{path} is no regular file; give the name of a file.")
-        file = _open_locked(scratch, wait=True)
+        try:
+            file = _open_locked(scratch, wait=True)
+        except KeyboardInterrupt:
+            with contextlib.suppress(OSError):
+                if not scratch.stat().st_size:  # made by us at the moment of the interruption
+                    scratch.unlink()
+            raise
         try:
             file.truncate(0)
             yield file
