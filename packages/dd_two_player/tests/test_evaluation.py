@@ -82,3 +82,35 @@ def test_identical_data_scores_near_zero_and_noise_far():
     near, far = scores["frechet_classifier_distance"]
     assert near < 0.02
     assert far == pytest.approx(3, rel=0.1)
+
+
+@pytest.mark.parametrize(("count", "dim"), [(40, 200), (200, 40), (2, 5)])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.filterwarnings("ignore:.*the covariance is singular")
+def test_frechet_keeps_its_digits_with_few_samples(count, dim, scale):
+    """Samples stretched about their mean: the distance is ``(s - 1)^2 tr S`` plus the shift."""
+    rng = np.random.default_rng(0)
+    x = scale * rng.standard_normal((count, dim))
+    found = moments(x)
+    assert 0 <= frechet_distance(found, found) < 1e-24 * scale**2 * dim
+    from_covariance = Moments(found.mean, found.covariance)
+    assert 0 <= frechet_distance(from_covariance, found) < 1e-12 * scale**2 * dim
+    trace = ((x - x.mean(0)) ** 2).sum() / (count - 1)
+    for stretch, shift in ((1 + 1e-4, 0.0), (3.0, 0.0), (1.0, 1e-3), (0.0, 0.0)):
+        other = moments(x.mean(0) + stretch * (x - x.mean(0)) + shift)
+        expected = (stretch - 1) ** 2 * trace + dim * shift**2
+        for pair in ((found, other), (other, found)):
+            assert frechet_distance(*pair) == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_is_not_finite_has_no_score():
+    bad = np.ones((4, 3))
+    bad[1, 2] = np.nan
+    with pytest.raises(ValueError, match="1 of 4 rows of the features are not finite"):
+        moments(bad)
+    with pytest.raises(ValueError, match="1 of 4 rows of the logits are not finite"):
+        classifier_score(bad)
+    with pytest.raises(ValueError, match=r"logits have shape \(0, 3\)"):
+        classifier_score(np.zeros((0, 3)))
+    with pytest.raises(ValueError, match="the covariance has the eigenvalue -1"):
+        frechet_distance(Moments(np.zeros(2), np.diag([-1.0, 2.0])), Moments(np.zeros(2), np.eye(2)))

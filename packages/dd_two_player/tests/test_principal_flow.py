@@ -83,3 +83,22 @@ def test_local_order(name, order):
 def test_rate_is_checked(rate):
     with pytest.raises(ValueError, match=r"learning_rate is .*; it must be positive and finite"):
         quadratic_principal_flow(HESSIAN, rate, START, [1.0])
+
+
+def test_a_direction_at_the_singular_point_is_gone_at_once_and_the_others_go_on():
+    """At ``h l = 1`` gradient descent is the oracle: one step makes that coordinate zero."""
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    for basis in (np.eye(2), turn):
+        hessian = basis @ np.diag([2.0, 0.5]) @ basis.T
+        path = quadratic_principal_flow(hessian, 0.5, START, 0.5 * np.arange(4))
+        expected = [START]
+        for _ in range(3):
+            expected.append(expected[-1] - 0.5 * hessian @ expected[-1])
+        np.testing.assert_allclose(path.real, expected, rtol=1e-9, atol=1e-14)
+        np.testing.assert_allclose(path.imag, 0, atol=1e-12)
+
+
+def test_what_overflows_in_one_direction_leaves_the_others_alone():
+    path = quadratic_principal_flow(np.diag([1e4, 0.5, 3e4]), 1.0, np.array([1.0, 1.0, 0.0]), [0.0, 200.0])
+    assert not np.isfinite(path[1, 0])
+    np.testing.assert_allclose(path[1, 1:].real, [0.5**200, 0], rtol=1e-9)

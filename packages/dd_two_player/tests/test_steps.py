@@ -217,3 +217,94 @@ def test_regularisers_after_the_stages_add_once():
 def test_bad_rules(kwargs, message):
     with pytest.raises(ValueError, match=message):
         UpdateRule(**kwargs)
+
+
+def spectral_field(params, vectors, batch):
+    """Gradients of both losses, weights divided by the estimate of one fixed ``u0``, written out."""
+
+    def normalised(disc):
+        def divide(path, weight):
+            if weight.ndim < 2 or weight.size == weight.shape[-1]:
+                return weight
+            v = vectors[jax.tree_util.keystr(path)]["u0"] @ weight.T
+            v = v / jnp.linalg.norm(v)
+            u = v @ weight / jnp.linalg.norm(v @ weight)
+            return weight / (jax.lax.stop_gradient(v) @ weight @ jax.lax.stop_gradient(u).T)[0, 0]
+
+        return jax.tree_util.tree_map_with_path(divide, disc)
+
+    gan = toy_gan()
+    states = gan.init(jax.random.key(0), batch.data)[1]
+
+    def loss_disc(disc, gen):
+        return gan.disc_loss(normalised(disc), gen, batch, states)[0]
+
+    def loss_gen(disc, gen):
+        return gan.gen_loss(normalised(disc), gen, batch, states)[0]
+
+    return jax.grad(loss_disc, 0)(*params), jax.grad(loss_gen, 1)(*params)
+
+
+def moved_by(params, slopes, rates):
+    return tuple(
+        jax.tree.map(lambda x, g, r=r: x - r * g, p, s) for p, s, r in zip(params, slopes, rates, strict=True)
+    )
+
+
+@pytest.mark.parametrize("order", [2, 4])
+@pytest.mark.parametrize("shared_rate", [False, True])
+def test_runge_kutta_sees_one_state_and_keeps_that_of_its_first_stage(x64, order, shared_rate):
+    """As published: all stages share the spectral vectors of the start, which advance once per step."""
+    gan, rates = toy_gan(spectral_norm="apply"), (0.4, 0.9)
+    rule = UpdateRule(
+        "runge_kutta", rk_order=order, shared_batch=True, fresh_stages=False, shared_rate=shared_rate
+    )
+    state = init_train_state(gan, SGD, jax.random.key(3), data(rule)[0])
+    batches = draw_latents(state.key, state.step, data(rule), 3)
+    moved, metrics = jax.jit(make_step(gan, rule, SGD))(state, Hyperparameters(rates), batches)
+
+    batch, vectors = jax.tree.map(lambda a: a[0], batches), state.state.spectral
+    inner = (rates[0], rates[0]) if shared_rate else rates
+    slopes = []
+    for node in (0.0, 1.0) if order == 2 else (0.0, 0.5, 0.5, 1.0):
+        at = moved_by(state.params, slopes[-1], [node * r for r in inner]) if slopes else state.params
+        slopes.append(spectral_field(at, vectors, batch))
+    weights = (1 / 2, 1 / 2) if order == 2 else (1 / 6, 1 / 3, 1 / 3, 1 / 6)
+    total = jax.tree.map(lambda *g: sum(w * x for w, x in zip(weights, g, strict=True)), *slopes)
+    expected = moved_by(state.params, total, rates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), moved.params, expected)
+
+    _, once = gan.disc_loss(*state.params, batch, state.state)
+    for path, found in once.spectral.items():
+        np.testing.assert_allclose(moved.state.spectral[path]["u0"], found["u0"], rtol=1e-12)
+        assert float(metrics[f"singular_value{path}"]) == pytest.approx(float(found["sigma"]), rel=1e-12)
+
+
+def test_each_player_is_regularised_after_the_stages_on_its_own_first_batch():
+    gan, recipe = toy_gan(), Regularization.sga(0.3)
+    plain, after = UpdateRule("runge_kutta"), UpdateRule("runge_kutta", after_mask=recipe.mask())
+    state = init_train_state(gan, SGD, jax.random.key(0), data(plain)[0])
+    batches = draw_latents(state.key, state.step, data(plain), 3)
+    terms = recipe.explicit_non_dd_coeffs
+
+    def params(rule):
+        hyper = Hyperparameters((0.1, 0.1), after_explicit=terms)
+        return jax.jit(make_step(gan, rule, SGD))(state, hyper, batches)[0].params
+
+    game = gan.game(state.state, jax.random.key(0))
+    for player, without, with_terms in zip((0, 1), params(plain), params(after), strict=True):
+        batch = jax.tree.map(lambda a, p=player: a[p], batches)
+
+        def norm(own, p=player, batch=batch):
+            point = (own, state.params[1]) if p == 0 else (state.params[0], own)
+            other = (game.loss_gen, game.loss_disc)[p]
+            slope = jax.grad(other, 1 - p)(*point, batch)
+            return sum((a**2).sum() for a in jax.tree.leaves(slope)) / 2
+
+        expected = jax.grad(norm)(state.params[player])
+        jax.tree.map(
+            lambda a, b, e: np.testing.assert_allclose(a - b, 0.1 * 0.3 * e, rtol=2e-3, atol=1e-6),
+            without,
+            with_terms,
+            expected,
+        )

@@ -31,10 +31,13 @@ class Moments(NamedTuple):
     Attributes:
         mean: ``(features,)``.
         covariance: ``(features, features)``, divided by ``n - 1``.
+        factor: ``(min(n, features), features)`` with ``covariance = factor' factor``; it keeps the digits
+            that a covariance of few samples loses.
     """
 
     mean: Float[np.ndarray, " features"]
     covariance: Float[np.ndarray, "features features"]
+    factor: Float[np.ndarray, "rows features"] | None = None
 
 
 def classifier_score(logits: Float[np.ndarray, "n classes"]) -> float:
@@ -46,8 +49,9 @@ def classifier_score(logits: Float[np.ndarray, "n classes"]) -> float:
     (3.0, 1.0)
     """
     values = np.asarray(logits, dtype=np.float64)
-    if values.ndim != 2:
+    if values.ndim != 2 or values.size == 0:
         raise ValueError(f"logits have shape {values.shape}; a classifier must return (n, classes).")
+    _check_finite("logits", values)
     shifted = values - values.max(1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     p = np.exp(log_p)
@@ -61,18 +65,27 @@ def moments(features: Float[np.ndarray, "n features"]) -> Moments:
     values = np.asarray(features, dtype=np.float64)
     if values.ndim != 2 or len(values) < 2:
         raise ValueError(f"features have shape {values.shape}; need (n, features) with n of at least 2.")
+    _check_finite("features", values)
     if len(values) < values.shape[1] + 1:
         warnings.warn(
             f"{len(values)} samples for {values.shape[1]} features: the covariance is singular; use more",
             stacklevel=2,
         )
-    return Moments(values.mean(0), np.atleast_2d(np.cov(values, rowvar=False, ddof=1)))
+    centred = (values - values.mean(0)) / np.sqrt(len(values) - 1)
+    wide = len(values) <= values.shape[1]
+    factor = centred if wide else np.asarray(np.linalg.qr(centred, mode="r"))
+    return Moments(values.mean(0), np.atleast_2d(np.cov(values, rowvar=False, ddof=1)), factor)
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Return ``|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a^(1/2) S_b S_a^(1/2))^(1/2))``.
 
-    The symmetric form has a real spectrum; eigenvalues that rounding made negative count as zero.
+    With factors ``S = F' F`` this is ``|m_a - m_b|^2`` plus the smallest ``|F_a - U F_b|^2`` over orthogonal
+    ``U``, which one singular value decomposition finds. As a sum of squares it is never negative, and it
+    keeps its digits when there are fewer samples than features.
+
+    Raises:
+        ValueError: If the dimensions differ, or a covariance is not finite or has a negative eigenvalue.
 
     >>> a = Moments(np.zeros(2), np.eye(2))
     >>> frechet_distance(a, Moments(np.array([3.0, 4.0]), 4 * np.eye(2)))
@@ -82,12 +95,32 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         raise ValueError(
             f"features have {a.mean.size} and {b.mean.size} dimensions; use the same classifier."
         )
-    values, vectors = np.linalg.eigh(a.covariance)
-    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    product = root @ b.covariance @ root
-    spectrum = np.linalg.eigvalsh((product + product.T) / 2)
-    trace = np.trace(a.covariance) + np.trace(b.covariance) - 2 * np.sqrt(np.clip(spectrum, 0, None)).sum()
-    return float(((a.mean - b.mean) ** 2).sum() + trace)
+    first, second = _factor(a), _factor(b)
+    if len(first) < len(second):
+        first, second = second, first
+    left, _, right = np.linalg.svd(first @ second.T, full_matrices=False)
+    turned = left @ (right @ second)
+    return float(((a.mean - b.mean) ** 2).sum() + ((first - turned) ** 2).sum())
+
+
+def _factor(of: Moments) -> Float[np.ndarray, "rows features"]:
+    """Return ``F`` with ``covariance = F' F``."""
+    if of.factor is not None:
+        return of.factor
+    _check_finite("covariance", of.covariance)
+    values, vectors = np.linalg.eigh((of.covariance + of.covariance.T) / 2)
+    if values[0] < -1e-4 * values[-1] or values[-1] < 0:
+        raise ValueError(f"the covariance has the eigenvalue {values[0]:g}; it must not be negative.")
+    root: np.ndarray = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
+    return root
+
+
+def _check_finite(name: str, values: np.ndarray) -> None:
+    bad = int((~np.isfinite(values)).any(1).sum())
+    if bad:
+        raise ValueError(
+            f"{bad} of {len(values)} rows of the {name} are not finite; there is no score of such samples."
+        )
 
 
 def evaluate_samples(

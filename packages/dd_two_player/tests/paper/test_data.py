@@ -54,3 +54,16 @@ def test_bad_input():
         BatchStream(load_samples("digits"), 5000, 0)
     with pytest.raises(ValueError, match="batch_size 9 is not divisible by 2 hosts"):
         BatchStream(load_samples("digits"), 9, 0, 0, 2)
+
+
+def test_an_epoch_is_shuffled_once(monkeypatch):
+    from dd_two_player.paper import data
+
+    calls = []
+    draw = data.generator
+    monkeypatch.setattr(data, "generator", lambda *of: calls.append(of) or draw(*of))
+    stream = BatchStream(load_samples("digits"), 100, seed=987654)
+    found = [stream.indices(i) for i in range(28)]  # 14 batches an epoch
+    assert calls == [(987654, "epoch", 0), (987654, "epoch", 1)]
+    order = draw(987654, "epoch", 1).permutation(1437)
+    np.testing.assert_array_equal(np.concatenate(found[14:]), order[:1400])

@@ -5,6 +5,7 @@ import pytest
 
 from dd_two_player.paper import PAPER
 from dd_two_player.paper.cli import COMMANDS
+from dd_two_player.paper.toys import _report
 from gdyn_reproduce.cli import dispatch
 
 
@@ -35,3 +36,14 @@ def test_principal_flow_prints_equal_ends(tmp_path, capsys):
 def test_dal_command(tmp_path, capsys):
     report = run(capsys, "dal", "num_steps=5", "num_examples=32", "width=4", f"out={tmp_path}")
     assert np.isfinite(report["DAL final loss"])
+
+
+def test_a_direction_that_one_step_removes_is_zero_and_not_nan(tmp_path, capsys):
+    report = run(capsys, "principal-flow", "learning_rate=0.5", "num_steps=4", f"out={tmp_path}")
+    assert report["principal flow"] == pytest.approx([0, -0.2 * 0.99**4])
+
+
+def test_a_path_without_an_end_is_no_success(tmp_path, capsys):
+    with pytest.raises(FloatingPointError, match="IGR flow did not stay finite; lower learning_rate"):
+        _report({"gradient descent": [1.0], "IGR flow": [float("nan"), 0.0]}, tmp_path)
+    assert capsys.readouterr().out == ""

@@ -162,7 +162,7 @@ def test_distance_to_stored_moments_and_to_a_folder_agree(trained, tmp_path, cap
     ("content", "message"),
     [
         (None, "is neither a folder of images nor an npz file"),
-        ({"mean": np.zeros(3)}, "holds ['mean']; a reference needs mean and covariance"),
+        ({"mean": np.zeros(3)}, "holds ['mean']; a reference needs mean and covariance, or mu and sigma"),
         ({"mean": np.zeros(3), "covariance": np.eye(3)}, "features have 3 and 64 dimensions"),
         ([], "holds no .png images"),
         ([(4, 4)], "samples have (8, 8)"),
@@ -292,3 +292,36 @@ def test_momentum_with_a_drift_multiplier_warns():
     config.grad_regularizes.dd_coeffs_multiplier.gen.other_dot_prod = -1.0
     with pytest.warns(UserWarning, match="drift coefficients are those of gradient descent"):
         _warn_about_momentum(config)
+
+
+def test_a_finite_loss_whose_update_overflows_is_no_good_checkpoint(tmp_path, capsys):
+    base = [
+        "train",
+        *TINY[2:],
+        f"out={tmp_path}",
+        "nets.hidden=[8]",
+        "nets.num_latents=4",
+        "checkpoint_every=1",
+    ]
+    assert run(*base, "optimizers.disc.lr=3e38", "num_steps=1") == 2
+    assert "parameters are not finite after step 1; no checkpoint was saved yet" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("last.npz"))
+
+
+def test_singular_values_are_logged(tmp_path):
+    assert run("train", *TINY, f"out={tmp_path}", "nets.spectral_norm=no_op", "num_steps=2") == 0
+    (path,) = tmp_path.rglob("metrics.jsonl")
+    line = json.loads(path.read_text().splitlines()[-1])
+    found = [value for name, value in line.items() if name.startswith("singular_value")]
+    assert len(found) == 2
+    assert all(value > 0 for value in found)
+
+
+def test_references_of_the_usual_tools(trained, tmp_path, capsys):
+    both = {}
+    for names in (("mean", "covariance"), ("mu", "sigma")):
+        np.savez(tmp_path / "of.npz", **dict(zip(names, (np.zeros(64), np.eye(64)), strict=True)))
+        code, report = evaluate(trained, capsys, f"reference={tmp_path / 'of.npz'}")
+        assert code == 0
+        both[names] = report["frechet_classifier_distance_mean"]
+    assert len(set(both.values())) == 1

@@ -252,27 +252,26 @@ def make_step(
     ) -> tuple[TrainState, Pair]:
         tableau = TABLEAUX[rule.rk_order]
         total: Any = None
-        point, losses = ts, (jnp.zeros(()), jnp.zeros(()))
+        point, after_first, losses = ts, ts.state, (jnp.zeros(()), jnp.zeros(()))
         for stage, weight in enumerate(tableau.weights):
             draw = stage * (1 if rule.shared_batch else 2) if rule.fresh_stages else 0
             gradients, state, stage_losses = both(point, batches, draw, hyper.explicit, rule.mask)
-            losses = stage_losses if stage == 0 else losses
+            if stage == 0:  # as published: every stage starts from the same state, the first one's is kept
+                losses, after_first = stage_losses, state
             weighted = jax.tree.map(lambda g, w=weight: w * g, gradients)
             total = weighted if stage == 0 else jax.tree.map(jnp.add, total, weighted)
             if stage + 1 < len(tableau.nodes):
                 node = tableau.nodes[stage + 1]
                 steps = (rates[0], rates[0]) if rule.shared_rate else rates
                 moved = tuple(apply_updates(ts.params[p], gradients[p], node * steps[p]) for p in (0, 1))
-                point = ts._replace(params=moved, state=state)
-            else:
-                point = point._replace(state=state)
+                point = ts._replace(params=moved)
         if any(map(any, rule.after_mask)):
             after = tuple(
                 gan.regularizer(
                     name,
                     ts.params,
                     ts.state,
-                    *draw_batches(ts, batches, 0),
+                    *draw_batches(ts, batches, 0 if i == 0 or rule.shared_batch else 1),
                     hyper.after_explicit[i],
                     rule.after_mask[i],
                     estimator=estimator,
@@ -283,7 +282,7 @@ def make_step(
             total = jax.tree.map(jnp.add, total, after)
         for player in (0, 1):
             ts = update(ts, player, total[player], rates[player])
-        return ts._replace(state=point.state), losses
+        return ts._replace(state=after_first), losses
 
     def step(ts: TrainState, hyper: Hyperparameters, batches: Batch) -> tuple[TrainState, Metrics]:
         factor = 1.0 if rate_schedule is None else rate_schedule(ts.step)
@@ -296,6 +295,8 @@ def make_step(
             advance = simultaneous if rule.scheme == "simultaneous" else alternating
             moved, losses = advance(ts, batches, rates, coefficients)
         metrics = {"disc_loss": losses[0], "gen_loss": losses[1], "learning_rate_factor": jnp.asarray(factor)}
+        for path, found in moved.state.spectral.items():
+            metrics[f"singular_value{path}"] = found["sigma"]
         return moved._replace(step=ts.step + 1), metrics
 
     return step

@@ -7,6 +7,7 @@ step.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,13 @@ def load_samples(name: str, split: str = "train", root: str | None = None) -> Sa
     return Samples(name, raw, found.y, offset, scale, found.provenance())
 
 
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:
+    order = generator(seed, "epoch", epoch).permutation(count)
+    order.setflags(write=False)
+    return order
+
+
 @dataclass(frozen=True)
 class BatchStream:
     """Batches by number: every epoch is a new permutation, its incomplete last batch is dropped.
@@ -125,7 +133,7 @@ class BatchStream:
         """Return which samples make up a batch on this host."""
         per_epoch = len(self.samples) // self.batch_size
         epoch, position = divmod(number, per_epoch)
-        order = generator(self.seed, "epoch", epoch).permutation(len(self.samples))
+        order = _epoch_order(self.seed, epoch, len(self.samples))
         width = self.batch_size // self.num_hosts
         start = position * self.batch_size + self.host * width
         return order[start : start + width]

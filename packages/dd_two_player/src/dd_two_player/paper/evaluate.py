@@ -126,9 +126,12 @@ def _reference(config: EvalConfig, samples: Samples, classifier: Any) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"reference {path} is neither a folder of images nor an npz file.")
     arrays = read_arrays(path)
-    if not {"mean", "covariance"} <= set(arrays):
-        raise ValueError(f"{path} holds {sorted(arrays)}; a reference needs mean and covariance.")
-    return Moments(arrays["mean"], arrays["covariance"])
+    for mean, covariance in (("mean", "covariance"), ("mu", "sigma")):
+        if {mean, covariance} <= set(arrays):
+            return Moments(arrays[mean].astype(np.float64), arrays[covariance].astype(np.float64))
+    raise ValueError(
+        f"{path} holds {sorted(arrays)}; a reference needs mean and covariance, or mu and sigma."
+    )
 
 
 def _read_images(folder: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -103,7 +103,11 @@ class Observer:
 
     def _keep_best(self, step: int, state: TrainState) -> None:
         config = self.config
-        scores = self._scores(draw_samples(self.trainer.gan, state, config.eval_samples, 2))
+        drawn = draw_samples(self.trainer.gan, state, config.eval_samples, 2)
+        if not np.isfinite(drawn).all():
+            print(f'{{"step": {step}, "scores": "samples are not finite"}}', flush=True)
+            return
+        scores = self._scores(drawn)
         score = next(iter(scores.values()))
         best = self.folder / "checkpoints" / "best_score.npz"
         line = {**scores, "samples": config.eval_samples}

@@ -77,10 +77,7 @@ def toy(config: ToyConfig) -> int:
             axes.set(xlabel="phi", ylabel="theta", title=config.game)
             axes.legend()
             save_figure(figure, folder / "figure")
-    print(
-        json.dumps({"end": path[-1].tolist(), "norm": float(np.linalg.norm(path[-1])), "folder": str(folder)})
-    )
-    return 0
+    return _report({"end": path[-1].tolist(), "norm": float(np.linalg.norm(path[-1]))}, folder)
 
 
 def draw_vector_field(axes: Any, field: Callable[[Any], Any], around: np.ndarray, points: int = 15) -> None:
@@ -122,8 +119,7 @@ def principal_flow(config: PrincipalFlowConfig) -> int:
         axes.set(xlabel="time", ylabel="first coordinate")
         axes.legend()
         save_figure(figure, folder / "figure")
-    print(json.dumps({name: curve[-1].tolist() for name, curve in curves.items()} | {"folder": str(folder)}))
-    return 0
+    return _report({name: curve[-1].tolist() for name, curve in curves.items()}, folder)
 
 
 def digits_loss(num_examples: int, width: int, seed: int) -> tuple[Callable[[Any], Any], Any]:
@@ -187,9 +183,7 @@ def dal(config: DalConfig) -> int:
         axes.set(xlabel="step", ylabel="loss")
         axes.legend()
         save_figure(figure, folder / "figure")
-    ends = {f"{name} final loss": float(run["loss"][-1]) for name, run in runs.items()}
-    print(json.dumps(ends | {"folder": str(folder)}))
-    return 0
+    return _report({f"{name} final loss": float(run["loss"][-1]) for name, run in runs.items()}, folder)
 
 
 def _mixture(config: ToyConfig) -> int:
@@ -231,6 +225,22 @@ def _mixture(config: ToyConfig) -> int:
             grad_regularizes=GradRegularizesConfig(dd_coeffs_multiplier=PlayersConfig(terms, terms)),
         )
     )
+
+
+def _report(ends: dict[str, Any], folder: Path) -> int:
+    """Print where each path ends.
+
+    Raises:
+        FloatingPointError: If one of them has no end, by name; the paths and the picture are there.
+    """
+    lost = [name for name, end in ends.items() if not np.isfinite(end).all()]
+    if lost:
+        raise FloatingPointError(
+            f"{' and '.join(lost)} did not stay finite; lower learning_rate or num_steps. "
+            f"The paths are in {folder}."
+        )
+    print(json.dumps(ends | {"folder": str(folder)}))
+    return 0
 
 
 def _folder(config: Any, name: str) -> Path:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -220,7 +221,10 @@ def _loop(
                 line = {k: float(v) for k, v in values[-1].items()}
                 line["steps_per_second"] = (done - first) / (time.perf_counter() - started)
                 tracker.log(done, line)
-                print(json.dumps({"step": done, **line}), flush=True)
+                shown = {k: v for k, v in line.items() if not k.startswith("singular_value")}
+                print(dump_line({"step": done, **shown}), flush=True)
+        if (saves or (config.eval_every and done % config.eval_every == 0)) and not config.continue_on_nan:
+            _check_parameters(state, done, last)
         # Observed before it is saved: what a kill in between repeats, a resumed run has rewound.
         observer(done, state, final=final)
         if saves:
@@ -230,16 +234,36 @@ def _loop(
             raise KeyboardInterrupt
 
 
+def dump_line(values: dict[str, Any]) -> str:
+    """Return one line of JSON; what is not finite is spelled as a word, as in the records.
+
+    >>> dump_line({"loss": float("nan")})
+    '{"loss": "nan"}'
+    """
+    spelled = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return json.dumps(spelled, allow_nan=False)
+
+
+def _check_parameters(state: TrainState, done: int, last: Path) -> None:
+    """Refuse to save what the losses did not show yet: a finite loss whose update overflowed."""
+    if not all(bool(jax.numpy.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
+        raise FloatingPointError(
+            f"parameters are not finite after step {done}; {_kept(last)}. "
+            "Lower the learning rates, or pass continue_on_nan=true."
+        )
+
+
+def _kept(last: Path) -> str:
+    return f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was saved yet"
+
+
 def _check_finite(values: list[dict[str, Any]], done: int, last: Path) -> None:
     for index, metrics in enumerate(values):
         for name in ("disc_loss", "gen_loss"):
             if not math.isfinite(metrics[name]):
                 step = done - len(values) + index + 1
-                kept = (
-                    f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was saved yet"
-                )
                 raise FloatingPointError(
-                    f"{name} is {float(metrics[name])} at step {step}; {kept}. "
+                    f"{name} is {float(metrics[name])} at step {step}; {_kept(last)}. "
                     "Lower the learning rates, or pass continue_on_nan=true."
                 )
 
@@ -268,7 +292,9 @@ def _stop_requests() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    # only the main thread may set handlers; in another one the caller's stay
+    caught = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {s: signal.signal(s, note) for s in caught}
     try:
         yield received
     finally:

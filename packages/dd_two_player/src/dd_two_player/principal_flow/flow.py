@@ -121,6 +121,8 @@ def quadratic_principal_flow(
 ) -> Complex[np.ndarray, "times dim"]:
     """Return the exact principal flow on ``E = x' H x / 2``, one exponential per eigen-direction.
 
+    A direction with ``h l_i = 1`` is gone at once, as it is after one step of gradient descent.
+
     Example:
         >>> path = quadratic_principal_flow(np.diag([2.0, 0.02]), 0.9, np.array([-0.35, -0.2]), [9.0])
         >>> path[0].real.round(6).tolist()
@@ -128,11 +130,19 @@ def quadratic_principal_flow(
     """
     _check_rate(learning_rate)
     values, vectors = np.linalg.eigh(np.asarray(hessian, float))
-    rates = principal_coefficient(learning_rate * values, cap=np.inf) * values
     amplitudes = vectors.T @ np.asarray(start, float)
+    grid = np.asarray(times, float)
+    killed = learning_rate * values == 1
+    rates = principal_coefficient(np.where(killed, 0.0, learning_rate * values), cap=np.inf) * values
     with np.errstate(invalid="ignore", over="ignore"):
-        growth = np.exp(np.outer(np.asarray(times, float), rates))
-    return np.asarray((growth * amplitudes) @ vectors.T)
+        growth = np.exp(np.outer(grid, rates))
+    growth[:, killed] = np.where(grid == 0, 1.0, 0.0)[:, None]
+    path = np.zeros((grid.size, len(values)), complex)
+    for i in np.flatnonzero(amplitudes):
+        reached = np.flatnonzero(vectors[:, i])  # what overflows in one direction leaves the others alone
+        with np.errstate(invalid="ignore", over="ignore"):
+            path[:, reached] += np.outer(growth[:, i] * amplitudes[i], vectors[reached, i])
+    return path
 
 
 def gradient_flow(loss: Loss) -> Field:
