@@ -395,3 +395,34 @@ def test_settings_can_be_read_after_the_newer_interface_was_used():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert numerical_settings(torch.float32)["tf32"] in (True, False)
+
+
+def test_scoring_in_mid_run_changes_nothing_of_the_copies():
+    model = nn.Sequential(nn.Linear(8, 6), nn.Dropout(0.5), nn.Linear(6, 4))
+    probe = SensitivityProbe(model, sgd(0.1), (1, 1, 3))
+    probe.step(lambda m: F.cross_entropy(m(batch()[0]), batch()[1]))
+    stream = torch.get_rng_state()
+    probe.report(lambda m: m.eval()(torch.rand(2, 8)).sum().item())
+    assert torch.equal(stream, torch.get_rng_state())
+    assert all(twin.training and twin[1].training for twin in probe.copies.models)
+
+
+def test_numpy_integers_are_perturbations():
+    from instability import perturb_optimizer
+
+    weight = nn.Parameter(torch.tensor([1.0]))
+    optimizer = perturb_optimizer(torch.optim.SGD([weight], lr=0.1), np.int64(3), at="gradient")
+    weight.grad = torch.tensor([1.0])
+    optimizer.step()
+    assert weight.item() == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((math.nan,), "learning_rate=nan"), ((-0.1,), "learning_rate=-0.1"), ((0.0,), "learning_rate=0.0")],
+)
+def test_rates_that_are_none_are_refused(arguments, message):
+    from instability import max_stable_sharpness
+
+    with pytest.raises(ValueError, match=message):
+        max_stable_sharpness(*arguments)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -235,7 +236,7 @@ def perturb_optimizer(
         raise TypeError(f"optimizer is a {type(optimizer).__name__}; pass a torch.optim.Optimizer.")
     if at not in ("update", "gradient"):
         raise ValueError(f"at={at!r} is unknown. Allowed: 'update', 'gradient'.")
-    if isinstance(perturbation, (bool, int, float)):
+    if isinstance(perturbation, bool | int | float | np.integer):
         k = check_perturbation(perturbation)
         return optimizer if k == 1 else PerturbedOptimizer(optimizer, ScaleDivide(k), at)
     return PerturbedOptimizer(optimizer, perturbation, at)

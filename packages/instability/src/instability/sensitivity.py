@@ -294,6 +294,12 @@ class SensitivityProbe:
         with unchanged(model), torch.no_grad():
             return function(model.eval())
 
+    def _score(self, evaluate: Callable[[nn.Module], float] | None, model: nn.Module) -> float:
+        if evaluate is None:
+            return float("nan")
+        with unchanged(model):
+            return float(evaluate(model))
+
     def report(self, evaluate: Callable[[nn.Module], float] | None = None) -> SensitivityReport:
         """Return what was measured so far.
 
@@ -326,7 +332,7 @@ class SensitivityProbe:
                     visible_at=int(steps[crossing]) if crossing >= 0 else -1,
                     growth_rate=growth_rate(curve, 10 * eps, max(1e-2, 100 * eps)) / self.every,
                     final=float(curve[-last:].mean()),
-                    score=float("nan") if evaluate is None else float(evaluate(models[index])),
+                    score=self._score(evaluate, models[index]),
                 )
             )
         names = list(self._by_layer[0][0])

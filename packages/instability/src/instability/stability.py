@@ -143,9 +143,16 @@ def max_stable_sharpness(learning_rate: float, *, momentum: float = 0.0, nestero
     ``2 / lr`` for plain descent, ``2 (1 + m) / lr`` for heavy ball, ``2 (1 + m) / ((1 + 2 m) lr)`` for
     Nesterov.
 
+    Raises:
+        ValueError: the learning rate is not positive and finite, or the momentum not in [0, 1).
+
     >>> max_stable_sharpness(0.1), max_stable_sharpness(0.1, momentum=0.5)
     (20.0, 30.0)
     """
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate={learning_rate} must be positive and finite.")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum={momentum} must be at least 0 and below 1.")
     limit = 2 * (1 + momentum) / learning_rate
     return limit / (1 + 2 * momentum) if nesterov else limit
 

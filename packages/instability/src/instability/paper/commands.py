@@ -118,11 +118,11 @@ class AccuracySpreadConfig(RunOptions):
 
     Attributes:
         files: .npy or .npz files, each a (perturbation, seed, epoch) array, or run folders of table1.
-        last: Final epochs that are averaged.
+        last: Final epochs that are averaged; not given, ten or as many as there are.
     """
 
     files: list[str] = field(default_factory=list)
-    last: int = 10
+    last: int | None = None
 
     def __post_init__(self) -> None:
         check_not_empty("files", self.files)
@@ -230,8 +230,9 @@ def accuracy_spread(config: AccuracySpreadConfig) -> None:
     for name in config.files:
         path = Path(name)
         for label, values in _read_accuracies(path / "arrays.npz" if path.is_dir() else path).items():
-            spread = spread_of(values, last=config.last)
-            final = values[:, :, -config.last :].mean(axis=2)
+            last = min(10, values.shape[-1]) if config.last is None else config.last
+            spread = spread_of(values, last=last)
+            final = values[:, :, -last:].mean(axis=2)
             perturbations, seeds, _ = values.shape
             print(f"{name} {label}: mean {final.mean():.3f}, {perturbations} perturbations x {seeds} seeds")
             print(f"  std over perturbations, per seed: {np.round(spread['over_perturbations'], 3).tolist()}")

@@ -13,7 +13,7 @@ from instability.pde import linear as linear_pde
 from instability.pde.nonlinear import initial_kernel
 from instability.stability import LinearThresholds, linear_thresholds, signal_eigenvalues
 
-__all__ = ["MARGIN", "predicted_growth", "simulate", "thresholds"]
+__all__ = ["MARGIN", "predicted_growth", "residual", "simulate", "thresholds"]
 
 MARGIN = 1e-7
 """Growth per step below which a run counts as not growing; at a threshold itself the factor is exactly 1."""
@@ -50,15 +50,27 @@ class LinearConfig(OneLayerConfig):
 def thresholds(config: LinearConfig) -> LinearThresholds:
     """Return the exact stability interval of the configured setting."""
     image = make_image(config.image, config.image_size, config.seed)
-    return linear_thresholds(image, config.kernel_size, config.learning_rate, normalize=config.normalize)  # type: ignore[arg-type]  # checked by the configuration
+    return linear_thresholds(
+        image,
+        config.kernel_size,
+        config.learning_rate,
+        residual=residual(config),
+        normalize=config.normalize,  # type: ignore[arg-type]  # checked by the configuration
+    )
+
+
+def residual(config: LinearConfig) -> float:
+    """Return the frozen residual, the prediction 1/2 minus the label."""
+    return 0.5 - config.label
 
 
 def predicted_growth(config: LinearConfig) -> np.ndarray:
-    """Return, for each weight decay, the largest ``|1 - lr (alpha - mu)|`` over the spectrum."""
+    """Return, for each weight decay, the largest ``|1 - lr (alpha + a mu / 2)|`` over the spectrum of M'M."""
     image = make_image(config.image, config.image_size, config.seed)
-    ends = np.array(signal_eigenvalues(image, config.kernel_size, normalize=config.normalize)) / 4  # type: ignore[arg-type]
+    ends: np.ndarray = np.array(signal_eigenvalues(image, config.kernel_size, normalize=config.normalize))  # type: ignore[arg-type]
     decays = np.array(config.weight_decays)[:, None]
-    return np.asarray(np.abs(1 - config.learning_rate * (decays - ends)).max(axis=1))
+    growth = np.abs(1 - config.learning_rate * (decays + residual(config) / 2 * ends))
+    return np.asarray(growth.max(axis=1))
 
 
 def simulate(config: LinearConfig, weight_decay: float) -> dict[str, np.ndarray | bool | float]:
@@ -75,6 +87,7 @@ def simulate(config: LinearConfig, weight_decay: float) -> dict[str, np.ndarray 
         weight_decays=weight_decay,
         num_steps=config.num_steps,
         label=config.label,
+        residual=residual(config),
         perturbations=(1, 1, 2),
         normalize=config.normalize,  # type: ignore[arg-type]  # checked by the configuration
         loss=config.loss,  # type: ignore[arg-type]

@@ -158,9 +158,14 @@ class ReducedMap:
         more.
 
         Raises:
-            ValueError: weight decay is so strong that only ``c = 0`` is left.
+            ValueError: only ``c = 0`` is left, because of the label or of a strong weight decay.
         """
         if float(self.sharpness(0.0)) >= 0:
+            if self.label == 0:
+                raise ValueError(
+                    "label 0 pulls the prediction down and c to 0: there is no other fixed point, at any "
+                    "weight decay. Use label 1."
+                )
             largest = self.weight_decay - float(self.sharpness(0.0))
             raise ValueError(
                 f"weight_decay {self.weight_decay:g} holds c at 0 (the curvature there is not negative): "
