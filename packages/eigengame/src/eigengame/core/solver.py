@@ -340,7 +340,9 @@ def _masked(x: Array, num_valid: Array) -> Array:
 
 
 def _sum_of_squares(tree: PyTree) -> Array:
-    return jnp.asarray(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
+    # In half precision squares overflow, and their sum keeps three digits.
+    wide = (leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in jax.tree.leaves(tree))
+    return jnp.asarray(sum(jnp.sum(jnp.square(leaf)) for leaf in wide))
 
 
 def _advance(state: State, direction: PyTree, config: Config) -> tuple[PyTree, Any, Bool[Array, ""]]:
