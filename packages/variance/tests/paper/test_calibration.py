@@ -36,5 +36,5 @@ def test_estimates_grow_with_the_number_of_runs(monkeypatch: pytest.MonkeyPatch)
     )
     assert three.seconds == pytest.approx(3 * one.seconds)
     exact = configure(entry, "smoke", seeds=[0], estimators=["SG-B"], num_steps=40)
-    # 40 gradients and four measurements of one pass over 120 examples in batches of 64
-    assert calibration.estimate_images(exact).seconds == pytest.approx(40 + 3 * 120 / 64)
+    # 40 gradients and four measurements of one pass over 240 examples in batches of 64
+    assert calibration.estimate_images(exact).seconds == pytest.approx(40 + 3 * 240 / 64)
