@@ -13,7 +13,8 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from instability import average_relative_l1, nonlinear_pde
+from instability import average_relative_l1
+from instability.pde import nonlinear as nonlinear_pde
 from instability.pde.convolution import checkerboard
 from instability.pde.reduced_map import ReducedMap
 
