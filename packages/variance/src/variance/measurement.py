@@ -233,8 +233,7 @@ def measure_model(
         model: The model, in the mode it is trained in; nothing of it changes.
         loss: `loss(outputs, targets)`; for a model that returns its loss `lambda outputs, _: outputs.loss`.
         inputs: Examples to draw from: a tensor, a tuple of arguments, a mapping of keywords, a data set,
-        or a loader,
-            whose data set is taken.
+            or a loader, whose data set is taken.
         targets: Their targets; None where a data set or the inputs hold them.
         batch_size: Examples per draw; the loader's where 0.
         num_draws: Draws.
