@@ -3,17 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from gdyn_reproduce.claims import (
-    Between,
-    Claim,
-    Control,
-    Holds,
-    MissingMetricError,
-    Within,
-    judge,
-    judge_all,
-)
+from gdyn_reproduce.claims import Between, Claim, Control, Holds, Within
 from gdyn_reproduce.intervals import Measured
+from gdyn_reproduce.verdicts import MissingMetricError, judge, judge_all
 
 
 def claim(accept, **options):

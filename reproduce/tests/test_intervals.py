@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gdyn_reproduce.claims import Between, Claim, Holds, Within, judge
+from gdyn_reproduce.claims import Between, Claim, Holds, Within
 from gdyn_reproduce.intervals import of_mean, of_share
+from gdyn_reproduce.verdicts import judge
 
 CLAIMS = 1000
 ALLOWED = 50 + 2 * math.sqrt(50)  # 5 % of a thousand, and two standard errors of that count

@@ -3,10 +3,10 @@ from types import SimpleNamespace
 import pytest
 from toy_paper.paper import PAPER
 
-from gdyn_reproduce.claims import make_verdict
 from gdyn_reproduce.ledger import committed
 from gdyn_reproduce.results import BEGIN, DEVIATIONS, END, FIGURES, fill, generated, report_command, tally
 from gdyn_reproduce.runs import configure, execute
+from gdyn_reproduce.verdicts import make_verdict
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from toy_paper.config import DecayConfig
 from toy_paper.paper import PAPER
 
 from gdyn_common.storage import read_arrays
-from gdyn_reproduce.claims import MissingMetricError
 from gdyn_reproduce.intervals import Measured
 from gdyn_reproduce.records import Result, hash_arrays, load_records, load_runs, parse_record, read_record
 from gdyn_reproduce.runs import config_hash, configure, execute, folder_of, rejudge, settings
+from gdyn_reproduce.verdicts import MissingMetricError
 
 FIG1 = PAPER.figure("fig1")
 

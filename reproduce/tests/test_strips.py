@@ -7,8 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from gdyn_reproduce.claims import Between, Claim, Holds, judge_all
+from gdyn_reproduce.claims import Between, Claim, Holds
 from gdyn_reproduce.strips import MARGIN, WIDTH, band_strip
+from gdyn_reproduce.verdicts import judge_all
 
 
 def verdict(accept, values, paper=None, **changes):

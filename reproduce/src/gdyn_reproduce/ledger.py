@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gdyn_reproduce.claims import Verdict
 from gdyn_reproduce.records import Record, dump_json, parse_record
 from gdyn_reproduce.registry import Paper
 from gdyn_reproduce.report import prints_outside_its_band
 from gdyn_reproduce.runs import code_of, rejudge
+from gdyn_reproduce.verdicts import Verdict
 
 KEY = "answers.json"
 DEBTS = "debts.json"

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from gdyn_common.errors import printable
 from gdyn_common.storage import read_json
-from gdyn_reproduce.claims import Measurement, Refutation, Verdict, scale_of
+from gdyn_reproduce.claims import scale_of
 from gdyn_reproduce.intervals import Measured
 from gdyn_reproduce.registry import program
+from gdyn_reproduce.verdicts import Measurement, Refutation, Verdict
 
 FORMAT = 2
 """Version of the files in a run folder. Format 1, which did not say what code made it, is read as stale."""

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from gdyn_common.storage import atomic_write
-from gdyn_reproduce.claims import Kind, Verdict
+from gdyn_reproduce.claims import Kind
 from gdyn_reproduce.exits import Parser
 from gdyn_reproduce.page import OUTCOMES as OUTCOMES
 from gdyn_reproduce.page import page_context
 from gdyn_reproduce.records import Record, load_records
 from gdyn_reproduce.spelling import spell_bounds, spell_number, spell_values
+from gdyn_reproduce.verdicts import Verdict
 
 PAPER_KINDS: tuple[Kind, ...] = ("number", "statement")
 """Claims of the paper; what is left are our own checks."""

@@ -48,15 +48,7 @@ from gdyn_common.storage import (
     write_arrays,
 )
 from gdyn_reproduce import provenance, sources
-from gdyn_reproduce.claims import (
-    Claim,
-    MissingMetricError,
-    Verdict,
-    judge,
-    judge_all,
-    make_verdict,
-    scale_of,
-)
+from gdyn_reproduce.claims import Claim, scale_of
 from gdyn_reproduce.keys import check
 from gdyn_reproduce.records import (
     SUPERSEDED,
@@ -70,6 +62,7 @@ from gdyn_reproduce.records import (
 )
 from gdyn_reproduce.records import config_hash as config_hash
 from gdyn_reproduce.registry import Figure, Paper, resolve
+from gdyn_reproduce.verdicts import MissingMetricError, Verdict, judge, judge_all, make_verdict
 
 Item = TypeVar("Item")
 

@@ -12,8 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gdyn_reproduce.claims import Verdict
 from gdyn_reproduce.spelling import spell_number
+from gdyn_reproduce.verdicts import Verdict
 
 WIDTH, HEIGHT, MARGIN = 360, 54, 14
 _LINE = 22  # where the marks stand

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gdyn_common.storage import read_arrays
-from gdyn_reproduce.claims import Measurement
 from gdyn_reproduce.ledger import KEY, SUFFIXES, answer_key, committed, is_stale, name_of
 from gdyn_reproduce.records import Record, hash_arrays, load_records, plain
 from gdyn_reproduce.registry import Paper
 from gdyn_reproduce.results import papers
+from gdyn_reproduce.verdicts import Measurement
 
 _RERUNS = 3
 _TOLERANCE = 1e-6  # another processor may round the last digits otherwise

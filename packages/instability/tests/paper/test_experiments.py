@@ -3,9 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gdyn_reproduce.claims import judge
 from gdyn_reproduce.registry import resolve
 from gdyn_reproduce.runs import execute
+from gdyn_reproduce.verdicts import judge
 from instability.paper import PAPER
 
 
