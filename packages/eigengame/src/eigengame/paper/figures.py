@@ -5,9 +5,10 @@ from __future__ import annotations
 from gdyn_reproduce.registry import Figure, Preset
 
 THREE = {"seeds": [0, 1, 2]}
-QUICK_IMAGES = THREE | {
+FIVE = {"seeds": [0, 1, 2, 3, 4]}  # the fewest that give a median an interval
+QUICK_IMAGES = FIVE | {
     "dataset": "digits",
-    "batch_sizes": [256, 32],
+    "batch_sizes": [1024, 256, 32],
     "num_samples": 384_000,
     "max_steps": 1500,
     "num_points": 30,
@@ -21,7 +22,7 @@ FIGURES = (
         module="eigengame.paper.experiments.synthetic_spectra",
         config="eigengame.paper.experiments.synthetic_spectra:SyntheticConfig",
         presets={
-            "quick": Preset("15 s, 1 core", "scaled down", THREE | {"held_out": 2}),
+            "quick": Preset("15 s, 1 core", "scaled down", FIVE | {"held_out": 2}),
             "paper": Preset("1 min, 1 core", "paper"),
             "smoke": Preset(
                 "3 s", "smoke", {"seeds": [0], "held_out": 1, "dim": 8, "num_steps": 20, "num_points": 2}
@@ -41,7 +42,12 @@ FIGURES = (
                 "5 s",
                 "smoke",
                 QUICK_IMAGES
-                | {"seeds": [0], "num_components": 4, "batch_sizes": [32], "max_steps": 20, "num_points": 2},
+                | {
+                    "seeds": [0],
+                    "num_components": 4,
+                    "max_steps": 20,
+                    "num_points": 2,
+                },
             ),
         },
     ),
@@ -59,7 +65,12 @@ FIGURES = (
                 "5 s",
                 "smoke",
                 QUICK_IMAGES
-                | {"seeds": [0], "num_components": 4, "batch_sizes": [32], "max_steps": 20, "num_points": 2},
+                | {
+                    "seeds": [0],
+                    "num_components": 4,
+                    "max_steps": 20,
+                    "num_points": 2,
+                },
             ),
         },
         in_default=False,
@@ -83,9 +94,7 @@ FIGURES = (
         module="eigengame.paper.experiments.utility_landscape",
         config="eigengame.paper.experiments.utility_landscape:LandscapeConfig",
         presets={
-            "quick": Preset(
-                "10 s, 1 core", "scaled down", THREE | {"num_batches": 10_000, "num_angles": 361}
-            ),
+            "quick": Preset("30 s, 1 core", "scaled down", FIVE | {"num_batches": 10_000, "num_angles": 361}),
             "paper": Preset("3 min, 1 core", "paper"),
             "smoke": Preset(
                 "3 s", "smoke", {"seeds": [0], "num_batches": 20, "num_angles": 19, "parent_degrees": [20.0]}
@@ -148,7 +157,7 @@ FIGURES = (
         module="eigengame.paper.experiments.spectral_clustering",
         config="eigengame.paper.experiments.spectral_clustering:ClusteringConfig",
         presets={
-            "quick": Preset("15 s, 1 core", "scaled down", THREE),
+            "quick": Preset("15 s, 1 core", "scaled down", FIVE),
             "paper": Preset(
                 "30 min, 1 core",
                 "scaled down",
@@ -188,7 +197,7 @@ FIGURES = (
         module="eigengame.paper.experiments.pls_ica",
         config="eigengame.paper.experiments.pls_ica:PlsIcaConfig",
         presets={
-            "quick": Preset("10 s, 1 core", "scaled down", THREE),
+            "quick": Preset("10 s, 1 core", "scaled down", FIVE),
             "paper": Preset("1 min, 1 core", "scaled down", {"seeds": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}),
             "smoke": Preset("3 s", "smoke", {"seeds": [0], "pls_steps": 10, "ica_steps": 10}),
         },

@@ -49,13 +49,14 @@ class BiasConfig(RunOptions):
 def compute(config: BiasConfig, run: Run) -> Result:
     """Measure relative errors of averaged directions in float64."""
     errors = run.piece("errors", partial(_errors, config))
-    measurements: dict[str, list[float] | bool] = {}
+    measurements: dict[str, list[float] | list[bool]] = {}
     for name in DIRECTIONS:
         for column, parts in enumerate(config.parts):
             measurements[f"{name}_error_parts{parts}"] = errors[name][:, column].tolist()
     split = [column for column, parts in enumerate(config.parts) if parts > 1]
     measurements["mu_worst_error"] = errors["mu"].max(axis=1).tolist()
-    measurements["alpha_error_grows"] = bool(np.all(np.diff(errors["alpha"][:, split].mean(axis=0)) > 0))
+    for name in DIRECTIONS:
+        measurements[f"{name}_error_grows"] = np.all(np.diff(errors[name][:, split]) > 0, axis=1).tolist()
     return Result(measurements, errors | {"parts": np.array(config.parts)})
 
 

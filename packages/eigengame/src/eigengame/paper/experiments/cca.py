@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eigengame.estimators.pencil import EigenGameCCA
+from eigengame.estimators.pencil import EigenGameCCA, EigenGamePLS
 from eigengame.exact import pencil
 from eigengame.metrics import cosine_similarities
 from eigengame.paper.config import check_seeds
@@ -61,18 +61,16 @@ def compute(config: CCAConfig, run: Run) -> Result:
             | run.piece(f"minibatch/seed={seed}", partial(_minibatch, config, views, seed))
             | run.piece(f"images/seed={seed}", partial(_images, config, seed))
         )
-    names = ("cosines", "captured", "image_found", "image_exact")
-    arrays = {name: np.stack([piece[name] for piece in pieces]) for name in names}
-    return Result(
-        {
-            "full_batch_worst_cosine": arrays["cosines"].min(axis=1).tolist(),
-            "minibatch_captured": arrays["captured"].tolist(),
-            "image_captured": (
-                arrays["image_found"].sum(axis=1) / arrays["image_exact"].sum(axis=1)
-            ).tolist(),
-        },
-        arrays,
-    )
+    arrays = {name: np.stack([piece[name] for piece in pieces]) for name in pieces[0]}
+    measurements: dict[str, list[float]] = {}
+    for prefix in ("", "start_"):
+        image = arrays[f"{prefix}image_found"].sum(axis=1) / arrays["image_exact"].sum(axis=1)
+        measurements |= {
+            f"{prefix}full_batch_worst_cosine": arrays[f"{prefix}cosines"].min(axis=1).tolist(),
+            f"{prefix}minibatch_captured": arrays[f"{prefix}captured"].tolist(),
+            f"{prefix}image_captured": image.tolist(),
+        }
+    return Result(measurements, arrays)
 
 
 def plot(result: Result) -> Figure:
@@ -107,7 +105,7 @@ def exact_pencil(views: TwoViews, epsilon: float = 0.0) -> tuple[NDArray, NDArra
     return C - B, B + epsilon * np.eye(len(C))
 
 
-def joint_vectors(model: EigenGameCCA) -> NDArray:
+def joint_vectors(model: EigenGameCCA | EigenGamePLS) -> NDArray:
     """Return the fitted pairs as vectors of the pencil."""
     return np.concatenate(model._vectors(), axis=1)
 
@@ -119,25 +117,26 @@ def captured_correlation(model: EigenGameCCA, views: TwoViews) -> NDArray:
 
 
 def _full(config: CCAConfig, views: TwoViews, seed: int) -> dict[str, NDArray]:
-    model = EigenGameCCA(
-        config.num_components, n_epochs=config.full_steps, refine=False, random_state=seed
-    ).fit(*views)
-    truth = pencil(*exact_pencil(views), k=config.num_components)
-    return {"cosines": cosine_similarities(joint_vectors(model), truth.vectors)}
+    truth = pencil(*exact_pencil(views), k=config.num_components).vectors
+    model = EigenGameCCA(config.num_components, refine=False, random_state=seed)
+    return {
+        f"{prefix}cosines": cosine_similarities(
+            joint_vectors(model.set_params(n_epochs=steps).fit(*views)), truth
+        )
+        for prefix, steps in (("start_", 1), ("", config.full_steps))
+    }
 
 
 def _minibatch(config: CCAConfig, views: TwoViews, seed: int) -> dict[str, NDArray]:
     steps_per_epoch = -(-len(views.x) // (2 * config.batch_size))
-    model = EigenGameCCA(
-        config.num_components,
-        batch_size=config.batch_size,
-        n_epochs=-(-config.batch_steps // steps_per_epoch),
-        refine=False,
-        random_state=seed,
-    ).fit(*views)
-    truth = pencil(*exact_pencil(views), k=config.num_components)
-    found = captured_correlation(model, views)
-    return {"captured": np.array(found.sum() / truth.values.sum())}
+    truth = pencil(*exact_pencil(views), k=config.num_components).values
+    model = EigenGameCCA(config.num_components, batch_size=config.batch_size, refine=False, random_state=seed)
+    return {
+        f"{prefix}captured": np.array(
+            captured_correlation(model.set_params(n_epochs=epochs).fit(*views), views).sum() / truth.sum()
+        )
+        for prefix, epochs in (("start_", 1), ("", -(-config.batch_steps // steps_per_epoch)))
+    }
 
 
 def _images(config: CCAConfig, seed: int) -> dict[str, NDArray]:
@@ -148,14 +147,10 @@ def _images(config: CCAConfig, seed: int) -> dict[str, NDArray]:
     views = TwoViews(left - left.mean(axis=0), right - right.mean(axis=0))
     variance = np.concatenate(views, axis=1).var(axis=0).mean()
     epsilon = config.epsilon * variance
-    model = EigenGameCCA(
-        config.image_components,
-        n_epochs=2 * config.full_steps,
-        epsilon=epsilon,
-        refine=False,
-        random_state=seed,
-    ).fit(*views)
+    model = EigenGameCCA(config.image_components, epsilon=epsilon, refine=False, random_state=seed)
     A, B = exact_pencil(views, epsilon)
-    V = joint_vectors(model)
-    found = np.sum(V @ A * V, axis=1) / np.sum(V @ B * V, axis=1)
-    return {"image_found": found, "image_exact": pencil(A, B, k=config.image_components).values}
+    found = {"image_exact": pencil(A, B, k=config.image_components).values}
+    for prefix, steps in (("start_", 1), ("", 2 * config.full_steps)):
+        V = joint_vectors(model.set_params(n_epochs=steps).fit(*views))
+        found[f"{prefix}image_found"] = np.sum(V @ A * V, axis=1) / np.sum(V @ B * V, axis=1)
+    return found

@@ -43,7 +43,7 @@ class ImagesConfig(RunOptions):
     num_components: int = 16
     batch_sizes: list[int] = field(default_factory=lambda: [1024, 256, 32])
     methods: list[str] = field(default_factory=lambda: ["mu", "alpha", "gha", "oja"])
-    rate_factors: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0])
+    rate_factors: list[float] = field(default_factory=lambda: [0.03, 0.1, 0.3, 1.0])
     momentum: float = 0.9
     num_samples: int = 3_000_000
     max_steps: int = 6000
@@ -86,6 +86,7 @@ def compute(config: ImagesConfig, run: Run) -> Result:
                 # the mean over the last quarter: single points jump with the noise of a batch
                 tail = stacked[:, -max(stacked.shape[1] // 4, 1) :].mean(axis=1)
                 measurements[f"batch{batch_size}_{method}_{metric}"] = tail.tolist()
+                measurements[f"batch{batch_size}_{method}_start_{metric}"] = stacked[:, 0].tolist()
                 measurements[f"batch{batch_size}_{method}_best_{metric}"] = (
                     stacked.max(axis=1) if metric == "streak" else stacked.min(axis=1)
                 ).tolist()

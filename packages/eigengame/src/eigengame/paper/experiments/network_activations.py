@@ -59,11 +59,14 @@ class ActivationsConfig(RunOptions):
 def compute(config: ActivationsConfig, run: Run) -> Result:
     """Compare the captured variance with randomised SVD of the flattened activations."""
     pieces = [run.piece(f"seed={seed}", partial(_captured, config, seed)) for seed in config.seeds]
-    ours, exact = (np.stack([piece[name] for piece in pieces]) for name in ("ours", "exact"))
-    ratios = [captured_value_ratio(a, b) for a, b in zip(ours, exact, strict=True)]
-    return Result(
-        {"captured_ratio": ratios, "dimension": float(pieces[0]["dimension"])}, {"ours": ours, "exact": exact}
-    )
+    arrays = {name: np.stack([piece[name] for piece in pieces]) for name in ("ours", "start", "exact")}
+    measurements: dict[str, list[float] | float] = {"dimension": float(pieces[0]["dimension"])}
+    for name, vectors in (("captured_ratio", "ours"), ("start_captured_ratio", "start")):
+        measurements[name] = [
+            captured_value_ratio(found, exact)
+            for found, exact in zip(arrays[vectors], arrays["exact"], strict=True)
+        ]
+    return Result(measurements, arrays)
 
 
 def plot(result: Result) -> Figure:
@@ -109,14 +112,20 @@ def _captured(config: ActivationsConfig, seed: int) -> dict[str, NDArray]:
     key = jax.random.key(named_seed(seed, "activations") % 2**31)
     state = init(key, config.num_components, template, step.optimizer, mesh=mesh)
     state = with_learning_rate(state, config.rate_factor / float(exact[0]))
+    start = jax.tree.map(np.array, state.vectors)
     state, _ = sample_steps(state, shard_batch(data, mesh), config.num_steps, config.batch_size, step)
-    V = jax.tree.map(np.asarray, state.vectors)
+    return {
+        "ours": _variances(state.vectors, data),
+        "start": _variances(start, data),
+        "exact": exact,
+        "dimension": np.array(flat.shape[1]),
+    }
+
+
+def _variances(vectors: dict[str, Array], data: dict[str, Array]) -> NDArray:
+    """Return the variances in the span of the vectors, along a basis built from the first player on."""
+    V = {name: np.asarray(leaf) for name, leaf in vectors.items()}
     Y = np.asarray(responses(V, data), np.float64)
-    # variance in the span, in the order of an orthonormal basis built from the first player on
-    basis = np.linalg.qr(
-        np.concatenate(
-            [np.asarray(v).reshape(config.num_components, -1) for v in jax.tree.leaves(V)], axis=1
-        ).T
-    )[1]
-    orthonormal = np.linalg.solve(basis.T, Y)
-    return {"ours": np.mean(orthonormal**2, axis=1), "exact": exact, "dimension": np.array(flat.shape[1])}
+    flat = np.concatenate([V[name].reshape(len(Y), -1) for name in sorted(V)], axis=1)
+    orthonormal = np.linalg.solve(np.linalg.qr(flat.T)[1].T, Y)
+    return np.asarray(np.mean(orthonormal**2, axis=1))

@@ -14,7 +14,7 @@ from eigengame.estimators.pencil import EigenGameICA, EigenGamePLS
 from eigengame.exact import pencil
 from eigengame.metrics import cosine_similarities
 from eigengame.paper.config import check_seeds
-from eigengame.paper.experiments.cca import exact_pencil
+from eigengame.paper.experiments.cca import exact_pencil, joint_vectors
 from eigengame.paper.synthetic import mixed_sources, two_views
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, new_figure
@@ -53,17 +53,15 @@ def compute(config: PlsIcaConfig, run: Run) -> Result:
         | run.piece(f"ica/seed={seed}", partial(_ica, config, seed))
         for seed in run.progress(config.seeds, "seeds")
     ]
-    arrays = {
-        name: np.stack([piece[name] for piece in pieces]) for name in ("cosines", "sources", "sources_exact")
+    arrays = {name: np.stack([piece[name] for piece in pieces]) for name in pieces[0]}
+    names = {
+        "pls_worst_cosine": "cosines",
+        "start_pls_worst_cosine": "start_cosines",
+        "ica_worst_correlation": "sources",
+        "ica_worst_correlation_exact": "sources_exact",
+        "ica_worst_correlation_gaussian": "sources_gaussian",
     }
-    return Result(
-        {
-            "pls_worst_cosine": arrays["cosines"].min(axis=1).tolist(),
-            "ica_worst_correlation": arrays["sources"].min(axis=1).tolist(),
-            "ica_worst_correlation_exact": arrays["sources_exact"].min(axis=1).tolist(),
-        },
-        arrays,
-    )
+    return Result({metric: arrays[name].min(axis=1).tolist() for metric, name in names.items()}, arrays)
 
 
 def plot(result: Result) -> Figure:
@@ -84,30 +82,36 @@ def plot(result: Result) -> Figure:
 
 def _pls(config: PlsIcaConfig, seed: int) -> dict[str, NDArray]:
     views = two_views(generator(seed, "pls"), config.num_samples)
-    model = EigenGamePLS(
-        config.pls_components, n_epochs=config.pls_steps, refine=False, random_state=seed
-    ).fit(*views)
+    model = EigenGamePLS(config.pls_components, refine=False, random_state=seed)
     A, B = exact_pencil(views)
     split = views.x.shape[1]
     B[split:, split:] = np.eye(views.y.shape[1])
-    found = np.concatenate(model._vectors(), axis=1)
-    return {"cosines": cosine_similarities(found, pencil(A, B, k=config.pls_components).vectors)}
+    truth = pencil(A, B, k=config.pls_components).vectors
+    return {
+        f"{prefix}cosines": cosine_similarities(
+            joint_vectors(model.set_params(n_epochs=steps).fit(*views)), truth
+        )
+        for prefix, steps in (("start_", 1), ("", config.pls_steps))
+    }
 
 
 def _ica(config: PlsIcaConfig, seed: int) -> dict[str, NDArray]:
-    mixed, sources = mixed_sources(generator(seed, "ica"), config.ica_samples)
+    draw = generator(seed, "ica")
+    mixed, sources = mixed_sources(draw, config.ica_samples)
     scaled = mixed / mixed.std()
     # all three sources are flatter than a Gaussian: their values are those of -A
-    model = EigenGameICA(3, n_epochs=config.ica_steps, maximize=False, refine=False, random_state=seed).fit(
-        scaled
-    )
+    model = EigenGameICA(3, n_epochs=config.ica_steps, maximize=False, refine=False, random_state=seed)
+    found = matched_correlations(model.fit(scaled).transform(scaled), sources)
+    gaussian = draw.standard_normal(sources.shape)
+    mixture = gaussian @ draw.standard_normal((3, 3))
     centred = scaled - scaled.mean(axis=0)
     C = centred.T @ centred / len(centred)
     weights = np.sum(centred**2, axis=1)
     A = (centred * weights[:, None]).T @ centred / len(centred) - np.trace(C) * C - 2 * C @ C
     exact = centred @ pencil(-A, C).vectors.T
     return {
-        "sources": matched_correlations(model.transform(scaled), sources),
+        "sources": found,
+        "sources_gaussian": matched_correlations(model.fit(mixture).transform(mixture), gaussian),
         "sources_exact": matched_correlations(exact, sources),
     }
 

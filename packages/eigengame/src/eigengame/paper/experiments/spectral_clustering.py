@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
@@ -59,8 +60,8 @@ def compute(config: ClusteringConfig, run: Run) -> Result:
     accuracy = np.stack(curves)
     every = config.num_steps // config.num_points
     return Result(
-        {"accuracy": accuracy[:, -1].tolist()},
-        {"accuracy": accuracy, "steps": every * np.arange(1, config.num_points + 1)},
+        {"accuracy": accuracy[:, -1].tolist(), "start_accuracy": accuracy[:, 0].tolist()},
+        {"accuracy": accuracy, "steps": every * np.arange(config.num_points + 1)},
     )
 
 
@@ -79,7 +80,7 @@ def _accuracies(config: ClusteringConfig, seed: int) -> dict[str, NDArray]:
     bound = top_value_bound(edges, num_nodes)
     key = jax.random.key(seed)
     V = initial_vectors(key, config.blocks, num_nodes)
-    accuracies = []
+    accuracies = [_accuracy(V, labels, config.blocks, seed)]
     for _ in range(config.num_points):
         V, key = embed(
             V,
@@ -90,6 +91,10 @@ def _accuracies(config: ClusteringConfig, seed: int) -> dict[str, NDArray]:
             config.num_steps // config.num_points,
             max(len(edges) // config.batches_per_pass, 1),
         )
-        found = KMeans(config.blocks, n_init=10, random_state=seed).fit_predict(np.asarray(V).T)
-        accuracies.append(clustering_accuracy(found, labels))
+        accuracies.append(_accuracy(V, labels, config.blocks, seed))
     return {"accuracy": np.array(accuracies)}
+
+
+def _accuracy(V: Float[Array, "k nodes"], labels: NDArray, blocks: int, seed: int) -> float:
+    found = KMeans(blocks, n_init=10, random_state=seed).fit_predict(np.asarray(V).T)
+    return clustering_accuracy(found, labels)

@@ -43,7 +43,7 @@ class SyntheticConfig(RunOptions):
     dim: int = 50
     spectra: list[str] = field(default_factory=lambda: ["linear", "exponential"])
     methods: list[str] = field(default_factory=lambda: ["mu", "alpha", "gha", "oja", "mu projected"])
-    learning_rates: list[float] = field(default_factory=lambda: [1e-3, 1e-4, 1e-5, 1e-6])
+    learning_rates: list[float] = field(default_factory=lambda: [1e-1, 1e-2, 1e-3, 1e-4])
     held_out: int = 10
     num_steps: int = 1000
     num_points: int = 50
@@ -74,12 +74,9 @@ def compute(config: SyntheticConfig, run: Run) -> Result:
             key = method.replace(" ", "_")
             arrays[f"{kind}/{key}"] = curves
             measurements[f"{kind}_{key}_streak"] = [float(streak) for streak in curves[:, -1]]
-    if "exponential" in config.spectra:
-        mu = np.array(measurements["exponential_mu_streak"])
-        for other in ("gha", "mu_projected", "oja"):
-            if f"exponential_{other}_streak" in measurements:
-                lead = mu - np.array(measurements[f"exponential_{other}_streak"])
-                measurements[f"mu_lead_over_{other}"] = lead.tolist()
+        for other in (method.replace(" ", "_") for method in config.methods if "mu" in config.methods):
+            lead = np.subtract(measurements[f"{kind}_mu_streak"], measurements[f"{kind}_{other}_streak"])
+            measurements[f"{kind}_mu_lead_over_{other}"] = lead.tolist()
     return Result(measurements, arrays)
 
 

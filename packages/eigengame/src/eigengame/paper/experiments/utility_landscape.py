@@ -25,6 +25,7 @@ from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run, RunOptions
 
 KINDS = ("mu", "alpha")
+GAUSSIAN = "alpha_gaussian"  # the null: alpha on Gaussian samples
 
 
 @dataclass
@@ -58,7 +59,7 @@ def compute(config: LandscapeConfig, run: Run) -> Result:
     pieces = [run.piece(f"seed={seed}", partial(_landscapes, config, seed)) for seed in config.seeds]
     arrays = {"theta": _thetas(config), "parents": np.array(config.parent_degrees)}
     measurements = {}
-    for kind in KINDS:
+    for kind in (*KINDS, GAUSSIAN):
         sampled, exact = (
             np.stack([piece[f"{kind}/{name}"] for piece in pieces]) for name in ("sampled", "exact")
         )
@@ -99,19 +100,23 @@ def _thetas(config: LandscapeConfig) -> NDArray:
 def _landscapes(config: LandscapeConfig, seed: int) -> dict[str, NDArray]:
     draw = generator(seed, "landscape")
     scales = np.sqrt(config.variances)
-    batches = jnp.asarray(
-        draw.laplace(scale=0.5**0.5, size=(config.num_batches, config.batch_size, 3)) * scales, jnp.float32
+    size = (config.num_batches, config.batch_size, 3)
+    heavy, gaussian = (
+        jnp.asarray(samples * scales, jnp.float32)
+        for samples in (draw.laplace(scale=0.5**0.5, size=size), draw.standard_normal(size))
     )
-    # same samples in both, so that the difference is sampling's non-linearity and not its noise
-    everything = batches.reshape(1, -1, 3)
     parents, thetas = (np.radians(angle) for angle in (config.parent_degrees, _thetas(config)))
     found: dict[str, NDArray] = {}
-    for kind in KINDS:
-        for name, data in (("sampled", batches), ("exact", everything)):
+    for kind in (*KINDS, GAUSSIAN):
+        batches = gaussian if kind == GAUSSIAN else heavy
+        # same samples in both, so that the difference is sampling's non-linearity and not its noise
+        for name, data in (("sampled", batches), ("exact", batches.reshape(1, -1, 3))):
             found[f"{kind}/{name}"] = np.stack(
                 [
                     np.asarray(
-                        _mean_utility(jnp.float32(parent), jnp.asarray(thetas, jnp.float32), data, kind)
+                        _mean_utility(
+                            jnp.float32(parent), jnp.asarray(thetas, jnp.float32), data, kind.split("_")[0]
+                        )
                     )
                     for parent in parents
                 ]
