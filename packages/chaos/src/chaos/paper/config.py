@@ -8,7 +8,7 @@ from gdyn_reproduce.runs import RunOptions
 
 DATASETS = ("usps", "fmnist", "digits", "digits16", "synthetic")
 NORMALIZATIONS = ("standard", "center", "unit")
-ARMS = ("sgd", "chaotic", "pos", "neg")
+ARMS = ("sgd", "chaotic", "pos", "neg", "random")
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Fig1Config(StudyConfig):
     """Pruned training.
 
     Attributes:
-        arms: Which of sgd, chaotic, pos, neg to run.
+        arms: Which of sgd, chaotic, pos, neg and random (as many random directions as chaotic ones) to run.
     """
 
     arms: list[str] = field(default_factory=lambda: list(ARMS))
@@ -94,9 +94,11 @@ class Fig2aConfig(StudyConfig):
     """Pruning that starts late.
 
     Attributes:
+        seeds: One run per seed and arm; a median takes five.
         starts: Steps at which the pruning of chaotic directions starts; SGD runs beside them.
     """
 
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     starts: list[int] = field(default_factory=lambda: [100, 250, 500])
 
     def __post_init__(self) -> None:
@@ -127,14 +129,14 @@ class Fig3Config(StudyConfig):
 
     Attributes:
         num_steps: Steps of each run.
-        seeds: One set of perturbations per seed; orders of single draws vary, so there are five.
+        seeds: One set of perturbations per seed; orders of single draws vary, so there are ten.
         tangent_steps: Steps of the tangent matrix that gives the directions.
         distance: Norm of every perturbation.
         measure_every: Steps between measured distances.
     """
 
     num_steps: int = 2000
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    seeds: list[int] = field(default_factory=lambda: [*range(10)])
     tangent_steps: int = 500
     distance: float = 0.1
     measure_every: int = 20

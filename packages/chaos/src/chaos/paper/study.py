@@ -15,7 +15,7 @@ from chaos.models import mlp, seeded
 from chaos.paper.calibration import announce, decomposition_seconds
 from chaos.paper.config import Fig3Config, StudyConfig
 from chaos.paper.data import Data, load_data
-from chaos.paper.training import Plan, advance_together, flat_parameters, model_seed, track, train
+from chaos.paper.training import Control, Plan, advance_together, flat_parameters, model_seed, track, train
 from chaos.perturbation import STRATEGIES, perturbation_vector
 from gdyn_common.seeding import named_seed
 from gdyn_common.storage import Arrays
@@ -66,12 +66,12 @@ class Study:
             name, lambda: train(self.model(seed), self.data, plan, self.run.checkpoint(name))
         )
 
-    def tracked(self, seed: int, at: list[int]) -> Arrays:
-        """Exponents of a run of SGD at the given steps."""
-        name = f"tangent/seed={seed}"
+    def tracked(self, seed: int, at: list[int], control: Control = "") -> Arrays:
+        """Exponents of a run of SGD, or of a control, at the given steps."""
+        name = f"tangent{control and ' ' + control}/seed={seed}"
         plan = self.plan(seed, num_steps=max(at))
         return self.run.piece(
-            name, lambda: track(self.model(seed), self.data, plan, at, self.run.checkpoint(name))[1]
+            name, lambda: track(self.model(seed), self.data, plan, at, self.run.checkpoint(name), control)[1]
         )
 
     def perturbed(self, seed: int) -> Arrays:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,11 +17,15 @@ from torch import Tensor, nn
 
 from chaos.cgd import CGD
 from chaos.lyapunov import LyapunovTracker
-from chaos.o2grad import LossSurface
+from chaos.o2grad import Eigenpairs, Hessian, LossSurface
 from chaos.paper.data import Data
 from gdyn_common.seeding import named_seed
 from gdyn_common.storage import Arrays, Checkpoint
 
+#: The arm of Figure 1 that removes random directions.
+RANDOM = "random"
+
+Control = Literal["", "untrained", "bent up"]
 StackedGradient = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, tuple[Tensor, Tensor]]]
 
 
@@ -31,7 +36,8 @@ class Plan:
     Attributes:
         seed: Of the batches.
         num_steps, batch_size, learning_rate, momentum: Of SGD.
-        prune_set: Directions that CGD removes; ``None`` is plain SGD.
+        prune_set: Directions that CGD removes; ``None`` is plain SGD, ``"random"`` a control: random
+            directions, as many as there are chaotic ones.
         prune_start: First step that removes them.
         evaluate_every: Steps between evaluations on the test set (and one after the last step).
         checkpoint_every: Steps between checkpoints.
@@ -107,7 +113,12 @@ def train(model: nn.Module, data: Data, plan: Plan, checkpoint: Checkpoint | Non
             raise FloatingPointError(f"The loss is not finite at step {step}; lower the learning rate.")
         value.backward()
         if isinstance(optimizer, CGD):
-            optimizer.step(surface.hessian(None, x, y) if optimizer.needs_curvature else None)
+            curvature: Hessian | Eigenpairs | None = None
+            if optimizer.needs_curvature:
+                curvature = surface.hessian(None, x, y)
+                if plan.prune_set == RANDOM:
+                    curvature = _random_directions(curvature.eigh(), optimizer, plan.seed, step)
+            optimizer.step(curvature)
             removed = [removed[0] + optimizer.last_pruned_fraction, removed[1] + 1]
         else:
             optimizer.step()
@@ -129,9 +140,17 @@ def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.SGD:
         model.parameters(),
         lr=plan.learning_rate,
         momentum=plan.momentum,
-        prune_set=plan.prune_set,
+        prune_set="chaotic" if plan.prune_set == RANDOM else plan.prune_set,
         prune_start=plan.prune_start,
     )
+
+
+def _random_directions(pairs: Eigenpairs, optimizer: CGD, seed: int, step: int) -> Eigenpairs:
+    """Random orthonormal directions in the place, and in the number, of those that CGD would remove."""
+    count = int(optimizer.discard_mask(pairs.values).sum())
+    generator = torch.Generator().manual_seed(named_seed(seed, "random directions", step))
+    V = torch.randn(pairs.n, count, generator=generator, dtype=pairs.values.dtype)
+    return Eigenpairs.from_pairs(-pairs.values.new_ones(count), torch.linalg.qr(V).Q)
 
 
 def _evaluate(
@@ -172,6 +191,7 @@ def track(
     plan: Plan,
     at: list[int],
     checkpoint: Checkpoint | None = None,
+    control: Control = "",
 ) -> tuple[LyapunovTracker, Arrays]:
     """Train with SGD and carry the tangent matrix along.
 
@@ -181,6 +201,8 @@ def track(
         plan: Steps, batches and rate; its ``prune_set`` is ignored.
         at: Steps after which exponents are computed.
         checkpoint: Where to continue from and save to.
+        control: ``"untrained"`` leaves the parameters where they are; ``"bent up"`` makes all curvature
+            positive after the first step of `at`.
 
     Returns:
         The tracker and ``exponents`` (len(at), n), ascending in each row.
@@ -204,8 +226,9 @@ def track(
         H = surface.hessian(None, x, y)
         optimizer.zero_grad()
         loss(model(x), y).backward()
-        optimizer.step()
-        tracker.update(H)
+        if control != "untrained":
+            optimizer.step()
+        tracker.update(_bent_up(H.eigh()) if control == "bent up" and step >= at[0] else H)
         if step + 1 in at:
             rows_out.append(tracker.exponents().numpy())
         if checkpoint is not None and (step + 1) % plan.checkpoint_every == 0:
@@ -218,6 +241,11 @@ def track(
                 **momentum_state(optimizer),
             )
     return tracker, {"exponents": np.array(rows_out)}
+
+
+def _bent_up(pairs: Eigenpairs) -> Eigenpairs:
+    """The same directions with the absolute values of their curvature."""
+    return Eigenpairs.from_pairs(pairs.values.abs(), pairs.core_vectors, pairs.frame)
 
 
 def stacked_gradient(model: nn.Module) -> StackedGradient:

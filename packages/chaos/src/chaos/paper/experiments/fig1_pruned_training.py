@@ -26,9 +26,18 @@ def compute(config: Fig1Config, run: Run) -> Result:
     measurements: dict[str, float | list[float]] = {
         f"{arm}_accuracy": values.tolist() for arm, values in final.items()
     }
-    for a, b in (("chaotic", "sgd"), ("neg", "sgd"), ("pos", "sgd"), ("pos", "chaotic"), ("neg", "chaotic")):
+    for name in (
+        "chaotic_minus_sgd",
+        "neg_minus_sgd",
+        "pos_minus_sgd",
+        "pos_minus_chaotic",
+        "neg_minus_chaotic",
+        "random_minus_sgd",
+        "pos_minus_random",
+    ):
+        a, b = name.split("_minus_")
         if a in final and b in final:
-            measurements[f"{a}_minus_{b}"] = (final[a] - final[b]).tolist()
+            measurements[name] = (final[a] - final[b]).tolist()
     arrays = {"step": runs[config.arms[0]][0]["step"], "arms": np.array(config.arms)}
     arrays |= {arm: np.stack([r["accuracy"] for r in results]) for arm, results in runs.items()}
     arrays |= {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
@@ -28,7 +30,10 @@ def compute(config: Fig2aConfig, run: Run) -> Result:
     finals = np.stack([curves[f"start{s}"][:, -1] for s in config.starts] + [curves["sgd"][:, -1]])
     order = np.arange(len(finals))
     measurements: dict[str, float | list[float]] = {
-        "order": [float(spearmanr(order, finals[:, i]).statistic) for i in range(len(config.seeds))],
+        "order": _correlations(finals, lambda i: order),
+        # the control: each curve under the start of another one
+        "order_of_others": _correlations(finals, lambda i: np.roll(order, 1 + i % (len(order) - 1))),
+        "initial_accuracy": curves["sgd"][:, 0].tolist(),
     }
     for i, start in enumerate(config.starts):
         gain, free = (_gain(step, curves[name], start) for name in (f"start{start}", "sgd"))
@@ -38,6 +43,11 @@ def compute(config: Fig2aConfig, run: Run) -> Result:
     for name, curve in curves.items():
         measurements[f"{name}_accuracy"] = _plateau(curve).tolist()
     return Result(measurements, {"step": step, "starts": np.array(config.starts), **curves})
+
+
+def _correlations(finals: np.ndarray, order: Callable[[int], np.ndarray]) -> list[float]:
+    """Rank correlation of final accuracies with an order of the curves, for each seed."""
+    return [float(spearmanr(order(i), column).statistic) for i, column in enumerate(finals.T)]
 
 
 def _plateau(curve: np.ndarray) -> np.ndarray:

@@ -7,33 +7,47 @@ from matplotlib.figure import Figure
 
 from chaos.paper.config import Fig2bConfig
 from chaos.paper.study import Study
+from chaos.paper.training import Control
 from gdyn_reproduce.plotting import COLOURS, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run
+
+CONTROLS: tuple[Control, ...] = ("", "untrained", "bent up")
 
 
 def compute(config: Fig2bConfig, run: Run) -> Result:
     """Follow the tangent matrix of SGD from every seed."""
     study = Study(config, run)
     study.announce(estimate)
-    exponents = np.stack([study.tracked(seed, config.at)["exponents"] for seed in config.seeds])
+    exponents, untrained, bent = (
+        np.stack([study.tracked(seed, config.at, control)["exponents"] for seed in config.seeds])
+        for control in CONTROLS
+    )
     largest = exponents[:, :, -1]
     counts = (exponents > 0).sum(2)
     return Result(
         measurements={
             "largest_first": largest[:, 0].tolist(),
             "largest_last": largest[:, -1].tolist(),
-            "fall": (largest[:, -1] / largest[:, 0]).tolist(),
-            "count_ratio": (counts[:, -1] / counts[:, 0]).tolist(),
+            "fall": _last_over_first(largest),
+            "count_ratio": _last_over_first(counts),
+            # the controls: parameters that stay, and curvature that is positive after the first time
+            "fall_untrained": _last_over_first(untrained[:, :, -1]),
+            "count_ratio_bent_up": _last_over_first((bent > 0).sum(2)),
             "unresolved": float(np.isinf(exponents).sum()),
         },
         arrays={"at": np.array(config.at), "largest": largest, "counts": counts, "last": exponents[:, -1]},
     )
 
 
+def _last_over_first(values: np.ndarray) -> list[float]:
+    ratios: list[float] = (values[:, -1] / values[:, 0]).tolist()
+    return ratios
+
+
 def estimate(config: Fig2bConfig) -> Estimate:
     """Expected cost, from a few calibration steps."""
-    seeds = len(config.seeds)
+    seeds = len(config.seeds) * len(CONTROLS)
     return Study.estimate(config, tangent_steps=seeds * max(config.at), decompositions=seeds * len(config.at))
 
 

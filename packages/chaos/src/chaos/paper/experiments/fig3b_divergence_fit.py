@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.optimize import minimize_scalar
 
 from chaos.divergence import exponential_bounds, fit_divergence
 from chaos.paper.config import Fig3Config
@@ -23,22 +24,40 @@ def compute(config: Fig3Config, run: Run) -> Result:
     distances = np.stack([r["distances"] for r in runs])
     fits = [[fit_divergence(t, d, config.distance) for d in curves] for curves in distances]
     bounds = np.stack([np.stack(exponential_bounds(t, config.distance, _extremes(r))) for r in runs])
-    early = t <= config.tangent_steps
+    early, farthest = t <= config.tangent_steps, distances[:, :, -1].max(1)
+    curves = np.array([[f.curve for f in row] for row in fits])
     inside = (distances >= bounds[:, None, 0]) & (distances <= bounds[:, None, 1])
+    flat = (distances >= bounds[:, None, 0]) & (distances <= config.distance)
     return Result(
         measurements={
             "r2": [float(np.median([f.r2 for f in row])) for row in fits],
             "worst_r2": [min(f.r2 for f in row) for row in fits],
             "early_inside": inside[:, :, early].mean((1, 2)).tolist(),
-            "late_gap": np.log10(bounds[:, 1, -1] / distances[:, :, -1].max(1)).tolist(),
+            "late_gap": np.log10(bounds[:, 1, -1] / farthest).tolist(),
+            # the controls: an exponential with as many parameters, no exponent above zero, and the law
+            "r2_exponential": [float(np.median([_exponential_r2(t, d) for d in row])) for row in distances],
+            "early_inside_flat": flat[:, :, early].mean((1, 2)).tolist(),
+            "late_gap_of_law": np.log10(curves[:, :, -1].max(1) / farthest).tolist(),
         },
         arrays={
             "t": t,
             "distances": distances,
-            "fits": np.array([[f.curve for f in row] for row in fits]),
+            "fits": curves,
             "bounds": bounds,
         },
     )
+
+
+def _exponential_r2(t: np.ndarray, distance: np.ndarray) -> float:
+    """Share of the variance of the distances that the best ``A exp(c t)`` explains."""
+
+    def residual(c: float) -> float:
+        basis = np.exp(c * (t - t[-1]))
+        return float(((distance - basis * (distance @ basis) / (basis @ basis)) ** 2).sum())
+
+    steepest = 30 / t[-1]
+    best = minimize_scalar(residual, bounds=(-steepest, steepest), method="bounded").fun
+    return 1 - float(best) / float(((distance - distance.mean()) ** 2).sum())
 
 
 def _extremes(run: dict[str, np.ndarray]) -> tuple[float, float]:
