@@ -222,3 +222,11 @@ def test_a_drift_with_all_its_terms_cancelled_is_the_plain_flow():
         modified_flow(GAME, left)(START), modified_field(GAME, rates=(0.1, 0.04))(START), strict=True
     ):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_field_that_no_budget_can_follow_is_refused_and_not_waited_for():
+    def spin(x):
+        return (1e9 * x[1], -1e9 * x[0])
+
+    with pytest.raises(FloatingPointError, match=r"500 evaluations reached time .* of 1; lower"):
+        integrate(spin, (1.0, 0.0), [1.0], max_evaluations=500)

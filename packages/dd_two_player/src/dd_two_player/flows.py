@@ -128,7 +128,13 @@ def _field(
 
 
 def integrate(
-    field: Callable[[Any], Any], start: Any, times: Any, *, rtol: float = 1e-10, atol: float = 1e-12
+    field: Callable[[Any], Any],
+    start: Any,
+    times: Any,
+    *,
+    rtol: float = 1e-10,
+    atol: float = 1e-12,
+    max_evaluations: int = 100_000,
 ) -> np.ndarray:
     """Integrate a field with an adaptive Runge-Kutta method of order 8.
 
@@ -137,20 +143,28 @@ def integrate(
 
     Raises:
         ValueError: If times do not increase from 0.
+        FloatingPointError: If the field changes so fast that ``max_evaluations`` do not reach the end.
     """
     grid = np.asarray(times, dtype=float)
     if grid.ndim != 1 or grid.size == 0 or grid[0] < 0 or np.any(np.diff(grid) <= 0):
         raise ValueError(f"times must be increasing and not negative, got {grid!r}.")
     flat, unravel = _flatten(start), _unflattener(start)
+    left = iter(range(max_evaluations))
 
-    def derivative(_: float, x: np.ndarray) -> np.ndarray:
+    def derivative(time: float, x: np.ndarray) -> np.ndarray:
+        if next(left, None) is None:
+            raise FloatingPointError(
+                f"the field changes too fast: {max_evaluations} evaluations reached time {time:g} of "
+                f"{grid[-1]:g}; lower the learning rates or the time, or raise max_evaluations."
+            )
         return _flatten(field(unravel(x)))
 
     path = np.full((grid.size, flat.size), np.nan)
     if grid[-1] == 0:
         path[0] = flat
         return path
-    solution = solve_ivp(derivative, (0.0, grid[-1]), flat, "DOP853", grid, rtol=rtol, atol=atol)
+    with np.errstate(over="ignore", invalid="ignore"):  # a blow-up, which the path shows
+        solution = solve_ivp(derivative, (0.0, grid[-1]), flat, "DOP853", grid, rtol=rtol, atol=atol)
     path[: solution.y.shape[1]] = solution.y.T
     return path
 

@@ -5,7 +5,6 @@ import pytest
 
 from dd_two_player.paper import PAPER
 from dd_two_player.paper.cli import COMMANDS
-from dd_two_player.paper.toys import _report
 from gdyn_reproduce.cli import dispatch
 
 
@@ -43,7 +42,15 @@ def test_a_direction_that_one_step_removes_is_zero_and_not_nan(tmp_path, capsys)
     assert report["principal flow"] == pytest.approx([0, -0.2 * 0.99**4])
 
 
-def test_a_path_without_an_end_is_no_success(tmp_path, capsys):
-    with pytest.raises(FloatingPointError, match="IGR flow did not stay finite; lower learning_rate"):
-        _report({"gradient descent": [1.0], "IGR flow": [float("nan"), 0.0]}, tmp_path)
-    assert capsys.readouterr().out == ""
+@pytest.mark.parametrize(
+    ("arguments", "lost"),
+    [
+        (("principal-flow", "learning_rate=1000", "num_steps=200"), "gradient descent and principal flow"),
+        (("toy", "linear", "learning_rate=1e30", "num_steps=50"), "sim"),
+    ],
+)
+def test_a_path_without_an_end_is_no_success(arguments, lost, tmp_path, capsys):
+    assert dispatch(PAPER, COMMANDS, [*arguments, f"out={tmp_path}"]) != 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert lost in captured.err

@@ -55,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def explain_stale_keys(arguments: list[str]) -> list[str]:
-    """Refuse keys of older configuration files with the line to use instead.
+    """Refuse keys of older configuration files with the line to use instead; let a schedule be given plainly.
+
+    >>> explain_stale_keys(["updates.rate_schedule={500:4.0}"])  # the entries are no known keys
+    ['+updates.rate_schedule={500:4.0}']
 
     >>> explain_stale_keys(["disc_reg_disc_norm=1"])
     Traceback (most recent call last):
@@ -77,4 +80,4 @@ grad_regularizes.explicit_non_dd_coeffs.disc.self_norm.
             name = argument[2:].partition("=")[0]
             if name == "config":
                 raise ValueError("--config is now experiment=NAME, for example experiment=sgd_cifar_config.")
-    return arguments
+    return [f"+{a}" if a.startswith("updates.rate_schedule=") else a for a in arguments]

@@ -75,7 +75,9 @@ class PrincipalFlowConfig(RunOptions):
         good = len(self.start) == len(self.eigenvalues) >= 1
         require("start", self.start, good, f"{len(self.eigenvalues)} numbers, one per eigenvalue")
         require("num_steps", self.num_steps, self.num_steps >= 1, "integers of at least 1")
-        require("learning_rate", self.learning_rate, self.learning_rate > 0, "positive numbers")
+        require(
+            "learning_rate", self.learning_rate, 0 < self.learning_rate < float("inf"), "positive and finite"
+        )
 
 
 @dataclass
@@ -103,7 +105,7 @@ class DalConfig(RunOptions):
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in ("learning_rate", "cap"):
-            require(name, getattr(self, name), getattr(self, name) > 0, "positive numbers")
+            require(name, getattr(self, name), 0 < getattr(self, name) < float("inf"), "positive and finite")
         for name in ("num_steps", "width", "num_examples"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "integers of at least 1")
         require("power", self.power, self.power >= 0, "0 or more")

@@ -20,13 +20,7 @@ from dd_two_player.paper.toy_config import DalConfig, PrincipalFlowConfig, ToyCo
 from dd_two_player.principal_flow import (
     dal as dal_transformation,
 )
-from dd_two_player.principal_flow import (
-    exact_hvp,
-    gradient_descent,
-    gradient_flow,
-    igr_flow,
-    quadratic_principal_flow,
-)
+from dd_two_player.principal_flow import exact_hvp, quadratic_principal_flow
 from dd_two_player.regularization import Regularization
 from dd_two_player.toy_games import dirac_gan, linear_game
 from gdyn_common.storage import atomic_write
@@ -65,6 +59,7 @@ def toy(config: ToyConfig) -> int:
             step = runge_kutta_map(game, rates)
         curves["flow"] = modified_field(game, rates=rates)
         path = discrete_path(step, start, config.num_steps)
+        _check_end({config.scheme: path[-1]})  # first: no flow can be followed as far as that
         times = np.arange(config.num_steps + 1.0)
         paths = {name: integrate(field, start, times) for name, field in curves.items()}
         _write_csv(folder / "path.csv", {"step": times, "phi": path[:, 0], "theta": path[:, 1]})
@@ -96,20 +91,16 @@ def principal_flow(config: PrincipalFlowConfig) -> int:
         print(json.dumps(dataclasses.asdict(config)))
         return 0
     folder = _folder(config, "principal-flow")
-    with jax.enable_x64(True):
-        hessian, start, rate = np.diag(config.eigenvalues), np.asarray(config.start), config.learning_rate
-        values = jnp.asarray(config.eigenvalues)
-
-        def loss(x: Any) -> Any:
-            return (values * x**2).sum() / 2
-
-        times = rate * np.arange(config.num_steps + 1.0)
+    values, start, rate = np.asarray(config.eigenvalues), np.asarray(config.start), config.learning_rate
+    times = rate * np.arange(config.num_steps + 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by name below
         curves = {
-            "gradient descent": gradient_descent(loss, rate, start, config.num_steps),
-            "principal flow": quadratic_principal_flow(hessian, rate, start, times).real,
-            "IGR flow": integrate(igr_flow(loss, rate), jnp.asarray(start), times),
-            "gradient flow": integrate(gradient_flow(loss), jnp.asarray(start), times),
+            "gradient descent": start * (1 - rate * values) ** np.arange(config.num_steps + 1)[:, None],
+            "principal flow": quadratic_principal_flow(np.diag(values), rate, start, times).real,
+            "IGR flow": start * np.exp(-np.outer(times, values + rate / 2 * values**2)),
+            "gradient flow": start * np.exp(-np.outer(times, values)),
         }
+    _check_end({name: curve[-1] for name, curve in curves.items()})
     columns = {f"{name} x{i}": curve[:, i] for name, curve in curves.items() for i in range(start.size)}
     _write_csv(folder / "path.csv", {"time": times, **columns})
     with house_style():
@@ -227,18 +218,18 @@ def _mixture(config: ToyConfig) -> int:
     )
 
 
-def _report(ends: dict[str, Any], folder: Path) -> int:
-    """Print where each path ends.
-
-    Raises:
-        FloatingPointError: If one of them has no end, by name; the paths and the picture are there.
-    """
+def _check_end(ends: dict[str, Any]) -> None:
+    """Refuse paths that have no end, by name."""
     lost = [name for name, end in ends.items() if not np.isfinite(end).all()]
     if lost:
         raise FloatingPointError(
-            f"{' and '.join(lost)} did not stay finite; lower learning_rate or num_steps. "
-            f"The paths are in {folder}."
+            f"{' and '.join(lost)} did not stay finite; lower learning_rate or num_steps."
         )
+
+
+def _report(ends: dict[str, Any], folder: Path) -> int:
+    """Print where each path ends."""
+    _check_end(ends)
     print(json.dumps(ends | {"folder": str(folder)}))
     return 0
 
