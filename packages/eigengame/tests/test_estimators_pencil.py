@@ -281,14 +281,17 @@ def test_lambda_star_below_the_top_is_refused():
     ("call", "message"),
     [
         (lambda: EigenGameCCA(3).fit(np.eye(4, 2), np.eye(4, 3)), "n_features=2; ask for at most 2"),
-        (lambda: EigenGameICA(0).fit(np.eye(4)), "n_components is 0"),
+        (lambda: EigenGameICA(0).fit(np.eye(4)), "'n_components' .* Got 0"),
         (lambda: EigenGameGEVP(3).fit(np.eye(2)), "n_components=3 exceeds n_features=2"),
         (lambda: EigenGameGEVP().fit(np.ones((2, 3))), r"A has shape \(2, 3\); a symmetric matrix is square"),
         (lambda: EigenGameGEVP().fit(np.eye(2), B=np.eye(3)), "B must be a matrix of shape"),
         (lambda: EigenGameGEVP().fit(lambda V: V), "pass dim="),
-        (lambda: EigenGameSpectralEmbedding(1, learning_rate=-1.0).fit([[0, 1]]), "learning_rate is -1.0"),
+        (
+            lambda: EigenGameSpectralEmbedding(1, learning_rate=-1.0).fit([[0, 1]]),
+            "'learning_rate' .* Got -1.0",
+        ),
         (lambda: EigenGameSpectralEmbedding(1).fit([[0, 1, -1.0]]), "weights of edges must not be negative"),
-        (lambda: EigenGameCCA(1, epsilon=-1).fit(np.eye(4), np.eye(4)), "epsilon is -1"),
+        (lambda: EigenGameCCA(1, epsilon=-1).fit(np.eye(4), np.eye(4)), "'epsilon' .* Got -1"),
         (lambda: EigenGameSpectralEmbedding(9).fit([[0, 1]]), "exceeds the number of nodes"),
     ],
 )

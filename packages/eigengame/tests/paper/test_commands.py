@@ -19,13 +19,19 @@ def file(tmp_path, rng):
 
 def options(file, folder, **changes):
     return FitConfig(
-        data=str(file), k=2, batch_size=64, epochs=3, checkpoint_every=5, out=str(folder), **changes
+        dataset=str(file),
+        num_components=2,
+        batch_size=64,
+        num_epochs=3,
+        checkpoint_every=5,
+        out=str(folder),
+        **changes,
     )
 
 
 def test_fit_then_eval(file, tmp_path, capsys):
     fit(options(file, tmp_path / "out"))
-    evaluate(EvalConfig(components=str(tmp_path / "out" / "components.npz"), data=str(file)))
+    evaluate(EvalConfig(components=str(tmp_path / "out" / "components.npz"), dataset=str(file)))
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["streak"] == 2
     assert report["captured_value_ratio"] == pytest.approx(1, abs=1e-4)
@@ -35,17 +41,17 @@ def test_fit_then_eval(file, tmp_path, capsys):
 def test_as_typed(file, monkeypatch, capsys):
     """The lines of the README, in the folder of the data."""
     monkeypatch.chdir(file.parent)
-    line = "fit x.npy k=2 batch_size=64 epochs=3 out=folder"
+    line = "fit x.npy num_components=2 batch_size=64 num_epochs=3 out=folder"
     for words in (
         line,
         line,
-        "eval folder/components.npz data=x.npy",
+        "eval folder/components.npz dataset=x.npy",
     ):  # the second fit has nothing left to do
         assert dispatch(PAPER, COMMANDS, words.split()) == 0
     first, second, report = map(json.loads, capsys.readouterr().out.splitlines())
     assert first == second
     assert report["streak"] == 2
-    assert dispatch(PAPER, COMMANDS, ["fit", "nothing.npy", "k=2"]) == 2
+    assert dispatch(PAPER, COMMANDS, ["fit", "nothing.npy", "num_components=2"]) == 2
     assert "No data file 'nothing.npy'" in capsys.readouterr().err
 
 
@@ -86,7 +92,11 @@ def test_embed_from_text_and_npy(tmp_path, rng, capsys):
     np.save(tmp_path / "e.npy", edges)
     np.savetxt(tmp_path / "e.txt", edges, fmt="%d", header="edges")
     for name in ("e.npy", "e.txt"):
-        embed(EmbedConfig(edges=str(tmp_path / name), k=3, steps=300, out=str(tmp_path / "v.npy")))
+        embed(
+            EmbedConfig(
+                edges=str(tmp_path / name), num_components=3, num_steps=300, out=str(tmp_path / "v.npy")
+            )
+        )
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["nodes"] == len(labels)
     assert np.load(tmp_path / "v.npy").shape == (36, 3)
 
@@ -94,15 +104,15 @@ def test_embed_from_text_and_npy(tmp_path, rng, capsys):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda p: fit(FitConfig(data="")), FileNotFoundError, "No data file ''"),
-        (lambda p: fit(FitConfig(data=str(p / "a.txt"))), ValueError, "neither .npy nor .npz"),
-        (lambda p: fit(FitConfig(data=str(p / "two.npz"))), ValueError, "save the samples alone"),
-        (lambda p: fit(FitConfig(data=str(p / "flat.npy"))), ValueError, "samples must be on rows"),
+        (lambda p: fit(FitConfig(dataset="")), FileNotFoundError, "No data file ''"),
+        (lambda p: fit(FitConfig(dataset=str(p / "a.txt"))), ValueError, "neither .npy nor .npz"),
+        (lambda p: fit(FitConfig(dataset=str(p / "two.npz"))), ValueError, "save the samples alone"),
+        (lambda p: fit(FitConfig(dataset=str(p / "flat.npy"))), ValueError, "samples must be on rows"),
         (lambda p: evaluate(EvalConfig()), FileNotFoundError, "pass components.npz"),
         (lambda p: evaluate(EvalConfig(components=str(p / "two.npz"))), ValueError, "no array 'components'"),
         (lambda p: embed(EmbedConfig()), FileNotFoundError, "No edge file ''"),
         (lambda p: embed(EmbedConfig(edges=str(p / "a.txt"))), ValueError, "write two integers per line"),
-        (lambda p: FitConfig(k=0), ValueError, "k=0 must be positive"),
+        (lambda p: FitConfig(num_components=0), ValueError, "num_components=0 must be positive"),
         (lambda p: FitConfig(algorithm="beta"), ValueError, "allowed are mu, alpha, gha, oja"),
     ],
 )

@@ -15,7 +15,7 @@ import optax
 
 from eigengame.core.solver import State
 
-__all__ = ["auto_constant", "auto_gain", "nesterov", "with_learning_rate"]
+__all__ = ["auto_constant", "auto_gain", "decaying_adam", "nesterov", "with_learning_rate"]
 
 
 @lru_cache(maxsize=64)
@@ -54,3 +54,16 @@ def auto_constant(batch_size: int, momentum: float) -> float:
         (1.0, 0.125)
     """
     return auto_gain(momentum) * min(1.0, batch_size / 256)
+
+
+@lru_cache(maxsize=64)
+def decaying_adam(learning_rate: float, num_steps: int | None) -> optax.GradientTransformation:
+    """Return Adam; with a known number of steps the second half decays by a cosine to zero."""
+    if num_steps is None:
+        return optax.adam(learning_rate)
+    half = max(num_steps // 2, 1)
+    return optax.adam(
+        optax.join_schedules(
+            [optax.constant_schedule(learning_rate), optax.cosine_decay_schedule(learning_rate, half)], [half]
+        )
+    )

@@ -3,8 +3,8 @@
 import warnings
 from collections.abc import Callable
 from functools import partial
-from numbers import Integral, Real
-from typing import Any, Self
+from numbers import Real
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import validate_data
 
 from eigengame.core.generalized import PencilConfig, pencil_init, repeat_pencil_step
+from eigengame.core.learning_rate import decaying_adam
 from eigengame.core.ritz import locally_optimal, quality, starting_block
 from eigengame.core.solver import initial_vectors
-from eigengame.estimators.pencil import adam
+from eigengame.estimators.settings import COUNT, POSITIVE
 from eigengame.estimators.warn import warn_of_angles
 from eigengame.exact import orient
 
@@ -95,7 +97,6 @@ class EigenGameGEVP(BaseEstimator):
             ConvergenceWarning.
         max_passes: Limit of the exact products after the game.
         epsilon: Multiple of the identity added to B.
-        rho: Lower clip of v'B v.
         maximize: False looks for the smallest values.
         random_state: Seed of the initial vectors.
 
@@ -115,6 +116,17 @@ class EigenGameGEVP(BaseEstimator):
         array([2.])
     """
 
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [COUNT],
+        "n_iter": [COUNT],
+        "learning_rate": [POSITIVE],
+        "tol": [POSITIVE],
+        "max_passes": [COUNT],
+        "epsilon": [Interval(Real, 0, None, closed="left")],
+        "maximize": ["boolean"],
+        "random_state": ["random_state"],
+    }
+
     def __init__(
         self,
         n_components: int = 1,
@@ -124,7 +136,6 @@ class EigenGameGEVP(BaseEstimator):
         tol: float = 1e-3,
         max_passes: int = 1000,
         epsilon: float = 0.0,
-        rho: float = 1e-10,
         maximize: bool = True,
         random_state: Any = None,
     ) -> None:
@@ -134,7 +145,6 @@ class EigenGameGEVP(BaseEstimator):
         self.tol = tol
         self.max_passes = max_passes
         self.epsilon = epsilon
-        self.rho = rho
         self.maximize = maximize
         self.random_state = random_state
 
@@ -150,14 +160,7 @@ class EigenGameGEVP(BaseEstimator):
         Raises:
             ValueError: If shapes do not fit, entries are not finite, B is not positive, or k exceeds d.
         """
-        for name in ("n_components", "n_iter", "max_passes"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
-        for name in ("learning_rate", "tol"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not float(value) > 0:
-                raise ValueError(f"{name} is {value!r}; it must be a positive number.")
+        self._validate_params()
         products, operators, dim = self._operators(X, B, dim)
         if self.n_components > dim:
             raise ValueError(
@@ -192,10 +195,9 @@ class EigenGameGEVP(BaseEstimator):
     ) -> NDArray:
         """Return the vectors of a short game on operators scaled to unit size; a few more than asked for."""
         config = PencilConfig(
-            adam(float(self.learning_rate), int(self.n_iter)),
+            decaying_adam(float(self.learning_rate), int(self.n_iter)),
             _Scaled(products, *scales),
             exact=True,
-            rho=float(self.rho),
             epsilon=float(self.epsilon) / scales[1],
             maximize=bool(self.maximize),
         )

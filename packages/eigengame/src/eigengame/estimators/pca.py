@@ -1,29 +1,28 @@
 """Streaming PCA on the scikit-learn contract."""
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, Literal, NamedTuple, Self
-from weakref import WeakKeyDictionary
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from eigengame import checkpoint, exact
+from eigengame import exact
 from eigengame.core.directions import Algorithm
-from eigengame.core.learning_rate import auto_gain, nesterov, with_learning_rate
-from eigengame.core.ritz import Block, Quality, locally_optimal, orthogonal_rows, quality, rayleigh_ritz
-from eigengame.core.solver import Config, Moments, State, init, initial_vectors, step
+from eigengame.core.ritz import Block, locally_optimal, quality, rayleigh_ritz
+from eigengame.estimators.components import Components
+from eigengame.estimators.passes import Pass, one_pass
+from eigengame.estimators.saved import Saved
+from eigengame.estimators.settings import COUNT, POSITIVE
 from eigengame.estimators.streams import (
     Batch,
     array_batches,
@@ -35,53 +34,19 @@ from eigengame.estimators.streams import (
     pad_rows,
 )
 from eigengame.estimators.warn import warn_of_angles
-from eigengame.exact import orient
 from eigengame.sharding import gather
 
 __all__ = ["EigenGame"]
 
 log = logging.getLogger(__name__)
 
-_COUNTERS = (
-    "n_features_in_",
-    "n_samples_seen_",
-    "n_iter_",
-    "n_passes_",
-    "solver_",
-    "_seed",
-    "_rows",
-    "_distinct",
-    "_wanted",
-)
 _MAX_PASSES = 50  # over the data with n_epochs="auto"; a spectral gap of 1 % takes about 20
-_COLLAPSED = 0.01  # directions in which the averaged players span less than this share are not their finding
 _SMALL = 4096  # the exact solver of algorithm="auto" forms a square matrix of at most this side
 
-# what follows from an estimator's state, apart from it: reading an attribute does not change the estimator
-_SOLUTIONS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-
 Data = ArrayLike | Iterable[ArrayLike] | Callable[[], Iterable[ArrayLike]]
-Source = Callable[[], Iterator[Batch]]
 
 
-class _Sums(NamedTuple):
-    """What one pass over the data adds up, of rows minus a fixed shift."""
-
-    products: Float[Array, "m d"]
-    shift: Float[Array, " d"]
-    squares: Float[Array, ""]
-
-
-@jax.jit
-def _add_rows(sums: _Sums, W: Array, rows: Array, mean: Array, num_valid: Array) -> _Sums:
-    """Add (rows - mean)' (rows - mean) W' and the moments of a batch; rows beyond num_valid do not count."""
-    X = jnp.where((jnp.arange(rows.shape[0]) < num_valid)[:, None], rows - mean, 0).astype(mean.dtype)
-    return _Sums(
-        sums.products + (W @ X.T) @ X, sums.shift + jnp.sum(X, axis=0), sums.squares + jnp.sum(jnp.square(X))
-    )
-
-
-class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class EigenGame(Components, Saved):
     """Top principal components from minibatches, with an estimate of how right they are.
 
     Memory is O(batch_size * d + n_components * d): data may be larger than memory or never end. `fit` plays
@@ -144,10 +109,22 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         True
     """
 
-    _state: State
-    _wanted: Any
-    n_samples_seen_: int
-    n_passes_: int
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "n_components": [COUNT, Interval(RealNotInt, 0, 1, closed="neither"), None],
+        "algorithm": [StrOptions({"mu", "alpha", "gha", "oja", "auto"})],
+        "learning_rate": [POSITIVE, callable, StrOptions({"auto"})],
+        "batch_size": [COUNT],
+        "n_epochs": [COUNT, StrOptions({"auto"})],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "center": [StrOptions({"running"}), None],
+        "optimizer": "no_validation",
+        "mesh": "no_validation",
+        "random_state": ["random_state"],
+        "tol": [POSITIVE, None],
+        "dtype": [StrOptions({"float32", "float64"})],
+        "warm_start": ["boolean"],
+        "whiten": ["boolean"],
+    }
 
     def __init__(
         self,
@@ -197,7 +174,7 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         self._check_settings()
         former = self.components_ if self.warm_start and hasattr(self, "_state") else None
-        share = self.n_components if isinstance(self.n_components, float) else None
+        share = self._share()
         again = not isinstance(X, Iterator) or hasattr(X, "shape")
         if share is not None and not (again and self.n_epochs == "auto"):
             raise ValueError(
@@ -295,14 +272,21 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             return self
         if isinstance(X, Iterator) and not hasattr(X, "shape"):
             raise ValueError("X is an iterator, which can be read once; refine reads it several times.")
-        rows = None if is_stream(X) else X if hasattr(X, "shape") else np.asarray(X)
-        mean = np.array(gather(self._state.mean), np.float64)
-        moments: dict[str, Any] = {}
+        data = X if is_stream(X) or hasattr(X, "shape") else np.asarray(X)
+        found = Pass(np.zeros(0), np.array(gather(self._state.mean), np.float64), 0.0, 0)
 
         def products(W: NDArray) -> tuple[NDArray, NDArray]:
-            AW, moments["mean"], moments["total"], self._distinct = self._pass(X, rows, W, mean)
+            nonlocal found
+            found = one_pass(
+                data,
+                W,
+                shift=found.mean if self.center == "running" else None,
+                batch_size=self.batch_size,
+                multiple=self._state.k,
+                dtype=self.dtype,
+            )
             self.n_passes_ += 1
-            return AW, W
+            return found.products, W
 
         held = self._streamed()
         W = np.concatenate([held.V, held.AV / max(float(held.values.max(initial=0)), 1e-300)])
@@ -317,62 +301,9 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             tol=float(self.tol or 0.02),
             max_passes=_MAX_PASSES - 2,
         )
-        self._adopt(block, moments["mean"], moments["total"])
+        self._distinct = found.num_rows
+        self._adopt(block, found.mean, found.total)
         return self
-
-    def _pass(self, X: Any, rows: Any, W: NDArray, mean: NDArray) -> tuple[NDArray, NDArray, float, int]:
-        """Return C W', the mean, the total variance and the number of rows, in one pass over the data."""
-        dtype = np.dtype(self.dtype)
-        d = W.shape[1]
-        size = max(int(2**22 // d), 256) if rows is not None else self.batch_size
-        players = self._state.k
-        padded = np.pad(W, ((0, -W.shape[0] % players), (0, 0)))  # two shapes are compiled, not one per size
-        sums = _Sums(jnp.zeros(padded.shape, dtype), jnp.zeros(d, dtype), jnp.zeros((), dtype))
-        shift = (mean if self.center == "running" else np.zeros(d)).astype(dtype)
-        device_W, count = jnp.asarray(padded, dtype), 0
-        if rows is not None:
-            size = min(size, rows.shape[0])
-            batches: Iterable[Batch] = (
-                Batch(pad_rows(dense_rows(rows, part, dtype), size), part.stop - part.start, part.start)
-                for part in chunks(rows, size)
-            )
-        else:
-            batches = iterable_batches(X, size, dtype=dtype)
-        for batch in batches:
-            sums = _add_rows(sums, device_W, batch.rows, shift, np.int32(batch.num_valid))
-            count += batch.num_valid
-        products, offset = np.asarray(sums.products, np.float64)[: W.shape[0]] / count, np.zeros(d)
-        if self.center == "running":
-            offset = np.asarray(sums.shift, np.float64) / count
-            products = products - np.outer(W @ offset, offset)
-        total = float(sums.squares) / count - float(offset @ offset)
-        return products, shift + offset, total, count
-
-    def _adopt(self, block: Block, mean: NDArray, total: float) -> None:
-        """Continue from vectors with exact products; momentum starts anew."""
-        state, dtype = self._state, jnp.dtype(self.dtype)
-        missing = state.k - block.values.size
-        V = np.concatenate([block.V, orthogonal_rows(block.V, missing)])
-        AV = np.concatenate([block.AV, np.zeros((missing, V.shape[1]))])
-        padding = ((0, state.V.shape[0] - state.k), (0, 0))
-        place = partial(jax.device_put, device=state.V.sharding)
-        vectors = place(jnp.asarray(np.pad(V, padding), dtype))
-        moments = Moments(
-            jnp.asarray(total, dtype),
-            jnp.asarray(total, dtype),
-            place(jnp.asarray(np.pad(V, padding), dtype)),
-            place(jnp.asarray(np.pad(AV, padding), dtype)),
-            jnp.asarray(np.linalg.norm(AV, axis=1).max(), dtype),
-        )
-        fresh = init(
-            jax.random.key(0), state.k, V.shape[1], self._config().optimizer, dtype=dtype, mesh=self.mesh
-        )
-        opt_state = fresh.opt_state
-        if self.learning_rate_ is not None:
-            opt_state = with_learning_rate(fresh, self.learning_rate_).opt_state
-        self._state = replace(
-            state, V=vectors, aux=moments, mean=jnp.asarray(mean, dtype), opt_state=opt_state
-        )
 
     def partial_fit(self, X: ArrayLike, y: None = None) -> Self:
         """Continue with more rows, in chunks of at most `batch_size`.
@@ -390,7 +321,7 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         self._check_settings()
         first = not hasattr(self, "_state")
         if first:
-            if isinstance(self.n_components, float):
+            if self._share() is not None:
                 raise ValueError(f"n_components={self.n_components} needs `fit`; pass an integer.")
             self._forget()
             self._seed, self._wanted = self._draw_seed(), self.n_components
@@ -417,42 +348,15 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         parts = 1 if self.mesh is None else self.mesh.shape["data"]
         return -(-int(rows) // parts) * parts
 
-    def _check_settings(self) -> None:
-        for name in ("batch_size", "n_epochs"):
-            value = getattr(self, name)
-            if name == "n_epochs" and isinstance(value, str) and value == "auto":
-                continue
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
+    def _share(self) -> float | None:
+        """Return the share of the variance asked for, or None where a number of components is."""
         k: Any = self.n_components
-        whole = isinstance(k, Integral) and int(k) >= 1
-        if not (k is None or whole or (isinstance(k, float) and 0 < k < 1)):
-            raise ValueError(
-                f"n_components is {k!r}; it must be an integer of at least 1, a share between 0 and 1, "
-                "or None."
-            )
-        allowed = ("mu", "alpha", "gha", "oja", "auto")
-        if self.algorithm not in allowed:
-            raise ValueError(
-                f"Unknown algorithm {self.algorithm!r}. Allowed: {', '.join(map(repr, allowed))}."
-            )
-        momentum: Any = self.momentum
-        if not (isinstance(momentum, Real) and 0 <= float(momentum) < 1):
-            raise ValueError(f"momentum is {momentum!r}; it must lie in [0, 1).")
-        center: Any = self.center
-        if center not in ("running", None):
-            raise ValueError(f"center is {center!r}; allowed are 'running' and None.")
-        rate: Any = self.learning_rate
-        automatic = isinstance(rate, str) and rate == "auto"
-        if not (automatic or callable(rate) or (isinstance(rate, Real) and 0 < float(rate) < np.inf)):
-            raise ValueError(f"learning_rate is {rate!r}; pass a positive number, a schedule or 'auto'.")
-        if self.optimizer is not None and not automatic:
+        return None if k is None or isinstance(k, Integral) else float(k)
+
+    def _check_settings(self) -> None:
+        self._validate_params()
+        if self.optimizer is not None and self.learning_rate != "auto":
             raise ValueError("Pass either optimizer or learning_rate; an optimizer brings its own step size.")
-        tol: Any = self.tol
-        if tol is not None and not (isinstance(tol, Real) and 0 < float(tol) < np.inf):
-            raise ValueError(f"tol is {tol!r}; pass a positive angle in radians, or None for no check.")
-        if self.dtype not in ("float32", "float64"):
-            raise ValueError(f"dtype is {self.dtype!r}; allowed are 'float32' and 'float64'.")
         if self.dtype == "float64" and not jax.config.read("jax_enable_x64"):
             raise ValueError(
                 "dtype='float64' needs 64-bit JAX: run inside `with jax.enable_x64(True):` "
@@ -462,11 +366,6 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _draw_seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
-    def _forget(self) -> None:
-        for name in ("_state", "_distinct", "_former"):
-            self.__dict__.pop(name, None)
-        self.n_samples_seen_, self.n_iter_, self.n_passes_, self.solver_ = 0, 0, 0, "game"
-
     def _validated(self, X: Any, *, reset: bool) -> Any:
         # finiteness is checked batch by batch, so that a file larger than memory is read once only
         rows = validate_data(
@@ -475,94 +374,6 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         if isinstance(X, np.memmap) and not isinstance(rows, np.memmap):
             rows = X
         return rows
-
-    def _config(self) -> Config:
-        schedule = self.learning_rate if callable(self.learning_rate) else None
-        automatic = self.optimizer is None and self.learning_rate == "auto"
-        return Config(
-            optimizer=self.optimizer or nesterov(float(self.momentum), schedule),
-            algorithm="mu" if self.algorithm == "auto" else self.algorithm,
-            project=self.optimizer is not None,
-            center=self.center == "running",
-            moments=True,
-            adaptive=auto_gain(float(self.momentum)) if automatic else None,
-            mesh=self.mesh,
-        )
-
-    def _start(self, batch: Batch) -> None:
-        n, d = batch.num_valid, batch.rows.shape[1]
-        if self._wanted is None:
-            self._wanted = min(n, d)
-        k = self._wanted = int(self._wanted)
-        if k > d:
-            raise ValueError(f"n_components={k} exceeds n_features={d}; ask for at most {d} components.")
-        players = min(k + max(8, k // 2), d)
-        config = self._config()
-        key = jax.random.key(self._seed)
-        V = self._first_vectors(key, players, d)
-        state = init(key, players, d, config.optimizer, V=V, moments=True, dtype=self.dtype, mesh=self.mesh)
-        if self.optimizer is None and not callable(self.learning_rate) and self.learning_rate != "auto":
-            state = with_learning_rate(state, float(self.learning_rate))
-        self._state = state
-
-    def _first_vectors(self, key: jax.Array, k: int, d: int) -> NDArray | None:
-        former: NDArray | None = self.__dict__.pop("_former", None)
-        if former is None:
-            return None
-        if former.shape[1] != d:
-            raise ValueError(
-                f"warm_start=True, but the last fit had {former.shape[1]} features and X has {d}; "
-                "use a new estimator, or warm_start=False."
-            )
-        return np.concatenate([former[:k], np.asarray(initial_vectors(key, k, d, self.dtype))[len(former) :]])
-
-    def _absorb(self, batch: Batch) -> None:
-        if not hasattr(self, "_state"):
-            self._start(batch)
-        state, metrics = step(self._state, batch.rows, self._config(), np.int32(batch.num_valid))
-        if not metrics["finite"]:
-            check_finite(np.asarray(batch.rows), batch.position)
-            raise ValueError(
-                f"The update on batch {batch.position} is not finite although the data are: "
-                f"learning_rate={self.learning_rate_} is too large, or the data overflow {self.dtype}; "
-                "lower the rate, or scale the data. The state before it was kept."
-            )
-        self._state = state
-        self.n_samples_seen_ += batch.num_valid
-        self.n_iter_ += 1
-
-    @property
-    def _noise(self) -> float:
-        """Relative accuracy of products in the type of the fit."""
-        return 10 * float(np.finfo(self.dtype).eps)
-
-    def _streamed(self) -> Block:
-        """Return the best vectors in the span of the players, from what the steps added up."""
-        moments, k = self._state.aux, self._state.k
-        V, AV = (np.asarray(gather(leaf), np.float64)[:k] for leaf in (moments.vectors, moments.products))
-        block = rayleigh_ritz(V, AV, threshold=_COLLAPSED)
-        missing = k - block.values.size
-        extra = orthogonal_rows(block.V, missing)
-        return Block(
-            np.concatenate([block.V, extra]),
-            np.concatenate([block.AV, 0 * extra]),
-            np.concatenate([block.BV, extra]),
-            np.concatenate([block.values, np.zeros(missing)]),
-        )
-
-    def _current(self) -> tuple[Block, Quality]:
-        """Return the vectors and their quality, computed once per state."""
-        held: Any = _SOLUTIONS.get(self)
-        if held is None or held[0] is not self._state:
-            block = self._streamed()
-            found = quality(block, self._wanted, noise=self._noise)
-            # where variance is left over, a player that found none has lost its way rather than no prey
-            total = float(self._state.aux.recent)
-            if total - np.maximum(block.values, 0).sum() > 100 * self._noise * total:
-                angles = np.where(block.values[: self._wanted] > 0, found.angles, np.pi / 2)
-                found = replace(found, angles=angles, unresolved=np.flatnonzero(np.zeros(0)))
-            _SOLUTIONS[self] = held = (self._state, block, found)
-        return held[1], held[2]
 
     def _warn(self, again: bool) -> None:
         if self.tol is None:
@@ -577,205 +388,3 @@ class EigenGame(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         else:
             advice = "their variances are too close to tell apart; only their span is meaningful"
         warn_of_angles("Components", found, float(self.tol), advice, level=4)
-
-    def save(self, path: str | os.PathLike[str], extra: dict[str, Any] | None = None) -> None:
-        """Write the fit so far to a file without pickle; `load` continues from it bit for bit.
-
-        Args:
-            path: File name, by convention ending in `.npz`.
-            extra: JSON values to keep with it, such as the position in the data.
-
-        Raises:
-            ValueError: If a setting cannot be written: an optimizer, mesh, schedule or generator object.
-        """
-        check_is_fitted(self)
-        params = {
-            name: value.item() if isinstance(value, np.generic) else value
-            for name, value in self.get_params().items()
-        }
-        for name, value in params.items():
-            if not isinstance(value, int | float | str | None):
-                raise ValueError(f"{name}={value!r} cannot be saved; save State with eigengame.checkpoint.")
-        counters = {name: getattr(self, name) for name in _COUNTERS if hasattr(self, name)}
-        if hasattr(self, "feature_names_in_"):
-            counters["feature_names_in_"] = list(self.feature_names_in_)
-        meta = {"params": params, "counters": counters, "players": self._state.k, "extra": extra or {}}
-        checkpoint.save(path, self._state, meta)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> tuple[Self, dict[str, Any]]:
-        """Return a saved estimator, and the values saved with it.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If the file is not one that `save` wrote.
-        """
-        arrays, meta = checkpoint.read(path)
-        if not {"params", "counters", "players"} <= set(meta):
-            raise ValueError(
-                f"{path} holds a State but no estimator; read it with eigengame.checkpoint.load."
-            )
-        model = cls(**meta["params"])
-        model._check_settings()
-        for name, value in meta["counters"].items():
-            setattr(model, name, np.array(value, object) if name == "feature_names_in_" else value)
-        optimizer = model._config().optimizer
-        like = init(
-            jax.random.key(0),
-            meta["players"],
-            model.n_features_in_,
-            optimizer,
-            moments=True,
-            dtype=model.dtype,
-        )
-        model._state = checkpoint.from_arrays(arrays, like)
-        return model, meta["extra"]
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "_state")
-
-    @property
-    def components_(self) -> Float[np.ndarray, "k d"]:
-        """Orthonormal vectors on rows."""
-        return orient(self._current()[0].V[: self.n_components_].astype(self.dtype))
-
-    @property
-    def n_components_(self) -> int:
-        """Number of components."""
-        return int(self._wanted)
-
-    @property
-    def learning_rate_(self) -> float | None:
-        """Learning rate of the last step."""
-        hyperparams = getattr(self._state.opt_state, "hyperparams", None)
-        return (
-            None if hyperparams is None or self.optimizer is not None else float(hyperparams["learning_rate"])
-        )
-
-    @property
-    def mean_(self) -> Float[np.ndarray, " d"]:
-        """Mean of the samples seen (zero without centring)."""
-        return np.asarray(self._state.mean)
-
-    def _samples(self) -> int:
-        return int(getattr(self, "_distinct", self.n_samples_seen_))
-
-    def _unbiased(self) -> float:
-        n = self._samples()
-        return n / (n - 1) if self.center == "running" and n > 1 else 1.0
-
-    @property
-    def explained_variance_(self) -> Float[np.ndarray, " k"]:
-        """Variance along each component."""
-        values = np.maximum(self._current()[0].values[: self.n_components_], 0)
-        return np.asarray(values * self._unbiased(), self.dtype)
-
-    @property
-    def explained_variance_ratio_(self) -> Float[np.ndarray, " k"]:
-        """Share of the total variance along each component."""
-        total = float(self._state.aux.recent) * self._unbiased()
-        return self.explained_variance_ / total if total > 0 else np.zeros_like(self.explained_variance_)
-
-    @property
-    def singular_values_(self) -> Float[np.ndarray, " k"]:
-        """Singular values of the centred data."""
-        n = self._samples()
-        return np.asarray(np.sqrt(self.explained_variance_ * (n - 1 if self.center == "running" else n)))
-
-    @property
-    def noise_variance_(self) -> float:
-        """Mean variance along the directions that are left out."""
-        left = self.n_features_in_ - self.n_components_
-        total = float(self._state.aux.recent) * self._unbiased()
-        return max(total - float(self.explained_variance_.sum()), 0.0) / left if left else 0.0
-
-    @property
-    def residuals_(self) -> Float[np.ndarray, " k"]:
-        """Length of C v - lambda v for every component."""
-        return self._current()[1].residuals
-
-    @property
-    def angle_bounds_(self) -> Float[np.ndarray, " k"]:
-        """Estimated bound of the angle between each component and the true one, in radians."""
-        return self._current()[1].angles
-
-    @property
-    def variance_errors_(self) -> Float[np.ndarray, " k"]:
-        """Estimated bound of the error of each explained variance."""
-        return self._current()[1].value_errors
-
-    @property
-    def converged_(self) -> bool:
-        """Whether every component with variance is within `tol`."""
-        found = self._current()[1]
-        return not found.tied.size and not found.pending(self.tol or 0.0).size
-
-    @property
-    def unresolved_(self) -> NDArray[np.int64]:
-        """Components without variance."""
-        return self._current()[1].unresolved
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.n_components_
-
-    def get_covariance(self) -> Float[np.ndarray, "d d"]:
-        """Return the covariance of the probabilistic model: components, and noise in all other directions."""
-        noise = self.noise_variance_
-        excess = np.maximum(self.explained_variance_ - noise, 0)
-        V = self.components_
-        return np.asarray((V.T * excess) @ V + noise * np.eye(V.shape[1], dtype=V.dtype))
-
-    def _scale(self) -> NDArray:
-        """Return the factor of each score: 1, or with `whiten` 1 / deviation (0 where there is none)."""
-        scale = np.ones(self.n_components_)
-        if self.whiten:
-            deviation = np.sqrt(self.explained_variance_.astype(np.float64))
-            deviation[self.unresolved_] = np.inf
-            scale = 1 / np.where(deviation > 0, deviation, np.inf)
-        return scale
-
-    def transform(self, X: ArrayLike) -> Float[np.ndarray, "n k"]:
-        """Return (X - mean) V', a chunk of rows at a time (sparse rows are not densified).
-
-        Products are taken in double precision: in single precision a large mean would cancel digits, and the
-        coordinates of a row would depend on its position in X by a unit in the last place.
-        """
-        check_is_fitted(self)
-        rows = validate_data(self, X, reset=False, accept_sparse="csr", dtype="numeric")
-        axes = self.components_.T.astype(np.float64) * self._scale()
-        offset = self.mean_ @ axes
-        parts = [rows[part].astype(np.float64, copy=False) @ axes - offset for part in chunks(rows, 1024)]
-        return np.concatenate(parts).astype(self.dtype, copy=False)
-
-    def inverse_transform(self, X: ArrayLike) -> Float[np.ndarray, "n d"]:
-        """Return the reconstruction Z V + mean from coordinates Z, the scale of `whiten` undone."""
-        check_is_fitted(self)
-        scores = np.asarray(X, np.float64)
-        if scores.ndim != 2 or scores.shape[1] != self.n_components_:
-            raise ValueError(f"Scores have shape {scores.shape}; expected (n, {self.n_components_}).")
-        scale = self._scale()
-        back = scores * np.where(scale > 0, 1 / np.where(scale > 0, scale, 1), 0)
-        return np.asarray(back @ self.components_ + self.mean_, self.dtype)
-
-    def score(self, X: ArrayLike, y: None = None) -> float:
-        """Return the share of the variance of X that the components capture, 1 for all of it.
-
-        Measured as 1 - squared reconstruction error / squared deviation from the mean, with the
-        orthogonal projection on the span of the components.
-        """
-        check_is_fitted(self)
-        rows = validate_data(self, X, reset=False, accept_sparse="csr", dtype="numeric")
-        basis = np.linalg.qr(self.components_.T)[0]
-        captured = total = 0.0
-        for part in chunks(rows, 8192):
-            centred = dense_rows(rows, part, np.float64) - self.mean_
-            captured += float(np.sum(np.square(centred @ basis)))
-            total += float(np.sum(np.square(centred)))
-        return captured / total if total > 0 else 1.0
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        tags.transformer_tags.preserves_dtype = ["float32"]
-        return tags

@@ -1,22 +1,19 @@
-"""CCA, PLS and ICA from minibatches, by gamma-EigenGame, on the scikit-learn contract."""
+"""What CCA, PLS and ICA share: gamma-EigenGame on minibatches, on the scikit-learn contract."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils._param_validation import Interval
 
 from eigengame.core.generalized import (
     PencilConfig,
@@ -25,21 +22,20 @@ from eigengame.core.generalized import (
     repeat_pencil_step,
     unresolved_players,
 )
+from eigengame.core.learning_rate import decaying_adam
 from eigengame.core.ritz import locally_optimal, quality, starting_block
 from eigengame.core.solver import State
+from eigengame.estimators.frames import frame_of, into, out_of
+from eigengame.estimators.settings import COUNT, POSITIVE
 from eigengame.estimators.streams import check_finite
 from eigengame.estimators.warn import warn_of_angles
-from eigengame.exact import orient
 from eigengame.pencils import cca_products, ica_products, pls_products
 
-__all__ = ["EigenGameCCA", "EigenGameICA", "EigenGamePLS"]
+__all__ = ["PencilEstimator", "has_batch_size"]
 
 _FULL_BATCH_RATE, _MINIBATCH_RATE = 0.1, 3e-3  # Adam; a full batch has no noise to average out
-_WIDEST = 2048  # views of more columns are scaled column by column, not whitened: a (d, d) matrix is formed
 _FEWEST = 8  # rows from which the units of the columns can be guessed
 _NOISE = 10 * float(np.finfo(np.float32).eps)
-
-Frames = tuple[NDArray, ...]
 
 
 def _with_ridge(products: Callable[[Any, Any], tuple[Any, Any]], V: Any, batches: Any) -> tuple[Any, Any]:
@@ -58,74 +54,38 @@ _PRODUCTS = {
 }
 
 
-def _frame(view: NDArray, epsilon: float, *, whiten: bool) -> NDArray:
-    """Return the frame in which a centred view has unit covariance, (r, d), or unit variances, (d,).
-
-    In a frame a direction u of the samples F x stands for F' u: only the coordinates change, not the answer.
-    Directions without variance are left out of a whitening frame.
-    """
-    n, d = view.shape
-    if not whiten or d > _WIDEST or n < 2:
-        deviation = np.sqrt(np.square(view).mean(axis=0) + epsilon)
-        return np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 1)
-    unit = np.sqrt(np.square(view).mean(axis=0))
-    unit = np.where(unit > 0, unit, 1)
-    if n < d and not epsilon:
-        _, singular, vectors = np.linalg.svd(view / unit, full_matrices=False)
-        values = np.square(singular) / n
-        keep = values > values[0] * n * np.finfo(np.float64).eps
-        return np.asarray((vectors[keep].T / np.sqrt(values[keep])).T / unit)
-    scaled = view / unit
-    values, vectors = np.linalg.eigh(scaled.T @ scaled / n + np.diag(epsilon / unit**2))
-    keep = values > values[-1] * d * np.finfo(np.float64).eps
-    return np.asarray((vectors[:, keep] / np.sqrt(values[keep])).T / unit)
-
-
-def _into(frame: NDArray, rows: NDArray) -> NDArray:
-    return np.asarray(rows * frame if frame.ndim == 1 else rows @ frame.T)
-
-
-def _out_of(frame: NDArray, vectors: NDArray) -> NDArray:
-    return np.asarray(vectors * frame if frame.ndim == 1 else vectors @ frame)
-
-
-@lru_cache(maxsize=64)
-def adam(learning_rate: float, num_steps: int | None) -> optax.GradientTransformation:
-    """Return Adam; with a known number of steps the second half decays by a cosine to zero."""
-    if num_steps is None:
-        return optax.adam(learning_rate)
-    half = max(num_steps // 2, 1)
-    return optax.adam(
-        optax.join_schedules(
-            [optax.constant_schedule(learning_rate), optax.cosine_decay_schedule(learning_rate, half)], [half]
-        )
-    )
-
-
 @lru_cache(maxsize=8)
 def _jitted(products: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:
     compiled: Callable[[Any, Any], tuple[Any, Any]] = jax.jit(products)
     return compiled
 
 
-def _unit_rows(V: NDArray) -> NDArray:
-    lengths = np.linalg.norm(V, axis=1, keepdims=True)
-    return np.asarray(V / np.maximum(lengths, np.finfo(np.float64).tiny))
-
-
-def _has_batch_size(estimator: Any) -> bool:
+def has_batch_size(estimator: Any) -> bool:
     """Tell scikit-learn whether partial_fit exists: with batch_size=None every step uses all data."""
     if estimator.batch_size is None:
         raise AttributeError("partial_fit needs batch_size; with batch_size=None every step uses all data.")
     return True
 
 
-class _PencilEstimator(TransformerMixin, BaseEstimator):
+class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """What CCA, PLS and ICA share: settings, centring, splitting into independent batches, steps."""
 
     _problem: ClassVar[str]
     _independent: ClassVar[int]
     _two_views: ClassVar[bool] = False
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [COUNT],
+        "batch_size": [COUNT, None],
+        "n_epochs": [COUNT],
+        "learning_rate": [POSITIVE, None],
+        "independent_batches": [COUNT, None],
+        "epsilon": [Interval(Real, 0, None, closed="left")],
+        "maximize": ["boolean"],
+        "refine": ["boolean"],
+        "tol": [POSITIVE],
+        "random_state": ["random_state"],
+    }
 
     def __init__(
         self,
@@ -135,7 +95,6 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):
         n_epochs: int = 200,
         learning_rate: float | None = None,
         independent_batches: int | None = None,
-        aux_rate: float = 0.1,
         epsilon: float = 0.0,
         maximize: bool = True,
         refine: bool = True,
@@ -147,7 +106,6 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):
         self.n_epochs = n_epochs
         self.learning_rate = learning_rate
         self.independent_batches = independent_batches
-        self.aux_rate = aux_rate
         self.epsilon = epsilon
         self.maximize = maximize
         self.refine = refine
@@ -156,7 +114,7 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):
 
     _state: State
     _means: tuple[NDArray, ...]
-    _frames: Frames
+    _frames: tuple[NDArray, ...]
     _units: tuple[float, ...]
     n_samples_seen_: int
     n_iter_: int
@@ -165,33 +123,14 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):
         full = self.batch_size is None
         rate = self.learning_rate or (_FULL_BATCH_RATE if full else _MINIBATCH_RATE)
         return PencilConfig(
-            optimizer=adam(float(rate), num_steps if full else None),
+            optimizer=decaying_adam(float(rate), num_steps if full else None),
             products=_PRODUCTS[self._problem],
             exact=full,
-            aux_rate=float(self.aux_rate),
             maximize=bool(self.maximize),
         )
 
-    def _check_settings(self) -> None:
-        for name, optional in (
-            ("n_components", False),
-            ("n_epochs", False),
-            ("batch_size", True),
-            ("independent_batches", True),
-        ):
-            value: Any = getattr(self, name)
-            if not (optional and value is None) and (not isinstance(value, Integral) or int(value) < 1):
-                raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
-        for name, optional in (("learning_rate", True), ("aux_rate", False), ("tol", False)):
-            value = getattr(self, name)
-            if not (optional and value is None) and not (isinstance(value, Real) and float(value) > 0):
-                raise ValueError(f"{name} is {value!r}; it must be a positive number.")
-        epsilon: Any = self.epsilon
-        if not (isinstance(epsilon, Real) and float(epsilon) >= 0):
-            raise ValueError(f"epsilon is {self.epsilon!r}; it must be a number of at least 0.")
-
     def _fit(self, views: tuple[NDArray, ...]) -> Self:
-        self._check_settings()
+        self._validate_params()
         self._forget()
         self._move_mean(views)
         self._set_frames(views, whiten=self.refine)
@@ -259,7 +198,7 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):
     def _partial_fit(self, views: tuple[NDArray, ...]) -> Self:
         count = self.independent_batches or self._independent
         if not self._begun():
-            self._check_settings()
+            self._validate_params()
             self._forget()
         assert self.batch_size is not None  # else scikit-learn hides the method
         self._move_mean(views)
@@ -318,7 +257,7 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):
                 self._units = (1.0, size)
                 frames.append(np.full(view.shape[1], 1 / size))
             else:
-                frames.append(_frame(centred, float(self.epsilon), whiten=whiten))
+                frames.append(frame_of(centred, float(self.epsilon), whiten=whiten))
         self._frames = tuple(frames)
 
     def _ridge(self) -> Any:
@@ -334,7 +273,7 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):
 
     def _samples(self, views: tuple[NDArray, ...]) -> Any:
         samples = tuple(
-            _into(frame, view - mean).astype(np.float32)
+            into(frame, view - mean).astype(np.float32)
             for frame, view, mean in zip(self._frames, views, self._means, strict=True)
         )
         return samples if self._two_views else samples[0]
@@ -390,7 +329,7 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):
         found = []
         leaves = jax.tree.leaves(self._state.V)
         for leaf, frame, unit in zip(leaves, self._frames, self._units, strict=True):
-            rows = unit * _out_of(frame, np.asarray(leaf, np.float64)[:k])
+            rows = unit * out_of(frame, np.asarray(leaf, np.float64)[:k])
             found.append(np.pad(rows, ((0, k - rows.shape[0]), (0, 0))))
         return found
 
@@ -420,238 +359,6 @@ class _PencilEstimator(TransformerMixin, BaseEstimator):
     @property
     def _n_features_out(self) -> int:
         return int(self.n_components)
-
-
-class _TwoViews(ClassNamePrefixFeaturesOutMixin, _PencilEstimator):
-    """Two views of the same samples; X and y may each have several columns."""
-
-    _two_views = True
-    _independent = 2
-
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Learn pairs of directions from samples on the rows of X (n, dx) and y (n, dy)."""
-        return self._fit(self._validated(X, y, reset=True))
-
-    @available_if(_has_batch_size)  # type: ignore[untyped-decorator]  # scikit-learn has no types
-    def partial_fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Continue with more rows, `independent_batches * batch_size` per step."""
-        return self._partial_fit(self._validated(X, y, reset=not self._begun(), fewest=1))
-
-    def _validated(
-        self, X: ArrayLike, y: ArrayLike, *, reset: bool, fewest: int = 2
-    ) -> tuple[NDArray, NDArray]:
-        rows, targets = validate_data(
-            self,
-            X,
-            y,
-            reset=reset,
-            multi_output=True,
-            y_numeric=True,
-            ensure_min_samples=fewest,
-            dtype="numeric",
-        )
-        targets = targets.reshape(len(targets), -1)
-        if not reset and targets.shape[1] != self._means[1].size:
-            raise ValueError(f"y has {targets.shape[1]} columns; fitted with {self._means[1].size}.")
-        return rows, targets
-
-    def _oriented(self) -> tuple[NDArray, NDArray]:
-        x, y = self._vectors()
-        joint = np.concatenate([x, y], axis=1)
-        signs = np.sign(np.sum(joint * orient(joint), axis=1, keepdims=True))
-        tiny = np.finfo(np.float32).tiny
-        lengths = [np.maximum(np.linalg.norm(view, axis=1, keepdims=True), tiny) for view in (x, y)]
-        return (signs * x / lengths[0]).astype(np.float32), (signs * y / lengths[1]).astype(np.float32)
-
-    @property
-    def components_x_(self) -> Float[np.ndarray, "k dx"]:
-        """Unit directions of the first view; signs agree with those of the second."""
-        return self._oriented()[0]
-
-    @property
-    def components_y_(self) -> Float[np.ndarray, "k dy"]:
-        """Unit directions of the second view."""
-        return self._oriented()[1]
-
-    @property
-    def mean_(self) -> tuple[NDArray, ...]:
-        """Means of both views."""
-        return self._means
-
-    def transform(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:
-        """Return the scores of X, and those of y as a second array if it is given."""
-        check_is_fitted(self)
-        rows = validate_data(self, X, reset=False, dtype="numeric")
-        scores = self._project(rows, 0, self.components_x_)
-        if y is None:
-            return scores
-        return scores, self._project(self._targets(y, len(rows)), 1, self.components_y_)
-
-    def _targets(self, y: ArrayLike, n: int) -> NDArray:
-        targets = check_array(y, ensure_2d=False, input_name="y")
-        targets = targets.reshape(len(targets), -1)
-        width = self.components_y_.shape[1]
-        if targets.shape != (n, width):
-            raise ValueError(f"y has shape {targets.shape}; expected {(n, width)}, a row for each row of X.")
-        return np.asarray(targets)
-
-    def score(self, X: ArrayLike, y: ArrayLike) -> float:
-        """Return the mean correlation of the pairs of scores of X and y, 1 at most."""
-        x, targets = self.transform(X, y)
-        centred = [view - view.mean(axis=0) for view in (x.astype(np.float64), targets.astype(np.float64))]
-        norms = np.prod([np.linalg.norm(view, axis=0) for view in centred], axis=0)
-        products = np.sum(centred[0] * centred[1], axis=0)
-        return float(np.mean(np.where(norms > 0, products / np.where(norms > 0, norms, 1), 0)))
-
-    def fit_transform(self, X: ArrayLike, y: ArrayLike) -> NDArray:
-        """Fit, then return the scores of X."""
-        return np.asarray(self.fit(X, y).transform(X))
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = True
-        tags.target_tags.multi_output = True
-        tags.transformer_tags.preserves_dtype = ["float32"]
-        return tags
-
-
-class EigenGameCCA(_TwoViews):
-    """Canonical correlation analysis from minibatches.
-
-    Args:
-        n_components: Number of pairs of directions, at most the width of the smaller view.
-        batch_size: Rows of each independent batch; None uses all rows in every step.
-        n_epochs: Passes of the game over the data; with batch_size=None the number of its steps.
-        learning_rate: Of Adam; None takes 0.1 for full batches (decaying over the second half) and
-            3e-3 for minibatches.
-        independent_batches: Batches per step; None takes 2, which makes the direction unbiased; 1 is
-            the biased variant.
-        aux_rate: Rate of the running averages of the parents' products.
-        epsilon: Multiple of the identity added to B.
-        maximize: False looks for the most negative values.
-        refine: Let `fit` play in whitened coordinates (of views of at most 2048 columns; wider ones are
-            scaled column by column), and then improve all vectors by exact products until they are within
-            `tol`; False is the plain game.
-        tol: Largest estimated angle in radians that counts as converged; what is not is said in a
-            ConvergenceWarning.
-        random_state: Seed of the initial vectors and the order of the rows.
-
-    Attributes:
-        components_x_: Unit directions of the first view on rows, signs consistent with `components_y_`.
-        components_y_: Unit directions of the second view.
-        eigenvalues_: Correlations of the pairs.
-        angle_bounds_: Estimated bound of the angle of each vector, in radians; after `fit` with `refine`.
-        mean_: Means of both views.
-        unresolved_: Players whose value is not positive.
-
-    Source: Gemp et al. 2022 (arXiv 2206.04993).
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> X, y = rng.standard_normal((2, 300, 3))
-        >>> y[:, 0] = X[:, 2] + 0.1 * y[:, 0]
-        >>> model = EigenGameCCA(n_components=1, random_state=0).fit(X, y)
-        >>> int(np.abs(model.components_x_).argmax()), int(np.abs(model.components_y_).argmax())
-        (2, 0)
-    """
-
-    _problem = "cca"
-
-
-class EigenGamePLS(_TwoViews):
-    """Partial least squares from minibatches: the pencil of CCA with B = diag(C_xx, I).
-
-    Arguments and attributes are those of `EigenGameCCA`; `eigenvalues_` are the values of the pencil.
-
-    Source: Gemp et al. 2022 (arXiv 2206.04993).
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> X, y = rng.standard_normal((2, 300, 3))
-        >>> y[:, 0] = 2 * X[:, 2] + 0.1 * y[:, 0]
-        >>> int(np.abs(EigenGamePLS(random_state=0).fit(X, y).components_x_).argmax())
-        2
-    """
-
-    _problem = "pls"
-
-
-class EigenGameICA(ClassNamePrefixFeaturesOutMixin, _PencilEstimator):
-    """Independent components with non-zero kurtosis, from minibatches.
-
-    The pencil tells sources apart by their kurtosis alone: those of equal kurtosis come out mixed, and `fit`
-    warns where two values differ by less than their sampling error. Finds sources whose excess kurtosis is
-    positive (`maximize=True`) or negative (False), in the order of its size; a mixture of both kinds needs
-    two fits. Arguments as `EigenGameCCA`, with 3 independent batches by default.
-
-    Attributes:
-        components_: Unit unmixing directions on rows.
-        eigenvalues_: Size of the excess kurtosis of each source (after `fit` with `refine`, in whitened
-            coordinates; of the stream otherwise, times the squared norm of the source's mixing column).
-        mean_: Mean of the samples.
-        unresolved_: Players whose value is not positive: no further source of this kind was found.
-
-    Source: Gemp et al. 2022 (arXiv 2206.04993).
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> sources = np.c_[np.sign(rng.standard_normal(2000)), rng.standard_normal(2000)]
-        >>> X = sources @ np.array([[1.0, 2.0], [1.0, -1.0]])
-        >>> found = EigenGameICA(1, maximize=False, random_state=0).fit_transform(X)
-        >>> bool(abs(np.corrcoef(found[:, 0], sources[:, 0])[0, 1]) > 0.99)
-        True
-    """
-
-    _problem = "ica"
-    _independent = 3
-
-    def fit(self, X: ArrayLike, y: None = None) -> Self:
-        """Learn unmixing directions from samples on the rows of X."""
-        self._fit((self._validated(X, reset=True),))
-        if self.refine:
-            self._warn_of_equal_kurtosis(X)
-        return self
-
-    def _warn_of_equal_kurtosis(self, X: ArrayLike) -> None:
-        """Warn of neighbours closer than four times their sampling error, which ten blocks give."""
-        blocks = np.array_split(np.asarray(self.transform(X), np.float64), 10)
-        if len(blocks[-1]) < 20 or self.n_components < 2:
-            return
-        kurtosis = np.array([np.mean(b**4, axis=0) / np.mean(b**2, axis=0) ** 2 for b in blocks])
-        errors = kurtosis.std(axis=0, ddof=1) / np.sqrt(len(blocks))
-        gaps = np.abs(np.diff(self.eigenvalues_))
-        mixed = np.flatnonzero(gaps < 4 * np.hypot(errors[1:], errors[:-1]))
-        if mixed.size:
-            pairs = ", ".join(f"{i} and {i + 1}" for i in mixed)
-            warnings.warn(
-                f"Components {pairs} differ in kurtosis by less than its sampling error and may be mixtures "
-                "of the same sources; take more samples, or another method (sklearn.decomposition.FastICA).",
-                UserWarning,
-                stacklevel=3,
-            )
-
-    @available_if(_has_batch_size)  # type: ignore[untyped-decorator]  # scikit-learn has no types
-    def partial_fit(self, X: ArrayLike, y: None = None) -> Self:
-        """Continue with more rows, `independent_batches * batch_size` per step."""
-        return self._partial_fit((self._validated(X, reset=not self._begun(), fewest=1),))
-
-    def _validated(self, X: ArrayLike, *, reset: bool, fewest: int = 2) -> NDArray:
-        return np.asarray(validate_data(self, X, reset=reset, ensure_min_samples=fewest, dtype="numeric"))
-
-    @property
-    def components_(self) -> Float[np.ndarray, "k d"]:
-        """Unit unmixing directions on rows."""
-        return _unit_rows(orient(self._vectors()[0])).astype(np.float32)
-
-    @property
-    def mean_(self) -> Float[np.ndarray, " d"]:
-        """Mean of the samples."""
-        return self._means[0]
-
-    def transform(self, X: ArrayLike) -> Float[np.ndarray, "n k"]:
-        """Return the sources, (X - mean) V', up to scale and sign."""
-        check_is_fitted(self)
-        return self._project(validate_data(self, X, reset=False, dtype="numeric"), 0, self.components_)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

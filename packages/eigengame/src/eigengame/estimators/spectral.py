@@ -1,8 +1,7 @@
 """Spectral embedding of a graph from its edges, on the scikit-learn contract."""
 
 from functools import partial
-from numbers import Integral, Real
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array, csr_array, diags_array
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import validate_data
 
 from eigengame.core.directions import direction_from_products
 from eigengame.core.ritz import locally_optimal, quality, starting_block
 from eigengame.core.solver import initial_vectors, retract
+from eigengame.estimators.settings import COUNT, POSITIVE
 from eigengame.estimators.warn import warn_of_angles
 from eigengame.exact import orient
 from eigengame.laplacian import check_edges, laplacian_product, top_value_bound
@@ -102,6 +103,19 @@ class EigenGameSpectralEmbedding(BaseEstimator):
         True
     """
 
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [COUNT],
+        "affinity": [StrOptions({"edges", "precomputed"})],
+        "normalized": ["boolean"],
+        "n_iter": [COUNT],
+        "learning_rate": [POSITIVE],
+        "batch_size": [COUNT, None],
+        "lambda_star": [POSITIVE, None],
+        "tol": [POSITIVE],
+        "max_passes": [COUNT],
+        "random_state": ["random_state"],
+    }
+
     def __init__(
         self,
         n_components: int = 2,
@@ -138,7 +152,7 @@ class EigenGameSpectralEmbedding(BaseEstimator):
             ValueError: For malformed edges, a negative weight, an asymmetric affinity, or lambda_star below
                 the largest eigenvalue of the Laplacian.
         """
-        self._check_settings()
+        self._validate_params()
         edges, weights, num_nodes = self._edges(X)
         if self.n_components > num_nodes:
             raise ValueError(
@@ -194,18 +208,6 @@ class EigenGameSpectralEmbedding(BaseEstimator):
             V = initial_vectors(key, players, num_nodes)
         return np.asarray(V, np.float64)
 
-    def _check_settings(self) -> None:
-        for name in ("n_components", "n_iter", "max_passes", "batch_size"):
-            value = getattr(self, name)
-            if value is None and name == "batch_size":
-                continue
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
-        for name in ("learning_rate", "tol"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 < float(value) < np.inf:
-                raise ValueError(f"{name} is {value!r}; it must be a positive number.")
-
     def fit_transform(self, X: ArrayLike, y: None = None) -> Float[np.ndarray, "nodes k"]:
         """Embed the nodes and return `embedding_`."""
         return self.fit(X).embedding_
@@ -220,8 +222,6 @@ class EigenGameSpectralEmbedding(BaseEstimator):
             edges, num_nodes = check_edges(ends)
             kept = given[np.asarray(ends)[:, 0] != np.asarray(ends)[:, 1]]
             return edges, self._checked(kept), num_nodes
-        if self.affinity != "precomputed":
-            raise ValueError(f"affinity is {self.affinity!r}; allowed are 'edges' and 'precomputed'.")
         matrix = validate_data(self, X, accept_sparse="csr", dtype="numeric", ensure_min_samples=2)
         if matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"A precomputed affinity is square; got shape {matrix.shape}.")

@@ -24,9 +24,7 @@ CLAIMS = (
             kind="statement",
             registered="after",
             registered_because=_MEDIAN,
-            control=Control(
-                f"exponential_{method}_streak", removes="the linear spectrum: an exponential one"
-            ),
+            control=Control(f"linear_{method}_start_streak", removes="the training: starting vectors"),
         )
         for method in ("mu", "alpha", "gha")
     ),
@@ -36,12 +34,12 @@ CLAIMS = (
         statement="On an exponential spectrum mu's streak is longer than GHA's.",
         source="mu paper, Sec. 5.1",
         metric="exponential_mu_lead_over_gha",
-        accept=Between(1, 50, by="median"),
-        because="at least one vector in the median; the small study saw 12",
+        accept=Between(2, 50, by="median"),
+        because="at least two vectors in the median; leads of one occur on a linear spectrum",
         unit="vectors",
         kind="statement",
         registered="after",
-        registered_because=f"a small study before the registration saw 12; later {_MEDIAN}",
+        registered_because=f"seen: 12, then 1.7 with rates at their grid's edge; later {_MEDIAN}",
         control=Control("linear_mu_lead_over_gha", removes="the exponential spectrum: a linear one"),
     ),
     Claim(
@@ -50,12 +48,12 @@ CLAIMS = (
         statement="Dropping the tangent projection lengthens mu's streak.",
         source="mu paper, Sec. 4 (projection dropped)",
         metric="exponential_mu_lead_over_mu_projected",
-        accept=Between(1, 50, by="median"),
-        because="at least one vector in the median; the small study saw 12",
+        accept=Between(2, 50, by="median"),
+        because="at least two vectors in the median; leads of one occur on a linear spectrum",
         unit="vectors",
         kind="statement",
         registered="after",
-        registered_because=f"a small study before the registration saw 12; later {_MEDIAN}",
+        registered_because=f"seen: 12, then 1.7 with rates at their grid's edge; later {_MEDIAN}",
         control=Control("linear_mu_lead_over_mu_projected", removes="the exponential spectrum: a linear one"),
     ),
     Claim(
@@ -70,6 +68,8 @@ CLAIMS = (
         kind="statement",
         registered="after",
         registered_because=f"the small study found Oja with QR level with mu; later {_MEDIAN}",
+        expected="fails",
+        expected_because="with rates from inside their grids both find all vectors",
         control=Control("linear_mu_lead_over_oja", removes="the exponential spectrum: a linear one"),
     ),
     *(
@@ -346,10 +346,46 @@ CLAIMS = (
         source="gamma paper, Table 1",
         metric="ica_worst_correlation",
         accept=Between(0.97, 1.000001, by="median"),
-        because="the exact pencil reaches 0.98 to 0.997 in a finite sample",
+        because="14 degrees; the exact solver of the same pencil reaches 0.80 to 0.99 on ten samples",
         kind="statement",
         registered="after",
         registered_because=_MEDIAN,
+        expected="undecided",
+        expected_because="2000 samples estimate the kurtoses -1.2, -1.5, -2 too coarsely: the exact solver "
+        "has a median of 0.965 itself, with a spread that covers the band's end",
         control=Control("ica_worst_correlation_gaussian", removes="the kurtosis: Gaussian sources"),
+    ),
+    Claim(
+        id="pls-ica.ica-exact",
+        figure="pls-ica",
+        statement="ICA separates the sources as well as the exact solver of its pencil.",
+        source="our own",
+        metric="ica_worst_correlation",
+        minus="ica_worst_correlation_exact",
+        accept=Between(-0.005, 0.005, by="median"),
+        because="half a per cent of correlation",
+        kind="check",
+        registered="after",
+        registered_because="first runs showed seven of ten samples equal to four digits",
+    ),
+    *(
+        Claim(
+            id=f"passes.{dataset.replace('_', '-')}",
+            figure="passes",
+            statement=f"EigenGame reaches cosines of .99 with all components in three passes ({words}).",
+            source="our own",
+            metric=f"{dataset}_eigengame_passes",
+            accept=Between(1, 3, by="median"),
+            because="one pass of the game and two exact ones",
+            unit="passes",
+            presets=presets,
+            kind="check",
+            registered="after",
+            registered_because="first runs on digits took two or three",
+        )
+        for dataset, words, presets in (
+            ("digits", "digits", ()),
+            ("fashion_mnist", "Fashion-MNIST", ("paper",)),
+        )
     ),
 )

@@ -13,7 +13,7 @@ COMMANDS = (
         "Stream a .npy file and save its top k components; resumes after an interruption.",
         run="eigengame.paper.commands:fit",
         config="eigengame.paper.commands:FitConfig",
-        positional=("data",),
+        positional=("dataset",),
     ),
     Command(
         "eval",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,35 +36,42 @@ class FitConfig(RunOptions):
     """Top components of a file, streamed; resumes after an interruption.
 
     Attributes:
-        data: Samples on rows in a .npy file (read as a memory map), or in the only array of a .npz.
-        k: Number of components.
+        dataset: Samples on rows in a .npy file (read as a memory map), or in the only array of a .npz.
+        num_components: Number of components.
         batch_size: Rows per step.
-        epochs: Passes over the file.
+        num_epochs: Passes of the game over the file.
         algorithm: mu, alpha, gha or oja.
         learning_rate: A number, or 0 for automatic.
         momentum: Nesterov momentum.
         center: Subtract the running mean.
         refine: Take exact passes over the file after the epochs until the components are within 0.02 rad.
         seed: Seed of starting vectors and of the order of the rows.
+        dtype: float32 or float64.
         checkpoint_every: Steps between checkpoints.
         out: Folder that receives components.npz and the checkpoint.
     """
 
-    data: str = ""
-    k: int = 8
+    dataset: str = ""
+    num_components: int = 8
     batch_size: int = 256
-    epochs: int = 1
+    num_epochs: int = 1
     algorithm: str = "mu"
     learning_rate: float = 0.0
     momentum: float = 0.9
     center: bool = True
     refine: bool = True
     seed: int = 0
+    dtype: str = "float32"
     checkpoint_every: int = 500
     out: str = "eigengame-fit"
 
     def __post_init__(self) -> None:
-        check_positive(k=self.k, batch_size=self.batch_size, epochs=self.epochs, every=self.checkpoint_every)
+        check_positive(
+            num_components=self.num_components,
+            batch_size=self.batch_size,
+            num_epochs=self.num_epochs,
+            checkpoint_every=self.checkpoint_every,
+        )
         if self.algorithm not in ("mu", "alpha", "gha", "oja"):
             raise ValueError(f"algorithm={self.algorithm!r}; allowed are mu, alpha, gha, oja.")
 
@@ -74,12 +82,12 @@ class EvalConfig(RunOptions):
 
     Attributes:
         components: components.npz written by fit.
-        data: The data file, for the exact solver.
+        dataset: The data file, for the exact solver.
         against: exact, or a .npy file with the true vectors on rows.
     """
 
     components: str = ""
-    data: str = ""
+    dataset: str = ""
     against: str = "exact"
 
 
@@ -89,8 +97,8 @@ class EmbedConfig(RunOptions):
 
     Attributes:
         edges: Endpoints, two integers per row: .npy, or text with blanks or commas.
-        k: Number of vectors.
-        steps: Steps of the game; exact products follow.
+        num_components: Number of vectors.
+        num_steps: Steps of the game; exact products follow.
         batch_size: Edges per step; null uses all.
         learning_rate: Step size times lambda_star.
         seed: Seed of starting vectors and minibatches.
@@ -98,15 +106,17 @@ class EmbedConfig(RunOptions):
     """
 
     edges: str = ""
-    k: int = 8
-    steps: int = 100
+    num_components: int = 8
+    num_steps: int = 100
     batch_size: int | None = None
     learning_rate: float = 1.0
     seed: int = 0
     out: str = "embedding.npy"
 
     def __post_init__(self) -> None:
-        check_positive(k=self.k, steps=self.steps, learning_rate=self.learning_rate)
+        check_positive(
+            num_components=self.num_components, num_steps=self.num_steps, learning_rate=self.learning_rate
+        )
 
 
 def read_samples(name: str) -> NDArray:
@@ -137,8 +147,8 @@ def read_samples(name: str) -> NDArray:
 
 def fit(config: FitConfig) -> None:
     """Fit, with a checkpoint every so many steps; the same command continues an interrupted fit."""
-    rows = read_samples(config.data)
-    with FolderLock(Path(config.out)) as lock:
+    rows = read_samples(config.dataset)
+    with FolderLock(Path(config.out)) as lock, jax.enable_x64(config.dtype == "float64"):
         _fit(config, rows, lock)
 
 
@@ -146,15 +156,16 @@ def _fit(config: FitConfig, rows: NDArray, lock: FolderLock) -> None:
     folder = lock.folder
     checkpoint = folder / "checkpoint.npz"
     model = EigenGame(
-        config.k,
+        config.num_components,
         algorithm=config.algorithm,  # type: ignore[arg-type]  # checked by FitConfig
         learning_rate=config.learning_rate or "auto",
         batch_size=min(config.batch_size, rows.shape[0]),
         momentum=config.momentum,
         center="running" if config.center else None,
         random_state=config.seed,
+        dtype=config.dtype,
     )
-    identity = {"data": Path(config.data).name, "shape": list(rows.shape), "epochs": config.epochs}
+    identity = {"data": Path(config.dataset).name, "shape": list(rows.shape), "epochs": config.num_epochs}
     epoch, start, refined = 0, 0, False
     if checkpoint.exists() and not config.overwrite:
         held, position = EigenGame.load(checkpoint)
@@ -164,9 +175,11 @@ def _fit(config: FitConfig, rows: NDArray, lock: FolderLock) -> None:
             )
         model, epoch, start = held, position["epoch"], position["start"]
         refined = position.get("refined", False)
-    for now in range(epoch, config.epochs):
+    for now in range(epoch, config.num_epochs):
         first = start if now == epoch else 0
-        batches = array_batches(rows, model.batch_size, seed=config.seed, epoch=now, start=first)
+        batches = array_batches(
+            rows, model.batch_size, seed=config.seed, epoch=now, start=first, dtype=config.dtype
+        )
         for batch in batches:
             model.partial_fit(batch.rows[: batch.num_valid])
             if model.n_iter_ % config.checkpoint_every == 0:
@@ -176,7 +189,7 @@ def _fit(config: FitConfig, rows: NDArray, lock: FolderLock) -> None:
     if config.refine and not refined:
         model.refine(rows)
     lock.check()
-    model.save(checkpoint, identity | {"epoch": config.epochs, "start": 0, "refined": config.refine})
+    model.save(checkpoint, identity | {"epoch": config.num_epochs, "start": 0, "refined": config.refine})
     write_arrays(
         folder / "components.npz",
         {
@@ -208,7 +221,7 @@ def evaluate(config: EvalConfig) -> None:
     V = fitted["components"]
     report: dict[str, Any] = {}
     if config.against == "exact":
-        exact = pca(read_samples(config.data), len(V), center=bool(np.any(fitted["mean"])), ddof=1)
+        exact = pca(read_samples(config.dataset), len(V), center=bool(np.any(fitted["mean"])), ddof=1)
         truth = exact.vectors
         report["captured_value_ratio"] = captured_value_ratio(fitted["explained_variance"], exact.values)
     else:
@@ -225,8 +238,8 @@ def evaluate(config: EvalConfig) -> None:
 def embed(config: EmbedConfig) -> None:
     """Embed the nodes of a graph and save one row per node."""
     model = EigenGameSpectralEmbedding(
-        config.k,
-        n_iter=config.steps,
+        config.num_components,
+        n_iter=config.num_steps,
         learning_rate=config.learning_rate,
         batch_size=config.batch_size,
         random_state=config.seed,

@@ -10,7 +10,7 @@ QUICK_IMAGES = FIVE | {
     "dataset": "digits",
     "batch_sizes": [1024, 256, 32],
     "num_samples": 384_000,
-    "max_steps": 1500,
+    "num_steps": 1500,
     "num_points": 30,
 }
 
@@ -18,7 +18,7 @@ FIGURES = (
     Figure(
         id="synthetic",
         source="mu paper, Sec. 5.1 (synthetic spectra)",
-        shows="Most methods find a linear spectrum; on an exponential one streaks differ, GHA's is shortest.",
+        shows="All methods find a linear spectrum; of an exponential one GHA and projected mu find half.",
         module="eigengame.paper.experiments.synthetic_spectra",
         config="eigengame.paper.experiments.synthetic_spectra:SyntheticConfig",
         presets={
@@ -45,7 +45,7 @@ FIGURES = (
                 | {
                     "seeds": [0],
                     "num_components": 4,
-                    "max_steps": 20,
+                    "num_steps": 20,
                     "num_points": 2,
                 },
             ),
@@ -68,7 +68,7 @@ FIGURES = (
                 | {
                     "seeds": [0],
                     "num_components": 4,
-                    "max_steps": 20,
+                    "num_steps": 20,
                     "num_points": 2,
                 },
             ),
@@ -200,6 +200,26 @@ FIGURES = (
             "quick": Preset("10 s, 1 core", "scaled down", FIVE),
             "paper": Preset("1 min, 1 core", "scaled down", {"seeds": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}),
             "smoke": Preset("3 s", "smoke", {"seeds": [0], "pls_steps": 10, "ica_steps": 10}),
+        },
+    ),
+    Figure(
+        id="passes",
+        source="our own: passes over the data to a stated accuracy",
+        shows="Passes over the data until cosines, span and streak are right: EigenGame and five others.",
+        module="eigengame.paper.experiments.passes",
+        config="eigengame.paper.experiments.passes:PassesConfig",
+        presets={
+            "quick": Preset("40 s, 1 core", "scaled down"),
+            "paper": Preset(
+                "15 min, 1 core, needs Fashion-MNIST",
+                "scaled down",
+                {
+                    "datasets": ["digits", "fashion_mnist", "gap5", "geometric"],
+                    "num_components": 16,
+                    "num_samples": 20_000,
+                },
+            ),
+            "smoke": Preset("5 s", "smoke", {"seeds": [0], "datasets": ["geometric"], "num_samples": 500}),
         },
     ),
 )

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eigengame.estimators.pencil import EigenGameCCA, EigenGamePLS
+from eigengame.estimators.two_views import EigenGameCCA, EigenGamePLS
 from eigengame.exact import pencil
 from eigengame.metrics import cosine_similarities
 from eigengame.paper.config import check_seeds

@@ -34,7 +34,7 @@ class ImagesConfig(RunOptions):
         rate_factors: Candidate learning rates, times the automatic one of the batch size.
         momentum: Nesterov momentum.
         num_samples: Samples shown to each method; steps are this over the batch size.
-        max_steps: Upper limit of the steps.
+        num_steps: Most steps at any batch size.
         num_points: Points of the curves.
         seeds: Seeds of starting vectors and batches; learning rates are chosen on another one.
     """
@@ -46,7 +46,7 @@ class ImagesConfig(RunOptions):
     rate_factors: list[float] = field(default_factory=lambda: [0.03, 0.1, 0.3, 1.0])
     momentum: float = 0.9
     num_samples: int = 3_000_000
-    max_steps: int = 6000
+    num_steps: int = 6000
     num_points: int = 40
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
 
@@ -55,7 +55,7 @@ class ImagesConfig(RunOptions):
         check_positive(
             num_components=self.num_components,
             num_samples=self.num_samples,
-            max_steps=self.max_steps,
+            num_steps=self.num_steps,
             num_points=self.num_points,
         )
         if not self.batch_sizes or min(self.batch_sizes) < 1 or not self.rate_factors:
@@ -117,7 +117,7 @@ def plot(result: Result) -> Figure:
 
 
 def _num_steps(config: ImagesConfig, batch_size: int) -> int:
-    return min(config.max_steps, max(config.num_samples // batch_size, config.num_points))
+    return min(config.num_steps, max(config.num_samples // batch_size, config.num_points))
 
 
 def _follow(

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from eigengame.estimators.pencil import EigenGameICA, EigenGamePLS
+from eigengame.estimators.ica import EigenGameICA
+from eigengame.estimators.two_views import EigenGamePLS
 from eigengame.exact import pencil
 from eigengame.metrics import cosine_similarities
 from eigengame.paper.config import check_seeds

@@ -51,6 +51,8 @@ class SyntheticConfig(RunOptions):
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
+        if "mu" not in self.methods:
+            raise ValueError(f"methods={self.methods} must contain 'mu', with which the others are compared.")
         check_positive(
             dim=self.dim, held_out=self.held_out, num_steps=self.num_steps, num_points=self.num_points
         )
@@ -73,8 +75,9 @@ def compute(config: SyntheticConfig, run: Run) -> Result:
             )
             key = method.replace(" ", "_")
             arrays[f"{kind}/{key}"] = curves
-            measurements[f"{kind}_{key}_streak"] = [float(streak) for streak in curves[:, -1]]
-        for other in (method.replace(" ", "_") for method in config.methods if "mu" in config.methods):
+            measurements[f"{kind}_{key}_streak"] = curves[:, -1].tolist()
+            measurements[f"{kind}_{key}_start_streak"] = curves[:, 0].tolist()
+        for other in (method.replace(" ", "_") for method in config.methods if method != "mu"):
             lead = np.subtract(measurements[f"{kind}_mu_streak"], measurements[f"{kind}_{other}_streak"])
             measurements[f"{kind}_mu_lead_over_{other}"] = lead.tolist()
     return Result(measurements, arrays)
@@ -95,7 +98,7 @@ def plot(result: Result) -> Figure:
 
 def _steps(config: SyntheticConfig) -> NDArray:
     every = max(config.num_steps // config.num_points, 1)
-    return every * np.arange(1, config.num_points + 1)
+    return every * np.arange(config.num_points + 1)
 
 
 def _choose(config: SyntheticConfig, kind: str, method: str) -> dict[str, NDArray]:
@@ -110,11 +113,15 @@ def _streaks(config: SyntheticConfig, kind: str, method: str, rate: float, seed:
     draw = generator(seed % 2**32, "synthetic", kind)
     matrix, vectors = symmetric_matrix(spectrum(kind, config.dim), draw)  # type: ignore[arg-type]  # checked there
     start = initial_vectors(jax.random.key(seed % 2**32), config.dim, config.dim)
-    every = int(_steps(config)[0])
+    every = int(_steps(config)[1])
     points = _trajectory(
         start, jnp.asarray(matrix, jnp.float32), jnp.float32(rate), method, every, config.num_points
     )
-    return {"streak": np.array([longest_correct_eigenvector_streak(V, vectors) for V in np.asarray(points)])}
+    return {
+        "streak": np.array(
+            [longest_correct_eigenvector_streak(V, vectors) for V in np.asarray(points)], float
+        )
+    }
 
 
 @partial(jax.jit, static_argnames=("method", "every", "num_points"))
@@ -134,4 +141,4 @@ def _trajectory(
         V = jax.lax.fori_loop(0, every, one, V)
         return V, V
 
-    return jax.lax.scan(point, V, None, length=num_points)[1]
+    return jnp.concatenate([V[None], jax.lax.scan(point, V, None, length=num_points)[1]])

@@ -1,0 +1,158 @@
+"""What a fitted PCA estimator tells: components, their quality, coordinates of samples."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from eigengame.estimators.game import Game
+from eigengame.estimators.streams import chunks, dense_rows
+from eigengame.exact import orient
+
+__all__ = ["Components"]
+
+
+class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
+    """Attributes and projections that follow from the state of the game."""
+
+    whiten: bool
+    tol: float | None
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_state")
+
+    @property
+    def components_(self) -> Float[np.ndarray, "k d"]:
+        """Orthonormal vectors on rows."""
+        return orient(self._current()[0].V[: self.n_components_].astype(self.dtype))
+
+    @property
+    def mean_(self) -> Float[np.ndarray, " d"]:
+        """Mean of the samples seen (zero without centring)."""
+        return np.asarray(self._state.mean)
+
+    def _samples(self) -> int:
+        return int(getattr(self, "_distinct", self.n_samples_seen_))
+
+    def _unbiased(self) -> float:
+        n = self._samples()
+        return n / (n - 1) if self.center == "running" and n > 1 else 1.0
+
+    @property
+    def explained_variance_(self) -> Float[np.ndarray, " k"]:
+        """Variance along each component."""
+        values = np.maximum(self._current()[0].values[: self.n_components_], 0)
+        return np.asarray(values * self._unbiased(), self.dtype)
+
+    @property
+    def explained_variance_ratio_(self) -> Float[np.ndarray, " k"]:
+        """Share of the total variance along each component."""
+        total = float(self._state.aux.recent) * self._unbiased()
+        return self.explained_variance_ / total if total > 0 else np.zeros_like(self.explained_variance_)
+
+    @property
+    def singular_values_(self) -> Float[np.ndarray, " k"]:
+        """Singular values of the centred data."""
+        n = self._samples()
+        return np.asarray(np.sqrt(self.explained_variance_ * (n - 1 if self.center == "running" else n)))
+
+    @property
+    def noise_variance_(self) -> float:
+        """Mean variance along the directions that are left out."""
+        left = self.n_features_in_ - self.n_components_
+        total = float(self._state.aux.recent) * self._unbiased()
+        return max(total - float(self.explained_variance_.sum()), 0.0) / left if left else 0.0
+
+    @property
+    def residuals_(self) -> Float[np.ndarray, " k"]:
+        """Length of C v - lambda v for every component."""
+        return self._current()[1].residuals
+
+    @property
+    def angle_bounds_(self) -> Float[np.ndarray, " k"]:
+        """Estimated bound of the angle between each component and the true one, in radians."""
+        return self._current()[1].angles
+
+    @property
+    def variance_errors_(self) -> Float[np.ndarray, " k"]:
+        """Estimated bound of the error of each explained variance."""
+        return self._current()[1].value_errors
+
+    @property
+    def converged_(self) -> bool:
+        """Whether every component with variance is within `tol`."""
+        found = self._current()[1]
+        return not found.tied.size and not found.pending(self.tol or 0.0).size
+
+    @property
+    def unresolved_(self) -> NDArray[np.int64]:
+        """Components without variance."""
+        return self._current()[1].unresolved
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
+
+    def get_covariance(self) -> Float[np.ndarray, "d d"]:
+        """Return the covariance of the probabilistic model: components, and noise in all other directions."""
+        noise = self.noise_variance_
+        excess = np.maximum(self.explained_variance_ - noise, 0)
+        V = self.components_
+        return np.asarray((V.T * excess) @ V + noise * np.eye(V.shape[1], dtype=V.dtype))
+
+    def _scale(self) -> NDArray:
+        """Return the factor of each score: 1, or with `whiten` 1 / deviation (0 where there is none)."""
+        scale = np.ones(self.n_components_)
+        if self.whiten:
+            deviation = np.sqrt(self.explained_variance_.astype(np.float64))
+            deviation[self.unresolved_] = np.inf
+            scale = 1 / np.where(deviation > 0, deviation, np.inf)
+        return scale
+
+    def transform(self, X: ArrayLike) -> Float[np.ndarray, "n k"]:
+        """Return (X - mean) V', a chunk of rows at a time (sparse rows are not densified).
+
+        Products are taken in double precision: in single precision a large mean would cancel digits, and the
+        coordinates of a row would depend on its position in X by a unit in the last place.
+        """
+        check_is_fitted(self)
+        rows = validate_data(self, X, reset=False, accept_sparse="csr", dtype="numeric")
+        axes = self.components_.T.astype(np.float64) * self._scale()
+        offset = self.mean_ @ axes
+        parts = [rows[part].astype(np.float64, copy=False) @ axes - offset for part in chunks(rows, 1024)]
+        return np.concatenate(parts).astype(self.dtype, copy=False)
+
+    def inverse_transform(self, X: ArrayLike) -> Float[np.ndarray, "n d"]:
+        """Return the reconstruction Z V + mean from coordinates Z, the scale of `whiten` undone."""
+        check_is_fitted(self)
+        scores = np.asarray(X, np.float64)
+        if scores.ndim != 2 or scores.shape[1] != self.n_components_:
+            raise ValueError(f"Scores have shape {scores.shape}; expected (n, {self.n_components_}).")
+        scale = self._scale()
+        back = scores * np.where(scale > 0, 1 / np.where(scale > 0, scale, 1), 0)
+        return np.asarray(back @ self.components_ + self.mean_, self.dtype)
+
+    def score(self, X: ArrayLike, y: None = None) -> float:
+        """Return the share of the variance of X that the components capture, 1 for all of it.
+
+        Measured as 1 - squared reconstruction error / squared deviation from the mean, with the
+        orthogonal projection on the span of the components.
+        """
+        check_is_fitted(self)
+        rows = validate_data(self, X, reset=False, accept_sparse="csr", dtype="numeric")
+        basis = np.linalg.qr(self.components_.T)[0]
+        captured = total = 0.0
+        for part in chunks(rows, 8192):
+            centred = dense_rows(rows, part, np.float64) - self.mean_
+            captured += float(np.sum(np.square(centred @ basis)))
+            total += float(np.sum(np.square(centred)))
+        return captured / total if total > 0 else 1.0
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags

@@ -1,0 +1,176 @@
+"""The game of a PCA estimator: its settings as a step, its players, and what they have found so far."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from eigengame.core.learning_rate import auto_gain, nesterov, with_learning_rate
+from eigengame.core.ritz import Block, Quality, orthogonal_rows, quality, rayleigh_ritz
+from eigengame.core.solver import Config, Moments, State, init, initial_vectors, step
+from eigengame.estimators.streams import Batch, check_finite
+from eigengame.sharding import gather
+
+__all__ = ["Game"]
+
+_COLLAPSED = 0.01  # directions in which the averaged players span less than this share are not their finding
+
+# what follows from an estimator's state, apart from it: reading an attribute does not change the estimator
+_SOLUTIONS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+class Game(BaseEstimator):
+    """Players of one estimator, a few more than asked for, and the steps they take."""
+
+    algorithm: Any
+    learning_rate: Any
+    momentum: float
+    center: Any
+    optimizer: Any
+    mesh: Any
+    dtype: str
+    n_samples_seen_: int
+    n_iter_: int
+    n_passes_: int
+    solver_: str
+    _state: State
+    _seed: int
+    _wanted: Any
+
+    def _forget(self) -> None:
+        for name in ("_state", "_distinct", "_former"):
+            self.__dict__.pop(name, None)
+        self.n_samples_seen_, self.n_iter_, self.n_passes_, self.solver_ = 0, 0, 0, "game"
+
+    def _config(self) -> Config:
+        schedule = self.learning_rate if callable(self.learning_rate) else None
+        automatic = self.optimizer is None and self.learning_rate == "auto"
+        return Config(
+            optimizer=self.optimizer or nesterov(float(self.momentum), schedule),
+            algorithm="mu" if self.algorithm == "auto" else self.algorithm,
+            project=self.optimizer is not None,
+            center=self.center == "running",
+            moments=True,
+            adaptive=auto_gain(float(self.momentum)) if automatic else None,
+            mesh=self.mesh,
+        )
+
+    def _start(self, batch: Batch) -> None:
+        n, d = batch.num_valid, batch.rows.shape[1]
+        if self._wanted is None:
+            self._wanted = min(n, d)
+        k = self._wanted = int(self._wanted)
+        if k > d:
+            raise ValueError(f"n_components={k} exceeds n_features={d}; ask for at most {d} components.")
+        players = min(k + max(8, k // 2), d)
+        config = self._config()
+        key = jax.random.key(self._seed)
+        V = self._first_vectors(key, players, d)
+        state = init(key, players, d, config.optimizer, V=V, moments=True, dtype=self.dtype, mesh=self.mesh)
+        if self.optimizer is None and not callable(self.learning_rate) and self.learning_rate != "auto":
+            state = with_learning_rate(state, float(self.learning_rate))
+        self._state = state
+
+    def _first_vectors(self, key: jax.Array, k: int, d: int) -> NDArray | None:
+        former: NDArray | None = self.__dict__.pop("_former", None)
+        if former is None:
+            return None
+        if former.shape[1] != d:
+            raise ValueError(
+                f"warm_start=True, but the last fit had {former.shape[1]} features and X has {d}; "
+                "use a new estimator, or warm_start=False."
+            )
+        return np.concatenate([former[:k], np.asarray(initial_vectors(key, k, d, self.dtype))[len(former) :]])
+
+    def _absorb(self, batch: Batch) -> None:
+        if not hasattr(self, "_state"):
+            self._start(batch)
+        state, metrics = step(self._state, batch.rows, self._config(), np.int32(batch.num_valid))
+        if not metrics["finite"]:
+            check_finite(np.asarray(batch.rows), batch.position)
+            raise ValueError(
+                f"The update on batch {batch.position} is not finite although the data are: "
+                f"learning_rate={self.learning_rate_} is too large, or the data overflow {self.dtype}; "
+                "lower the rate, or scale the data. The state before it was kept."
+            )
+        self._state = state
+        self.n_samples_seen_ += batch.num_valid
+        self.n_iter_ += 1
+
+    @property
+    def _noise(self) -> float:
+        """Relative accuracy of products in the type of the fit."""
+        return 10 * float(np.finfo(self.dtype).eps)
+
+    def _streamed(self) -> Block:
+        """Return the best vectors in the span of the players, from what the steps added up."""
+        moments, k = self._state.aux, self._state.k
+        V, AV = (np.asarray(gather(leaf), np.float64)[:k] for leaf in (moments.vectors, moments.products))
+        block = rayleigh_ritz(V, AV, threshold=_COLLAPSED)
+        missing = k - block.values.size
+        extra = orthogonal_rows(block.V, missing)
+        return Block(
+            np.concatenate([block.V, extra]),
+            np.concatenate([block.AV, 0 * extra]),
+            np.concatenate([block.BV, extra]),
+            np.concatenate([block.values, np.zeros(missing)]),
+        )
+
+    def _current(self) -> tuple[Block, Quality]:
+        """Return the vectors and their quality, computed once per state."""
+        held: Any = _SOLUTIONS.get(self)
+        if held is None or held[0] is not self._state:
+            block = self._streamed()
+            found = quality(block, self._wanted, noise=self._noise)
+            # where variance is left over, a player that found none has lost its way rather than no prey
+            total = float(self._state.aux.recent)
+            if total - np.maximum(block.values, 0).sum() > 100 * self._noise * total:
+                angles = np.where(block.values[: self._wanted] > 0, found.angles, np.pi / 2)
+                found = replace(found, angles=angles, unresolved=np.flatnonzero(np.zeros(0)))
+            _SOLUTIONS[self] = held = (self._state, block, found)
+        return held[1], held[2]
+
+    def _adopt(self, block: Block, mean: NDArray, total: float) -> None:
+        """Continue from vectors with exact products; momentum starts anew."""
+        state, dtype = self._state, jnp.dtype(self.dtype)
+        missing = state.k - block.values.size
+        V = np.concatenate([block.V, orthogonal_rows(block.V, missing)])
+        AV = np.concatenate([block.AV, np.zeros((missing, V.shape[1]))])
+        padding = ((0, state.V.shape[0] - state.k), (0, 0))
+        place = partial(jax.device_put, device=state.V.sharding)
+        vectors = place(jnp.asarray(np.pad(V, padding), dtype))
+        moments = Moments(
+            jnp.asarray(total, dtype),
+            jnp.asarray(total, dtype),
+            place(jnp.asarray(np.pad(V, padding), dtype)),
+            place(jnp.asarray(np.pad(AV, padding), dtype)),
+            jnp.asarray(np.linalg.norm(AV, axis=1).max(), dtype),
+        )
+        fresh = init(
+            jax.random.key(0), state.k, V.shape[1], self._config().optimizer, dtype=dtype, mesh=self.mesh
+        )
+        opt_state = fresh.opt_state
+        if self.learning_rate_ is not None:
+            opt_state = with_learning_rate(fresh, self.learning_rate_).opt_state
+        self._state = replace(
+            state, V=vectors, aux=moments, mean=jnp.asarray(mean, dtype), opt_state=opt_state
+        )
+
+    @property
+    def n_components_(self) -> int:
+        """Number of components."""
+        return int(self._wanted)
+
+    @property
+    def learning_rate_(self) -> float | None:
+        """Learning rate of the last step."""
+        hyperparams = getattr(self._state.opt_state, "hyperparams", None)
+        return (
+            None if hyperparams is None or self.optimizer is not None else float(hyperparams["learning_rate"])
+        )

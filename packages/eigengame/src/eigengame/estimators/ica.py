@@ -1,0 +1,95 @@
+"""ICA from minibatches, by gamma-EigenGame, on the scikit-learn contract."""
+
+import warnings
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from eigengame.estimators.pencil import PencilEstimator, has_batch_size
+from eigengame.exact import orient
+
+__all__ = ["EigenGameICA"]
+
+
+class EigenGameICA(PencilEstimator):
+    """Independent components with non-zero kurtosis, from minibatches.
+
+    The pencil tells sources apart by their kurtosis alone: those of equal kurtosis come out mixed, and `fit`
+    warns where two values differ by less than their sampling error. Finds sources whose excess kurtosis is
+    positive (`maximize=True`) or negative (False), in the order of its size; a mixture of both kinds needs
+    two fits. Arguments as `EigenGameCCA`, with 3 independent batches by default.
+
+    Attributes:
+        components_: Unit unmixing directions on rows.
+        eigenvalues_: Size of the excess kurtosis of each source (after `fit` with `refine`, in whitened
+            coordinates; of the stream otherwise, times the squared norm of the source's mixing column).
+        mean_: Mean of the samples.
+        unresolved_: Players whose value is not positive: no further source of this kind was found.
+
+    Source: Gemp et al. 2022 (arXiv 2206.04993).
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> sources = np.c_[np.sign(rng.standard_normal(2000)), rng.standard_normal(2000)]
+        >>> X = sources @ np.array([[1.0, 2.0], [1.0, -1.0]])
+        >>> found = EigenGameICA(1, maximize=False, random_state=0).fit_transform(X)
+        >>> bool(abs(np.corrcoef(found[:, 0], sources[:, 0])[0, 1]) > 0.99)
+        True
+    """
+
+    _problem = "ica"
+    _independent = 3
+
+    def fit(self, X: ArrayLike, y: None = None) -> Self:
+        """Learn unmixing directions from samples on the rows of X."""
+        self._fit((self._validated(X, reset=True),))
+        if self.refine:
+            self._warn_of_equal_kurtosis(X)
+        return self
+
+    def _warn_of_equal_kurtosis(self, X: ArrayLike) -> None:
+        """Warn of neighbours closer than four times their sampling error, which ten blocks give."""
+        blocks = np.array_split(np.asarray(self.transform(X), np.float64), 10)
+        if len(blocks[-1]) < 20 or self.n_components < 2:
+            return
+        kurtosis = np.array([np.mean(b**4, axis=0) / np.mean(b**2, axis=0) ** 2 for b in blocks])
+        errors = kurtosis.std(axis=0, ddof=1) / np.sqrt(len(blocks))
+        gaps = np.abs(np.diff(self.eigenvalues_))
+        mixed = np.flatnonzero(gaps < 4 * np.hypot(errors[1:], errors[:-1]))
+        if mixed.size:
+            pairs = ", ".join(f"{i} and {i + 1}" for i in mixed)
+            warnings.warn(
+                f"Components {pairs} differ in kurtosis by less than its sampling error and may be mixtures "
+                "of the same sources; take more samples, or another method (sklearn.decomposition.FastICA).",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    @available_if(has_batch_size)  # type: ignore[untyped-decorator]  # scikit-learn has no types
+    def partial_fit(self, X: ArrayLike, y: None = None) -> Self:
+        """Continue with more rows, `independent_batches * batch_size` per step."""
+        return self._partial_fit((self._validated(X, reset=not self._begun(), fewest=1),))
+
+    def _validated(self, X: ArrayLike, *, reset: bool, fewest: int = 2) -> NDArray:
+        return np.asarray(validate_data(self, X, reset=reset, ensure_min_samples=fewest, dtype="numeric"))
+
+    @property
+    def components_(self) -> Float[np.ndarray, "k d"]:
+        """Unit unmixing directions on rows."""
+        V = orient(self._vectors()[0])
+        lengths = np.linalg.norm(V, axis=1, keepdims=True)
+        return np.asarray(V / np.maximum(lengths, np.finfo(np.float64).tiny), np.float32)
+
+    @property
+    def mean_(self) -> Float[np.ndarray, " d"]:
+        """Mean of the samples."""
+        return self._means[0]
+
+    def transform(self, X: ArrayLike) -> Float[np.ndarray, "n k"]:
+        """Return the sources, (X - mean) V', up to scale and sign."""
+        check_is_fitted(self)
+        return self._project(validate_data(self, X, reset=False, dtype="numeric"), 0, self.components_)

@@ -1,0 +1,100 @@
+"""One pass over the data: what it adds up, in memory for one batch and the vectors."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+
+from eigengame.estimators.streams import (
+    Batch,
+    check_finite,
+    chunks,
+    dense_rows,
+    iterable_batches,
+    pad_rows,
+)
+
+__all__ = ["Pass", "one_pass"]
+
+
+class _Sums(NamedTuple):
+    """What a pass adds up, of rows minus a fixed shift."""
+
+    products: Float[Array, "m d"]
+    shift: Float[Array, " d"]
+    squares: Float[Array, ""]
+
+
+class Pass(NamedTuple):
+    """What one pass found.
+
+    Attributes:
+        products: C W' on rows, (m, d).
+        mean: Mean of the rows; zero without centring.
+        total: Total variance.
+        num_rows: Number of rows.
+    """
+
+    products: NDArray
+    mean: NDArray
+    total: float
+    num_rows: int
+
+
+@jax.jit
+def _add_rows(sums: _Sums, W: Array, rows: Array, mean: Array, num_valid: Array) -> _Sums:
+    """Add (rows - mean)' (rows - mean) W' and the moments of a batch; rows beyond num_valid do not count."""
+    X = jnp.where((jnp.arange(rows.shape[0]) < num_valid)[:, None], rows - mean, 0).astype(mean.dtype)
+    return _Sums(
+        sums.products + (W @ X.T) @ X, sums.shift + jnp.sum(X, axis=0), sums.squares + jnp.sum(jnp.square(X))
+    )
+
+
+def one_pass(
+    data: Any,
+    W: Float[np.ndarray, "m d"],
+    *,
+    shift: NDArray | None,
+    batch_size: int,
+    multiple: int,
+    dtype: str,
+) -> Pass:
+    """Return products of vectors with the covariance of the data.
+
+    Args:
+        data: Array, memmap or CSR matrix, or a stream of batches.
+        W: Vectors on rows.
+        shift: Guess of the mean, subtracted first so that no digits cancel; None does not centre.
+        batch_size: Rows at a time of a stream; of arrays as many as make 16 MB in single precision.
+        multiple: W is padded to a multiple of this, so that few shapes are compiled and not one per size.
+        dtype: Type of the arithmetic.
+
+    Raises:
+        ValueError: For rows that are not finite; names the batch.
+    """
+    d = W.shape[1]
+    padded = np.pad(W, ((0, -W.shape[0] % multiple), (0, 0)))
+    sums = _Sums(jnp.zeros(padded.shape, dtype), jnp.zeros(d, dtype), jnp.zeros((), dtype))
+    start = np.zeros(d, dtype) if shift is None else shift.astype(dtype)
+    device_W, count = jnp.asarray(padded, dtype), 0
+    if hasattr(data, "shape"):
+        size = min(max(int(2**22 // d), 256), data.shape[0])
+        batches: Iterable[Batch] = (
+            Batch(pad_rows(dense_rows(data, part, dtype), size), part.stop - part.start, index)
+            for index, part in enumerate(chunks(data, size))
+        )
+    else:
+        batches = iterable_batches(data, batch_size, dtype=dtype)
+    for batch in batches:
+        check_finite(np.asarray(batch.rows), batch.position)
+        sums = _add_rows(sums, device_W, batch.rows, start, np.int32(batch.num_valid))
+        count += batch.num_valid
+    products, offset = np.asarray(sums.products, np.float64)[: W.shape[0]] / count, np.zeros(d)
+    if shift is not None:
+        offset = np.asarray(sums.shift, np.float64) / count
+        products = products - np.outer(W @ offset, offset)
+    return Pass(products, start + offset, float(sums.squares) / count - float(offset @ offset), count)
