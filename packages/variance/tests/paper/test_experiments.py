@@ -25,6 +25,7 @@ def test_smoke_run_measures_every_claim(figure: str, tmp_path: Path) -> None:
     record = read_record(result.parent)
     for claim in PAPER.claims_of(figure):
         assert claim.metric in record.measurements, claim.id
+        assert claim.control is None or claim.control.metric in record.measurements, claim.id
     assert (result.parent / "figure.svg").stat().st_size > 1000
 
 

@@ -25,7 +25,7 @@ from variance.sampling.stratified import StratifiedSampler, cluster_sizes
 from variance.statistics import ExactStatistics, batch_mean_factor, from_moments
 
 
-class _Stratified(GradientEstimator):
+class Stratified(GradientEstimator):
     """Weighted gradients of batches drawn from clusters."""
 
     def __init__(self, objective: Objective, *, clamp: float | None = None, **sampler_options: Any) -> None:
@@ -129,7 +129,7 @@ def _sums_by_cluster(found: Capture, ids: Int[Tensor, "n"], num_clusters: int) -
     return {name: parts[name] for name in found.shapes}
 
 
-class GC(_Stratified):
+class GC(Stratified):
     """Batch gradient clustering: clusters from passes over the population, then stratified sampling.
 
     Args:
@@ -187,10 +187,10 @@ class GC(_Stratified):
             return {}
         sizes = cluster_sizes(self.assignment)
         return {
-            "gc/distortion": self._distortion,
-            "gc/reinits": float(self._num_splits),
-            "gc/nonempty": float((sizes > 0).sum()),
-            "gc/largest": float(sizes.max()),
+            f"{self.name.lower()}/distortion": self._distortion,
+            f"{self.name.lower()}/reinits": float(self._num_splits),
+            f"{self.name.lower()}/nonempty": float((sizes > 0).sum()),
+            f"{self.name.lower()}/largest": float(sizes.max()),
         }
 
     @override
@@ -216,7 +216,7 @@ class GC(_Stratified):
         self._distortion, self._num_splits = float(state["distortion"]), int(state["num_splits"])
 
 
-class GCOnline(_Stratified):
+class GCOnline(Stratified):
     """Online gradient clustering: centres follow the stream, an infrequent pass assigns the population.
 
     Args:

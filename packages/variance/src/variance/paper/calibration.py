@@ -15,8 +15,8 @@ from variance.paper.training import Timing
 from variance.paper.trajectory import TrainingConfig, population_for, timing_for
 
 REPEATS = 3
-GRADIENTS = {"SG-B": 1, "SG-2B": 2, "SVRG": 2, "GC": 1, "GC-online": 1}
-"""Mini-batch gradients behind one draw."""
+GRADIENTS = {"SG-2B": 2, "SVRG": 2, "EK-FAC": 2, "NTK": 2}
+"""Mini-batch gradients behind one draw, where it is not one."""
 BYTES = 4
 
 
@@ -72,7 +72,7 @@ def estimate_images(config: TrainingConfig) -> Estimate:
         measurement = passes * batches * passed
     else:
         sets = 2 if config.mode == "reference" else 1
-        draws = sets * sum(GRADIENTS[name] for name in config.estimators) + (sets - 1)
+        draws = sets * sum(GRADIENTS.get(name, 1) for name in config.estimators) + (sets - 1)
         measurement = draws * config.num_draws * gradient
     snapshot = batches * (
         ("SVRG" in config.estimators) * gradient

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdyn_reproduce.claims import Between, Claim, Holds
+from gdyn_reproduce.claims import Between, Claim, Control, Holds
 
 STUDY_CLAIMS = (
     Claim(
@@ -14,6 +14,7 @@ STUDY_CLAIMS = (
         Between(0.0, 0.6),
         "below 1 by construction of good clusters; blobs are well apart. Judged on the published rank-1 "
         "centres before the first run, where it failed (0.95)",
+        control=Control("chance_over_uniform", removes="what makes the examples of a cluster alike"),
         kind="statement",
         registered="after",
         registered_because="judged on the published rank-1 centres before the first run, where it gave 0.95",
@@ -40,6 +41,7 @@ STUDY_CLAIMS = (
         "flipped_apart",
         Between(1.5, 20.0),
         "ratio of mean gradient norms",
+        control=Control("chosen_apart", removes="the flips: as many examples chosen at random"),
         kind="statement",
         registered="before",
     ),
@@ -51,6 +53,9 @@ STUDY_CLAIMS = (
         "purity_over_chance",
         Between(1.3, 10.0),
         "1 for random clusters, 10 for perfect ones of ten classes; they follow errors as well as labels",
+        control=Control(
+            "another_chance_purity_over_chance", removes="clustering: random clusters of the same sizes"
+        ),
         kind="statement",
         registered="before",
     ),
@@ -62,6 +67,7 @@ STUDY_CLAIMS = (
         "corrupted_share",
         Between(0.5, 1.0),
         "10 % of the labels are random, so chance is 0.1; half is a clear majority of a cluster",
+        control=Control("chance_corrupted_share", removes="clustering: random clusters of the same sizes"),
         kind="statement",
         registered="before",
     ),

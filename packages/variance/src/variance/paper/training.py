@@ -94,10 +94,13 @@ class Trainer:
         self.measurement, self.timing, self.schedule = measurement, timing or Timing(), schedule
         self.step_count = 0
         self.last_loss = float("nan")
+        self._loss_sum, self._loss_count = 0.0, 0
         self._dropout = torch.Generator().manual_seed(named_seed(stream.seed, "dropout"))
 
     def step(self) -> dict[str, float]:
         """Run one step and return what was measured before it (empty when nothing was due).
+
+        `loss` is the mean over the batches since the last measurement.
 
         Raises:
             NonFiniteGradient: Loss or gradient became NaN or infinite.
@@ -118,6 +121,7 @@ class Trainer:
             due = self.timing.first_infrequent
             raise NotReady(f"step {step}: {error} The first snapshot is due at step {due}.") from None
         self.last_loss = direction.loss
+        self._loss_sum, self._loss_count = self._loss_sum + direction.loss, self._loss_count + 1
         self.optimizer.apply(direction.values, self.schedule(step) if self.schedule else None)
         if not before:
             self._operations(step, frequent=False, infrequent=True)
@@ -135,7 +139,9 @@ class Trainer:
     def _measure(self, step: int) -> dict[str, float]:
         if self.measurement is None or not self.timing.measure_is_due(step):
             return {}
-        return {"loss": self.last_loss} | self.measurement(step, self.optimizer.point)
+        loss = self._loss_sum / self._loss_count if self._loss_count else float("nan")
+        self._loss_sum, self._loss_count = 0.0, 0
+        return {"loss": loss} | self.measurement(step, self.optimizer.point)
 
     def _operations(self, step: int, *, frequent: bool, infrequent: bool) -> None:
         frequent = frequent and self.timing.frequent_is_due(step)
@@ -175,6 +181,7 @@ class Trainer:
         return {
             "step": self.step_count,
             "loss": self.last_loss,
+            "loss_sum": (self._loss_sum, self._loss_count),
             "optimizer": self.optimizer.state_dict(),
             "stream": self.stream.state_dict(),
             "dropout": self._dropout.get_state(),
@@ -198,6 +205,7 @@ class Trainer:
         for estimator in self.beside:
             estimator.load_state_dict(state["beside"][estimator.name])
         self.step_count, self.last_loss = int(state["step"]), float(state["loss"])
+        self._loss_sum, self._loss_count = state["loss_sum"]
         self._renew_sampler()  # the kind of sampler; its state follows
         self.stream.load_state_dict(state["stream"])
         self._dropout.set_state(state["dropout"])

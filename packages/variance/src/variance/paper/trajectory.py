@@ -9,18 +9,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from gdyn_common.errors import unknown
 from gdyn_common.seeding import named_seed
 from gdyn_reproduce.data import load_dataset
 from gdyn_reproduce.data.catalogue import data_folder
 from gdyn_reproduce.runs import Run, RunOptions
 from variance.data import DatasetPopulation, IndexedDataset, Population, TensorPopulation, shift_and_flip
-from variance.estimators import GC, SGB, SVRG, GCOnline, GradientEstimator
-from variance.gradient_clustering import BatchClustering, ClusteringOptions, OnlineClustering
+from variance.estimators import SGB, GradientEstimator
 from variance.losses import LossFunction, cross_entropy
 from variance.measurement import Measurement, Mode
 from variance.objective import Objective, Point
 from variance.paper.checks import require
+from variance.paper.estimators import estimators_for
 from variance.paper.image_folder import ImageFolder
 from variance.paper.models import build
 from variance.paper.optimizer import Optimizer
@@ -41,7 +40,7 @@ class ImageConfig(RunOptions):
         weight_decay: Coefficient of |theta|^2 / 2.
         batch_size: B; SG-2B uses twice as many.
         num_steps: Training steps.
-        estimators: What is measured: SG-B, SG-2B, SVRG, GC, GC-online.
+        estimators: What is measured; names as in `variance.paper.estimators`.
         mode: exact, unbiased or reference.
         num_draws: Draws per set, unless exact.
         measure_every: Steps between measurements.
@@ -97,7 +96,7 @@ class ImageConfig(RunOptions):
         require(len(self.duplicates) in (0, 2), f"duplicates={self.duplicates}: empty or [n, times].")
         require(
             self.first_measure >= self.first_snapshot
-            or not {"SVRG", "GC", "GC-online"} & set(self.estimators),
+            or not any(name.startswith(("SVRG", "GC")) for name in self.estimators),
             f"first_measure={self.first_measure} lies before first_snapshot={self.first_snapshot}; SVRG and "
             "GC need it.",
         )
@@ -153,44 +152,6 @@ class Setting:
     mode: Mode = "exact"
     num_draws: int = 10
     seed: int = 0
-
-
-def estimators_for(
-    names: Sequence[str],
-    objective: Objective,
-    *,
-    clusters: int,
-    iterations: int,
-    batch_size: int,
-    seed: int,
-    kahan: bool = False,
-) -> list[GradientEstimator]:
-    """Return estimators by name: SG-B, SG-2B, SVRG, GC, GC-online.
-
-    Clusters are balanced after every mini-batch of `batch_size` examples: with larger ones a small population
-    would be assigned almost without weights.
-
-    Raises:
-        ValueError: Unknown name.
-    """
-    options = ClusteringOptions(kahan=kahan, chunk=batch_size)
-    known: dict[str, Callable[[], GradientEstimator]] = {
-        "SG-B": lambda: SGB(objective),
-        "SG-2B": lambda: SGB(objective, batch_factor=2),
-        "SVRG": lambda: SVRG(objective),
-        "GC": lambda: GC(
-            objective,
-            BatchClustering(clusters, options, seed=named_seed(seed, "clusters")),
-            iterations=iterations,
-        ),
-        "GC-online": lambda: GCOnline(
-            objective, OnlineClustering(clusters, seed=named_seed(seed, "clusters"))
-        ),
-    }
-    for name in names:
-        if name not in known:
-            raise ValueError(unknown("estimator", name, known))
-    return [known[name]() for name in names]
 
 
 def trainer_for(
@@ -363,8 +324,13 @@ def timing_for(config: ImageConfig) -> Timing:
     )
 
 
-def image_run(config: ImageConfig, learning_rate: float, seed: int, run: Run) -> dict[str, np.ndarray]:
-    """Train one image classifier as a figure's configuration says and return its measurements."""
+def image_run(
+    config: ImageConfig, learning_rate: float, seed: int, run: Run, *, controls: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Train one image classifier as a figure's configuration says and return its measurements.
+
+    `controls` are estimators that are measured beside those of the configuration.
+    """
     population = population_for(config, seed)
     model = network_for(config.model, config.classes, population, seed)
     objective = Objective(model, cross_entropy)
@@ -384,23 +350,29 @@ def image_run(config: ImageConfig, learning_rate: float, seed: int, run: Run) ->
         seed=seed,
     )
     estimators = estimators_for(
-        config.estimators,
+        [*config.estimators, *controls],
         objective,
         clusters=config.clusters,
         iterations=config.cluster_iterations,
         batch_size=config.batch_size,
         seed=seed,
+        learning_rate=learning_rate,
         kahan=config.kahan,
     )
     trainer = trainer_for(setting, estimators, SGB(objective))
     return follow(trainer, config.num_steps, run, f"learning_rate={learning_rate}/seed={seed}")
 
 
-def image_runs(config: TrainingConfig, run: Run) -> dict[float, list[dict[str, np.ndarray]]]:
+def image_runs(
+    config: TrainingConfig, run: Run, *, controls: Sequence[str] = ()
+) -> dict[float, list[dict[str, np.ndarray]]]:
     """Return the measurements of every learning rate and seed, one stored piece each."""
     found: dict[float, list[dict[str, np.ndarray]]] = {}
     jobs = [(rate, seed) for rate in config.learning_rates for seed in config.seeds]
     for rate, seed in run.progress(jobs, "training runs"):
-        piece = run.piece(f"learning_rate={rate}/seed={seed}", partial(image_run, config, rate, seed, run))
+        piece = run.piece(
+            f"learning_rate={rate}/seed={seed}",
+            partial(image_run, config, rate, seed, run, controls=controls),
+        )
         found.setdefault(rate, []).append(piece)
     return found

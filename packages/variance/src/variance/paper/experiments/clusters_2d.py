@@ -56,7 +56,8 @@ def compute(config: PlaneConfig, run: Run) -> Result:
     """Train, cluster gradients, and compare the stratified variance with that of uniform sampling."""
     pieces = [run.piece(f"seed={seed}", partial(_clusters, config, seed)) for seed in config.seeds]
     names = {"ratio|mean": "stratified_over_uniform", "ratio|product": "product_over_uniform"}
-    names["flipped_apart"] = "flipped_apart"
+    names |= {"ratio|chance": "chance_over_uniform"}
+    names |= {name: name for name in ("flipped_apart", "chosen_apart")}
     measurements = {ours: [float(piece[key]) for piece in pieces] for key, ours in names.items()}
     return Result(measurements, pieces[0])
 
@@ -75,7 +76,8 @@ def _clusters(config: PlaneConfig, seed: int) -> dict[str, np.ndarray]:
         "labels": y.numpy(),
         "flipped": is_flipped.numpy(),
         "gradients": g.numpy(),
-        "flipped_apart": np.array(float(norms[is_flipped].mean() / norms[~is_flipped].mean())),
+        "flipped_apart": _apart(norms, is_flipped),
+        "chosen_apart": _apart(norms, is_flipped[generator(seed, "other flips").permutation(len(x))]),
     }
     spread = float((g - g.mean(0)).square().sum(1).mean())
     for form in FORMS:
@@ -93,7 +95,15 @@ def _clusters(config: PlaneConfig, seed: int) -> dict[str, np.ndarray]:
         uniform = spread / int((clusters.sizes > 0).sum())
         found[f"assignment|{form}"] = clusters.assignment.numpy()
         found[f"ratio|{form}"] = np.array(stratified_variance(g, clusters.assignment) / uniform)
+        if form == "mean":
+            dealt = clusters.assignment[generator(seed, "chance").permutation(len(x))]
+            found["ratio|chance"] = np.array(stratified_variance(g, dealt) / uniform)
     return found
+
+
+def _apart(norms: Tensor, chosen: Tensor) -> np.ndarray:
+    """Return the mean norm of the chosen examples in units of that of the others."""
+    return np.array(float(norms[chosen].mean() / norms[~chosen].mean()))
 
 
 def _trained(config: PlaneConfig, x: Tensor, y: Tensor, seed: int) -> torch.nn.Linear:

@@ -22,14 +22,24 @@ def compute(config: TrainingConfig, run: Run) -> Result:
     before, after = steps < drop, steps > drop
     early = (steps > 0.1 * drop) & (steps < 0.5 * drop)
     late = (steps >= 0.7 * drop) & before
-    jump = norm[:, after][:, :3].mean(1) - norm[:, before][:, -3:].mean(1)
+    first = steps <= drop / 2
+    half = before & ~first
+    left = steps - drop > 0.5 * (config.num_steps - drop)
     rise = average[:, late].mean(1) / average[:, early].mean(1)
     measurements = {
-        "norm_var_jump": jump.tolist(),
+        "norm_var_jump": _jump(norm, before, after).tolist(),
         "norm_var_end": tail_mean(norm).tolist(),
         "variance_rise": np.asarray(rise).tolist(),
+        "jump_without_drop": _jump(norm, first, half).tolist(),
+        "norm_var_before": norm[:, before].mean(1).tolist(),
+        "rise_after_drop": (average[:, left].mean(1) / average[:, after & ~left].mean(1)).tolist(),
     }
     return Result(measurements, flatten(found))
+
+
+def _jump(values: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return the mean of the first three values after a moment less that of the last three before it."""
+    return np.asarray(values[:, after][:, :3].mean(1) - values[:, before][:, -3:].mean(1))
 
 
 def estimate(config: TrainingConfig) -> Estimate:

@@ -12,13 +12,15 @@ from variance.paper.trajectory import TrainingConfig, image_runs
 
 def compute(config: TrainingConfig, run: Run) -> Result:
     """Train on corrupted labels and compare gradient clustering with plain batches."""
-    found = image_runs(config, run)
+    found = image_runs(config, run, controls=["GC-chance"])
     columns = stack(found[config.learning_rates[0]])
-    gc, sg = columns["GC.avg_var"], columns["SG-B.avg_var"]
+    gc, chance, sg = (columns[f"{name}.avg_var"] for name in ("GC", "GC-chance", "SG-B"))
     late = slice(gc.shape[1] // 3, None)
     measurements = {
         "gc_over_sg": ratio_at_end(columns, "GC", "SG-B"),
         "svrg_over_sg": ratio_at_end(columns, "SVRG", "SG-B"),
+        "chance_over_sg": ratio_at_end(columns, "GC-chance", "SG-B"),
+        "chance_worst": np.max(chance[:, late] / sg[:, late], axis=1).tolist(),
         "gc_worst": np.max(gc[:, late] / sg[:, late], axis=1).tolist(),
         "variance_rise": (sg[:, -3:].mean(1) / sg[:, 1:4].mean(1)).tolist(),
     }

@@ -20,12 +20,14 @@ from variance.objective import Objective
 from variance.paper.calibration import occurrences, seconds_of
 from variance.paper.checks import require
 from variance.paper.curves import COLOURS
+from variance.paper.estimators import estimators_for
 from variance.paper.models import mlp
 from variance.paper.problems import random_features
 from variance.paper.training import Timing, Trainer
-from variance.paper.trajectory import Setting, estimators_for, follow, trainer_for
+from variance.paper.trajectory import Setting, follow, trainer_for
 
 ESTIMATORS = ("SG-B", "SG-2B", "SVRG", "GC")
+CONTROL = "GC-chance"
 
 
 @dataclass
@@ -68,7 +70,7 @@ class RandomFeaturesConfig(RunOptions):
     snapshot_every: int = 1000
     clusters: int = 10
     cluster_iterations: int = 3
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
 
     def __post_init__(self) -> None:
         require(min(self.ratios, default=0) > 0, f"ratios={self.ratios} must be positive.")
@@ -90,8 +92,7 @@ def compute(config: RandomFeaturesConfig, run: Run) -> Result:
         len(config.ratios),
         len(config.seeds),
     )
-    means = {name: np.zeros(shape) for name in ESTIMATORS}
-    peaks = {name: np.zeros(shape) for name in ESTIMATORS}
+    means, peaks = ({name: np.zeros(shape) for name in (*ESTIMATORS, CONTROL)} for _ in range(2))
     # Learning rates innermost: they share their data, whose teacher is most of the work at 10 000 inputs.
     indices = sorted(np.ndindex(shape), key=lambda index: (index[0], index[2:], index[1]))
     for index in run.progress(indices, "training runs"):
@@ -100,7 +101,7 @@ def compute(config: RandomFeaturesConfig, run: Run) -> Result:
         name = f"fraction={fraction}/learning_rate={rate}/ratio={ratio}/seed={seed}"
         piece = run.piece(name, partial(_train, config, fraction, rate, ratio, seed, run, name))
         late = slice(round(0.3 * len(piece["steps"])), None)
-        for estimator in ESTIMATORS:
+        for estimator in means:
             means[estimator][index] = piece[f"{estimator}.avg_var"][late].mean()
             peaks[estimator][index] = piece[f"{estimator}.avg_var"][late].max()
     axes = {
@@ -158,7 +159,7 @@ def _trainer(config: RandomFeaturesConfig, fraction: float, rate: float, ratio: 
         config.num_steps, timing, seed=seed,
     )  # fmt: skip
     estimators = estimators_for(
-        ESTIMATORS,
+        (*ESTIMATORS, CONTROL),
         objective,
         clusters=config.clusters,
         iterations=config.cluster_iterations,
@@ -171,7 +172,7 @@ def _trainer(config: RandomFeaturesConfig, fraction: float, rate: float, ratio: 
 def _measure(
     config: RandomFeaturesConfig, means: dict[str, np.ndarray]
 ) -> dict[str, list[float] | list[bool]]:
-    sg, gc, svrg = means["SG-B"], means["GC"], means["SVRG"]
+    sg, gc, svrg, chance = (means[name] for name in ("SG-B", "GC", "SVRG", CONTROL))
     low, high = int(np.argmin(config.ratios)), int(np.argmax(config.ratios))
     rates = np.argsort(config.learning_rates)[::-1]
     last = sg[-1][rates]  # (rates falling, ratios, seeds)
@@ -180,8 +181,12 @@ def _measure(
             f"fall_at_{rate:g}": (sg[0, i, low] / sg[0, i, high]).tolist()
             for i, rate in enumerate(config.learning_rates)
         },
+        "fall_at_one_ratio": (sg[0, 0, low] / np.roll(sg[0, 0, low], 1)).tolist(),
         "gc_over_sg": (gc / sg)[0].mean((0, 1)).tolist(),
         "gc_over_sg2": (gc / means["SG-2B"])[-1].mean((0, 1)).tolist(),
+        "chance_over_sg": (chance / sg)[0, :, low].mean(0).tolist(),
+        "chance_over_sg2": (chance / means["SG-2B"])[-1].mean((0, 1)).tolist(),
+        "chance_below_svrg_at_high_ratio": np.asarray((chance < svrg)[-1, :, high].all(0)).tolist(),
         "svrg_over_sg_small_ratio": (svrg / sg)[0, :, low].mean(0).tolist(),
         "gc_below_svrg_at_high_ratio": np.asarray((gc < svrg)[-1, :, high].all(0)).tolist(),
     }
@@ -189,6 +194,8 @@ def _measure(
         found["rises_as_rate_falls"] = (np.diff(last[:, high], axis=0) > 0).all(0).tolist()
         gap = last[-1] / last[0]
         found["gap_grows_with_ratio"] = (gap[high] > gap[low]).tolist()
+        found["falls_as_rate_falls"] = (np.diff(last[:, high], axis=0) < 0).all(0).tolist()
+        found["gap_falls_with_ratio"] = (gap[high] < gap[low]).tolist()
     return found
 
 

@@ -18,9 +18,10 @@ from variance.objective import Batch, Objective, Point
 from variance.paper.calibration import seconds_of
 from variance.paper.checks import require
 from variance.paper.curves import COLOURS, tail_mean
+from variance.paper.estimators import estimators_for
 from variance.paper.problems import linear_regression
 from variance.paper.training import Timing
-from variance.paper.trajectory import Setting, estimators_for, follow, trainer_for
+from variance.paper.trajectory import Setting, follow, trainer_for
 
 ESTIMATORS = ("SG-B", "SG-2B", "SVRG", "GC")
 
@@ -55,7 +56,7 @@ class LinearRegressionConfig(RunOptions):
     snapshot_every: int = 1000
     clusters: int = 10
     cluster_iterations: int = 10
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
 
     def __post_init__(self) -> None:
         require(0 < self.switch_at < self.num_steps, f"switch_at={self.switch_at} must lie inside num_steps.")
@@ -74,12 +75,20 @@ def compute(config: LinearRegressionConfig, run: Run) -> Result:
         for column in ("excess", f"{name}.avg_var"):
             key = f"{name}|{column.rpartition('.')[2]}"
             arrays[key] = np.stack([pieces[(name, seed)][column] for seed in config.seeds])
+    arrays["GC-chance|avg_var"] = np.stack([pieces["GC", seed]["GC-chance.avg_var"] for seed in config.seeds])
     variance = np.stack([tail_mean(arrays[f"{name}|avg_var"]) for name in ("SVRG", "GC", "SG-2B", "SG-B")])
     excess = np.stack([tail_mean(arrays[f"{name}|excess"]) for name in ("SVRG", "GC", "SG-2B", "SG-B")])
+    chance = tail_mean(arrays["GC-chance|avg_var"])
+    without = np.stack([variance[0], chance, *variance[2:]])
+    plain = np.diff(np.delete([variance, excess], 1, axis=1), axis=1)
     measurements = {
         "variance_order": (np.diff(variance, axis=0) > 0).all(0).tolist(),
         "loss_order": (np.diff(excess, axis=0) > 0).all(0).tolist(),
-        "plain_order": (np.diff(np.delete([variance, excess], 1, axis=1), axis=1) > 0).all((0, 1)).tolist(),
+        "plain_order": (plain > 0).all((0, 1)).tolist(),
+        "variance_order_chance": (np.diff(without, axis=0) > 0).all(0).tolist(),
+        "loss_order_reversed": (np.diff(excess, axis=0) < 0).all(0).tolist(),
+        "plain_order_reversed": (plain < 0).all((0, 1)).tolist(),
+        "chance_over_sg": (chance / variance[3]).tolist(),
         "gc_over_sg": (variance[1] / variance[3]).tolist(),
         "excess_sg": excess[3].tolist(),
         "excess_gc": excess[1].tolist(),
@@ -111,8 +120,8 @@ def _setting(config: LinearRegressionConfig, seed: int) -> Setting:
 def _train(config: LinearRegressionConfig, name: str, seed: int, run: Run) -> dict[str, np.ndarray]:
     setting = _setting(config, seed)
     objective, population = Objective(setting.model, half_squared_error), setting.population
-    (estimator,) = estimators_for(
-        [name],
+    estimators = estimators_for(
+        [name, "GC-chance"] if name == "GC" else [name],
         objective,
         clusters=config.clusters,
         iterations=config.cluster_iterations,
@@ -122,7 +131,7 @@ def _train(config: LinearRegressionConfig, name: str, seed: int, run: Run) -> di
     warm = trainer_for(setting, [SGB(objective)], SGB(objective))
     warm.measurement = None
     warm.run(config.switch_at)
-    trainer = trainer_for(setting, [estimator], estimator)
+    trainer = trainer_for(setting, estimators, estimators[0])
     trainer.step_count = config.switch_at
     everything = population.fetch(torch.arange(len(population)))
     minimum = _least_squares(everything.inputs, everything.targets)

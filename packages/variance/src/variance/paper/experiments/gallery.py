@@ -76,9 +76,11 @@ def compute(config: GalleryConfig, run: Run) -> Result:
     """Train on partly random labels, cluster, and compare the clusters with labels and with corruption."""
     seeds = run.progress(config.seeds, "seeds")
     pieces = [run.piece(f"seed={seed}", partial(_clusters, config, seed)) for seed in seeds]
-    names = ("purity", "chance_purity", "corrupted_share", "loss_contrast")
+    names = ("purity", "chance_purity", "corrupted_share", "chance_corrupted_share", "loss_contrast")
     measurements = {name: [float(piece[name]) for piece in pieces] for name in names}
-    measurements["purity_over_chance"] = [float(piece["purity"] / piece["chance_purity"]) for piece in pieces]
+    for name in ("purity", "another_chance_purity"):
+        ratios = [float(piece[name] / piece["chance_purity"]) for piece in pieces]
+        measurements[f"{name}_over_chance"] = ratios
     return Result(measurements, pieces[0])
 
 
@@ -111,8 +113,8 @@ def _clusters(config: GalleryConfig, seed: int) -> dict[str, np.ndarray]:
     ids, labels = result.assignment, everything.targets
     distances = squared_distances(found, result.centres, clustering.options)
     corrupted = torch.from_numpy(getattr(population, "corrupted", np.zeros(len(population), dtype=bool)))
-    shuffled = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))]
-    richest = max(float(corrupted[ids == k].float().mean()) for k in ids.unique())
+    source = torch.Generator().manual_seed(seed)
+    shuffled, again = (ids[torch.randperm(len(ids), generator=source)] for _ in range(2))
     by_loss = torch.stack([found.losses[ids == k].mean() for k in ids.unique()])
     return {
         "assignment": ids.numpy(),
@@ -124,7 +126,9 @@ def _clusters(config: GalleryConfig, seed: int) -> dict[str, np.ndarray]:
         **_map(quantities.gram(found), seed),
         "purity": np.array(purity(ids, labels)),
         "chance_purity": np.array(purity(shuffled, labels)),
-        "corrupted_share": np.array(richest),
+        "another_chance_purity": np.array(purity(again, labels)),
+        "corrupted_share": np.array(_richest(ids, corrupted)),
+        "chance_corrupted_share": np.array(_richest(shuffled, corrupted)),
         "loss_contrast": np.array(float(by_loss.max() / by_loss.min().clamp_min(1e-12))),
     }
 
@@ -138,6 +142,11 @@ def purity(assignment: Tensor, labels: Tensor) -> float:
     """
     kept = [torch.bincount(labels[assignment == k]).max() for k in assignment.unique()]
     return float(torch.stack(kept).sum()) / len(labels)
+
+
+def _richest(assignment: Tensor, marked: Tensor) -> float:
+    """Return the largest share of marked examples in any cluster."""
+    return max(float(marked[assignment == k].float().mean()) for k in assignment.unique())
 
 
 def _map(gram: Tensor, seed: int) -> dict[str, np.ndarray]:
