@@ -4,7 +4,7 @@ import torch
 
 from instability.pde import nonlinear as nonlinear_pde
 from instability.pde.convolution import checkerboard
-from instability.pde.descent import descend, replicas
+from instability.pde.descent import DescentOptions, descend, replicas
 
 IMAGE, KERNEL = checkerboard(64), nonlinear_pde.initial_kernel(8)
 CHAOTIC = {"learning_rates": 0.07 * 16, "weight_decays": 1.25}  # the small twin of lr 0.07, alpha 20
@@ -18,7 +18,8 @@ def test_null_controls_are_exactly_zero_at_any_replica_count(count):
     for control in (1, -2, -1):
         np.testing.assert_array_equal(result.losses[control], result.losses[0])
         np.testing.assert_array_equal(result.kernels[control], result.kernels[0])
-    assert np.abs(result.kernels[2] - result.kernels[0]).max() > 0.1
+    # At a single step chaotic copies may happen to meet; over many they do not.
+    assert np.abs(result.losses[2] - result.losses[0])[100:].max() > 0.1
 
 
 def test_a_replica_does_not_depend_on_its_neighbours():
@@ -53,9 +54,7 @@ def test_momentum_equals_torch(nesterov):
         np.zeros((2, 2)),
         replicas(0.1, 0.3),
         20,
-        dtype=torch.float64,
-        momentum=0.9,
-        nesterov=nesterov,
+        options=DescentOptions(momentum=0.9, nesterov=nesterov),
     )
     np.testing.assert_allclose(ours.kernels[0], parameter.detach().numpy(), rtol=1e-14)
 

@@ -3,6 +3,7 @@ import pytest
 
 from instability.pde import linear as linear_pde
 from instability.pde.convolution import ValidCorrelation, checkerboard
+from instability.pde.descent import DescentOptions
 from instability.pde.nonlinear import initial_kernel
 from instability.pde.reduced_map import signal_coefficient
 
@@ -14,7 +15,7 @@ def test_paper_size_mixed_losses_match_golden(golden):
         learning_rates=1e-8,
         weight_decays=golden["linear_alphas"],
         num_steps=30,
-        loss="mixed",
+        options=DescentOptions(loss="mixed"),
     )
     np.testing.assert_allclose(result.losses, golden["linear_loss"], rtol=1e-11)
 
@@ -50,7 +51,12 @@ def test_loss_conventions_differ_by_the_time_of_the_decay_term():
     image, kernel, decay = checkerboard(12), initial_kernel(3), 500.0
     runs = {
         name: linear_pde.simulate(
-            image, kernel, learning_rates=1e-4, weight_decays=decay, num_steps=2, loss=name
+            image,
+            kernel,
+            learning_rates=1e-4,
+            weight_decays=decay,
+            num_steps=2,
+            options=DescentOptions(loss=name),
         )
         for name in ("consistent", "mixed")
     }

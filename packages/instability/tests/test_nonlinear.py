@@ -5,6 +5,7 @@ import torch
 from instability import metrics
 from instability.pde import nonlinear as nonlinear_pde
 from instability.pde.convolution import checkerboard
+from instability.pde.descent import DescentOptions
 from instability.pde.reduced_map import ReducedMap, log_growth, split_kernel
 
 SMALL = {"image": checkerboard(64), "kernel": nonlinear_pde.initial_kernel(8)}
@@ -27,17 +28,17 @@ FLOAT32_FORGOTTEN = (
 )
 
 
-def divergence(learning_rate, perturbations, num_steps=200, **options):
+def divergence(learning_rate, perturbations, **options):
     """Average relative L1 between each copy and the first, after every step of the small twin."""
     curves = []
     nonlinear_pde.simulate(
         **SMALL,
         learning_rates=16 * learning_rate,
         weight_decays=1.25,
-        num_steps=num_steps,
+        num_steps=200,
         perturbations=perturbations,
         observe=lambda _, w: curves.append([metrics.average_relative_l1(v, w[0]) for v in w.numpy()]),
-        **options,
+        options=DescentOptions(**options),
     )
     return np.array(curves).T
 
@@ -63,7 +64,11 @@ def test_paper_size_losses_match_golden(golden):
 @pytest.mark.parametrize("method", ["fft", "direct"])
 def test_small_twin_matches_golden(golden, method):
     result = nonlinear_pde.simulate(
-        **SMALL, learning_rates=golden["small_lrs"], weight_decays=1.25, num_steps=30, method=method
+        **SMALL,
+        learning_rates=golden["small_lrs"],
+        weight_decays=1.25,
+        num_steps=30,
+        options=DescentOptions(method=method),
     )
     for lr, ours, exact in zip(golden["small_lrs"] / 16, result.losses, golden["small_loss"], strict=True):
         np.testing.assert_allclose(ours, exact, rtol=LOSS_TOLERANCE[round(float(lr), 2)], err_msg=f"lr {lr}")

@@ -4,6 +4,7 @@ import torch
 
 from instability.pde import linear as linear_pde
 from instability.pde import nonlinear as nonlinear_pde
+from instability.pde.descent import DescentOptions
 from instability.pde.one_layer import OneLayerNetwork
 
 
@@ -88,12 +89,22 @@ def test_labels_must_be_binary(label):
         ({"weight_decays": -1.0}, "weight_decays must be finite and not negative"),
         ({"learning_rates": [1.0, 2.0], "weight_decays": [1.0, 2.0, 3.0]}, "cannot be zipped"),
         ({"num_steps": -1}, "num_steps must not be negative"),
-        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\)"),
-        ({"nesterov": True}, "nesterov=True needs momentum"),
-        ({"loss": "other"}, "Allowed: 'consistent', 'mixed'"),
     ],
 )
 def test_bad_settings(module, change, message):
     settings = {"learning_rates": 0.1, "weight_decays": 1.0, "num_steps": 1} | change
     with pytest.raises(ValueError, match=message):
         module.simulate(np.zeros((4, 4)), np.zeros((2, 2)), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\)"),
+        ({"nesterov": True}, "nesterov=True needs momentum"),
+        ({"loss": "other"}, "Allowed: 'consistent', 'mixed'"),
+    ],
+)
+def test_bad_options(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DescentOptions(**settings)

@@ -18,7 +18,7 @@ def test_file_keeps_its_size(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(np.zeros((2, 2, 2)), "one matrix"), (np.array([["a"]]), "one matrix"), (None, "not a .npy file")],
+    [(np.zeros((2, 2, 2)), "one matrix"), (np.array([["a"]]), "one matrix"), (None, "numpy.save")],
 )
 def test_bad_files(tmp_path, content, message):
     path = tmp_path / "bad.npy"

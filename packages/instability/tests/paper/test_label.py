@@ -28,7 +28,7 @@ def test_thresholds_and_growth_follow_the_label(label):
         label=label,
         num_steps=400,
     )
-    mu = dense_spectrum(make_image("noise", 8, config.seed), 3)
+    mu = dense_spectrum(make_image("noise", 8, config.only_seed()), 3)
     half = (0.5 - label) / 2  # the update is w - lr (a / 2 M'M w + alpha w)
     growth = [np.abs(1 - 1e-2 * (alpha + half * mu)).max() for alpha in config.weight_decays]
     assert predicted_growth(config) == pytest.approx(growth, rel=1e-9)

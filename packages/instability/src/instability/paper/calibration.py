@@ -16,7 +16,6 @@ from instability.paper.networks import build_model, load_configured_images
 from instability.paper.training import TrainingPlan, make_copies, train
 from instability.pde.convolution import checkerboard
 from instability.pde.nonlinear import initial_kernel
-from instability.pde.one_layer import OneLayerNetwork
 
 __all__ = ["one_layer_cost", "steps_per_epoch", "training_cost"]
 
@@ -27,13 +26,9 @@ CIFAR10_TRAINING_IMAGES = 50_000
 def one_layer_cost(config: OneLayerConfig, num_simulations: int) -> Estimate:
     """Return the cost of ``num_simulations`` runs of ``config.num_steps`` gradient steps each."""
     size = config.image_size
-    network = OneLayerNetwork(
-        checkerboard(size),
-        config.kernel_size,
-        method=config.method,  # type: ignore[arg-type]  # checked by the configuration
-        dtype=getattr(torch, config.dtype),
-    )
-    kernel = torch.from_numpy(initial_kernel(config.kernel_size)).to(getattr(torch, config.dtype))
+    start = initial_kernel(config.kernel_size)
+    network = config.options().network(checkerboard(size), start, config.label)
+    kernel = torch.from_numpy(start).to(getattr(torch, config.dtype))
     seconds = _median_seconds(lambda: network.evaluate(kernel))
     taps = config.kernel_size**2 if config.method == "direct" else 16
     return Estimate(seconds * num_simulations * config.num_steps, 8.0 * size**2 * taps)

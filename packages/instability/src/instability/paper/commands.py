@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gdyn_common.storage import read_arrays
+from gdyn_common.storage import read_array, read_arrays
 from gdyn_reproduce.runs import RunOptions
 from instability.copies import Copies
 from instability.determinism import bit_reproducible
@@ -200,15 +200,7 @@ def train(config: TrainConfig) -> None:
     seed = config.seeds[0]
     images = load_configured_images(config, seed)
     epoch = images.steps_per_epoch(config.batch_size)
-    plan = TrainingPlan(
-        num_steps=config.epochs * epoch,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        milestones=tuple(m * epoch for m in config.milestones),
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-    )
+    plan = TrainingPlan.of(config, config.epochs * epoch, milestones=[m * epoch for m in config.milestones])
     # Trained without a baseline beside it: a single copy's own perturbation is what was asked for.
     copies = make_copies(build_model(config, images, seed), plan, [1])
     for group in copies.optimizers[0].param_groups:
@@ -244,7 +236,7 @@ def _read_accuracies(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give .npy or .npz files, or run folders of table1.")
     if path.suffix == ".npy":
-        return {"": np.load(path, allow_pickle=False)}
+        return {"": read_array(path)}
     arrays = read_arrays(path)
     if "activations" in arrays:
         return {

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
 
 from gdyn_reproduce.runs import RunOptions
+from instability.pde.descent import DescentOptions
 
 
 @dataclass
@@ -18,7 +22,7 @@ class OneLayerConfig(RunOptions):
         kernel_size: Side of the kernel.
         label: 0 or 1.
         num_steps: Gradient steps.
-        seed: Seed of the first kernel (legacy NumPy stream; the original's is 7).
+        seeds: Seeds of the first kernel, one run each (legacy NumPy stream; the original's is 7).
         method: fft or direct convolution.
         dtype: float64 or float32.
     """
@@ -28,7 +32,7 @@ class OneLayerConfig(RunOptions):
     kernel_size: int = 32
     label: int = 1
     num_steps: int = 1000
-    seed: int = 7
+    seeds: list[int] = field(default_factory=lambda: [7])
     method: str = "fft"
     dtype: str = "float64"
 
@@ -41,12 +45,24 @@ class OneLayerConfig(RunOptions):
             )
         if self.label not in (0, 1):
             raise ValueError(f"label={self.label} must be 0 or 1.")
+        check_not_empty("seeds", self.seeds)
         if self.num_steps < 1:
             raise ValueError(f"num_steps={self.num_steps} must be at least 1.")
         if self.method not in ("fft", "direct"):
             raise ValueError(f"method={self.method} is unknown. Allowed: fft, direct.")
         if self.dtype not in ("float64", "float32"):
             raise ValueError(f"dtype={self.dtype} is unknown. Allowed: float64, float32.")
+
+    def only_seed(self) -> int:
+        """Return the seed of an experiment that has one run."""
+        if len(self.seeds) != 1:
+            raise ValueError(f"seeds={self.seeds}: this figure draws one run; give one seed.")
+        return self.seeds[0]
+
+    def options(self, **more: Any) -> DescentOptions:
+        """Return the configured options of a simulation."""
+        method: Any = self.method
+        return DescentOptions(method=method, dtype=getattr(torch, self.dtype), **more)
 
 
 @dataclass

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gdyn_common.seeding import generator
+from gdyn_common.storage import read_array
 from instability.pde.convolution import checkerboard
 
 __all__ = ["make_image"]
@@ -37,13 +38,8 @@ def make_image(image: str, size: int, seed: int = 0) -> Float[np.ndarray, "heigh
         raise FileNotFoundError(
             f"image={image} is no file. Allowed: checkerboard, noise, or the path of a .npy matrix."
         )
-    try:
-        pixels = np.load(path, allow_pickle=False)
-    except ValueError:
-        raise ValueError(
-            f"{path} is not a .npy file of numbers; write it with numpy.save(path, matrix)."
-        ) from None
-    if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.dtype.kind not in "fiu":
+    pixels = read_array(path, advice="write it with numpy.save(path, matrix)")
+    if pixels.ndim != 2 or pixels.dtype.kind not in "fiu":
         raise ValueError(
             f"{path} does not hold one matrix of real numbers; save a single channel (height, width)."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from instability.paper.config import OneLayerConfig, check_rates
 from instability.paper.images import make_image
 from instability.pde import linear as linear_pde
 from instability.pde.nonlinear import initial_kernel
+from instability.pde.one_layer import Normalization
 from instability.stability import LinearThresholds, linear_thresholds, signal_eigenvalues
 
 __all__ = ["MARGIN", "predicted_growth", "residual", "simulate", "thresholds"]
@@ -41,21 +43,21 @@ class LinearConfig(OneLayerConfig):
         super().__post_init__()
         check_rates("weight_decays", self.weight_decays, zero=True)
         check_rates("learning_rate", [self.learning_rate])
+        self.only_seed()
+        self.options(loss=self.loss)
         if self.normalize not in ("sum", "mean"):
             raise ValueError(f"normalize={self.normalize} is unknown. Allowed: sum, mean.")
-        if self.loss not in ("consistent", "mixed"):
-            raise ValueError(f"loss={self.loss} is unknown. Allowed: consistent, mixed.")
 
 
 def thresholds(config: LinearConfig) -> LinearThresholds:
     """Return the exact stability interval of the configured setting."""
-    image = make_image(config.image, config.image_size, config.seed)
+    image = make_image(config.image, config.image_size, config.only_seed())
     return linear_thresholds(
         image,
         config.kernel_size,
         config.learning_rate,
         residual=residual(config),
-        normalize=config.normalize,  # type: ignore[arg-type]  # checked by the configuration
+        normalize=cast("Normalization", config.normalize),
     )
 
 
@@ -66,8 +68,10 @@ def residual(config: LinearConfig) -> float:
 
 def predicted_growth(config: LinearConfig) -> np.ndarray:
     """Return, for each weight decay, the largest ``|1 - lr (alpha + a mu / 2)|`` over the spectrum of M'M."""
-    image = make_image(config.image, config.image_size, config.seed)
-    ends: np.ndarray = np.array(signal_eigenvalues(image, config.kernel_size, normalize=config.normalize))  # type: ignore[arg-type]
+    image = make_image(config.image, config.image_size, config.only_seed())
+    ends: np.ndarray = np.array(
+        signal_eigenvalues(image, config.kernel_size, normalize=cast("Normalization", config.normalize))
+    )
     decays = np.array(config.weight_decays)[:, None]
     growth = np.abs(1 - config.learning_rate * (decays + residual(config) / 2 * ends))
     return np.asarray(growth.max(axis=1))
@@ -81,19 +85,16 @@ def simulate(config: LinearConfig, weight_decay: float) -> dict[str, np.ndarray 
         norms.append(float(kernels[0].norm()))
 
     result = linear_pde.simulate(
-        make_image(config.image, config.image_size, config.seed),
-        initial_kernel(config.kernel_size, config.seed),
+        make_image(config.image, config.image_size, config.only_seed()),
+        initial_kernel(config.kernel_size, config.only_seed()),
         learning_rates=config.learning_rate,
         weight_decays=weight_decay,
         num_steps=config.num_steps,
         label=config.label,
-        residual=residual(config),
         perturbations=(1, 1, 2),
-        normalize=config.normalize,  # type: ignore[arg-type]  # checked by the configuration
-        loss=config.loss,  # type: ignore[arg-type]
-        method=config.method,  # type: ignore[arg-type]
-        dtype=getattr(torch, config.dtype),
+        normalize=cast("Normalization", config.normalize),
         observe=observe,
+        options=config.options(loss=config.loss),
     )
     window = max(1, config.num_steps // 20)
     return {

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from instability.copies import Copies
+from instability.paper.config import NetworkConfig
 from instability.paper.data import ImageSet
 from instability.perturbed_sgd import PerturbedSGD
 
@@ -64,6 +65,21 @@ class TrainingPlan:
             raise ValueError(
                 f"num_steps={self.num_steps} and batch_size={self.batch_size} must be at least 1."
             )
+
+    @classmethod
+    def of(
+        cls, config: NetworkConfig, num_steps: int, *, milestones: Sequence[int] = (), divisor: float = 1
+    ) -> TrainingPlan:
+        """Return the configured plan, its learning rate divided by ``divisor``."""
+        return cls(
+            num_steps=num_steps,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate / divisor,
+            milestones=tuple(milestones),
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+        )
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of update number ``step``, counted from 0.

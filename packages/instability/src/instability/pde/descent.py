@@ -17,13 +17,68 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from instability.pde.convolution import Method
+from instability.pde.one_layer import OneLayerNetwork, check_kernel
 from instability.rounding import check_perturbation, perturb_update
 
-__all__ = ["LossConvention", "Observer", "Replicas", "Simulation", "descend", "replicas"]
+__all__ = [
+    "PUBLISHED",
+    "DescentOptions",
+    "LossConvention",
+    "Observer",
+    "Replicas",
+    "Simulation",
+    "descend",
+    "replicas",
+]
 
 LossConvention = Literal["consistent", "mixed"]
 Field = Callable[[Tensor], tuple[float, Tensor]]
 Observer = Callable[[int, Float[Tensor, "run k k"]], None]
+
+
+@dataclass(frozen=True)
+class DescentOptions:
+    """How to descend, and on what network; the defaults are the paper's.
+
+    Attributes:
+        momentum: buffer ``b <- momentum b + g``; the update is ``b``, with ``nesterov`` ``g + momentum b``.
+        nesterov: see ``momentum``.
+        loss: ``"consistent"`` records data loss and decay at ``w_t``; ``"mixed"`` takes the decay at
+            ``w_{t+1}``, as the original scripts of the linear PDE do.
+        beta: slope of the Swish.
+        method: ``"fft"`` or ``"direct"`` correlation.
+        dtype: ``torch.float64`` or ``torch.float32``.
+
+    Raises:
+        ValueError: a setting is unknown or out of range.
+    """
+
+    momentum: float = 0.0
+    nesterov: bool = False
+    loss: LossConvention = "consistent"
+    beta: float = 1.0
+    method: Method = "fft"
+    dtype: torch.dtype = torch.float64
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("consistent", "mixed"):
+            raise ValueError(f"Unknown loss {self.loss!r}. Allowed: 'consistent', 'mixed'.")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}.")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=True needs momentum > 0.")
+
+    def network(
+        self, image: Float[np.ndarray, "height width"], kernel: Float[np.ndarray, "k k"], label: int
+    ) -> OneLayerNetwork:
+        """Return the network that these options describe."""
+        return OneLayerNetwork(
+            image, check_kernel(kernel), label=label, beta=self.beta, method=self.method, dtype=self.dtype
+        )
+
+
+PUBLISHED = DescentOptions()
 
 
 @dataclass(frozen=True)
@@ -107,10 +162,7 @@ def descend(
     settings: Replicas,
     num_steps: int,
     *,
-    dtype: torch.dtype,
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    loss: LossConvention = "consistent",
+    options: DescentOptions,
     observe: Observer | None = None,
 ) -> Simulation:
     """Run plain, heavy-ball or Nesterov descent of ``field`` from one kernel.
@@ -120,23 +172,12 @@ def descend(
         kernel: the common start.
         settings: one entry for each run.
         num_steps: updates to make; the loss before each is recorded.
-        dtype: floating type of the kernels.
-        momentum: buffer ``b <- momentum b + g``; the update is ``b``, or ``g + momentum b`` with
-            ``nesterov``.
-        nesterov: see ``momentum``.
-        loss: ``"consistent"`` records data loss and decay at ``w_t``; ``"mixed"`` takes the decay at
-            ``w_{t+1}``, as the original scripts of the linear PDE do.
+        options: momentum, floating type and what is recorded as loss.
         observe: called as ``observe(steps_done, kernels)`` after every step, with a view of all kernels.
     """
     if num_steps < 0:
         raise ValueError(f"num_steps must not be negative, got {num_steps}.")
-    if loss not in ("consistent", "mixed"):
-        raise ValueError(f"Unknown loss {loss!r}. Allowed: 'consistent', 'mixed'.")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must lie in [0, 1), got {momentum}.")
-    if nesterov and momentum == 0:
-        raise ValueError("nesterov=True needs momentum > 0.")
-    start = torch.as_tensor(np.asarray(kernel, dtype=np.float64)).to(dtype)
+    start = torch.as_tensor(np.asarray(kernel, dtype=np.float64)).to(options.dtype)
     kernels = start.repeat(len(settings), 1, 1)
     buffers = torch.zeros_like(kernels)
     losses = np.full((len(settings), num_steps), np.nan)
@@ -148,14 +189,14 @@ def descend(
             data_loss, gradient = field(w)
             value = data_loss + _penalty(w, decay)
             gradient.add_(w, alpha=decay)
-            if momentum:
-                buffers[run].mul_(momentum).add_(gradient)
-                gradient = gradient.add(buffers[run], alpha=momentum) if nesterov else buffers[run]
+            if options.momentum:
+                buffer = buffers[run].mul_(options.momentum).add_(gradient)
+                gradient = gradient.add(buffer, alpha=options.momentum) if options.nesterov else buffer
             direction, rate = perturb_update(
                 gradient, settings.learning_rates[run], settings.perturbations[run]
             )
             w.add_(direction, alpha=-rate)
-            if loss == "mixed":
+            if options.loss == "mixed":
                 value = data_loss + _penalty(w, decay)
             if math.isfinite(value):
                 losses[run, step] = value

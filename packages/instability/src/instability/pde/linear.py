@@ -13,12 +13,10 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
-from instability.pde.convolution import Method
-from instability.pde.descent import LossConvention, Observer, Simulation, descend, replicas
-from instability.pde.one_layer import LINEAR_RESIDUAL, Normalization, OneLayerNetwork, check_kernel
+from instability.pde.descent import PUBLISHED, DescentOptions, Observer, Simulation, descend, replicas
+from instability.pde.one_layer import Normalization
 
 __all__ = ["simulate"]
 
@@ -29,18 +27,12 @@ def simulate(
     *,
     learning_rates: float | Sequence[float] = 1e-8,
     weight_decays: float | Sequence[float],
+    perturbations: int | Sequence[int] = (1,),
     num_steps: int = 1000,
     label: int = 1,
-    perturbations: int | Sequence[int] = (1,),
     normalize: Normalization = "sum",
-    loss: LossConvention = "consistent",
-    residual: float = LINEAR_RESIDUAL,
-    beta: float = 1.0,
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    method: Method = "fft",
-    dtype: torch.dtype = torch.float64,
     observe: Observer | None = None,
+    options: DescentOptions = PUBLISHED,
 ) -> Simulation:
     """Simulate the linear PDE for several runs from one kernel; the recorded data loss is the full network's.
 
@@ -49,18 +41,12 @@ def simulate(
         kernel: common start, square.
         learning_rates: time steps; numbers broadcast, sequences zip with the two below.
         weight_decays: ``alpha``.
-        num_steps: updates to make.
-        label: 0 or 1; enters the recorded loss only, the dynamics know it through ``residual``.
         perturbations: integers ``k``: update ``w - (lr k) (g / k)``.
+        num_steps: updates to make.
+        label: 0 or 1; the residual is frozen at the prediction 1/2 minus the label.
         normalize: ``"sum"`` or ``"mean"`` over positions, see ``OneLayerNetwork.evaluate_linear``.
-        loss: ``"consistent"`` or the original scripts' ``"mixed"``, see ``instability.pde.descent.descend``.
-        residual: the frozen ``a``, prediction minus label.
-        beta: slope of the Swish.
-        momentum: heavy-ball or Nesterov coefficient.
-        nesterov: use Nesterov's form.
-        method: ``"fft"`` or ``"direct"`` correlation.
-        dtype: ``torch.float64`` or ``torch.float32``.
         observe: called after every step with all kernels.
+        options: momentum, slope of the Swish, what is recorded as loss, ...
 
     Returns:
         Losses ``(runs, num_steps)`` and the final kernels.
@@ -68,23 +54,14 @@ def simulate(
     >>> from instability.pde.convolution import checkerboard
     >>> from instability.pde.nonlinear import initial_kernel
     >>> decays = [0.9 * 676, 1.1 * 676]  # alpha_min is 0.25 * 13**2 * 4**2 = 676 here
-    >>> options = {"learning_rates": 1e-3, "weight_decays": decays, "num_steps": 100}
-    >>> result = simulate(checkerboard(16), initial_kernel(4), **options)
+    >>> settings = {"learning_rates": 1e-3, "weight_decays": decays, "num_steps": 100}
+    >>> result = simulate(checkerboard(16), initial_kernel(4), **settings)
     >>> (result.losses[:, -1] < result.losses[:, 0]).tolist()  # below it the signal grows, above it dies out
     [False, True]
     """
     settings = replicas(learning_rates, weight_decays, perturbations)
-    network = OneLayerNetwork(image, check_kernel(kernel), label=label, beta=beta, method=method, dtype=dtype)
     if normalize not in ("sum", "mean"):
         raise ValueError(f"Unknown normalize {normalize!r}. Allowed: 'sum', 'mean'.")
-    return descend(
-        partial(network.evaluate_linear, frozen_residual=residual, normalize=normalize),
-        kernel,
-        settings,
-        num_steps,
-        dtype=dtype,
-        momentum=momentum,
-        nesterov=nesterov,
-        loss=loss,
-        observe=observe,
-    )
+    network = options.network(image, kernel, label)
+    field = partial(network.evaluate_linear, frozen_residual=0.5 - label, normalize=normalize)
+    return descend(field, kernel, settings, num_steps, options=options, observe=observe)

@@ -12,12 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
-from instability.pde.convolution import Method
-from instability.pde.descent import LossConvention, Observer, Simulation, descend, replicas
-from instability.pde.one_layer import OneLayerNetwork, check_kernel
+from instability.pde.descent import PUBLISHED, DescentOptions, Observer, Simulation, descend, replicas
 
 __all__ = ["initial_kernel", "simulate"]
 
@@ -37,16 +34,11 @@ def simulate(
     *,
     learning_rates: float | Sequence[float],
     weight_decays: float | Sequence[float] = 20.0,
+    perturbations: int | Sequence[int] = (1,),
     num_steps: int = 1000,
     label: int = 1,
-    perturbations: int | Sequence[int] = (1,),
-    loss: LossConvention = "consistent",
-    beta: float = 1.0,
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    method: Method = "fft",
-    dtype: torch.dtype = torch.float64,
     observe: Observer | None = None,
+    options: DescentOptions = PUBLISHED,
 ) -> Simulation:
     """Simulate the non-linear PDE for several runs from one kernel.
 
@@ -55,36 +47,21 @@ def simulate(
         kernel: common start, square.
         learning_rates: time steps; numbers broadcast, sequences zip with the two below.
         weight_decays: ``alpha``.
+        perturbations: integers ``k``: update ``w - (lr k) (g / k)``.
         num_steps: updates to make.
         label: 0 or 1.
-        perturbations: integers ``k``: update ``w - (lr k) (g / k)``.
-        loss: see ``instability.pde.descent.descend``.
-        beta: slope of the Swish.
-        momentum: heavy-ball or Nesterov coefficient.
-        nesterov: use Nesterov's form.
-        method: ``"fft"`` or ``"direct"`` correlation.
-        dtype: ``torch.float64`` or ``torch.float32``.
         observe: called after every step with all kernels.
+        options: momentum, slope of the Swish, floating type, ...
 
     Returns:
         Losses ``(runs, num_steps)`` at ``w_t`` before each update, and the final kernels.
 
     >>> from instability.pde.convolution import checkerboard
-    >>> options = {"learning_rates": [0.5, 1.0], "weight_decays": 0.3, "num_steps": 50}
-    >>> result = simulate(checkerboard(16), initial_kernel(4), **options)
+    >>> settings = {"learning_rates": [0.5, 1.0], "weight_decays": 0.3, "num_steps": 50}
+    >>> result = simulate(checkerboard(16), initial_kernel(4), **settings)
     >>> result.losses.shape, bool((result.losses[:, -1] < result.losses[:, 0]).all())
     ((2, 50), True)
     """
     settings = replicas(learning_rates, weight_decays, perturbations)
-    network = OneLayerNetwork(image, check_kernel(kernel), label=label, beta=beta, method=method, dtype=dtype)
-    return descend(
-        network.evaluate,
-        kernel,
-        settings,
-        num_steps,
-        dtype=dtype,
-        momentum=momentum,
-        nesterov=nesterov,
-        loss=loss,
-        observe=observe,
-    )
+    network = options.network(image, kernel, label)
+    return descend(network.evaluate, kernel, settings, num_steps, options=options, observe=observe)

@@ -113,14 +113,7 @@ def plot(result: Result) -> Figure:
 
 def _train(config: Fig2Config, run: Run, divisor: int, seed: int) -> dict[str, np.ndarray | float]:
     images = load_configured_images(config, seed)
-    plan = TrainingPlan(
-        num_steps=config.scaled_iterations * divisor,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate / divisor,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-    )
+    plan = TrainingPlan.of(config, config.scaled_iterations * divisor, divisor=divisor)
     controls = NULL_CONTROLS if (divisor, seed) == (config.divisors[0], config.seeds[0]) else []
     copies = make_copies(build_model(config, images, seed), plan, [1, config.perturbation, *controls])
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from gdyn_reproduce.plotting import COLOURS, new_figure
@@ -42,6 +41,7 @@ class Fig4LeftConfig(OneLayerConfig):
         check_rates("learning_rates", self.learning_rates)
         check_rates("weight_decay", [self.weight_decay], zero=True)
         check_checkerboard(self.image)
+        self.only_seed()
 
 
 def compute(config: Fig4LeftConfig, run: Run) -> Result:
@@ -53,7 +53,7 @@ def compute(config: Fig4LeftConfig, run: Run) -> Result:
         for rate in run.progress(config.learning_rates, "learning rates")
     ]
     losses = np.array([r["losses"] for r in runs])
-    c, orthogonal = split_kernel(nonlinear_pde.initial_kernel(config.kernel_size, config.seed))
+    c, orthogonal = split_kernel(nonlinear_pde.initial_kernel(config.kernel_size, config.only_seed()))
     exact = np.array([_reduced_losses(reduced, c, orthogonal, rate, config.num_steps) for rate in rates])
     edge, decay_bound = 2 / float(reduced.sharpness(reduced.fixed_point())), 2 / config.weight_decay
     settled = float(reduced.loss(reduced.fixed_point()))
@@ -112,14 +112,13 @@ def plot(result: Result) -> Figure:
 def _simulate(config: Fig4LeftConfig, learning_rate: float) -> dict[str, np.ndarray | bool]:
     result = nonlinear_pde.simulate(
         make_image(config.image, config.image_size),
-        nonlinear_pde.initial_kernel(config.kernel_size, config.seed),
+        nonlinear_pde.initial_kernel(config.kernel_size, config.only_seed()),
         learning_rates=learning_rate,
         weight_decays=config.weight_decay,
         num_steps=config.num_steps,
         label=config.label,
         perturbations=(1, 1, 2),
-        method=config.method,  # type: ignore[arg-type]  # checked by the configuration
-        dtype=getattr(torch, config.dtype),
+        options=config.options(),
     )
     equal = np.array_equal(result.losses[1:], result.losses[[0, 0]], equal_nan=True)
     return {"losses": result.losses[0], "controls": equal}

@@ -17,7 +17,6 @@ from instability.paper.calibration import one_layer_cost
 from instability.paper.config import (
     OneLayerConfig,
     check_checkerboard,
-    check_not_empty,
     check_perturbations,
     check_rates,
 )
@@ -40,14 +39,12 @@ class Fig4RightConfig(OneLayerConfig):
         learning_rates: Step sizes whose copies the paper compares, and two controls.
         weight_decay: Coefficient of the weights in the gradient.
         perturbations: The integers k; null controls k = 1 and k = 2 are added.
-        seeds: Seeds of the first kernel; they replace `seed`.
         window: Steps averaged for the drawn curves.
     """
 
     learning_rates: list[float] = field(default_factory=lambda: [0.01, 0.03, 0.04, 0.05, 0.06, 0.07, 0.09])
     weight_decay: float = 20.0
     perturbations: list[int] = field(default_factory=lambda: [1, 3, 5, 7])
-    seeds: list[int] = field(default_factory=lambda: [7])
     window: int = 100
 
     def __post_init__(self) -> None:
@@ -56,7 +53,6 @@ class Fig4RightConfig(OneLayerConfig):
         check_rates("weight_decay", [self.weight_decay], zero=True)
         check_checkerboard(self.image)
         check_perturbations(self.perturbations)
-        check_not_empty("seeds", self.seeds)
         if not 1 <= self.window < self.num_steps:
             raise ValueError(
                 f"window={self.window} must lie between 1 and num_steps - 1 = {self.num_steps - 1}."
@@ -155,8 +151,7 @@ def _simulate(config: Fig4RightConfig, seed: int, learning_rate: float) -> dict[
         num_steps=config.num_steps,
         label=config.label,
         perturbations=ks,
-        method=config.method,  # type: ignore[arg-type]  # checked by the configuration
-        dtype=getattr(torch, config.dtype),
+        options=config.options(),
         observe=observe,
     )
     divergence = np.array(curves).T

@@ -82,14 +82,7 @@ def plot(result: Result) -> Figure:
 
 def _train(config: PrecisionConfig, run: Run, dtype: str, seed: int) -> dict[str, np.ndarray | float]:
     images = load_configured_images(config, seed)
-    plan = TrainingPlan(
-        num_steps=config.num_steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-    )
+    plan = TrainingPlan.of(config, config.num_steps)
     # The model is drawn in float32 and cast, so that all types start from one function.
     model = build_model(dataclasses.replace(config, dtype="float32"), images, seed)
     model = model.to(getattr(torch, dtype))

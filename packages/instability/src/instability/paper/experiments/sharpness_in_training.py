@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -90,14 +91,7 @@ def _train(
     config: SharpnessConfig, run: Run, learning_rate: float, seed: int
 ) -> dict[str, np.ndarray | float]:
     images = load_configured_images(config, seed)
-    plan = TrainingPlan(
-        num_steps=config.num_steps,
-        batch_size=config.batch_size,
-        learning_rate=learning_rate,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-    )
+    plan = TrainingPlan.of(dataclasses.replace(config, learning_rate=learning_rate), config.num_steps)
     copies = make_copies(build_model(config, images, seed), plan, [1, *NULL_CONTROLS])
     x, y = images.batch(seed, 0, min(256, len(images.train_x)))
 

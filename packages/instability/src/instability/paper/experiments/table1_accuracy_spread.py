@@ -113,15 +113,7 @@ def plot(result: Result) -> Figure:
 def _train(config: Table1Config, run: Run, activation: str, seed: int) -> dict[str, np.ndarray | float]:
     images = load_configured_images(config, seed)
     epoch = images.steps_per_epoch(config.batch_size)
-    plan = TrainingPlan(
-        num_steps=config.epochs * epoch,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        milestones=tuple(m * epoch for m in config.milestones),
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-    )
+    plan = TrainingPlan.of(config, config.epochs * epoch, milestones=[m * epoch for m in config.milestones])
     controls = NULL_CONTROLS if seed == config.seeds[0] else []
     copies = make_copies(
         build_model(config, images, seed, activation), plan, [*config.perturbations, *controls]
