@@ -1,6 +1,7 @@
 """Discretization drift in two-player games: drift terms, modified flows, GANs, principal flow.
 
 * a game and its drift: `Game`, `Drift`, `drift_coefficients`, `Regularization`
+* how large the drift of a game is: `measure_drift`, `DriftMicroscope`
 * flows and steps as maps: `modified_flow`, `step_map`, `integrate`, `discrete_path`, `jacobian`, ...
 * GANs as games with state: `gans`; models of gradient descent on one loss: `principal_flow`
 

@@ -11,6 +11,11 @@ from .flows import modified_field as modified_field
 from .flows import modified_flow as modified_flow
 from .flows import step_map as step_map
 from .game import Game as Game
+from .game import GameValues as GameValues
+from .microscope import DriftMicroscope as DriftMicroscope
+from .microscope import DriftReport as DriftReport
+from .microscope import LayerDrift as LayerDrift
+from .microscope import measure_drift as measure_drift
 from .regularization import Regularization as Regularization
 from .regularizers import ESTIMATORS as ESTIMATORS
 from .regularizers import Estimator as Estimator

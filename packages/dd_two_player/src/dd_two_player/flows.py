@@ -197,7 +197,18 @@ class Turns(NamedTuple):
     scheme: str
     first: str
     num_updates: tuple[int, int]
-    mask: Coefficients
+    mask: Coefficients = active_terms(Coefficients())
+
+    def order(self) -> list[tuple[int, ...]]:
+        """Return who moves, update by update.
+
+        >>> Turns("alternating", "gen", (1, 2)).order()
+        [(1,), (1,), (0,)]
+        """
+        if self.scheme == "simultaneous":
+            return [(0, 1)]
+        players = (0, 1) if self.first == "disc" else (1, 0)
+        return [(player,) for player in players for _ in range(self.num_updates[player])]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -208,12 +219,10 @@ def _step(
         moved = jax.tree.map(lambda x, g: x - rates[player] * g, params[player], gradients[player])
         return (moved, params[1]) if player == 0 else (params[0], moved)
 
-    if turns.scheme == "simultaneous":
+    for players in turns.order():
         gradients = game.gradients(params, batch, coefficients, mask=turns.mask)
-        return update(update(params, gradients, 0), gradients, 1)
-    for player in (0, 1) if turns.first == "disc" else (1, 0):
-        for _ in range(turns.num_updates[player]):
-            params = update(params, game.gradients(params, batch, coefficients, mask=turns.mask), player)
+        for player in players:
+            params = update(params, gradients, player)
     return params
 
 

@@ -45,13 +45,19 @@ class Regularization:
     rk_after_explicit_coeffs: Coefficients = NONE
 
     def __post_init__(self) -> None:
-        """Refuse coefficients that are not finite."""
+        """Refuse coefficients that are not finite numbers, and multipliers of a drift that is none."""
         for group in ("dd_coeffs_multiplier", "explicit_non_dd_coeffs", "rk_after_explicit_coeffs"):
             for player, terms in zip(("disc", "gen"), getattr(self, group), strict=True):
                 for term, value in zip(PlayerTerms._fields, terms, strict=True):
                     known = concrete(value)
-                    if known is not None and not np.all(np.isfinite(known)):
-                        raise ValueError(f"{group}.{player}.{term} is {value}; it must be finite.")
+                    if isinstance(value, str) or (known is not None and not np.all(np.isfinite(known))):
+                        raise ValueError(f"{group}.{player}.{term} is {value!r}; it must be a finite number.")
+        for player, terms in zip(("disc", "gen"), self.dd_coeffs_multiplier, strict=True):
+            if active_terms(Coefficients(terms)).disc.other_norm:
+                raise ValueError(
+                    f"dd_coeffs_multiplier.{player}.other_norm is {terms.other_norm}, but no drift has "
+                    f"that term; use explicit_non_dd_coeffs.{player}.other_norm."
+                )
 
     @classmethod
     def leave(cls) -> Regularization:
