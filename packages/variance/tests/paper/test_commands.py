@@ -6,7 +6,7 @@ import pytest
 
 from gdyn_reproduce.cli import dispatch
 from gdyn_reproduce.records import read_record
-from variance.paper import PAPER, commands
+from variance.paper import PAPER, trajectory
 from variance.paper.cli import COMMANDS
 
 SMALL = [
@@ -31,21 +31,49 @@ def test_a_run_is_stored_once(
     (result,) = tmp_path.rglob("result.json")
     record = read_record(result.parent)
     for name in ("SG-B", "SG-2B", "SVRG", "GC"):
-        assert f"  {name + '.avg_var':<24}{record.measurements[name + '.avg_var']:.4g}" in first
-    one, two = (record.measurements[f"{name}.avg_var"] for name in ("SG-B", "SG-2B"))
+        assert f"  {name + '.avg_var':<28}{record.measurements[name + '.avg_var'][0]:.4g}" in first
+    one, two = (record.measurements[f"{name}.avg_var"][0] for name in ("SG-B", "SG-2B"))
     assert one / two == pytest.approx(
         2 * (100 - 32) / (100 - 64)
     )  # batches of 32 and 64 of 100, without replacement
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "image_run", lambda *_: pytest.fail("computed again"))
+        patch.setattr(trajectory, "image_run", lambda *_: pytest.fail("computed again"))
         assert train(tmp_path) == 0
     assert capsys.readouterr().out == first
     assert train(tmp_path, "overwrite=true") == 0
     assert capsys.readouterr().out == first
 
 
+def test_every_estimator_is_measured_and_drives(tmp_path: Path) -> None:
+    everyone = (
+        "SG-B", "SG-2B", "SVRG", "GC", "GC-2", "GC-online", "GC-chance", "heavy-ball", "Nesterov", "Adam",
+        "IGT", "K-FAC", "EK-FAC", "NTK", "snapshot-average",
+    )  # fmt: skip
+    options = ("mode=unbiased", "num_draws=3", "num_steps=6", "measure_every=5", "first_snapshot=0")
+    frequent = ("first_measure=0", "frequent_every=1", "snapshot_every=5")
+    assert train(tmp_path, *options, *frequent, f"estimators=[{','.join(everyone)}]") == 0
+    (result,) = tmp_path.rglob("result.json")
+    measured = read_record(result.parent).measurements
+    assert {f"{name}.avg_var" for name in everyone} <= measured.keys()
+    for driver in ("SVRG", "GC", "Adam", "EK-FAC", "NTK"):
+        assert (
+            train(tmp_path, *options, *frequent, "momentum=0", "estimators=[SG-B]", f"driver={driver}") == 0
+        )
+    losses = {
+        read_record(path.parent).measurements["SG-B.avg_var"][0] for path in tmp_path.rglob("result.json")
+    }
+    assert len(losses) == 6, "some drivers train alike"
+
+
+def test_one_run_per_rate_and_seed(tmp_path: Path) -> None:
+    assert train(tmp_path, "learning_rates=[0.1,0.01]", "seeds=[0,1]", "estimators=[SG-B]") == 0
+    (result,) = tmp_path.rglob("result.json")
+    measured = read_record(result.parent).measurements
+    assert [len(measured[f"lr={rate}|SG-B.avg_var"]) for rate in (0.1, 0.01)] == [2, 2]
+
+
 def test_another_configuration_is_another_folder(tmp_path: Path) -> None:
-    assert train(tmp_path) == train(tmp_path, "seed=1") == 0
+    assert train(tmp_path) == train(tmp_path, "seeds=[1]") == 0
     assert len(list(tmp_path.rglob("result.json"))) == 2
 
 
@@ -65,7 +93,12 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("model=mnist-mlp", "model=mnist-mlp cannot take the inputs of shape (1, 8, 8)"),
         ("model=resnet8", "model=resnet8 cannot take the inputs of shape (1, 8, 8)"),
         ("classes=5", "classes=5, but labels run up to 9"),
-        ("learning_rate=1e30", "training stopped at step"),
+        ("learning_rates=[1e30]", "training stopped at step"),
+        ("learning_rate=0.1", "learning_rates"),
+        ("seed=1", "seeds"),
+        ("driver=SGD", "Unknown estimator 'SGD'"),
+        ("estimators=[SG-B,Adam]", "mode=exact has no closed form for Adam"),
+        ("driver=GC", "driver=GC needs a snapshot before the first step"),
         ("steps=3", "steps"),
     ],
 )

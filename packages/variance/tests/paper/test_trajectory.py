@@ -14,12 +14,12 @@ from variance.data import TensorPopulation
 from variance.estimators import SGB
 from variance.losses import half_squared_error
 from variance.objective import Objective
+from variance.paper.estimators import estimators_for
 from variance.paper.training import Timing, Trainer
 from variance.paper.trajectory import (
     Setting,
     TrainingConfig,
     column_name,
-    estimators_for,
     follow,
     image_run,
     pack,

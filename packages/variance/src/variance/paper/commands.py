@@ -1,28 +1,32 @@
 """The package's own commands."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gdyn_common.storage import remove_folder
 from gdyn_reproduce.records import Header, Result
 from gdyn_reproduce.runs import Run, config_hash, dump_yaml, settings
 from variance.paper.checks import require
-from variance.paper.trajectory import ImageConfig, image_run
+from variance.paper.curves import flatten
+from variance.paper.estimators import has_exact
+from variance.paper.trajectory import TrainingConfig, image_runs
 
 
 @dataclass
-class TrainConfig(ImageConfig):
-    """One training run from the command line, on the embedded digits by default.
+class TrainConfig(TrainingConfig):
+    """Training runs from the command line, on the embedded digits by default.
 
     Attributes:
         dataset: Name in `gdyn_reproduce.data`.
         model: Name in `variance.paper.models`.
-        learning_rate: Learning rate.
-        seed: Seed.
+        driver: The estimator whose directions train; momentum methods want frequent_every=1.
+        learning_rates: Learning rates, one run each.
+        seeds: One run per seed.
     """
 
     dataset: str = "digits"
     model: str = "digits-mlp"
-    learning_rate: float = 0.02
+    driver: str = "SG-B"
+    learning_rates: list[float] = field(default_factory=lambda: [0.02])
     batch_size: int = 64
     num_steps: int = 1000
     mode: str = "exact"
@@ -30,15 +34,23 @@ class TrainConfig(ImageConfig):
     cluster_iterations: int = 3
     measure_every: int = 100
     snapshot_every: int = 500
-    seed: int = 0
+    seeds: list[int] = field(default_factory=lambda: [0])
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.learning_rate > 0, f"learning_rate={self.learning_rate} must be positive.")
+        inexact = [name for name in self.estimators if self.mode == "exact" and not has_exact(name)]
+        require(
+            not inexact,
+            f"mode=exact has no closed form for {', '.join(inexact)}; pass mode=unbiased or mode=reference.",
+        )
+        require(
+            self.first_snapshot == 0 or not self.driver.startswith(("SVRG", "GC")),
+            f"driver={self.driver} needs a snapshot before the first step; pass first_snapshot=0.",
+        )
 
 
 def train(config: TrainConfig) -> None:
-    """Train one network and print what was measured; the run folder resumes after an interruption."""
+    """Train and print what was measured last, per seed; the run folder resumes after an interruption."""
     from pathlib import Path
 
     from gdyn_reproduce.provenance import package_version
@@ -56,7 +68,7 @@ def train(config: TrainConfig) -> None:
         PAPER.title,
         "train",
         "",
-        "one training run",
+        "training runs",
         "variance.paper.commands",
         "train",
         "smoke",
@@ -64,12 +76,12 @@ def train(config: TrainConfig) -> None:
     if config.overwrite:
         remove_folder(folder)
     with Run(folder, settings(config), header) as run:
-        found = run.piece("run", lambda: image_run(config, config.learning_rate, config.seed, run))
+        found = flatten(image_runs(config, run, driver=config.driver))
         last = {
-            name: float(values[-1])
+            name if len(config.learning_rates) > 1 else name.partition("|")[2]: values[:, -1].tolist()
             for name, values in found.items()
             if name.endswith(("avg_var", "noise_scale"))
         }
         run.finish(Result(last, found), ())
-    for name, value in last.items():
-        print(f"  {name:<24}{value:.4g}")
+    for name, values in last.items():
+        print(f"  {name:<28}" + " ".join(f"{value:.4g}" for value in values))

@@ -67,6 +67,11 @@ class ChanceStrata(Stratified):
         self.assignment = state["assignment"]
 
 
+def has_exact(name: str) -> bool:
+    """Whether an estimator has an exact variance over a finite population."""
+    return name.startswith(("SG-", "SVRG", "GC"))
+
+
 def estimators_for(
     names: Sequence[str],
     objective: Objective,
@@ -78,7 +83,7 @@ def estimators_for(
     learning_rate: float = 0.02,
     kahan: bool = False,
 ) -> list[GradientEstimator]:
-    """Return estimators by name.
+    """Return an estimator of its own for every name.
 
     Clusters are balanced after every mini-batch of `batch_size` examples: with larger ones a small population
     would be assigned almost without weights.
@@ -94,15 +99,16 @@ def estimators_for(
     """
     options = ClusteringOptions(kahan=kahan, chunk=batch_size)
     own = named_seed(seed, "clusters")
-    made: dict[str, GradientEstimator] = {}
+    made: list[GradientEstimator] = []
 
     def clustered(count: int) -> GC:
         return GC(objective, BatchClustering(count, options, seed=own), iterations=iterations)
 
     def chance() -> GradientEstimator:
-        if not isinstance(gc := made.get("GC"), GC):
-            raise ValueError("GC-chance shuffles the clusters of GC; name GC before it.")
-        return ChanceStrata(gc, seed)
+        for found in made:
+            if found.name == GC.name and isinstance(found, GC):
+                return ChanceStrata(found, seed)
+        raise ValueError("GC-chance shuffles the clusters of GC; name GC before it.")
 
     known: dict[str, Callable[[], GradientEstimator]] = {
         "SG-B": lambda: SGB(objective),
@@ -122,10 +128,10 @@ def estimators_for(
     }
     for name in names:
         if count := re.fullmatch(r"GC-(\d+)", name):
-            made[name] = clustered(int(count[1]))
-            made[name].name = name
+            made.append(clustered(int(count[1])))
+            made[-1].name = name
         elif name in known:
-            made[name] = known[name]()
+            made.append(known[name]())
         else:
             raise ValueError(unknown("estimator", name, known))
-    return list(made.values())
+    return made

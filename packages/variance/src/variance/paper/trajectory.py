@@ -14,7 +14,7 @@ from gdyn_reproduce.data import load_dataset
 from gdyn_reproduce.data.catalogue import data_folder
 from gdyn_reproduce.runs import Run, RunOptions
 from variance.data import DatasetPopulation, IndexedDataset, Population, TensorPopulation, shift_and_flip
-from variance.estimators import SGB, GradientEstimator
+from variance.estimators import GradientEstimator
 from variance.losses import LossFunction, cross_entropy
 from variance.measurement import Measurement, Mode
 from variance.objective import Objective, Point
@@ -325,11 +325,18 @@ def timing_for(config: ImageConfig) -> Timing:
 
 
 def image_run(
-    config: ImageConfig, learning_rate: float, seed: int, run: Run, *, controls: Sequence[str] = ()
+    config: ImageConfig,
+    learning_rate: float,
+    seed: int,
+    run: Run,
+    *,
+    controls: Sequence[str] = (),
+    driver: str = "SG-B",
 ) -> dict[str, np.ndarray]:
     """Train one image classifier as a figure's configuration says and return its measurements.
 
-    `controls` are estimators that are measured beside those of the configuration.
+    `controls` are estimators that are measured beside those of the configuration; `driver` is the one that
+    trains.
     """
     population = population_for(config, seed)
     model = network_for(config.model, config.classes, population, seed)
@@ -349,8 +356,9 @@ def image_run(
         num_draws=config.num_draws,
         seed=seed,
     )
-    estimators = estimators_for(
-        [*config.estimators, *controls],
+    names = [*config.estimators, *controls]
+    *measured, drives = estimators_for(
+        [*names, driver],
         objective,
         clusters=config.clusters,
         iterations=config.cluster_iterations,
@@ -359,12 +367,12 @@ def image_run(
         learning_rate=learning_rate,
         kahan=config.kahan,
     )
-    trainer = trainer_for(setting, estimators, SGB(objective))
+    trainer = trainer_for(setting, measured, drives)
     return follow(trainer, config.num_steps, run, f"learning_rate={learning_rate}/seed={seed}")
 
 
 def image_runs(
-    config: TrainingConfig, run: Run, *, controls: Sequence[str] = ()
+    config: TrainingConfig, run: Run, *, controls: Sequence[str] = (), driver: str = "SG-B"
 ) -> dict[float, list[dict[str, np.ndarray]]]:
     """Return the measurements of every learning rate and seed, one stored piece each."""
     found: dict[float, list[dict[str, np.ndarray]]] = {}
@@ -372,7 +380,7 @@ def image_runs(
     for rate, seed in run.progress(jobs, "training runs"):
         piece = run.piece(
             f"learning_rate={rate}/seed={seed}",
-            partial(image_run, config, rate, seed, run, controls=controls),
+            partial(image_run, config, rate, seed, run, controls=controls, driver=driver),
         )
         found.setdefault(rate, []).append(piece)
     return found
