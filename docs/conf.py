@@ -33,7 +33,9 @@ html_math_renderer = "drawn"  # into the page itself: no script and no request, 
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
 
-autodoc_typehints = "none"  # shapes stand in the signatures' annotations, which would be unreadable as types
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 88
 autodoc_member_order = "bysource"
 autodoc_default_options = {
     "members": True,

@@ -134,7 +134,7 @@ def training_config() -> bytes:
 
 LINES = b"".join(b'{"step": %d, "seed": 0, "loss": 0.5}\n' % step for step in range(6))
 GRID = b"figure: F6\npreset: quick\ngrid:\n  learning_rates: [[0.1], [0.2]]\n  seeds: [[0]]\n"
-META = json.dumps({"format": 1, "meta": {"epoch": 1}})
+META = json.dumps({"format": 2, "meta": {"epoch": 1}})
 
 # name of the file, its content when whole, and what reads it, given the path
 KINDS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], Any]]] = {
