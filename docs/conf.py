@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import ziamath
 from docutils import nodes
 
-PACKAGES = Path(__file__).parents[1].glob("packages/*/pyproject.toml")
+PACKAGES = sorted(Path(__file__).parents[1].glob("packages/*/pyproject.toml"))
+PUBLIC = Path(__file__).parent / "reference" / "public"
 
 project = "gdyn"
 author = "the gdyn authors"
@@ -82,8 +85,32 @@ def visit_displayed_formula(self, node):
     raise nodes.SkipNode
 
 
+def write_public_pages(app):
+    """Write one page per package: every public name, in the order of its stub, with types and shapes."""
+    PUBLIC.mkdir(exist_ok=True)
+    for project in PACKAGES:
+        package = project.parent.name
+        stub = project.parent / "src" / package / "__init__.pyi"
+        names = re.findall(r"^from \.([\w.]*) import (\w+) as \2$", stub.read_text(), re.MULTILINE)
+        lines = [f"# {package}", "", "Import these from the package itself.", ""]
+        for module, name in sorted(names, key=lambda pair: pair[1].lower()):
+            parent = f"{package}.{module}".rstrip(".")
+            target = import_module(parent)
+            path = f"{parent}.{name}"
+            if not hasattr(target, name):  # a module of the package
+                import_module(path)
+            found = getattr(target, name)
+            if isinstance(found, ModuleType):
+                lines += [f"`{package}.{name}`: {found.__doc__.splitlines()[0]}", ""]
+                continue
+            kind = "class" if isinstance(found, type) else "function" if callable(found) else "data"
+            lines += [f"```{{eval-rst}}\n.. auto{kind}:: {path}\n   :noindex:\n```", ""]
+        PUBLIC.joinpath(f"{package}.md").write_text("\n".join(lines))
+
+
 def setup(app):
     """Register the hooks and the renderer of formulas."""
+    app.connect("builder-inited", write_public_pages)
     app.add_html_math_renderer("drawn", (visit_inline_formula, None), (visit_displayed_formula, None))
     app.connect("autodoc-process-docstring", escape_bars)
     app.connect("autodoc-skip-member", skip_requests)
@@ -100,6 +127,6 @@ apidoc_modules = [
     for folder, name in (
         ("common", "gdyn_common"),
         ("reproduce", "gdyn_reproduce"),
-        *((f"packages/{path.parent.name}", path.parent.name) for path in sorted(PACKAGES)),
+        *((f"packages/{path.parent.name}", path.parent.name) for path in PACKAGES),
     )
 ]
