@@ -117,3 +117,10 @@ def test_nothing_is_imported(package):
         [sys.executable, "-c", code], cwd=package.parent, capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == digest()
+
+
+def test_a_package_may_be_one_file(tmp_path, monkeypatch):
+    path = tmp_path / "one_file_probe.py"
+    path.write_text("def compute(config, run):\n    return 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert sources.closure("one_file_probe") == {"one_file_probe": path}

@@ -10,6 +10,10 @@ One mesh with up to three axes describes the layout:
 update, and for alpha the Gram matrix too, so the result does not depend on the layout.
 """
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -24,6 +28,7 @@ from eigengame.core.trees import batch_size, combine, responses
 
 __all__ = [
     "batch_sharding",
+    "distributed",
     "gather",
     "init_distributed",
     "make_mesh",
@@ -67,18 +72,56 @@ def make_mesh(*, data: int = 1, players: int = 1, features: int = 1, devices: An
     )
 
 
-def init_distributed(coordinator: str, num_processes: int, process_id: int) -> None:
+def init_distributed(coordinator: str, num_processes: int, process_id: int, *, timeout: int = 100) -> None:
     """Join `num_processes` processes into one JAX runtime; call before anything else touches JAX.
 
     Args:
         coordinator: `host:port` of process 0.
         num_processes: Total number of processes.
         process_id: Index of this one; only process 0 writes checkpoints.
+        timeout: Seconds without a sign of life after which a process counts as lost; the others then end.
     """
     if not 0 <= process_id < num_processes:
         raise ValueError(f"process_id {process_id} is outside 0..{num_processes - 1}.")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    jax.distributed.initialize(
+        coordinator,
+        num_processes,
+        process_id,
+        heartbeat_timeout_seconds=timeout,
+        shutdown_timeout_seconds=timeout,
+    )
+
+
+@contextmanager
+def distributed(
+    coordinator: str, num_processes: int, process_id: int, *, timeout: int = 100
+) -> Iterator[None]:
+    """Join processes as `init_distributed` does, and end in one line when another of them is lost.
+
+    The runtime cannot go on without a process, nor leave in order. So this process says what happened and
+    ends at once with exit code 75, which batch systems read as *try again*: start all processes anew, and
+    let them load the last checkpoint.
+
+    Args:
+        coordinator: As in `init_distributed`, like the other arguments.
+        num_processes: Total number of processes.
+        process_id: Index of this one.
+        timeout: Seconds without a sign of life after which a process counts as lost.
+    """
+    init_distributed(coordinator, num_processes, process_id, timeout=timeout)
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not any(sign in str(error) for sign in ("Gloo", "heartbeat", "UNAVAILABLE")):
+            raise
+        print(
+            f"Process {process_id} of {num_processes} lost another one and ends. "
+            "Start all of them again; they can continue from the last checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(os.EX_TEMPFAIL)
 
 
 def padded_players(k: int, mesh: Mesh | None) -> int:

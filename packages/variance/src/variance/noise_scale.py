@@ -28,8 +28,7 @@ class NoiseScale:
 
     Attributes:
         noise_scale: Variance of one example's gradient over the squared norm of its mean, in examples (NaN
-        where the
-            latter is not positive).
+            where the latter is not positive).
         low: Lower end of the 95 % interval.
         high: Upper end; infinite where a gradient of zero cannot be excluded.
         trace_cov: Variance of one example's gradient.
@@ -70,8 +69,7 @@ class NoiseMeter:
         model: The model that is trained.
         micro_batch_size: Examples per backward pass (and rank).
         population: Size of the training set, where it is visited in epochs without replacement: corrects
-        for examples
-            of one step being different ones. 0 for independent examples or an endless stream.
+            for examples of one step being different ones. 0 for independent examples or an endless stream.
 
     Raises:
         ConfigError: No trainable parameter, or a size below 1.
@@ -120,9 +118,8 @@ class NoiseMeter:
         micro, ranks = max(counts, default=0), _world_size()
         if micro * ranks < 2:
             raise ConfigError(
-                f"{micro} backward pass on {ranks} rank: at least two micro-batches a step are "
-                f"needed. Split the batch, "
-                "or use measure_model beside the loop."
+                f"{micro} backward pass on {ranks} rank: at least two micro-batches a step are needed. "
+                "Split the batch, or use measure_model beside the loop."
             )
         device = next(iter(self._parameters.values())).device
         zero = torch.zeros((), dtype=torch.float64, device=device)
@@ -168,6 +165,30 @@ class NoiseMeter:
             by_parameter={name: t / m if m > 0 else math.nan for name, t, m in means},
             num_steps=n,
         )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the steps taken in so far, for a checkpoint: two arrays of steps by parameters."""
+        empty = torch.zeros(0, len(self._parameters), dtype=torch.float64)
+        traces, norms = (
+            (torch.stack(column) for column in zip(*self._steps, strict=True))
+            if self._steps
+            else (empty, empty)
+        )
+        return {"traces": traces, "norms": norms}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from the steps of a checkpoint.
+
+        Raises:
+            ConfigError: The steps are those of a model with another number of parameters.
+        """
+        traces, norms = state["traces"], state["norms"]
+        if traces.shape != norms.shape or traces.ndim != 2 or traces.shape[1] != len(self._parameters):
+            raise ConfigError(
+                f"the state has steps of shape {tuple(traces.shape)}, but the model has "
+                f"{len(self._parameters)} trainable parameters; load the state of the same model."
+            )
+        self._steps = list(zip(traces.unbind(), norms.unbind(), strict=True))
 
     def close(self) -> None:
         """Remove the hooks from the model."""
