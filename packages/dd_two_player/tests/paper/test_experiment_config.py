@@ -5,7 +5,6 @@ from dd_two_player.paper.data import load_samples
 from dd_two_player.paper.experiment_config import (
     DalStudyConfig,
     DiracGanConfig,
-    FlowOrdersConfig,
     GanStudyConfig,
     LinearGameConfig,
     LocalErrorConfig,
@@ -29,7 +28,6 @@ from dd_two_player.paper.gan_study import ARMS, build_program
         (lambda: LocalErrorConfig(ratio=-1.0), "ratio is -1.0; allowed: positive and finite"),
         (lambda: QuadraticConfig(start=[1.0]), "start is .1.0.; allowed: 2 numbers, one per eigenvalue"),
         (lambda: QuadraticConfig(num_steps=[3]), "num_steps is .3.; allowed: two positive numbers"),
-        (lambda: FlowOrdersConfig(num_seeds=0), "num_seeds is 0; allowed: integers of at least 1"),
         (lambda: DalStudyConfig(cap=0.0), "cap is 0.0; allowed: positive and finite"),
         (lambda: GanStudyConfig(arms=[]), "arms is ..; allowed: one method or more"),
         (lambda: GanStudyConfig(chunk=0), "chunk is 0; allowed: integers of at least 1"),

@@ -79,7 +79,7 @@ class OneRun:
 
 
 def test_a_run_that_is_not_finite_counts_as_infinitely_far_and_is_named_in_the_picture():
-    study = configure(PAPER.figure("gan-simultaneous"), "smoke", arms=["plain", "cancel"], num_seeds=2)
+    study = configure(PAPER.figure("gan-simultaneous"), "smoke", arms=["plain", "cancel"], seeds=[0, 1])
     rng = np.random.default_rng(0)
     piece = {
         "untrained_features": rng.standard_normal((2, 80, 64)),

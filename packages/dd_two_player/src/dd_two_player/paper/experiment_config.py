@@ -81,14 +81,14 @@ class TrackingConfig(RunOptions):
         horizon: Time on DiracGAN.
         small_rates: Of the first player on random games; their inverses are whole.
         ratio: Second player's rate over the first's.
-        num_seeds: Random games.
+        seeds: Of the random games.
     """
 
     learning_rates: list[float] = field(default_factory=lambda: [0.2, 0.1, 0.05])
     horizon: float = 4.0
     small_rates: list[float] = field(default_factory=lambda: [0.05, 0.025, 0.0125])
     ratio: float = 0.4
-    num_seeds: int = 3
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -97,7 +97,7 @@ class TrackingConfig(RunOptions):
         whole = all(abs(round(1 / rate) - 1 / rate) < 1e-6 for rate in self.small_rates)
         require("small_rates", self.small_rates, whole, "numbers whose inverses are whole")
         _require_positive(self, "horizon", "ratio")
-        _require_counts(self, "num_seeds")
+        _require_counts(self)
 
 
 @dataclass
@@ -107,18 +107,18 @@ class LocalErrorConfig(RunOptions):
     Attributes:
         learning_rates: Of the first player.
         ratio: Second player's rate over the first's.
-        num_seeds: Random games.
+        seeds: Of the random games.
     """
 
     learning_rates: list[float] = field(default_factory=lambda: [0.01, 0.005, 0.0025])
     ratio: float = 0.4
-    num_seeds: int = 3
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _require_rates("learning_rates", self.learning_rates, 2)
         _require_positive(self, "ratio")
-        _require_counts(self, "num_seeds")
+        _require_counts(self)
 
 
 @dataclass
@@ -145,12 +145,12 @@ class FlowOrdersConfig(RunOptions):
     """Orders of the continuous models on random losses."""
 
     learning_rates: list[float] = field(default_factory=lambda: [0.04, 0.02, 0.01])
-    num_seeds: int = 3
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _require_rates("learning_rates", self.learning_rates, 2)
-        _require_counts(self, "num_seeds")
+        _require_counts(self)
 
 
 @dataclass
@@ -166,7 +166,7 @@ class DalStudyConfig(RunOptions):
         cap: Largest rate of DAL.
         width: Hidden units.
         num_examples: Training examples, full batch.
-        num_seeds: Weight draws.
+        seeds: Of the weights.
     """
 
     sharpness: float = 10.0
@@ -177,12 +177,12 @@ class DalStudyConfig(RunOptions):
     cap: float = 5.0
     width: int = 32
     num_examples: int = 256
-    num_seeds: int = 3
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _require_positive(self, "sharpness", "learning_rate", "network_rate", "cap")
-        _require_counts(self, "quadratic_steps", "network_steps", "width", "num_examples", "num_seeds")
+        _require_counts(self, "quadratic_steps", "network_steps", "width", "num_examples")
 
 
 @dataclass
@@ -196,7 +196,7 @@ class GanStudyConfig(RunOptions):
         gen_rates: Learning rates of the generator.
         adam_rate: Rate of both players for the arm ``adam``.
         strength: Of consensus optimisation and SGA.
-        num_seeds: Draws of weights, latents and batches.
+        seeds: Of weights, latents and batches.
         vmapped: Train all seeds of a setting in one compiled program, or one after the other.
         num_steps: Steps, counted in gradients per player (a Runge-Kutta step of order 4 counts four).
         batch_size: Examples per update.
@@ -215,7 +215,7 @@ class GanStudyConfig(RunOptions):
     gen_rates: list[float] = field(default_factory=lambda: [0.1])
     adam_rate: float = 1e-3
     strength: float = 0.1
-    num_seeds: int = 3
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     vmapped: bool = True
     num_steps: int = 400
     batch_size: int = 64
@@ -240,5 +240,5 @@ class GanStudyConfig(RunOptions):
         _require_rates("disc_rates", self.disc_rates)
         _require_rates("gen_rates", self.gen_rates)
         _require_positive(self, "adam_rate", "strength")
-        _require_counts(self, "num_seeds", "num_steps", "batch_size", "chunk", "classifier_steps")
+        _require_counts(self, "num_steps", "batch_size", "chunk", "classifier_steps")
         require("eval_samples", self.eval_samples, self.eval_samples >= 2, "integers of at least 2")

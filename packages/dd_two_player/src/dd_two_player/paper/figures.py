@@ -12,7 +12,7 @@ CONFIG = "dd_two_player.paper.experiment_config"
 _SMOKE_GAN = {
     "num_steps": 8,
     "chunk": 4,
-    "num_seeds": 2,
+    "seeds": list(range(2)),
     "batch_size": 8,
     "nets": {"hidden": [8], "num_latents": 4},
     "eval_samples": 100,
@@ -33,6 +33,22 @@ _CIFAR = {
         "num_latents": 128,
         "spectral_norm": "apply",
     },
+}
+_RATIO: dict[str, object] = {"arms": ["alternating", "alternating_cancel", "alternating_double"]}
+_RATIO_QUICK = {
+    "disc_rates": [0.05, 0.2],
+    "gen_rates": [0.1, 0.1],
+    "seeds": list(range(8)),
+    "num_steps": 400,
+    "batch_size": 32,
+    "nets": {"hidden": [32, 32]},
+}
+_RATIO_LONG = {
+    "arms": ["alternating", "alternating_cancel", "alternating_double", "plain"],
+    "disc_rates": [0.025, 0.05, 0.1, 0.2],
+    "gen_rates": [0.1, 0.1, 0.1, 0.1],
+    "seeds": list(range(20)),
+    "num_steps": 2000,
 }
 _NOT_RUN = "needs an accelerator: 300 000 steps of the CIFAR networks at batch 128"
 
@@ -78,7 +94,7 @@ FIGURES = (
         shows="The modified flow tracks to second order; over several steps only in joint time.",
         module=f"{EXPERIMENTS}.tracking",
         config=f"{CONFIG}:TrackingConfig",
-        presets=_theory("15 s", num_seeds=1, small_rates=[0.2, 0.1]),
+        presets=_theory("15 s", seeds=[0], small_rates=[0.2, 0.1]),
     ),
     Figure(
         "local-error",
@@ -86,7 +102,22 @@ FIGURES = (
         shows="One step differs from the modified flow by the third power of the rate.",
         module=f"{EXPERIMENTS}.local_error",
         config=f"{CONFIG}:LocalErrorConfig",
-        presets=_theory("20 s", num_seeds=1),
+        presets=_theory("20 s", seeds=[0]),
+    ),
+    Figure(
+        "network-theorem",
+        source=f"{GAMES}, theorems on the modified flows",
+        shows="Three GANs of digits: descent, its flow and modified flow, with terms of the drift cancelled.",
+        module=f"{EXPERIMENTS}.network_theorem",
+        config=f"{EXPERIMENTS}.network_theorem:NetworkTheoremConfig",
+        presets={
+            "quick": Preset("60 s", "scaled down"),
+            "smoke": Preset(
+                "seconds",
+                "smoke",
+                {"games": ["square"], "seeds": [0], "width": 4, "learning_rates": [0.8, 0.4]},
+            ),
+        },
     ),
     Figure(
         "gan-simultaneous",
@@ -96,12 +127,12 @@ FIGURES = (
         config=f"{CONFIG}:GanStudyConfig",
         presets=_study(
             "40 s",
-            {"arms": ["plain", "cancel", "double", "sga"], "num_seeds": 5},
+            {"arms": ["plain", "cancel", "double", "sga"], "seeds": list(range(5))},
             {
                 "arms": ["plain", "cancel", "strengthen", "sga", "consensus"],
                 "disc_rates": [0.01, 0.01, 0.005],
                 "gen_rates": [0.005, 0.01, 0.01],
-                "num_seeds": 5,
+                "seeds": list(range(5)),
             },
         ),
         not_run=_NOT_RUN,
@@ -143,6 +174,20 @@ FIGURES = (
         in_default=False,
     ),
     Figure(
+        "ratio-law",
+        source=f"{GAMES}, interaction terms of alternating updates and the ratio of rates",
+        shows="Alternating updates with the interaction left, cancelled and doubled, by the ratio of rates.",
+        module=f"{EXPERIMENTS}.gan_study",
+        config=f"{CONFIG}:GanStudyConfig",
+        presets={
+            "quick": Preset("60 s", "scaled down", _RATIO | _RATIO_QUICK),
+            "long": Preset("2 h, 1 core", "scaled down", _RATIO | _RATIO_LONG),
+            "smoke": Preset(
+                "seconds", "smoke", _RATIO | _SMOKE_GAN | {"disc_rates": [0.1], "gen_rates": [0.1]}
+            ),
+        },
+    ),
+    Figure(
         "gan-grid",
         source=f"{GAMES}, CIFAR-10 over a grid of learning rates",
         shows="All methods at three ratios of rates over five seeds.",
@@ -164,7 +209,7 @@ FIGURES = (
                     ],
                     "disc_rates": [0.05, 0.1, 0.2],
                     "gen_rates": [0.1, 0.1, 0.1],
-                    "num_seeds": 5,
+                    "seeds": list(range(5)),
                     "num_steps": 2000,
                 },
             ),
@@ -218,7 +263,7 @@ FIGURES = (
         shows="Local errors of gradient flow, IGR, principal flow and third-order flow.",
         module=f"{EXPERIMENTS}.flow_orders",
         config=f"{CONFIG}:FlowOrdersConfig",
-        presets=_theory("20 s", num_seeds=1),
+        presets=_theory("20 s", seeds=[0]),
     ),
     Figure(
         "dal",
@@ -226,6 +271,6 @@ FIGURES = (
         shows="A fixed rate above the edge of stability jumps; the drift adjusted one descends.",
         module=f"{EXPERIMENTS}.dal",
         config=f"{CONFIG}:DalStudyConfig",
-        presets=_theory("10 s", num_seeds=1, network_steps=20) | {"quick": Preset("10 s", "scaled down")},
+        presets=_theory("10 s", seeds=[0], network_steps=20) | {"quick": Preset("10 s", "scaled down")},
     ),
 )

@@ -65,6 +65,7 @@ ARMS = {
     "consensus": Arm(recipe="consensus"),
     "alternating": Arm("alternating"),
     "alternating_cancel": Arm("alternating", "cancel_interaction"),
+    "alternating_double": Arm("alternating", "double_interaction"),
     "rk4": Arm("runge_kutta", gradients_per_step=4),
     "adam": Arm("alternating", optimizer="adam"),
 }
@@ -92,12 +93,12 @@ def measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str,
     classifier = train_classifier(samples, steps=config.classifier_steps)
     count = min(config.eval_samples, len(samples))
     real = moments(classify(classifier, samples.scaled(slice(count)))[1])
-    groups = [list(range(config.num_seeds))] if config.vmapped else [[s] for s in range(config.num_seeds)]
+    groups = [list(config.seeds)] if config.vmapped else [[seed] for seed in config.seeds]
 
     test = load_samples(config.dataset, "test", config.data_path)
     measured: dict[str, Any] = {"classifier_accuracy": accuracy(classifier, test)}
     arrays: dict[str, np.ndarray] = {}
-    distances = np.zeros((len(config.arms), len(config.disc_rates), config.num_seeds))
+    distances = np.zeros((len(config.arms), len(config.disc_rates), len(config.seeds)))
     untrained = np.zeros(distances.shape)
     for i, arm in enumerate(config.arms):
         program = build_program(config, samples, ARMS[arm])
@@ -110,7 +111,7 @@ def measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str,
                 train = partial(train_setting, config, run, samples, classifier, program, used, group, name)
                 parts.append(run.piece(name, train))
             drawn = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            for k in range(config.num_seeds):
+            for k in range(len(config.seeds)):
                 untrained[i, j, k] = frechet_distance(real, moments(drawn["untrained_features"][k]))
                 features = drawn["features"][k]
                 finite = bool(np.isfinite(features).all() and drawn["finite"][k])
@@ -220,8 +221,8 @@ def seconds_of(config: GanStudyConfig, steps: int = 3) -> float:
     Compiling, some ten seconds per arm, and scoring are not in it.
     """
     samples = load_samples(config.dataset, "train", config.data_path)
-    seeds = list(range(config.num_seeds)) if config.vmapped else [0]
-    runs = len(config.disc_rates) * (1 if config.vmapped else config.num_seeds)
+    seeds = list(config.seeds) if config.vmapped else config.seeds[:1]
+    runs = len(config.disc_rates) * (1 if config.vmapped else len(config.seeds))
     total = 0.0
     for name in config.arms:
         program = build_program(config, samples, ARMS[name])

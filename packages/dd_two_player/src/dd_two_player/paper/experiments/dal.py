@@ -35,7 +35,7 @@ def compute(config: DalStudyConfig, run: Run) -> Result:
         measured[f"quadratic_{arm}_grows"] = grows = bool(not np.isfinite(path[-1]) or path[-1] > path[0])
         measured[f"quadratic_{arm}_bounded"] = not grows
         final, smooth = [], []
-        for seed in range(config.num_seeds):
+        for seed in config.seeds:
             stored = run.piece(f"{arm}/seed={seed}", partial(_network, config, power, seed))
             losses = stored["loss"]
             final.append(float(losses[-10:].mean()))

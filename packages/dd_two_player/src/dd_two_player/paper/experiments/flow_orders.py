@@ -28,9 +28,9 @@ MODELS = ("gradient_flow", "igr", "principal", "third_order")
 def compute(config: FlowOrdersConfig, run: Run) -> Result:
     """Fit the order of the local error of each model, per seed."""
     rates = np.asarray(config.learning_rates)
-    errors = np.zeros((len(MODELS), config.num_seeds, rates.size))
+    errors = np.zeros((len(MODELS), len(config.seeds), rates.size))
     with jax.enable_x64(True):
-        for seed in range(config.num_seeds):
+        for i, seed in enumerate(config.seeds):
             loss, start = _random_loss(seed)
             for k, h in enumerate(rates):
                 reached = gradient_descent(loss, h, start, 1)[-1]
@@ -40,9 +40,9 @@ def compute(config: FlowOrdersConfig, run: Run) -> Result:
                     "principal": integrate_principal_flow(loss, h, start, [h])[0].real,
                     "third_order": integrate(third_order_flow(loss, h), start, [h])[0],
                 }
-                errors[:, seed, k] = [np.linalg.norm(flows[name] - reached) for name in MODELS]
+                errors[:, i, k] = [np.linalg.norm(flows[name] - reached) for name in MODELS]
     slopes = np.polyfit(np.log(rates), np.log(errors).reshape(-1, rates.size).T, 1)[0]
-    orders = slopes.reshape(len(MODELS), config.num_seeds)
+    orders = slopes.reshape(len(MODELS), len(config.seeds))
     measured = {f"order_{name}": row.tolist() for name, row in zip(MODELS, orders, strict=True)}
     return Result(measured, {"rates": rates, "errors": errors})
 

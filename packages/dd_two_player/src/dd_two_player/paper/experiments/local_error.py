@@ -29,13 +29,13 @@ START = (np.array([0.3, -0.2]), np.array([0.4, 0.1]))
 def compute(config: LocalErrorConfig, run: Run) -> Result:
     """Fit the order of the local error for every setting, convention and random game."""
     rates = np.asarray(config.learning_rates)
-    orders = np.zeros((len(CONVENTIONS), len(SETTINGS), config.num_seeds))
+    orders = np.zeros((len(CONVENTIONS), len(SETTINGS), len(config.seeds)))
     with jax.enable_x64(True):
         for i, convention in enumerate(CONVENTIONS):
             for j, setting in enumerate(SETTINGS):
-                for seed in range(config.num_seeds):
+                for k, seed in enumerate(config.seeds):
                     errors = [_error(seed, convention, setting, h, config.ratio) for h in rates]
-                    orders[i, j, seed] = np.polyfit(np.log(rates), np.log(errors), 1)[0]
+                    orders[i, j, k] = np.polyfit(np.log(rates), np.log(errors), 1)[0]
     single = [j for j, (_, _, n) in enumerate(SETTINGS) if n == (1, 1)]
     several = [j for j, (_, _, n) in enumerate(SETTINGS) if n != (1, 1)]
     measured: dict[str, Any] = {

@@ -37,7 +37,7 @@ def compute(config: TrackingConfig, run: Run) -> Result:
             for convention in CONVENTIONS:
                 per_seed = [
                     [_unequal_error(seed, h, config.ratio, convention, cancel) for h in small]
-                    for seed in range(config.num_seeds)
+                    for seed in config.seeds
                 ]
                 name = f"{'cancel' if cancel else 'modified'}_{convention}"
                 measured[f"order_{name}"] = [_order(small, e) for e in per_seed]
