@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -95,19 +96,19 @@ def compute(config: NetworkTheoremConfig, run: Run) -> Result:
     for k, kind in enumerate(LABELS):
         ratios = np.exp((logs[:, :, k, smallest] - logs[:, :, 0, smallest]).mean(0))
         measured[f"{kind}_error_ratio"] = ratios.tolist()
-    return Result(measured, {"errors": errors, "rates": np.asarray(config.learning_rates)})
+    arrays = {f"{name}/errors": errors[i] for i, name in enumerate(config.games)}
+    return Result(measured, arrays | {"rates": np.asarray(config.learning_rates)})
 
 
 def plot(result: Result) -> Any:
     """Draw geometric means over seeds of the errors against the rate, one panel per game."""
-    errors, rates = result.arrays["errors"], result.arrays["rates"]
-    figure, axes = new_figure(
-        1, len(errors), figsize=(4 * len(errors) + 2.5, 3.8), squeeze=False, sharey=True
-    )
-    for number, ax in enumerate(axes[0]):
+    rates = result.arrays["rates"]
+    games = {k.partition("/")[0]: v for k, v in result.arrays.items() if k.endswith("/errors")}
+    figure, axes = new_figure(1, len(games), figsize=(4 * len(games) + 2.5, 3.8), squeeze=False, sharey=True)
+    for (name, errors), ax in zip(games.items(), axes[0], strict=True):
         for k, label in enumerate(LABELS.values()):
-            ax.loglog(rates, np.exp(np.log(errors[number, :, k]).mean(0)), "o-", label=label)
-        ax.set(xlabel="learning rate of the discriminator", title=f"game {number + 1}")
+            ax.loglog(rates, np.exp(np.log(errors[:, k]).mean(0)), "o-", label=label)
+        ax.set(xlabel="learning rate of the discriminator", title=f"{name} losses")
     axes[0, 0].set_ylabel("distance at the end")
     axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
@@ -138,7 +139,7 @@ def network_start(config: NetworkTheoremConfig, seed: int) -> tuple[Any, Any]:
 
     def weights(inputs: int, outputs: int) -> dict[str, Any]:
         sizes = (inputs, config.width, outputs)
-        pairs = list(zip(sizes, sizes[1:], strict=False))
+        pairs = list(pairwise(sizes))
         drawn = {f"w{i}": stream.standard_normal(shape) / shape[0] ** 0.5 for i, shape in enumerate(pairs)}
         return drawn | {f"b{i}": np.zeros(shape[1]) for i, shape in enumerate(pairs)}
 
