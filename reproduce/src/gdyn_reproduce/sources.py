@@ -86,7 +86,8 @@ def _file(name: str) -> Path | None:
     top, *rest = name.split(".")
     spec = importlib.util.find_spec(top)
     if spec and spec.submodule_search_locations is None:  # a package of one file
-        return Path(spec.origin) if not rest and str(spec.origin).endswith(".py") else None
+        origin = Path(spec.origin or "")
+        return origin if not rest and origin.suffix == ".py" else None
     for location in (spec.submodule_search_locations or ()) if spec else ():
         base = Path(location, *rest)
         for candidate in (base / "__init__.py", base.with_suffix(".py")):
