@@ -249,6 +249,32 @@ def test_the_check_finds_an_exchange_that_begins_later() -> None:
     torch.testing.assert_close(g, oracle(model, F.cross_entropy, x, y))
 
 
+class TiesLate(nn.Module):
+    """Uses its weight a second time from some pass on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+        self.ties = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.inner(x))
+        return F.linear(h, self.inner.weight.T) if self.ties else h
+
+
+@pytest.mark.parametrize("passes", [2, 4, 5])
+def test_other_operations_are_noticed_at_any_pass(passes: int) -> None:
+    """Passes 3, 5 and 6 are not compared with autograd otherwise."""
+    torch.manual_seed(0)
+    model, x, y = TiesLate(), torch.randn(N, 6), torch.randint(6, (N,))
+    for _ in range(passes):
+        per_example.gradients(model, F.cross_entropy, x, y)
+    model.ties = True
+    with pytest.warns(SlowPath, match="inner"):
+        g = per_example.gradients(model, F.cross_entropy, x, y)
+    torch.testing.assert_close(g, oracle(model, F.cross_entropy, x, y))
+
+
 WEIGHTS = torch.tensor([1.0, 10.0, 100.0])
 
 
