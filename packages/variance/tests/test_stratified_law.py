@@ -42,6 +42,24 @@ def test_the_exact_variance_is_that_of_the_draws(
     assert abs(found.avg_var * g.shape[1] - float(squares.mean())) <= 5 * error + 1e-12
 
 
+@pytest.mark.parametrize("options", [{}, {"allocation": "proportional"}], ids=str)
+@pytest.mark.parametrize("count", [2, 5, 7])
+@pytest.mark.parametrize("kind", SIZES)
+def test_later_batches_have_the_law_of_the_first(
+    kind: str, count: int, options: dict[str, str], make_problem
+) -> None:  # type: ignore[no-untyped-def]
+    """One sampler, 800 batches in a row, which neither its rounds nor its clusters are multiples of."""
+    problem = make_problem(n=12)
+    g, ids = problem.gradients(), assignment(SIZES[kind])
+    sampler = StratifiedSampler(ids, 0, **options)  # type: ignore[arg-type]
+    found = stratified_statistics(problem.objective, problem.point, problem.population, sampler, count)
+    draws = [sampler.draw(count) for _ in range(800)]
+    estimates = torch.stack([(draw.weights.unsqueeze(1) * g[draw.indices]).mean(0) for draw in draws])
+    squares = (estimates - g.mean(0)).square().sum(1)
+    error = float(squares.std()) / np.sqrt(len(squares))
+    assert abs(found.avg_var * g.shape[1] - float(squares.mean())) <= 4.5 * error + 1e-12
+
+
 def test_every_possible_batch_of_a_small_population(make_problem) -> None:  # type: ignore[no-untyped-def]
     """Two clusters, three draws: one cluster is drawn twice, by fair choice; all outcomes in a list."""
     problem = make_problem(n=5)

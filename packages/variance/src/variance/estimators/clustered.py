@@ -59,7 +59,7 @@ class Stratified(GradientEstimator):
 
     @override
     def exact(self, point: Point, population: Population, batch_size: int) -> ExactStatistics:
-        """Return exact statistics of the first batch of a new sampler, see `StratifiedSampler.law`.
+        """Return exact statistics of a batch of its sampler, see `StratifiedSampler.law`.
 
         Trace and noise scale are those of one example: what plain batches of this variance would be made of.
         """
@@ -85,7 +85,7 @@ def stratified_statistics(
     sampler: StratifiedSampler,
     count: int,
 ) -> ExactStatistics:
-    """Return exact statistics of the weighted mean gradient of the first `count` draws of a sampler.
+    """Return exact statistics of the weighted mean gradient of `count` draws of a sampler.
 
     With weights v_k = w_k / B, numbers n_k of draws and cluster means mu_k, a coordinate has the variance
     sum_k v_k^2 within_k (E_k[g^2] - mu_k^2) + sum_kl Cov(n_k, n_l) v_k mu_k v_l mu_l; the second term

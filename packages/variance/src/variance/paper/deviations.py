@@ -60,7 +60,7 @@ DEVIATIONS = (
         "batches in exact mode",
         "the stream of training, continued",
         "the first batch of a new sampler, without replacement, for every estimator",
-        "none for plain batches; a batch that continues a round of clusters draws them a little less evenly",
+        "none: all batches of a sampler have the same law",
     ),
     Deviation(
         "D9",

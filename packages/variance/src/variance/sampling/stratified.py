@@ -151,9 +151,10 @@ def neyman_variance(
 class StratifiedSampler:
     """Draw indices cluster by cluster, with weights that keep the estimate unbiased.
 
-    `equal`: each block of M draws is a random permutation of the non-empty clusters. Other allocations fill a
+    `equal`: rounds, each a random permutation of the non-empty clusters. Other allocations fill a
     batch by systematic sampling with the given shares, then permute its slots. Members are drawn without
-    replacement until their cluster is exhausted, then reshuffled. An example of cluster k has weight
+    replacement, and reshuffled where fewer are left than a batch takes. A round with too little left for a
+    batch is dropped, too, so all batches of one size have the same law. An example of cluster k has weight
     (N_k/N)/share_k, so every slot is unbiased on its own and B need not be a multiple of M.
 
     Args:
@@ -249,7 +250,7 @@ class StratifiedSampler:
         return torch.from_numpy(self._weights)
 
     def law(self, count: int) -> tuple[Float[Tensor, "m"], Float[Tensor, "m m"], Float[Tensor, "m"]]:
-        """Return the law of the numbers n_k of draws per non-empty cluster in the first `count` draws.
+        """Return the law of the numbers n_k of draws per non-empty cluster in a batch of `count` draws.
 
         Returns:
             E[n_k]; the covariance of the n_k; and the expected variance of the sum of the draws within
@@ -286,6 +287,11 @@ class StratifiedSampler:
         slots = self._slots(count)
         order = np.argsort(slots, kind="stable")
         ordered = slots[order]
+        used, counts = np.unique(ordered, return_counts=True)
+        for k in used[self._cursor[used] + counts > self._sizes[used]]:
+            if self._cursor[k]:
+                self._reshuffle(int(k))
+                self._cursor[k] = 0
         first = np.searchsorted(ordered, ordered)
         position = self._cursor[ordered] + np.arange(count) - first
         sizes = self._sizes[ordered]
@@ -297,7 +303,6 @@ class StratifiedSampler:
             if rest == 0:
                 self._reshuffle(int(k))
             picked[slot] = self._members[self._starts[k] + rest]
-        used, counts = np.unique(ordered, return_counts=True)
         # A cursor equal to N_k means exhausted; the next draw then reshuffles.
         ahead = self._cursor[used] + counts
         self._cursor[used] = np.where(ahead > self._sizes[used], (ahead - 1) % self._sizes[used] + 1, ahead)
@@ -311,8 +316,9 @@ class StratifiedSampler:
             grid = (self._generator.random() + np.arange(count)) / count
             chosen = np.searchsorted(np.cumsum(self._shares), grid, side="right").clip(max=m - 1)
             return self._generator.permutation(self._clusters[chosen])
-        while len(self._pending) < count:
-            self._pending = np.concatenate([self._pending, self._generator.permutation(self._clusters)])
+        if len(self._pending) < count:
+            rounds = [self._generator.permutation(self._clusters) for _ in range(-(-count // m))]
+            self._pending = np.concatenate(rounds)
         slots, self._pending = self._pending[:count], self._pending[count:]
         return slots
 
