@@ -4,7 +4,7 @@ import pytest
 from toy_paper.paper import PAPER
 
 from gdyn_reproduce.ledger import committed
-from gdyn_reproduce.results import BEGIN, DEVIATIONS, END, FIGURES, fill, generated, report_command, tally
+from gdyn_reproduce.results import BEGIN, DEVIATIONS, END, fill, generated, report_command, tally
 from gdyn_reproduce.runs import configure, execute
 from gdyn_reproduce.verdicts import make_verdict
 
@@ -31,18 +31,31 @@ def test_an_added_run_fills_the_table_and_the_check_agrees(checkout):
     text = (checkout / "packages/toy_paper/README.md").read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    row = (
-        "| The value falls to 1/e. (Eq. 1) *number, registered before* | 0.3679 | 0.3678 ± 0.0001299 (n=3) |"
-    )
-    assert row in text
-    assert "rate set to 0: 1 ± 0.0003528 (n=3), rejected" in text
-    assert "| fails; expected outcome fails: Euler's scheme cannot make it rise. |" in text
+    assert (
+        "| [`fig1`](results/fig1-paper.png) | Values fall exponentially. | 2 holds, 1 fails | 2 not run "
+        "| 1 holds | `quick`: 1 s; `paper`: 2 s | [code](src/toy_paper/decay.py) |"
+    ) in text
+    assert "| `fig2` | The same, long. |  |  |  |" in text
     assert report_command(PAPER, ["--check"], checkout) == 0
 
 
+def test_a_row_per_claim_has_interval_control_and_reason(checkout):
+    add_a_run(checkout, "paper")
+    text = generated(checkout)[checkout / "RESULTS.md"]
+    row = (
+        "| The value falls to 1/e. (Eq. 1) *number, registered before* | 0.3679 | 0.3678 ± 0.0001299 (n=3); "
+    )
+    assert row in text
+    assert "Control: rate set to 0: 1 ± 0.0003528 (n=3), rejected" in text
+    reason = "Expected outcome fails: Euler's scheme cannot make it rise."
+    assert (
+        f"| **fails** (paper size, `fig1` `paper`). Control: none can exist: nothing makes it rise. {reason} |"
+        in text
+    )
+
+
 def test_what_was_not_run_is_said(checkout):
-    report_command(PAPER, [], checkout)
-    assert "| not run |" in (checkout / "packages/toy_paper/README.md").read_text()
+    assert "| **not run** (`fig1`, any preset) |" in generated(checkout)[checkout / "RESULTS.md"]
 
 
 def test_the_front_page_counts_claims_of_the_paper_and_never_checks(checkout):
@@ -78,13 +91,13 @@ def test_of_several_records_of_a_claim_the_worst_counts():
         (["stale", "holds"], "stale"),
         (["holds"], "holds"),
     ):
-        counts = tally(PAPER, [record(outcome) for outcome in outcomes], ["number"], "scaled")
+        counts = tally(PAPER, [record(outcome) for outcome in outcomes], ["number"], ["scaled"])
         assert counts == {worst: 1}
 
 
 def test_scaled_results_say_so(checkout):
     add_a_run(checkout, "quick")
-    assert "| scaled, `quick` | holds |" in (checkout / "packages/toy_paper/README.md").read_text()
+    assert "| **holds** (scaled, `fig1` `quick`)" in generated(checkout)[checkout / "RESULTS.md"]
 
 
 def test_a_changed_record_is_noticed(checkout):
@@ -114,15 +127,12 @@ def test_all_generated_files_of_a_checkout(checkout):
     assert "2 holds, 1 fails" in files[checkout / "README.md"]
 
 
-def test_tables_of_figures_and_deviations_stand_where_a_readme_asks_for_them(checkout):
+def test_a_readme_that_asks_for_them_gets_the_deviations(checkout):
     readme = checkout / "packages/toy_paper/README.md"
-    assert "| `fig1` |" not in generated(checkout)[readme]
+    assert "| D1 |" not in generated(checkout)[readme]
     with readme.open("a") as file:
-        file.write(f"{FIGURES}\n{END}\nbetween\n{DEVIATIONS}\n{END}\n")
-    text = generated(checkout)[readme]
-    figures, deviations = text.split("between")
-    assert "| `fig1` |" in figures
-    assert all(f"| {deviation.id} |" in deviations for deviation in PAPER.deviations)
+        file.write(f"{DEVIATIONS}\n{END}\n")
+    assert all(f"| {deviation.id} |" in generated(checkout)[readme] for deviation in PAPER.deviations)
 
 
 def test_missing_markers_are_named(tmp_path):

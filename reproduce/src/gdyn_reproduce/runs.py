@@ -346,8 +346,8 @@ def _stale(claim: Claim, record: Record, scale: str, preset: str) -> Verdict:
     """Return the verdict on a record of other code, with what today's band would say of its numbers."""
     try:
         verdict = judge(claim, record.measurements, scale=scale, preset=preset)
-    except MissingMetricError as error:
-        return make_verdict(claim, "stale", f"made by other code; {error}", scale_of(scale))
+    except MissingMetricError:
+        return make_verdict(claim, "stale", "made by other code, which measured less", scale_of(scale))
     if verdict.outcome == "not judged here":
         return verdict
     said = " ".join(filter(None, (verdict.outcome, f"({verdict.reason})" if verdict.reason else "")))
