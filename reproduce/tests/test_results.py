@@ -47,11 +47,9 @@ def test_a_row_per_claim_has_interval_control_and_reason(checkout):
     )
     assert row in text
     assert "Control: rate set to 0: 1 ± 0.0003528 (n=3), rejected" in text
+    control = "Control: none can exist: nothing makes it rise."
     reason = "Expected outcome fails: Euler's scheme cannot make it rise."
-    assert (
-        f"| **fails** (paper size, `fig1` `paper`). Control: none can exist: nothing makes it rise. {reason} |"
-        in text
-    )
+    assert f"| **fails** (paper size, `fig1` `paper`). {control} {reason} |" in text
 
 
 def test_what_was_not_run_is_said(checkout):
