@@ -1,4 +1,5 @@
 import numpy as np
+import optax
 import pytest
 from scipy.sparse import csc_array
 from sklearn.datasets import load_digits
@@ -393,3 +394,66 @@ def test_refining_a_stream(data):
     assert angles(model.components_, before).max() < 0.1
     with pytest.raises(ValueError, match="refine reads it several times"):
         model.refine(iter([data]))
+
+
+@pytest.mark.parametrize("share", [0.8, 0.99, np.float32(0.8)])
+def test_a_share_of_the_variance_of_fewer_columns_than_players(data, share):
+    exact = PCA(float(share)).fit(data)
+    assert EigenGame(share, random_state=0).fit(data).n_components_ == exact.n_components_
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_components": 4},
+        {"learning_rate": 1e-9},
+        {"momentum": 0.5},
+        {"center": None},
+        {"optimizer": optax.sgd(0.1)},
+    ],
+)
+def test_a_fit_does_not_go_on_with_other_settings(data, change):
+    """They are built into the state, which would go on with the old ones in silence."""
+    model = EigenGame(2, random_state=0).partial_fit(data).set_params(**change)
+    for go_on in (model.partial_fit, model.refine):
+        with pytest.raises(ValueError, match=f"{next(iter(change))} was .* when this fit began and is"):
+            go_on(data)
+    assert model.set_params(batch_size=64).fit(data).converged_
+
+
+def test_refine_takes_what_fit_takes(data):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(data, columns=list("abcdefgh"))
+    model = EigenGame(2, random_state=0).partial_fit(frame)
+    truth = PCA(2).fit(data).components_
+    for rows in (frame, lambda: iter([data[:10], data[10:]])):
+        assert np.abs(np.sum(model.refine(rows).components_ * truth, axis=1)).min() > 0.999
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.refine(frame[frame.columns[::-1]])
+    with pytest.raises(ValueError, match="Batch 0 has 7 features; the fit has 8"):
+        model.refine(lambda: iter([data[:, :7]]))
+    with pytest.raises(ValueError, match="Batch 1 contains NaN"):
+        model.refine(lambda: iter([data, np.where(data > 5, np.nan, data)]))
+
+
+def test_refine_after_an_exact_solution_is_about_the_new_data(data):
+    """It returned the old answer, whatever the new rows were."""
+    model = EigenGame(2, algorithm="auto", random_state=0).fit(data)
+    assert model.solver_ == "exact"
+    other = data[:, ::-1].copy()
+    truth = PCA(2).fit(other).components_
+    assert np.abs(np.sum(model.refine(other).components_ * truth, axis=1)).min() > 0.999
+    assert model.solver_ == "game"
+
+
+def test_batches_with_labels_are_refused(data):
+    with pytest.raises(ValueError, match=r"Batch 0 is a tuple; yield the \(n, d\) samples alone"):
+        EigenGame(2).fit(iter([(data, data[:, 0])]))
+
+
+def test_data_frames_of_polars(data):
+    pl = pytest.importorskip("polars")
+    frame = pl.DataFrame({f"c{i}": column for i, column in enumerate(data.T)})
+    model = EigenGame(2, random_state=0).set_output(transform="polars").fit(frame)
+    np.testing.assert_array_equal(model.components_, EigenGame(2, random_state=0).fit(data).components_)
+    assert model.transform(frame).columns == ["eigengame0", "eigengame1"]

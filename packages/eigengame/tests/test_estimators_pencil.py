@@ -298,3 +298,11 @@ def test_lambda_star_below_the_top_is_refused():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_direction_that_one_view_lacks_is_unresolved(rng):
+    """The second view has rank one: the value of the second pair is rounding error, not a finding."""
+    x = rng.standard_normal((10, 3))
+    with pytest.warns(ConvergenceWarning):
+        model = EigenGameCCA(2, random_state=0).fit(x, np.c_[x[:, 0], 2 * x[:, 0]])
+    np.testing.assert_array_equal(model.unresolved_, [1])

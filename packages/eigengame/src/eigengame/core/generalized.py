@@ -153,7 +153,7 @@ def repeat_pencil_step(
 def unresolved_players(values: NDArray, overlap: NDArray) -> NDArray[np.int64]:
     """Return the players that found nothing of their own.
 
-    Those whose value is not positive, and those that lie mostly in the span of their parents: where
+    Those whose value is not positive beyond rounding error of the largest, and those that lie mostly in the span of their parents: where
     only non-positive values are left, copying a parent costs nothing.
 
     Args:
@@ -167,4 +167,5 @@ def unresolved_players(values: NDArray, overlap: NDArray) -> NDArray[np.int64]:
     norms = np.sqrt(np.maximum(np.diagonal(overlap), np.finfo(np.float32).tiny))
     cosines = overlap / norms[:, None] / norms[None, :]
     copied = np.sum(np.square(np.tril(cosines, -1)), axis=1) > 0.5
-    return np.flatnonzero((values <= 0) | copied)
+    rounding = 10 * float(np.finfo(np.float32).eps) * float(np.abs(values).max(initial=0))
+    return np.flatnonzero((values <= rounding) | copied)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,8 @@ __all__ = ["Game"]
 
 _COLLAPSED = 0.01  # directions in which the averaged players span less than this share are not their finding
 
+FIXED = ("n_components", "learning_rate", "momentum", "center", "optimizer", "mesh", "dtype")
+
 # what follows from an estimator's state, apart from it: reading an attribute does not change the estimator
 _SOLUTIONS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
@@ -28,6 +31,7 @@ _SOLUTIONS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 class Game(BaseEstimator):
     """Players of one estimator, a few more than asked for, and the steps they take."""
 
+    n_components: Any
     algorithm: Any
     learning_rate: Any
     momentum: float
@@ -42,6 +46,7 @@ class Game(BaseEstimator):
     _state: State
     _seed: int
     _wanted: Any
+    _begun_with: dict[str, Any]
 
     def _forget(self) -> None:
         for name in ("_state", "_distinct", "_former"):
@@ -61,11 +66,28 @@ class Game(BaseEstimator):
             mesh=self.mesh,
         )
 
+    def _share(self) -> float | None:
+        """Return the share of the variance asked for, or None where a number of components is."""
+        k: Any = self.n_components
+        return None if k is None or isinstance(k, Integral) else float(k)
+
+    def _check_unchanged(self) -> None:
+        """Refuse to go on with settings other than those that the state was built with."""
+        for name, held in self._begun_with.items():
+            now = getattr(self, name)
+            if now is not held and not (isinstance(held, int | float | str) and now == held):
+                raise ValueError(
+                    f"{name} was {held!r} when this fit began and is {now!r}; call fit, which starts anew, "
+                    "or set it back."
+                )
+
     def _start(self, batch: Batch) -> None:
         n, d = batch.num_valid, batch.rows.shape[1]
         if self._wanted is None:
             self._wanted = min(n, d)
         k = self._wanted = int(self._wanted)
+        if k > d and self._share() is not None:
+            k = self._wanted = d
         if k > d:
             raise ValueError(f"n_components={k} exceeds n_features={d}; ask for at most {d} components.")
         players = min(k + max(8, k // 2), d)
@@ -76,6 +98,7 @@ class Game(BaseEstimator):
         if self.optimizer is None and not callable(self.learning_rate) and self.learning_rate != "auto":
             state = with_learning_rate(state, float(self.learning_rate))
         self._state = state
+        self._begun_with = {name: getattr(self, name) for name in FIXED}
 
     def _first_vectors(self, key: jax.Array, k: int, d: int) -> NDArray | None:
         former: NDArray | None = self.__dict__.pop("_former", None)

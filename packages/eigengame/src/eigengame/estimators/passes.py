@@ -74,7 +74,7 @@ def one_pass(
         dtype: Type of the arithmetic.
 
     Raises:
-        ValueError: For rows that are not finite; names the batch.
+        ValueError: For rows that are not finite or of another width; names the batch.
     """
     d = W.shape[1]
     padded = np.pad(W, ((0, -W.shape[0] % multiple), (0, 0)))
@@ -90,6 +90,8 @@ def one_pass(
     else:
         batches = iterable_batches(data, batch_size, dtype=dtype)
     for batch in batches:
+        if batch.rows.shape[1] != d:
+            raise ValueError(f"Batch {batch.position} has {batch.rows.shape[1]} features; the fit has {d}.")
         check_finite(np.asarray(batch.rows), batch.position)
         sums = _add_rows(sums, device_W, batch.rows, start, np.int32(batch.num_valid))
         count += batch.num_valid

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ClassVar, Literal, Self
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from eigengame import exact
@@ -110,7 +110,7 @@ class EigenGame(Components, Saved):
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "n_components": [COUNT, Interval(RealNotInt, 0, 1, closed="neither"), None],
+        "n_components": [COUNT, Interval(Real, 0, 1, closed="neither"), None],
         "algorithm": [StrOptions({"mu", "alpha", "gha", "oja", "auto"})],
         "learning_rate": [POSITIVE, callable, StrOptions({"auto"})],
         "batch_size": [COUNT],
@@ -193,15 +193,16 @@ class EigenGame(Components, Saved):
             self._forget()
             self._former, self._seed, self._wanted = former, seed, wanted
             self._play(X, rows)
-            if self.n_epochs == "auto" and again:
-                self.refine(X if rows is None else rows)
+            if self.n_epochs == "auto" and again and self.solver_ == "game":
+                self._refine(X if rows is None else rows)
             if share is None:
                 break
+            wanted = self._wanted
             enough = np.flatnonzero(np.cumsum(self.explained_variance_ratio_) >= share)
-            if enough.size or self._wanted >= self.n_features_in_:
+            if enough.size or wanted >= self.n_features_in_:
                 self._wanted = int(enough[0]) + 1 if enough.size else self.n_features_in_
                 break
-            wanted = min(4 * self._wanted, self.n_features_in_)
+            wanted = 4 * wanted
         self._warn(again)
         return self
 
@@ -268,11 +269,12 @@ class EigenGame(Components, Saved):
         """
         check_is_fitted(self)
         self._check_settings()
-        if self.solver_ == "exact":
-            return self
+        self._check_unchanged()
         if isinstance(X, Iterator) and not hasattr(X, "shape"):
             raise ValueError("X is an iterator, which can be read once; refine reads it several times.")
-        data = X if is_stream(X) or hasattr(X, "shape") else np.asarray(X)
+        return self._refine(X if is_stream(X) else self._validated(X, reset=False))
+
+    def _refine(self, data: Any) -> Self:
         found = Pass(np.zeros(0), np.array(gather(self._state.mean), np.float64), 0.0, 0)
 
         def products(W: NDArray) -> tuple[NDArray, NDArray]:
@@ -301,7 +303,7 @@ class EigenGame(Components, Saved):
             tol=float(self.tol or 0.02),
             max_passes=_MAX_PASSES - 2,
         )
-        self._distinct = found.num_rows
+        self._distinct, self.solver_ = found.num_rows, "game"
         self._adopt(block, found.mean, found.total)
         return self
 
@@ -320,7 +322,9 @@ class EigenGame(Components, Saved):
         """
         self._check_settings()
         first = not hasattr(self, "_state")
-        if first:
+        if not first:
+            self._check_unchanged()
+        else:
             if self._share() is not None:
                 raise ValueError(f"n_components={self.n_components} needs `fit`; pass an integer.")
             self._forget()
@@ -347,11 +351,6 @@ class EigenGame(Components, Saved):
         """Return the number of rows rounded up to what the mesh can split; the rest is padding."""
         parts = 1 if self.mesh is None else self.mesh.shape["data"]
         return -(-int(rows) // parts) * parts
-
-    def _share(self) -> float | None:
-        """Return the share of the variance asked for, or None where a number of components is."""
-        k: Any = self.n_components
-        return None if k is None or isinstance(k, Integral) else float(k)
 
     def _check_settings(self) -> None:
         self._validate_params()

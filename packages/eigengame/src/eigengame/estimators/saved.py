@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from eigengame import checkpoint
 from eigengame.core.solver import init
-from eigengame.estimators.game import Game
+from eigengame.estimators.game import FIXED, Game
 
 __all__ = ["Saved"]
 
@@ -80,4 +80,5 @@ class Saved(Game):
             dtype=model.dtype,
         )
         model._state = checkpoint.from_arrays(arrays, like)
+        model._begun_with = {name: getattr(model, name) for name in FIXED}
         return model, meta["extra"]

@@ -109,6 +109,11 @@ def iterable_batches(
     held: list[NDArray] = []
     held_rows, index, width = 0, 0, None
     for position, part in enumerate(source() if callable(source) else source):
+        if isinstance(part, tuple | dict):
+            raise ValueError(
+                f"Batch {position} is a {type(part).__name__}; yield the (n, d) samples alone, for example "
+                "(x for x, _ in loader)."
+            )
         rows = np.asarray(part.toarray() if hasattr(part, "toarray") else part)
         if rows.ndim != 2:
             raise ValueError(f"Batch {position} has shape {rows.shape}; pass samples on rows, shape (n, d).")
@@ -127,7 +132,10 @@ def iterable_batches(
         joined = np.concatenate(held)
         yield Batch(pad_rows(joined, batch_size), held_rows, index)
     elif width is None:
-        raise ValueError("The iterable yielded no batch. Pass an iterable with at least one (n, d) array.")
+        raise ValueError(
+            "The iterable yielded no batch. Pass one with at least one (n, d) array; "
+            "a callable must return a fresh one at every call."
+        )
 
 
 def chunks(X: Any, size: int) -> Iterator[slice]:
