@@ -65,7 +65,7 @@ def make_mesh(*, data: int = 1, players: int = 1, features: int = 1, devices: An
     if needed > len(devices):
         raise ValueError(
             f"A mesh of {data} x {players} x {features} needs {needed} devices; {len(devices)} present. "
-            "On a CPU set XLA_FLAGS=--xla_force_host_platform_device_count before importing jax."
+            f"On a CPU set XLA_FLAGS=--xla_force_host_platform_device_count={needed} before importing jax."
         )
     return jax.make_mesh(
         shape, ("data", "players", "features"), axis_types=(AxisType.Auto,) * 3, devices=devices[:needed]

@@ -153,8 +153,8 @@ def repeat_pencil_step(
 def unresolved_players(values: NDArray, overlap: NDArray) -> NDArray[np.int64]:
     """Return the players that found nothing of their own.
 
-    Those whose value is not positive beyond rounding error of the largest, and those that lie mostly in the span of their parents: where
-    only non-positive values are left, copying a parent costs nothing.
+    Those whose value is not positive beyond rounding error of the largest, and those that lie mostly in the
+    span of their parents: where only non-positive values are left, copying a parent costs nothing.
 
     Args:
         values: Generalised Rayleigh quotients, (k,).

@@ -63,7 +63,8 @@ class Config:
     """What a step does. Hashable: equal configs share one compiled step.
 
     Attributes:
-        optimizer: optax transformation; receives the negated direction.
+        optimizer: optax transformation; receives the negated direction. One that rescales coordinates (Adam,
+            RMSProp, Lion, ...) needs `project=True`, else it turns the vectors towards its own rest point.
         algorithm: `"mu"`, `"alpha"`, `"gha"` or `"oja"`.
         reduction: `"mean"` divides by the number of samples, `"sum"` does not.
         project: Remove the radial component of the direction first.
@@ -430,7 +431,7 @@ Args:
     state: From `init`.
     batch: Samples on rows, array or pytree.
     config: Static; a new one compiles anew.
-    num_valid: Number of leading rows that count; the rest is padding is ignored.
+    num_valid: Number of leading rows that count; the rest is padding.
 
 Returns:
     The new state and a dict: `finite` (one flag for the whole update), `rayleigh` (k,) v_i'C v_i on

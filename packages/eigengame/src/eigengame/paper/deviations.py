@@ -30,7 +30,7 @@ DEVIATIONS = (
         "D4",
         "learning rates of the image experiment",
         "chosen by the authors' search, not all printed",
-        "the best of three multiples of c / lambda_1 per method and batch size, on an unreported seed",
+        "the best multiple of c / lambda_1, inside its grid, per method and batch size on an unreported seed",
         "curves are comparable in order, not in absolute steps",
     ),
     Deviation(
