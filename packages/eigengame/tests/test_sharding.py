@@ -4,10 +4,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
+import optax
 import pytest
 
+from eigengame.core.solver import init
 from eigengame.sharding import init_distributed, make_mesh
 
 HERE = Path(__file__).parent
@@ -102,6 +106,13 @@ def test_two_processes_equal_one(tmp_path):
 
 def test_a_pytree_split_by_features_equals_one_device(report):
     assert report["pytree"]["features 2"] < LAYOUT
+
+
+def test_columns_that_the_mesh_does_not_divide_are_refused_before_anything_is_placed():
+    mesh = SimpleNamespace(shape={"data": 1, "players": 1, "features": 4})
+    for dimension in (18, {"a": 8, "b": 6}):
+        with pytest.raises(ValueError, match="cannot be split over features=4 devices; pad it with zeros"):
+            init(jax.random.key(0), 2, dimension, optax.sgd(0.1), mesh=mesh)
 
 
 def test_axes_must_be_positive():

@@ -12,7 +12,7 @@ update, and for alpha the Gram matrix too, so the result does not depend on the 
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -188,17 +188,23 @@ def gather(leaf: Array) -> np.ndarray:
 
 def check_divisible(X: PyTree, mesh: Mesh, rows_factor: int = 1) -> None:
     """Refuse a batch whose rows or last axes the mesh does not divide."""
-    rows, data, features = batch_size(X) * rows_factor, mesh.shape["data"], mesh.shape["features"]
+    rows, data = batch_size(X) * rows_factor, mesh.shape["data"]
     if rows % data:
         raise ValueError(
             f"A batch of {rows} rows cannot be split over data={data} devices; "
             f"use a batch size divisible by {data}."
         )
-    for leaf in jax.tree.leaves(X):
-        if leaf.shape[-1] % features:
+    check_features([leaf.shape[-1] for leaf in jax.tree.leaves(X)], mesh)
+
+
+def check_features(widths: Sequence[int], mesh: Mesh) -> None:
+    """Refuse last axes of leaves that the mesh does not divide."""
+    features = mesh.shape["features"]
+    for width in widths:
+        if width % features:
             raise ValueError(
-                f"The last axis of a leaf of shape {leaf.shape} cannot be split over features={features}; "
-                "pad it with zeros to a multiple."
+                f"A last axis of {width} features cannot be split over features={features} devices; pad it "
+                "with zeros to a multiple, which changes no component."
             )
 
 

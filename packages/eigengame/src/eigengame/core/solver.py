@@ -39,7 +39,7 @@ from eigengame.core.trees import (
 )
 from eigengame.core.values import utilities_from_products
 from eigengame.optax_transforms import normalize_rows
-from eigengame.sharding import padded_players, put, sharded_direction, vector_sharding
+from eigengame.sharding import check_features, padded_players, put, sharded_direction, vector_sharding
 
 __all__ = [
     "Config",
@@ -235,6 +235,8 @@ def init(
     if V is not None:
         V = jax.tree.map(lambda v: jnp.array(v, dtype), V)
         _check_unit_rows(V, k)
+    if mesh is not None:
+        check_features([shape[-1] for shape in shapes if shape], mesh)
     padding = padded_players(k, mesh) - k
     state = _fresh(key, V, k, padding, shapes, structure, optimizer, moments, jnp.dtype(dtype))
     return state if mesh is None else place(state, mesh)
