@@ -19,6 +19,7 @@ from instability import (
     sharpness,
 )
 from instability.determinism import bit_reproducible, numerical_settings
+from instability.lyapunov import _rescale
 
 
 def mlp(width=32):
@@ -426,3 +427,50 @@ def test_rates_that_are_none_are_refused(arguments, message):
 
     with pytest.raises(ValueError, match=message):
         max_stable_sharpness(*arguments)
+
+
+# kinds of tensors ---------------------------------------------------------------------------------
+
+
+def test_sparse_gradients_are_perturbed_and_their_controls_hold():
+    """Rows that occur twice in a batch stay two entries of the gradient, in every copy alike."""
+    x, y = torch.tensor([[0, 3, 3], [5, 0, 1]]), torch.tensor([0, 1])
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(8, 64, sparse=True), nn.Flatten(), nn.Linear(192, 2))
+    probe = SensitivityProbe(model, sgd(2.0))
+    for _ in range(10):
+        probe.step(lambda m: F.cross_entropy(m(x), y))
+    report = probe.report()
+    assert report.controls_hold
+    assert report.injected
+    assert report.by_layer["0.weight"][3:, -1].max() > 0
+
+
+class ComplexWeight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0 + 2.0j, 0.5 - 1.0j]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_imaginary_part_counts():
+    probe = SensitivityProbe(ComplexWeight(), sgd(0.1), (1, 1, 2))
+    with torch.no_grad():
+        probe.copies.models[1].w += 1.0j
+    probe._measure()
+    assert probe.report().divergence[1, 0] > 0.1
+
+
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad])
+def test_second_moments_of_a_separated_copy_are_never_negative(make):
+    """The copy's is half the baseline's; scaled up to the separation the difference would cross zero."""
+    model = nn.Linear(6, 1, bias=False).double()
+    copies = Copies(model, lambda p: make(p, lr=1e-6), (1, 1))
+    copies.step(lambda m: m.weight.square().sum() * 1e-6)
+    moments = []
+    for optimizer, value in zip(copies.optimizers, (1e-12, 5e-13), strict=True):
+        (kept,) = optimizer.state.values()
+        moments += [kept[name].fill_(value) for name in ("exp_avg_sq", "square_avg", "sum") if name in kept]
+    _rescale(copies, separation=1e-3)
+    assert all((v >= 0).all() for v in moments)
+    assert (copies.models[0].weight == copies.models[1].weight).all()

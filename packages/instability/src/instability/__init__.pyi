@@ -3,6 +3,9 @@ from .curvature import hessian_vector_product as hessian_vector_product
 from .curvature import sharpness as sharpness
 from .determinism import bit_reproducible as bit_reproducible
 from .determinism import numerical_settings as numerical_settings
+from .exponents import LyapunovExponents as LyapunovExponents
+from .exponents import lyapunov_exponents as lyapunov_exponents
+from .exponents import training_map as training_map
 from .lyapunov import lyapunov_estimate as lyapunov_estimate
 from .metrics import accuracy_spread as accuracy_spread
 from .metrics import average_relative_l1 as average_relative_l1

@@ -1,5 +1,7 @@
 """Largest Lyapunov exponent of a training run, by two copies and renormalisation.
 
+It takes any model and optimiser; where the step has a tangent, ``instability.exponents`` is exact.
+
 Source: Benettin et al. 1980; Sec. 5.3 of Sun et al. 2022 for what it says about rounding errors.
 """
 
@@ -13,6 +15,7 @@ import torch
 from jaxtyping import Float
 
 from instability.copies import Copies, LossOf
+from instability.exponents import SQUARES
 
 __all__ = ["lyapunov_estimate"]
 
@@ -84,6 +87,11 @@ def _state(copies: Copies) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return states[0], states[1]
 
 
+def _squares(copies: Copies) -> set[int]:
+    state = copies.optimizers[1].state
+    return {kept[name].data_ptr() for kept in state.values() for name in SQUARES & kept.keys()}
+
+
 def _norm(tensors: list[torch.Tensor]) -> float:
     return float(torch.stack([t.to(torch.float64).square().sum() for t in tensors]).sum().sqrt())
 
@@ -95,10 +103,12 @@ def _distance(copies: Copies) -> float:
 
 def _rescale(copies: Copies, separation: float) -> float:
     """Scale the difference to ``separation`` times the first copy's size; return the distance."""
-    first, second = _state(copies)
+    (first, second), roots = _state(copies), _squares(copies)
     weights = [p.detach() for p in copies.models[0].parameters() if p.requires_grad]
     target = separation * max(_norm(weights), 1e-12)
     scale = target / _distance(copies)
     for a, b in zip(first, second, strict=True):
-        b.copy_(a + scale * (b - a))
+        moved = a + scale * (b - a)
+        # A second moment of the size of the separation must not cross zero: the optimiser takes its root.
+        b.copy_(moved.clamp_min_(0) if b.data_ptr() in roots else moved)
     return _distance(copies)  # not the target: adding to the weights rounds

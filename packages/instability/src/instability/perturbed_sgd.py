@@ -188,7 +188,9 @@ class PerturbedOptimizer(Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    parameter.grad.copy_(self._round_again(parameter.grad))
+                    # Of a sparse gradient the stored values: adding up repeated rows would round by itself.
+                    g = parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
+                    g.copy_(self._round_again(g))
 
     def _round_again(self, direction: Tensor) -> Tensor:
         moved, rate = self.perturbation(direction, 1.0)

@@ -362,10 +362,11 @@ def layer_divergence(baseline: nn.Module, other: nn.Module) -> dict[str, tuple[f
     found = {}
     pairs = zip(baseline.named_parameters(), other.parameters(), strict=True)
     for name, a, b in ((name, a, b) for (name, a), b in pairs if a.requires_grad):
-        x, y = a.detach().double(), b.detach().double()
+        x, y = (torch.view_as_real(t) if t.is_complex() else t for t in (a.detach(), b.detach()))
+        x, y = x.double(), y.double()
         size = x.abs().add_(y.abs())
         ratio = x.sub_(y).abs_().div_(size).masked_fill_(size == 0, 0.0)
-        found[name] = (2 * float(ratio.sum()), a.numel())
+        found[name] = (2 * float(ratio.sum()), ratio.numel())
     return found
 
 

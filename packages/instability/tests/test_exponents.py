@@ -1,0 +1,241 @@
+"""Exact exponents against closed forms, other definitions and matrices."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from instability import Copies, PerturbedSGD, lyapunov_estimate, lyapunov_exponents, training_map
+from instability.pde.activations import swish
+from instability.pde.reduced_map import ReducedMap
+
+
+def quadratic(curvatures):
+    """A module whose loss is ``sum(h w^2) / 2``."""
+    model = nn.Linear(len(curvatures), 1, bias=False).double()
+    h = torch.tensor(curvatures, dtype=torch.float64)
+    return model, lambda m, _: (h * m.weight.square()).sum() / 2
+
+
+def test_logistic_map_at_four_has_log_two():
+    found = lyapunov_exponents(
+        lambda s, _: {"x": 4 * s["x"] * (1 - s["x"])},
+        torch.tensor([0.3], dtype=torch.float64),
+        num_steps=3000,
+        transient=100,
+    )
+    assert found.exact
+    assert found.exponents[0] == pytest.approx(math.log(2), abs=3 * found.error[0])
+    assert found.error[0] < 0.02
+    assert found.amplifies
+    assert "rounding errors grow" in found.summary()
+
+
+@pytest.mark.parametrize("rate", [0.03, 0.06, 0.07])
+def test_reduced_map(rate):
+    """The same orbit, its slope once by hand and once by automatic differentiation, to 1e-3."""
+    reduced = ReducedMap(32, 256, 20.0)
+    share, taps = reduced.positive_share, reduced.num_taps
+
+    def loss(c):
+        return F.softplus(-(share * swish(c) + (1 - share) * swish(-c))) + 10.0 * c.square() / taps
+
+    def step(state, _):
+        with torch.enable_grad():
+            c = state["x"].clone().requires_grad_()
+            slope = torch.autograd.grad(loss(c).sum(), c)[0]
+        return {"x": state["x"] - rate * taps * slope}
+
+    start = torch.tensor([1.0], dtype=torch.float64)
+    found = lyapunov_exponents(step, start, num_steps=400, transient=100)
+    exact = reduced.lyapunov_exponent(rate, num_steps=400, transient=100)
+    # A chaotic orbit is another one after 60 steps, so there the bars of both decide.
+    tolerance = 1e-3 if exact < 0 else 4 * found.error[0]
+    assert found.exponents[0] == pytest.approx(exact, abs=tolerance)
+
+
+def test_all_exponents_of_a_linear_map_add_up_to_the_log_determinant():
+    rng = np.random.default_rng(0)
+    matrix = torch.from_numpy(rng.normal(size=(4, 4)))
+    # Tangents do not depend on the state: it is kept at zero, where nothing overflows.
+    found = lyapunov_exponents(
+        lambda s, _: {"x": matrix @ s["x"]}, torch.zeros(4, dtype=torch.float64), num_steps=400, k=4
+    )
+    assert found.exponents.sum() == pytest.approx(torch.linalg.slogdet(matrix).logabsdet.item(), rel=1e-12)
+    moduli = np.sort(np.log(np.abs(np.linalg.eigvals(matrix.numpy()))))[::-1]
+    np.testing.assert_allclose(found.exponents, moduli, atol=0.01)
+
+
+def update_matrix(h, rate, momentum, nesterov):
+    """Of (w, buffer) in one step of torch's SGD on a quadratic of curvature h."""
+    buffer = np.array([h, momentum])
+    used = np.array([h, 0.0]) + momentum * buffer if nesterov else buffer
+    return np.array([np.array([1.0, 0.0]) - rate * used, buffer])
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(("rate", "stable"), [(0.1, True), (1.5, False)])
+def test_momentum_on_a_quadratic_has_the_eigenvalues_of_its_update(rate, stable, nesterov):
+    curvatures, momentum = [3.0, 0.5], 0.9
+    model, loss_of = quadratic(curvatures)
+    with torch.no_grad():
+        model.weight.zero_()  # the tangent is the same everywhere, and at zero nothing overflows
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum, nesterov=nesterov)
+    found = lyapunov_exponents(*training_map(model, optimizer, loss_of), num_steps=80, k=4, transient=30)
+    moduli = [
+        abs(value)
+        for h in curvatures
+        for value in np.linalg.eigvals(update_matrix(h, rate, momentum, nesterov))
+    ]
+    np.testing.assert_allclose(found.exponents, np.sort(np.log(moduli))[::-1], atol=0.05)
+    assert found.exponents.sum() == pytest.approx(np.log(moduli).sum(), rel=1e-9)
+    assert found.amplifies is not stable
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "amsgrad": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01),
+    "nadam": lambda p: torch.optim.NAdam(p, lr=0.01),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1),
+    "perturbed": lambda p: PerturbedSGD(p, lr=0.05, momentum=0.9),
+}
+
+
+def network():
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 3, dtype=torch.float64), torch.arange(12) % 2
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    return model, lambda m, _: F.cross_entropy(m(x), y)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_map_is_the_optimisers_own_step_and_its_tangent_is_exact(name):
+    """Ten steps equal torch's; the tangent equals the Jacobian by differences of those steps."""
+    model, loss_of = network()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    step, state = training_map(model, optimizer, loss_of)
+    found = lyapunov_exponents(step, state, num_steps=10)
+    assert found.exact is (name != "amsgrad")  # torch takes its maximum in a form without a derivative
+    for _ in range(11):  # the map makes one step at the start
+        optimizer.zero_grad()
+        loss_of(model, 0).backward()
+        optimizer.step()
+    for key, weight in model.named_parameters():
+        torch.testing.assert_close(found.state[key], weight.detach(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_equal_to_the_separation_of_copies(name):
+    model, loss_of = network()
+    make = OPTIMIZERS[name]
+    step, state = training_map(model, make(model.parameters()), loss_of)
+    found = lyapunov_exponents(step, state, num_steps=100, transient=100)
+    growth = lyapunov_estimate(Copies(model, make, (1, 1)), [lambda m: loss_of(m, 0)] * 200, separation=1e-7)
+    assert growth[100:].mean() == pytest.approx(found.exponents[0], abs=max(4 * found.error[0], 2e-3))
+
+
+def test_dropout_draws_the_same_mask_for_state_and_tangent_and_anew_in_each_step():
+    masks = []
+
+    class Noted(nn.Module):
+        def forward(self, x):
+            mask = F.dropout(torch.ones_like(x.detach()), 0.5)
+            masks.append(mask)
+            return x * mask
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 20), Noted(), nn.Linear(20, 1)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    step, state = training_map(model, optimizer, lambda m, _: m(x).square().mean())
+    masks.clear()
+    found = lyapunov_exponents(step, state, num_steps=3, k=2)
+    assert found.exact
+    assert len(masks) == 6
+    assert all(torch.equal(masks[i], masks[i + 1]) for i in (0, 2, 4))
+    assert not torch.equal(masks[0], masks[2])
+
+
+def test_accumulated_and_clipped_steps():
+    model, loss_of = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step, state = training_map(
+        model,
+        optimizer,
+        lambda m, n: loss_of(m, n) + 0.5 * loss_of(m, n),
+        before_step=lambda parameters: nn.utils.clip_grad_norm_(parameters, 0.01, foreach=False),
+    )
+    found = lyapunov_exponents(step, state, num_steps=5)
+    assert found.exact
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss_of(model, 0).backward()
+        (0.5 * loss_of(model, 0)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        optimizer.step()
+    torch.testing.assert_close(found.state["0.weight"], model[0].weight.detach(), rtol=1e-10, atol=1e-12)
+
+
+class Careless(torch.optim.Optimizer):
+    """Gradient descent that writes past the graph, as old code does."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.add_(p.grad.data, alpha=-group["lr"])
+
+
+def test_a_step_that_loses_its_tangent_falls_back_to_differences():
+    model, loss_of = quadratic([5.0])
+    step, state = training_map(model, Careless(model.parameters(), 0.1), loss_of)
+    found = lyapunov_exponents(step, state, num_steps=5)
+    assert not found.exact
+    assert np.exp(found.exponents[0]) == pytest.approx(0.5, rel=1e-6)
+    assert "central differences" in found.summary()
+
+
+def test_the_model_and_its_optimiser_are_left_alone():
+    model, loss_of = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    lyapunov_exponents(*training_map(model, optimizer, loss_of), num_steps=2)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert not optimizer.state
+
+
+def test_frozen_parameters_have_no_part():
+    model, loss_of = network()
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    _, state = training_map(model, optimizer, loss_of)
+    assert set(state) == {"2.weight", "2.bias"}
+
+
+def test_a_run_that_blows_up_names_the_step():
+    with pytest.raises(FloatingPointError, match="step 4"):
+        lyapunov_exponents(
+            lambda s, _: {"x": s["x"] ** 3}, torch.tensor([1e10], dtype=torch.float64), num_steps=50
+        )
+
+
+@pytest.mark.parametrize("settings", [{"k": 0}, {"k": 2}, {"num_steps": 0}, {"transient": -1}])
+def test_bad_arguments(settings):
+    with pytest.raises(ValueError, match="pass k from 1 to 1"):
+        lyapunov_exponents(lambda s, _: s, torch.zeros(1), **{"num_steps": 1} | settings)
+
+
+def test_lbfgs_is_refused():
+    model, loss_of = network()
+    with pytest.raises(TypeError, match="use lyapunov_estimate"):
+        training_map(model, torch.optim.LBFGS(model.parameters()), loss_of)
