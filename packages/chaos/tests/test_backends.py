@@ -147,7 +147,8 @@ def test_backends_agree_on_random_mlps(
             layers.append(Residual(nn.Linear(width, width, bias=bias), activation()))
     model = nn.Sequential(*layers, nn.Linear(size, 3, bias=bias))
     x = torch.randn(batch, inputs, generator=generator, dtype=torch.float64)
-    if duplicate:
+    # Two equal samples have no variance: each batch norm of it divides rounding by sqrt(1e-5).
+    if duplicate and not (norm == "train" and batch == 2):
         x[-1] = x[0]
     y = classes(batch, loss, generator)
     for module in model.modules():

@@ -41,15 +41,15 @@ def test_decompositions_grow_with_the_cube():
 
 
 def test_announced_before_the_first_step_and_not_for_short_runs(tmp_path, capsys):
-    run_training(config(tmp_path, max_steps=250, parallel=1, perturb_strat=None))
+    run_training(config(tmp_path, num_steps=250, parallel=1, perturb_strat=None))
     out = capsys.readouterr().out
     assert re.search(r"expected on this machine: about \d+ (s|min), [\d.e-]+ GB of arrays", out)
-    run_training(config(tmp_path, max_steps=30))
+    run_training(config(tmp_path, num_steps=30))
     assert "expected" not in capsys.readouterr().out
 
 
 def test_it_leaves_no_trace_in_the_run(tmp_path, monkeypatch):
-    changes = {"max_steps": 210, "parallel": 1, "perturb_strat": None}
+    changes = {"num_steps": 210, "parallel": 1, "perturb_strat": None}
     changes["optim"] = {"name": "cgd", "noise": True, "prune_start": 200}
     a = run_training(config(tmp_path / "a", **changes))
     monkeypatch.setattr("chaos.paper.train.engine._CALIBRATED_ABOVE", 1000)

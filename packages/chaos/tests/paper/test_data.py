@@ -80,7 +80,7 @@ def test_batches_continue_in_the_middle(start):
     ("arguments", "error", "message"),
     [
         (("mnist",), ValueError, "dataset=mnist is unknown. Allowed: usps, fmnist, digits, digits16"),
-        (("digits", "max"), ValueError, "data.normalize=max is unknown. Allowed: standard, center, unit"),
+        (("digits", "max"), ValueError, "normalize=max is unknown. Allowed: standard, center, unit"),
         (("usps", "standard", "/nowhere"), FileNotFoundError, "usps"),
     ],
 )

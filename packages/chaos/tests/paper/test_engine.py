@@ -94,7 +94,7 @@ def small(tmp_path, **changes):
     top = {
         "dataset": "digits",
         "seed": 1,
-        "max_steps": 12,
+        "num_steps": 12,
         "batch_size": 8,
         "checkpoint_every": 5,
         "out": str(tmp_path),
@@ -196,7 +196,7 @@ def test_prune_global_in_two_phases(tmp_path, capsys):
 
 
 def test_save_lyapunov_at_an_epoch(tmp_path):
-    folder = run_training(small(tmp_path, debug=True, max_steps=6, logging__save_lyapunov_at=0))
+    folder = run_training(small(tmp_path, debug=True, num_steps=6, logging__save_lyapunov_at=0))
     things = chaos.load_eigenthings(folder / "eigenthings-epoch0-0.npz")
     assert things.step == 3
 
@@ -265,7 +265,7 @@ def test_a_foreign_file_exits_2_in_one_line(tmp_path, capsys, content, name):
 
 
 def test_hessian_logging_of_several_models_warns_about_its_cost(tmp_path, capsys):
-    run_training(small(tmp_path, parallel=2, perturb_strat="randn", max_steps=2))
+    run_training(small(tmp_path, parallel=2, perturb_strat="randn", num_steps=2))
     assert "Hessian logging costs 2 times as much here" in capsys.readouterr().err
 
 
@@ -282,20 +282,20 @@ def test_late_subspace_time_is_announced(tmp_path, capsys):
 
 def test_killed_runs_resume(tmp_path):
     """SIGKILL after the first checkpoint: the rest of the steps, and none twice."""
-    arguments = ["train", *SMALL, "max_steps=220", "optim=cgd", "optim.prune_set=neg"]
+    arguments = ["train", *SMALL, "num_steps=220", "optim=cgd", "optim.prune_set=neg"]
     check_killed_runs_resume("chaos", arguments, tmp_path, after_files=[1], result="summary.json")
 
 
 @pytest.mark.slow
 def test_killed_anywhere_runs_resume(tmp_path):
-    arguments = ["train", *SMALL, "max_steps=220", "optim=cgd", "optim.noise=true"]
+    arguments = ["train", *SMALL, "num_steps=220", "optim=cgd", "optim.noise=true"]
     kills = [0, 2, 3, 5, 8, 13]
     check_killed_runs_resume("chaos", arguments, tmp_path, after_files=kills, result="summary.json")
 
 
 def test_sweep_runs_every_job_and_exits_with_the_worst_code(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # the sweep's own folder goes below the working directory
-    line = ["train", *SMALL, "max_steps=3", f"out={tmp_path / 'a'}", "-m"]
+    line = ["train", *SMALL, "num_steps=3", f"out={tmp_path / 'a'}", "-m"]
     assert dispatch(PAPER, COMMANDS, [*line, "optim=sgd,cgd"]) == 0
     results = [json.loads(p.read_text()) for p in (tmp_path / "a").rglob("summary.json")]
     assert [r["num_steps"] for r in results] == [3, 3]
@@ -324,13 +324,13 @@ def test_an_absent_service_costs_a_notice_not_the_run(tmp_path, monkeypatch, cap
     for name in [n for n in sys.modules if n == service or n.startswith(f"{service}.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, service, None)
-    folder = run_training(small(tmp_path, logging__logger_type=service, max_steps=3))
+    folder = run_training(small(tmp_path, logging__logger_type=service, num_steps=3))
     assert f"{service} is not installed (pip install 'gdyn-common[{service}]')" in caplog.text
     assert len([r for r in caplog.records if service in r.getMessage()]) == 1
     assert "loss" in metrics_of(folder)
 
 
 def test_a_closed_service_costs_a_notice_not_the_run(tmp_path, caplog):
-    folder = run_training(small(tmp_path, logging__logger_type="neptune", max_steps=3))
+    folder = run_training(small(tmp_path, logging__logger_type="neptune", num_steps=3))
     assert "neptune failed (its service ended on 2026-03-05" in caplog.text
     assert "loss" in metrics_of(folder)

@@ -18,7 +18,7 @@ def config(out, *, logging=None, optim=None, model=None, **changes):
     top = {
         "dataset": "digits",
         "seed": 3,
-        "max_steps": 25,
+        "num_steps": 25,
         "parallel": 4,
         "perturb_strat": "randn",
         "checkpoint_every": 10,

@@ -70,7 +70,7 @@ def test_listing_imports_no_framework():
         (["run", "fig3"], "Unknown figure 'fig3'"),
         (["run", "fig1", "dataset=mnist"], "dataset=mnist is unknown. Allowed: usps, fmnist, digits"),
         (["run", "fig1", "arms=[sgd,up]"], "arms holds 'up'"),
-        (["run", "fig1", "data.normalize=max"], "data.normalize=max is unknown"),
+        (["run", "fig1", "normalize=max"], "normalize=max is unknown"),
         (["run", "fig1", "learning_rate=0"], "learning_rate=0.0 must be positive"),
         (["run", "fig1", "num_steps=0"], "num_steps=0 must be at least 1"),
         (["run", "fig1", "seeds=[]"], "seeds is empty"),

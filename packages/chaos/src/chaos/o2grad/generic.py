@@ -7,11 +7,13 @@ forward-mode rule the columns come from reverse-over-reverse differentiation ins
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from chaos.o2grad.parameters import LossFunction
 
 Scalar = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]
@@ -55,7 +57,7 @@ def hvp_columns(
     """
     if len(directions) == 1:
         try:
-            return Linearisation(function, point).product(directions[0])[None]
+            return Linearisation(function, point).product(directions[0], last=True)[None]
         except (NotImplementedError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise  # forward mode may still know the operation
@@ -91,6 +93,8 @@ class Linearisation:
         value: The function's value.
         gradient: Its gradient.
 
+    The point is not copied; it must stay as it is while products are taken.
+
     Example:
         >>> lines = Linearisation(lambda v: (v**3).sum() / 6, torch.tensor([1.0, 2.0]))
         >>> lines.product(torch.tensor([1.0, 1.0]))
@@ -101,41 +105,60 @@ class Linearisation:
     """
 
     def __init__(self, function: Scalar, point: Float[Tensor, " n"]) -> None:
+        # With one leaf for each parameter no backward pass has to put a flat vector together.
+        split = function.layout.unflatten(point) if isinstance(function, LossFunction) else {"": point}
         with torch.enable_grad():
-            self._leaf = point.detach().clone().requires_grad_()
-            value = function(self._leaf)
+            parts = {name: part.detach().requires_grad_() for name, part in split.items()}
+            self._leaves = tuple(parts.values())
+            value = function.of_parts(parts) if isinstance(function, LossFunction) else function(parts[""])
             if value.requires_grad:
-                (gradient,) = torch.autograd.grad(
-                    value, self._leaf, create_graph=True, materialize_grads=True
+                gradients = torch.autograd.grad(
+                    value, self._leaves, create_graph=True, materialize_grads=True
                 )
             else:
-                gradient = torch.zeros_like(self._leaf)
-        self.value, self._gradient = value.detach(), gradient
-        if gradient.requires_grad:
-            _refuse_delayed_errors(gradient)
+                gradients = tuple(map(torch.zeros_like, self._leaves))
+        self.value, self._gradients = value.detach(), gradients
+        _refuse_delayed_errors(gradients)
 
     @property
     def gradient(self) -> Float[Tensor, " n"]:
         """The gradient at the point."""
-        return self._gradient.detach()
+        return torch.cat([part.detach().reshape(-1) for part in self._gradients])
 
-    def product(self, v: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Return the Hessian times a vector."""
-        return self._differentiate(v, batched=False)
+    def product(self, v: Float[Tensor, " n"], *, last: bool = False) -> Float[Tensor, " n"]:
+        """Return the Hessian times a vector; the `last` one frees the graph, which is quicker."""
+        return self._differentiate(v, batched=False, keep=not last)
 
     def products(self, V: Float[Tensor, "k n"]) -> Float[Tensor, "k n"]:
         """Return the Hessian times each row."""
-        return self._differentiate(V, batched=True).expand_as(
-            V
-        )  # an unreachable point gives one row of zeros
+        return self._differentiate(V, batched=True, keep=True)
 
-    def _differentiate(self, v: Tensor, *, batched: bool) -> Tensor:
-        if not self._gradient.requires_grad:
+    def _differentiate(self, v: Tensor, *, batched: bool, keep: bool) -> Tensor:
+        pieces = v.split([leaf.numel() for leaf in self._leaves], dim=-1)
+        curved = [
+            (gradient, piece.reshape((*v.shape[:-1], *gradient.shape)))
+            for gradient, piece in zip(self._gradients, pieces, strict=True)
+            if gradient.requires_grad
+        ]
+        if not curved:
             return torch.zeros_like(v)
-        (product,) = torch.autograd.grad(
-            self._gradient, self._leaf, v, retain_graph=True, is_grads_batched=batched, materialize_grads=True
+        gradients, directions = zip(*curved, strict=True)
+        products = torch.autograd.grad(
+            gradients,
+            self._leaves,
+            directions,
+            retain_graph=keep,
+            is_grads_batched=batched,
+            materialize_grads=True,
         )
-        return product.detach()
+        rows = v.shape[:-1]  # of an unreachable parameter there is one row of zeros for all
+        return torch.cat(
+            [
+                part.detach().expand((*rows, *leaf.shape)).reshape((*rows, -1))
+                for part, leaf in zip(products, self._leaves, strict=True)
+            ],
+            dim=-1,
+        )
 
 
 def _in_chunks(
@@ -167,9 +190,9 @@ def reverse_over_reverse(
         return torch.stack([lines.product(v) for v in directions])
 
 
-def _refuse_delayed_errors(gradient: Tensor) -> None:
+def _refuse_delayed_errors(gradients: Sequence[Tensor]) -> None:
     """Look for operations marked ``once_differentiable``: autograd takes them for constants."""
-    nodes, seen = [gradient.grad_fn], set()
+    nodes, seen = [gradient.grad_fn for gradient in gradients], set()
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:

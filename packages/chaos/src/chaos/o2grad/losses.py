@@ -41,23 +41,6 @@ def output_hessian(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
     return coupled.view(batch, -1, batch, output[0].numel())
 
 
-def check_scalar(value: Tensor) -> Tensor:
-    """Refuse a loss per sample.
-
-    Raises:
-        TypeError: If it is no tensor.
-        ValueError: If the value is not a scalar.
-    """
-    if not isinstance(value, Tensor):
-        raise TypeError(f"The loss returned {type(value).__name__}; it must return a scalar tensor.")
-    if value.ndim:
-        raise ValueError(
-            f"The loss has shape {tuple(value.shape)}; curvature needs a scalar: "
-            "use reduction='mean' or 'sum' instead of 'none'."
-        )
-    return value
-
-
 def _is_plain_cross_entropy(loss: Loss, output: Tensor, y: Tensor) -> bool:
     if output.ndim != 2 or y.ndim != 1 or y.is_floating_point():
         return False

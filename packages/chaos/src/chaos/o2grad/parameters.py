@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from chaos.o2grad.batches import Inputs, arguments
-from chaos.o2grad.losses import check_scalar
 
 Parameters = Tensor | Mapping[str, Tensor] | None
 
@@ -125,8 +124,8 @@ def flat_parameters(
             f"params has shape {tuple(flat.shape)}; this model has {layout.n} trainable parameters, "
             f"so pass a flat tensor of shape ({layout.n},), a dict of them, or None for the current ones."
         )
-    flat = flat.detach().to(dtype)
-    if not torch.isfinite(flat).all():
+    flat = flat.detach().to(dtype, copy=flat is params)
+    if not all_finite(flat):
         raise ValueError("params holds non-finite values (NaN or infinity); curvature is undefined there.")
     return flat
 
@@ -141,18 +140,11 @@ def constants(model: nn.Module, layout: ParameterLayout, dtype: torch.dtype) -> 
     }
 
 
-def loss_function(
-    model: nn.Module,
-    layout: ParameterLayout,
-    loss: Callable[..., Tensor],
-    x: Inputs,
-    y: Any,
-    dtype: torch.dtype,
-    seen: Callable[[Any], None] = lambda output: None,
-) -> Callable[[Float[Tensor, " n"]], Tensor]:
-    """Build the scalar function of the flat parameters that is differentiated.
+@dataclass(frozen=True, eq=False)
+class LossFunction:
+    """The scalar function of the parameters that is differentiated.
 
-    Args:
+    Attributes:
         model: The module.
         layout: Its differentiated parameters.
         loss: The loss.
@@ -161,12 +153,45 @@ def loss_function(
         dtype: Type of the computation.
         seen: Called with every output of the model.
     """
-    args, kwargs = arguments(x)
 
-    def evaluate(flat: Tensor) -> Tensor:
-        values = {**constants(model, layout, dtype), **layout.unflatten(flat)}
-        output = torch.func.functional_call(model, values, args, kwargs)
-        seen(output)
-        return check_scalar(loss(output) if y is None else loss(output, y))
+    model: nn.Module
+    layout: ParameterLayout
+    loss: Callable[..., Tensor]
+    x: Inputs
+    y: Any
+    dtype: torch.dtype
+    seen: Callable[[Any], None]
 
-    return evaluate
+    def __call__(self, flat: Float[Tensor, " n"]) -> Tensor:
+        """Return the loss at flat parameters."""
+        return self.of_parts(self.layout.unflatten(flat))
+
+    def of_parts(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss at parameters by name."""
+        args, kwargs = arguments(self.x)
+        values = {**constants(self.model, self.layout, self.dtype), **parts}
+        output = torch.func.functional_call(self.model, values, args, kwargs)
+        self.seen(output)
+        return check_scalar(self.loss(output) if self.y is None else self.loss(output, self.y))
+
+
+def check_scalar(value: Tensor) -> Tensor:
+    """Refuse a loss per sample.
+
+    Raises:
+        TypeError: If it is no tensor.
+        ValueError: If the value is not a scalar.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"The loss returned {type(value).__name__}; it must return a scalar tensor.")
+    if value.ndim:
+        raise ValueError(
+            f"The loss has shape {tuple(value.shape)}; curvature needs a scalar: "
+            "use reduction='mean' or 'sum' instead of 'none'."
+        )
+    return value
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite; a finite sum, which is quick, says so."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())

@@ -32,11 +32,12 @@ from chaos.o2grad.losses import Loss, output_hessian
 from chaos.o2grad.observation import check_is_function, random_layer, untouched
 from chaos.o2grad.operators import CurvatureOperator, Kind
 from chaos.o2grad.parameters import (
+    LossFunction,
     ParameterLayout,
     Parameters,
+    all_finite,
     constants,
     flat_parameters,
-    loss_function,
 )
 from chaos.o2grad.sweep import Sweep
 from chaos.o2grad.tree import build_tree
@@ -382,11 +383,9 @@ class LossSurface:
         """Return the point of evaluation as a flat vector of its own."""
         return flat_parameters(self.model, self.layout, params, self.dtype)
 
-    def function(
-        self, x: Inputs, y: Any, seen: Callable[[Any], None] = lambda output: None
-    ) -> Callable[[Tensor], Tensor]:
-        """Return the loss of a batch as a function of the flat parameters; `seen` is told the outputs."""
-        return loss_function(self.model, self.layout, self.loss, x, y, self.dtype, seen)
+    def function(self, x: Inputs, y: Any, seen: Callable[[Any], None] = lambda output: None) -> LossFunction:
+        """Return the loss of a batch as a function of the parameters; `seen` is told the outputs."""
+        return LossFunction(self.model, self.layout, self.loss, x, y, self.dtype, seen)
 
     def check_columns(self, V: Tensor) -> None:
         """Refuse directions that are not those of this model's parameters.
@@ -483,7 +482,7 @@ class LossSurface:
     def _check_batch(self, x: Inputs, y: Any) -> None:
         batch = num_samples(x)
         for tensor in tensors(x):
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            if tensor.is_floating_point() and not all_finite(tensor):
                 if not isinstance(x, Tensor) and not torch.isnan(tensor).any():
                     continue  # infinities in a mask among several inputs are meant
                 raise ValueError("x holds non-finite values (NaN or infinity).")

@@ -28,7 +28,8 @@ from chaos.o2grad.cut import costs_of_cuts
 from chaos.o2grad.frames import InputFrame
 from chaos.o2grad.jacobian import Jacobian, UnitColumns
 from chaos.o2grad.layers import Activation, Layer, UnsupportedError
-from chaos.o2grad.losses import Loss, check_scalar, output_hessian
+from chaos.o2grad.losses import Loss, output_hessian
+from chaos.o2grad.parameters import check_scalar
 from chaos.o2grad.tree import Node, evaluate, leaves
 from chaos.o2grad.triangle import LowerTriangle
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gdyn_reproduce.claims import Between, Claim, Control, Holds, Within
+from gdyn_reproduce.claims import Between, Claim, Control, Expected, Holds, Within
 
 _PLATEAU = (
     "read off the published vector figure at 18 k steps, one curve per start without a spread; a seed moves "
@@ -25,6 +25,19 @@ _TOLD_APART = (
     "the expectation changed, after it"
 )
 _RANDOM = "the choice: as many random directions in the place of the chaotic ones"
+_FIRST_ALONE = (
+    "the first start alone was judged; the committed curves show about half of SGD's gain after the second "
+    "and nearly all of it after the third, and five scaled runs -0.2 to 0.1 and 0.1 to 0.6"
+)
+_LITTLE_LEFT = "after a late start little is left to gain, and pruned runs gain most of it"
+_PAPER_SIZE = ("paper-unit", "paper")
+_LATER_STARTS: tuple[tuple[int, str, tuple[str, ...], Expected, str], ...] = (
+    (2, "second", _PAPER_SIZE, "fails", _LITTLE_LEFT),
+    (3, "third", _PAPER_SIZE, "fails", _LITTLE_LEFT),
+    (2, "second-scaled", ("quick",), "holds", ""),
+    (3, "third-scaled", ("quick",), "undecided", "the gain of SGD after it is as small as its noise"),
+)
+
 _UNTRAINED = Control("initial_accuracy", removes="training: the accuracy before the first step")
 _UNPRUNED = Control("sgd_accuracy", removes="pruning: SGD from the same seeds")
 _SGD_AGAIN = Control("stall_of_sgd", removes="SGD of another seed in the place of the pruned run")
@@ -125,21 +138,20 @@ CLAIMS = (
         Claim(
             id=f"fig2a.stall-{label}",
             figure="fig2a",
-            statement=f"After the {label} start learning nearly stops (gain relative to SGD's)",
+            statement=f"After the {label.split('-')[0]} start learning nearly stops (gain relative to SGD's)",
             source="Figure 2a",
             metric=f"stall_{i}",
             accept=Between(-0.4, 0.4),
             because="as fig2a.stall: the paper says it of every start",
-            presets=("quick", "paper-unit", "paper"),
+            presets=presets,
             kind="statement",
             registered="after",
-            registered_because="the first start alone was judged; the committed curves show about half of "
-            "SGD's gain after the second and nearly all of it after the third",
+            registered_because=_FIRST_ALONE,
             control=Control(f"stall_of_sgd_{i}", removes=_SGD_AGAIN.removes),
-            expected="fails",
-            expected_because="after a late start little is left to gain, and pruned runs gain most of it",
+            expected=expected,
+            expected_because=because,
         )
-        for i, label in ((2, "second"), (3, "third"))
+        for i, label, presets, expected, because in _LATER_STARTS
     ),
     *(
         Claim(
@@ -232,7 +244,7 @@ CLAIMS = (
         "converging combination can hold a direction that expands after the tangent matrix ends",
         kind="statement",
         registered="before",
-        control=Control("randn_is_slowest", removes="the directions: random ones in their place"),
+        control=Control("chaos_is_slowest", removes="the sign: both chaotic perturbations in their place"),
     ),
     Claim(
         id="fig3a.drift",
@@ -256,7 +268,24 @@ CLAIMS = (
         because="a two-parameter law that explains nine tenths of the variance",
         kind="statement",
         registered="before",
-        control=Control("r2_exponential", removes="the law: the best exponential, with as many parameters"),
+        control=Control("r2_constant", removes="divergence: a distance that stays as it was"),
+    ),
+    Claim(
+        id="fig3b.rival",
+        figure="fig3b",
+        statement="The growth law fits better than the best exponential (difference of median R^2)",
+        source="Figure 3b",
+        metric="r2",
+        minus="r2_exponential",
+        accept=Between(0.02, 1.0),
+        because="more than two hundredths of the variance; both laws have two parameters",
+        kind="check",
+        expected="undecided",
+        expected_because="the exponential with a free rate and size explains about as much: R^2 tells that "
+        "distances grow smoothly, not by which law. The exponential of the largest exponent is another one",
+        registered="after",
+        registered_because="three short runs had given 0.87 to 0.99 for the law and 0.94 to 0.95 for the "
+        "exponential",
     ),
     Claim(
         id="fig3b.early",

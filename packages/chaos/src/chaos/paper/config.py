@@ -12,64 +12,59 @@ ARMS = ("sgd", "chaotic", "pos", "neg", "random")
 
 
 @dataclass
-class DataConfig:
-    """Where the images come from and how they are scaled.
+class ImagesConfig(RunOptions):
+    """The images, and how they are scaled.
 
     Attributes:
+        dataset: usps, fmnist (resized to 16 x 16), digits, digits16 or synthetic.
         normalize: standard (mean and deviation of the training set), center (mean only) or unit ([0, 1]).
-        root: Folder of data sets; empty means GDYN_DATA_DIR.
-    """
-
-    normalize: str = "standard"
-    root: str = ""
-
-    def __post_init__(self) -> None:
-        if self.normalize not in NORMALIZATIONS:
-            raise ValueError(
-                f"data.normalize={self.normalize} is unknown. Allowed: {', '.join(NORMALIZATIONS)}."
-            )
-
-
-@dataclass
-class StudyConfig(RunOptions):
-    """What all figures share: a two-layer network on small images.
-
-    Attributes:
-        dataset: usps, fmnist, digits, digits16 or synthetic.
-        data: Scaling and folder.
-        inter_dim: Hidden units.
-        activation: relu, sigmoid, tanh or gelu.
-        batch_size: Samples per step.
-        learning_rate: Of SGD and CGD.
-        num_steps: Steps of each run.
-        seeds: One run per seed and arm.
-        evaluate_every: Steps between evaluations on the test set.
         dtype: float64 or float32.
     """
 
     dataset: str = "digits"
-    data: DataConfig = field(default_factory=DataConfig)
+    normalize: str = "standard"
+    data_root: str | None = None
+    download: bool = False
+    batch_size: int = 8
+    dtype: str = "float64"
+
+    def __post_init__(self) -> None:
+        for key, allowed in (
+            ("dataset", DATASETS),
+            ("normalize", NORMALIZATIONS),
+            ("dtype", ("float64", "float32")),
+        ):
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"{key}={getattr(self, key)} is unknown. Allowed: {', '.join(allowed)}.")
+
+
+@dataclass
+class StudyConfig(ImagesConfig):
+    """What all figures share: a two-layer network on small images.
+
+    Attributes:
+        inter_dim: Hidden units.
+        activation: relu, sigmoid, tanh or gelu.
+        learning_rate: Of SGD and CGD.
+        num_steps: Steps of each run.
+        seeds: One run per seed and arm.
+        evaluate_every: Steps between evaluations on the test set.
+    """
+
     inter_dim: int = 8
     activation: str = "relu"
-    batch_size: int = 8
     learning_rate: float = 0.01
     num_steps: int = 800
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     evaluate_every: int = 50
-    dtype: str = "float64"
 
     def __post_init__(self) -> None:
-        if self.dataset not in DATASETS:
-            raise ValueError(f"dataset={self.dataset} is unknown. Allowed: {', '.join(DATASETS)}.")
-        if self.dtype not in ("float64", "float32"):
-            raise ValueError(f"dtype={self.dtype} is unknown. Allowed: float64, float32.")
+        super().__post_init__()
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be positive.")
-        for key in ("inter_dim", "batch_size", "num_steps", "evaluate_every"):
+        for key in ("inter_dim", "num_steps", "evaluate_every"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1.")
-        if not self.seeds:
-            raise ValueError("seeds is empty; pass at least one, for example seeds=[0,1,2].")
 
 
 @dataclass

@@ -10,11 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from chaos.paper.config import DATASETS, NORMALIZATIONS, ImagesConfig
 from gdyn_common.seeding import generator, named_seed
 from gdyn_reproduce import data as datasets
-
-DATASETS = ("usps", "fmnist", "digits", "digits16", "synthetic")
-NORMALIZATIONS = ("standard", "center", "unit")
 
 #: Largest grey value of each set as the loader gives it, and its smallest.
 _RANGES = {"usps": (-1.0, 1.0), "digits16": (-1.0, 1.0), "digits": (0.0, 16.0), "fmnist": (0.0, 255.0)}
@@ -59,8 +57,19 @@ class Data:
         return -(-len(self.y_train) // batch_size)
 
 
+def configured(config: ImagesConfig) -> Data:
+    """The images that a configuration names."""
+    dtype = getattr(torch, config.dtype)
+    return load_data(config.dataset, config.normalize, config.data_root, dtype, download=config.download)
+
+
 def load_data(
-    name: str, normalize: str = "standard", root: str | None = None, dtype: torch.dtype = torch.float32
+    name: str,
+    normalize: str = "standard",
+    root: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    download: bool = False,
 ) -> Data:
     """Load and scale a data set.
 
@@ -71,6 +80,7 @@ def load_data(
             does neither.
         root: Folder of data; ``None`` takes GDYN_DATA_DIR.
         dtype: Type of the images.
+        download: Fetch what is missing.
 
     Raises:
         ValueError: For an unknown name or scaling.
@@ -79,8 +89,8 @@ def load_data(
     if name not in DATASETS:
         raise ValueError(f"dataset={name} is unknown. Allowed: {', '.join(DATASETS)}.")
     if normalize not in NORMALIZATIONS:
-        raise ValueError(f"data.normalize={normalize} is unknown. Allowed: {', '.join(NORMALIZATIONS)}.")
-    (x_train, y_train), (x_test, y_test) = (_load(name, split, root) for split in ("train", "test"))
+        raise ValueError(f"normalize={normalize} is unknown. Allowed: {', '.join(NORMALIZATIONS)}.")
+    (x_train, y_train), (x_test, y_test) = (_load(name, split, root, download) for split in ("train", "test"))
     mean = x_train.mean() if normalize != "unit" else 0.0
     std = x_train.std(ddof=1) if normalize == "standard" else 1.0
     images = [torch.from_numpy((x - mean) / std).to(dtype)[:, None] for x in (x_train, x_test)]
@@ -88,11 +98,11 @@ def load_data(
     return Data(images[0], labels[0], images[1], labels[1], f"{name}, normalize={normalize}")
 
 
-def _load(name: str, split: str, root: str | None) -> tuple[np.ndarray, np.ndarray]:
+def _load(name: str, split: str, root: str | None, download: bool) -> tuple[np.ndarray, np.ndarray]:
     """Images in [0, 1] as float64 (N, H, W)."""
     if name == "synthetic":
         return _synthetic(split)
-    x, y = datasets.load({"fmnist": "fashion_mnist"}.get(name, name), split, root=root)
+    x, y = datasets.load({"fmnist": "fashion_mnist"}.get(name, name), split, root=root, download=download)
     low, high = _RANGES[name]
     x = (x.astype(np.float64) - low) / (high - low)
     if name == "fmnist":

@@ -11,7 +11,7 @@ USPS = {
     "num_steps": 18240,  # 20 epochs, as far as the published curves are read off
     "evaluate_every": 100,
 }
-UNIT = USPS | {"data": {"normalize": "unit"}}  # which scaling the published runs used is not certain
+UNIT = USPS | {"normalize": "unit"}  # which scaling the published runs used is not certain
 STARTS = {"starts": [2000, 5000, 10000]}
 SMOKE = {"num_steps": 12, "seeds": [0, 1, 2], "evaluate_every": 4}
 PERTURBED = {

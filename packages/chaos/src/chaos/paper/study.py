@@ -14,7 +14,7 @@ from torch import nn
 from chaos.models import mlp, seeded
 from chaos.paper.calibration import announce, decomposition_seconds
 from chaos.paper.config import Fig3Config, StudyConfig
-from chaos.paper.data import Data, load_data
+from chaos.paper.data import Data, configured
 from chaos.paper.training import Control, Plan, advance_together, flat_parameters, model_seed, track, train
 from chaos.perturbation import STRATEGIES, perturbation_vector
 from gdyn_common.seeding import named_seed
@@ -36,7 +36,7 @@ class Study:
     def __init__(self, config: StudyConfig, run: Run) -> None:
         self.config, self.run = config, run
         self.dtype = getattr(torch, config.dtype)
-        self.data = load_data(config.dataset, config.data.normalize, config.data.root or None, self.dtype)
+        self.data = configured(config)
         run.note(data=self.data.source)
 
     def model(self, seed: int) -> nn.Module:
@@ -121,7 +121,7 @@ class Study:
     ) -> Estimate:
         """Time and memory of training steps on this machine, from a few of each kind."""
         dtype = getattr(torch, config.dtype)
-        data = load_data(config.dataset, config.data.normalize, config.data.root or None, dtype)
+        data = configured(config)
         plan = Plan(0, 1, config.batch_size, config.learning_rate)
         model = seeded(lambda: mlp(data.num_inputs, config.inter_dim, 10), 0, dtype)
         n = sum(p.numel() for p in model.parameters())

@@ -28,14 +28,16 @@ def compute(config: Fig3Config, run: Run) -> Result:
     curves = np.array([[f.curve for f in row] for row in fits])
     inside = (distances >= bounds[:, None, 0]) & (distances <= bounds[:, None, 1])
     flat = (distances >= bounds[:, None, 0]) & (distances <= config.distance)
+    spread = _power(distances - distances.mean(2, keepdims=True))
     return Result(
         measurements={
             "r2": [float(np.median([f.r2 for f in row])) for row in fits],
             "worst_r2": [min(f.r2 for f in row) for row in fits],
             "early_inside": inside[:, :, early].mean((1, 2)).tolist(),
             "late_gap": np.log10(bounds[:, 1, -1] / farthest).tolist(),
-            # the controls: an exponential with as many parameters, no exponent above zero, and the law
             "r2_exponential": [float(np.median([_exponential_r2(t, d) for d in row])) for row in distances],
+            # the controls: no divergence, no exponent above zero, and the law in the place of the bound
+            "r2_constant": np.median(1 - _power(distances - config.distance) / spread, 1).tolist(),
             "early_inside_flat": flat[:, :, early].mean((1, 2)).tolist(),
             "late_gap_of_law": np.log10(curves[:, :, -1].max(1) / farthest).tolist(),
         },
@@ -48,16 +50,21 @@ def compute(config: Fig3Config, run: Run) -> Result:
     )
 
 
+def _power(a: np.ndarray) -> np.ndarray:
+    power: np.ndarray = (a**2).sum(-1)
+    return power
+
+
 def _exponential_r2(t: np.ndarray, distance: np.ndarray) -> float:
-    """Share of the variance of the distances that the best ``A exp(c t)`` explains."""
+    """Share of the variance of the distances that the best ``A exp(c t)`` explains, the rival law."""
 
     def residual(c: float) -> float:
         basis = np.exp(c * (t - t[-1]))
-        return float(((distance - basis * (distance @ basis) / (basis @ basis)) ** 2).sum())
+        return float(_power(distance - basis * (distance @ basis) / (basis @ basis)))
 
     steepest = 30 / t[-1]
     best = minimize_scalar(residual, bounds=(-steepest, steepest), method="bounded").fun
-    return 1 - float(best) / float(((distance - distance.mean()) ** 2).sum())
+    return 1 - float(best) / float(_power(distance - distance.mean()))
 
 
 def _extremes(run: dict[str, np.ndarray]) -> tuple[float, float]:

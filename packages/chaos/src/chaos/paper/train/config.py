@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from chaos.paper.config import DATASETS, DataConfig
-from gdyn_reproduce.runs import RunOptions
+from chaos.paper.config import ImagesConfig
 
 PERTURB_STRATEGIES = ("max_chaos", "randn_chaos", "max_convergence", "randn_convergence", "randn", "all")
 LOGGERS = ("jsonl", "tensorboard", "neptune", "wandb")
@@ -62,7 +61,7 @@ class LoggingConfig:
     lyapunov_perturb_vals: str | None = None
     save_hessian_dist_every: int = 0
     signal_noise_window: int = 0
-    logger_type: str = "neptune"
+    logger_type: str = "jsonl"
     project: str = "gdyn-chaos"
     offline: bool = False
     tags: list[str] = field(default_factory=list)
@@ -170,15 +169,12 @@ class OptimConfig:
 
 
 @dataclass
-class TrainConfig(RunOptions):
+class TrainConfig(ImagesConfig):
     """One training run of the paper's kind.
 
     Attributes:
-        dataset: usps, fmnist (resized to 16 x 16), digits, digits16 or synthetic.
-        data: Scaling and folder.
-        batch_size: Samples per step.
         max_epochs: Epochs.
-        max_steps: Steps, instead of epochs.
+        num_steps: Steps, instead of epochs.
         gpus: Device, for example ['cuda:0']; empty is the CPU.
         parallel: Models in one run, the first unperturbed.
         perturb_strat: max_chaos, randn_chaos, max_convergence, randn_convergence, randn or all.
@@ -188,17 +184,14 @@ class TrainConfig(RunOptions):
         seed: null draws one and prints it.
         debug: Embedded digits of USPS shape, 3 training and 2 validation batches per epoch.
         checkpoint_every: Steps between checkpoints.
-        dtype: float64 or float32.
         logging: What is measured and stored.
         model: The network.
         optim: The optimiser.
     """
 
     dataset: str = "usps"
-    data: DataConfig = field(default_factory=DataConfig)
-    batch_size: int = 8
     max_epochs: int = 40
-    max_steps: int | None = None
+    num_steps: int | None = None
     gpus: list[str] = field(default_factory=list)
     parallel: int = 1
     perturb_strat: str | None = None
@@ -208,17 +201,13 @@ class TrainConfig(RunOptions):
     seed: int | None = None
     debug: bool = False
     checkpoint_every: int = 500
-    dtype: str = "float64"
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        if self.dataset not in DATASETS:
-            raise ValueError(f"dataset={self.dataset} is unknown. Allowed: {', '.join(DATASETS)}.")
-        if self.dtype not in ("float64", "float32"):
-            raise ValueError(f"dtype={self.dtype} is unknown. Allowed: float64, float32.")
-        for key in ("batch_size", "max_epochs", "parallel", "checkpoint_every"):
+        super().__post_init__()
+        for key in ("max_epochs", "parallel", "checkpoint_every"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1.")
         if self.eps_eigh < 0:

@@ -18,7 +18,7 @@ from torch import nn
 from chaos.eigenthings import Eigenthings, load_eigenthings, load_values_and_vectors
 from chaos.models import cnn, mlp, seeded
 from chaos.paper.calibration import announce, train_estimate
-from chaos.paper.data import Data, load_data
+from chaos.paper.data import Data, configured
 from chaos.paper.train.config import LoggingConfig, TrainConfig
 from chaos.paper.train.ensemble import Ensemble
 from chaos.paper.train.member import Member
@@ -257,7 +257,7 @@ def _drawn(config: TrainConfig) -> int:
 def _length(config: TrainConfig, data: Data) -> tuple[int, int]:
     """Return the number of steps of a run and the steps between decompositions of the tangent matrix."""
     per_epoch = data.steps_per_epoch(config.batch_size)
-    num_steps = config.max_epochs * per_epoch if config.max_steps is None else config.max_steps
+    num_steps = config.max_epochs * per_epoch if config.num_steps is None else config.num_steps
     return num_steps, config.logging.lyapunov_freq or max(1, num_steps // _DECOMPOSITIONS)
 
 
@@ -274,9 +274,7 @@ def _device(config: TrainConfig) -> torch.device:
 
 
 def _data(config: TrainConfig) -> Data:
-    name = "digits16" if config.debug else config.dataset
-    dtype = getattr(torch, config.dtype)
-    data = load_data(name, config.data.normalize, config.data.root or None, dtype)
+    data = configured(dataclasses.replace(config, dataset="digits16") if config.debug else config)
     if config.gpus:
         to = config.gpus[0]
         data = Data(

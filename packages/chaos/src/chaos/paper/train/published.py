@@ -18,10 +18,13 @@ GROUPS = {
         "logging.log_lyapunov_subsim=False",
     ],
 }
-#: Keys that the published lines write at the top level.
+#: Keys that the published lines write at the top level, and earlier names.
 MISPLACED = {
     **{key: f"optim.{key}" for key in ("prune_set", "prune_start", "prune_k", "k", "noise", "noise_fac")},
     "save_eigenthings": "logging.save_eigenthings",
+    "max_steps": "num_steps",
+    "data.normalize": "normalize",
+    "data.root": "data_root",
 }
 
 
