@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from variance.losses import require_finite
 from variance.per_example.cost import CHUNK_BYTES, Choice, Shape, Task, choose
 from variance.per_example.layers import ConvLayer, WeightLayer
 from variance.per_example.recording import Capture
@@ -48,25 +49,33 @@ def materialised(capture: Capture) -> dict[str, Tensor]:
 
 
 def flat_gradients(capture: Capture) -> Float[Tensor, "n p"]:
-    """Return all per-example gradients in one matrix, each written where it belongs."""
+    """Return all per-example gradients in one matrix, each written where it belongs.
+
+    Raises:
+        NonFiniteGradient: Some entry is NaN or infinite.
+    """
     n = len(capture)
     result = capture.losses.new_empty(n, capture.num_parameters)
     columns = dict(
         zip(capture.shapes, result.split([s.numel() for s in capture.shapes.values()], 1), strict=True)
     )
-    written = set()
+    written, finite = set(), set()
     for name, layer in weight_layers(capture):
-        a, b = (None, None) if isinstance(layer, ConvLayer) else layer.positions()
-        if a is not None and b is not None and a.shape[1] == 1:
-            torch.mul(b[:, 0].unsqueeze(2), a, out=columns[name].view(n, *layer.weight_shape))
-        else:
+        if isinstance(layer, ConvLayer):
             columns[name].copy_(layer.kernels().flatten(1))
+        else:
+            a, b = layer.positions()
+            torch.bmm(b.transpose(1, 2), a, out=columns[name].view(n, *layer.weight_shape))
+            if torch.isfinite(a.norm() * b.norm()):  # bounds every entry, without reading them
+                finite.add(name)
         written.add(name)
     for name, value in small_gradients(capture):
         columns[name].copy_(value)
         written.add(name)
     for name in capture.shapes.keys() - written:
         columns[name].zero_()
+    for name in written - finite:
+        require_finite(columns[name], "the gradient")
     return result
 
 
