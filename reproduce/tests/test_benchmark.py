@@ -98,3 +98,12 @@ def test_a_file_of_another_format_has_no_rows(tmp_path):
         path, [Row("a", "A.", "ours", 1, "default", (1.0, 1.0, 1.0), (1.0, 1.0, 1.0), 1, 1)], "short"
     )
     assert [row.case for row in benchmark.read(path)] == ["a"]
+
+
+def test_the_page_shows_what_was_measured_and_on_what(measured, tmp_path):
+    page = benchmark.page({"toy": measured[0] / "results", "empty": tmp_path})
+    assert "## toy" in page
+    assert "## empty" not in page
+    assert "numpy" in page
+    assert page.index("**half is faster**") < page.index("| double |")
+    assert "../packages/toy/results/bench-growth.png" in page

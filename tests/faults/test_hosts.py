@@ -18,7 +18,7 @@ from gdyn_common.storage import read_arrays
 PROGRAM = Path(__file__).parent / "host.py"
 SAYS = {"eigengame": "lost another one and ends", "variance": "onnection"}  # torch says it in its own words
 END = {"eigengame": "checkpoint.npz", "variance": "end.npz"}
-PATIENCE = 240  # seconds; a busy machine takes a minute to start two processes
+PATIENCE = 240  # seconds; a busy machine takes minutes to start two processes
 
 
 def start(program: str, folder: Path) -> list[subprocess.Popen[str]]:

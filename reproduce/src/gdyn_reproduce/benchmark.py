@@ -300,6 +300,43 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, *([""] if notes or absent else []), *notes, *absent])
 
 
+_PAGE_HEAD = """# Benchmarks
+
+Generated from `packages/*/results/bench.json`; `make bench` measures them anew, `BENCH_PEERS=1` installs the
+peers.
+
+All contenders of a row run in turn in one process, round after round, and every row is repeated in fresh
+processes. Printed is the median of their time over ours, with the lowest and the highest process: above 1
+ours is faster. Rows where a peer is faster come first. The *limit* is work that no method avoids. The
+allocator is that of the C library: *default* gives freed memory back to the system, *kept* keeps it; a
+method that needs much fresh memory is slower in the first state."""
+
+
+def page(results: Mapping[str, Path]) -> str:
+    """Return the page of benchmarks of all packages.
+
+    Args:
+        results: The folder of committed results of each package, by the package's name.
+    """
+    parts = [_PAGE_HEAD]
+    for package, folder in results.items():
+        rows = read(folder / "bench.json")
+        if not rows:
+            continue
+        environment = json.loads((folder / "bench.json").read_text(encoding="utf-8"))["environment"]
+        versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+        parts += [
+            f"## {package}",
+            f"{environment['finished'][:10]}, {environment['cpu']}, {environment['cores']} cores, "
+            f"Python {environment['python']}; {versions}.",
+            table(rows),
+        ]
+        if (folder / "bench-growth.png").is_file():
+            picture = f"../packages/{package}/results/bench-growth.png"
+            parts.append(f"![{package}: cost over size, against peers and the limit]({picture})")
+    return "\n\n".join(parts) + "\n"
+
+
 def spell_time(seconds: float) -> str:
     """Spell a duration of a call.
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from gdyn_common.storage import atomic_write
+from gdyn_reproduce import benchmark
 from gdyn_reproduce.claims import KINDS, SCALES, Claim, Kind, Scale
 from gdyn_reproduce.ledger import KEY, answer_key, committed, debts, is_stale, notices, refusals
 from gdyn_reproduce.records import Record, dump_json, read_record
@@ -268,6 +269,9 @@ def generated(root: Path) -> dict[Path, str]:
     files = {root / "RESULTS.md": _all_results(all_papers, records)}
     for folder, paper in all_papers.items():
         files |= _package_files(folder, paper, records[folder])
+    if (root / "docs").is_dir():
+        results = {folder.name: folder / "results" for folder in all_papers}
+        files[root / "docs" / "benchmarks.md"] = benchmark.page(results)
     readme = root / "README.md"
     files[readme] = fill(readme.read_text(), _papers_table(all_papers, records), readme)
     return files
