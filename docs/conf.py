@@ -103,7 +103,10 @@ def write_public_pages(app):
             if isinstance(found, ModuleType):
                 lines += [f"`{package}.{name}`: {found.__doc__.splitlines()[0]}", ""]
                 continue
-            kind = "class" if isinstance(found, type) else "function" if callable(found) else "data"
+            if not callable(found):  # a constant, whose documentation would be that of its type
+                lines += [f"`{package}.{name}`, in `{parent}`", ""]
+                continue
+            kind = "class" if isinstance(found, type) else "function"
             lines += [f"```{{eval-rst}}\n.. auto{kind}:: {path}\n   :noindex:\n```", ""]
         PUBLIC.joinpath(f"{package}.md").write_text("\n".join(lines))
 
