@@ -115,7 +115,7 @@ FIGURES = (
             "smoke": Preset(
                 "seconds",
                 "smoke",
-                {"games": ["square"], "seeds": [0], "width": 4, "learning_rates": [0.8, 0.4]},
+                {"games": ["square"], "seeds": [0], "width": 4, "learning_rates": [0.4, 0.2]},
             ),
         },
     ),

@@ -26,7 +26,7 @@ from gdyn_reproduce.runs import Run, RunOptions
 GAMES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "saturating": (losses.discriminator_goodfellow_loss, losses.generator_saturating_loss),
     "non-saturating": (losses.discriminator_goodfellow_loss, losses.generator_goodfellow_loss),
-    "square": (losses.discriminator_square_loss, losses.generator_square_loss),
+    "square": (losses.discriminator_square_loss_with_sigmoid, losses.generator_square_loss_with_sigmoid),
 }
 # what is added to the gradients: multiples of the self terms and of the interaction terms of the drift
 ARMS = {
@@ -53,7 +53,7 @@ class NetworkTheoremConfig(RunOptions):
     """Tracking errors of GANs on digits, tanh networks of one hidden layer, full batch, double precision.
 
     Attributes:
-        games: Pairs of losses: saturating (zero-sum), non-saturating, square.
+        games: Pairs of losses: saturating (zero-sum), non-saturating, square (of the sigmoid).
         learning_rates: Of the discriminator; the time of the flow over each is a whole number of steps.
         ratio: The generator's rate over the discriminator's.
         horizon: Time of the discriminator's flow.
@@ -63,9 +63,9 @@ class NetworkTheoremConfig(RunOptions):
     """
 
     games: list[str] = field(default_factory=lambda: list(GAMES))
-    learning_rates: list[float] = field(default_factory=lambda: [0.2, 0.1, 0.05])
+    learning_rates: list[float] = field(default_factory=lambda: [0.1, 0.05, 0.025])
     ratio: float = 0.5
-    horizon: float = 8.0
+    horizon: float = 4.0
     width: int = 16
     num_examples: int = 64
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
