@@ -2,6 +2,7 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dd_two_player.gans.optimizers import OPTIMIZERS, apply_updates, make_optimizer, make_schedule
@@ -40,7 +41,11 @@ def test_adam_first_step_is_the_sign():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"name": "rmsprop"}, "optimizer is 'rmsprop'; allowed: sgd, adam"),
+        ({"name": "rmsporp"}, "Did you mean 'rmsprop'"),
+        ({"name": "chain"}, "Unknown optimizer 'chain'"),
+        ({"name": "rmsprop", "options": {"beta": 1}}, "rmsprop does not take"),
+        ({"name": "sgd", "options": {"beta": 1}}, "sgd has no options beta"),
+        ({"name": "no_module:here"}, "optimizer 'no_module:here' is not there"),
         ({"name": "sgd", "momentum": 1.0}, "momentum is 1.0; it must be in"),
         ({"name": "sgd", "clip": 0.0}, "clip is 0.0; it must be positive"),
     ],
@@ -53,3 +58,17 @@ def test_bad_input(kwargs, message):
 def test_schedule_entries_are_checked():
     with pytest.raises(ValueError, match=r"schedule entry 5: -1\.0 needs"):
         make_schedule({5: -1.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("rmsprop", {"decay": 0.8}), ("optimistic_adam", {}), ("adamw", {"weight_decay": 0.1})],
+)
+def test_any_optimiser_of_optax_moves_as_optax_says(name, options):
+    gradients = [[3.0, -0.2], [1.0, 0.4], [0.5, 0.1]]
+    params, theirs = jnp.array([1.0, -2.0]), getattr(optax, name)(learning_rate=0.1, **options)
+    state = theirs.init(params)
+    for gradient in gradients:
+        updates, state = theirs.update(jnp.asarray(gradient), state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(moved(make_optimizer(name, options=options), gradients), params, rtol=1e-5)

@@ -78,7 +78,7 @@ class Gan:
 
     def sample(self, gen: Params, state: GanState, latents: Array) -> Array:
         """Return samples in evaluation mode (stored batch statistics)."""
-        return self.generator.apply(gen, state.gen_statistics, latents, False)[0]  # type: ignore[no-any-return]
+        return _apply(self.generator, gen, state.gen_statistics, latents, None)[0]
 
     def check_samples(self, shape: tuple[int, ...]) -> None:
         """Refuse data that do not have the shape of the generator's samples.
@@ -90,7 +90,7 @@ class Gan:
         def sample(key: PRNGKeyArray) -> Array:
             latents = jnp.zeros((2, self.num_latents))
             params, state = self.generator.init(key, latents)
-            return self.generator.apply(params, state, latents, True)[0]  # type: ignore[no-any-return]
+            return _apply(self.generator, params, state, latents, key)[0]
 
         made = jax.eval_shape(sample, jax.random.key(0)).shape[1:]
         if made != shape:
@@ -102,10 +102,10 @@ class Gan:
         self, disc: Params, gen: Params, batch: Batch, state: GanState, key: Any = None
     ) -> tuple[Array, GanState]:
         """Return the discriminator's loss and the state after it; data and samples share one forward pass."""
-        fake, gen_statistics = self.generator.apply(gen, state.gen_statistics, batch.latents, True)
+        fake, gen_statistics = _apply(self.generator, gen, state.gen_statistics, batch.latents, (key, 2))
         weights, spectral = self._weights(disc, state)
         both = jnp.concatenate([batch.data, fake])
-        logits, disc_statistics = self.discriminator.apply(weights, state.disc_statistics, both, True)
+        logits, disc_statistics = _apply(self.discriminator, weights, state.disc_statistics, both, (key, 3))
         count = batch.data.shape[0]
         loss = self._joined(weights, state, (logits[:count], logits[count:]), batch, fake, key)
         return loss, GanState(spectral, disc_statistics, gen_statistics)
@@ -113,41 +113,46 @@ class Gan:
     def _disc_loss_apart(self, disc: Params, gen: Params, batch: Batch, state: GanState, key: Any) -> Array:
         """Return the discriminator's loss with a forward pass each for data and samples.
 
-        Equal to `disc_loss` unless the discriminator has batch norm. The data do not depend on the generator,
-        and only in this form differentiation along the generator's parameters can see that and leave half of
-        the work undone.
+        Equal to `disc_loss` unless the discriminator has batch norm or is random. The data do not depend on
+        the generator, and only in this form differentiation along the generator's parameters can see that and
+        leave half of the work undone.
         """
-        fake, _ = self.generator.apply(gen, state.gen_statistics, batch.latents, True)
+        fake, _ = _apply(self.generator, gen, state.gen_statistics, batch.latents, (key, 2))
         weights, _ = self._weights(disc, state)
         logits = tuple(
-            self.discriminator.apply(weights, state.disc_statistics, images, True)[0]
+            _apply(self.discriminator, weights, state.disc_statistics, images, (key, 3))[0]
             for images in (batch.data, fake)
         )
         return self._joined(weights, state, logits, batch, fake, key)
 
     def _joined(
-        self, weights: Params, state: GanState, logits: Pair, batch: Batch, fake: Array, key: Any
+        self, weights: Params, state: GanState, logits: tuple[Array, ...], batch: Batch, fake: Array, key: Any
     ) -> Array:
         """Return the loss of logits of data and samples, with its penalty."""
         loss = self.loss_disc(*logits)
         if self.gradient_penalty:
 
             def discriminate(x: Array) -> Array:
-                return self.discriminator.apply(weights, state.disc_statistics, x, True)[0]  # type: ignore[no-any-return]
+                made = _apply(self.discriminator, weights, state.disc_statistics, x, (key, 3))
+                return made[0]
 
+            if key is None:
+                raise ValueError("the gradient penalty draws points; pass a key: gan.game(state, key).")
             loss += self.gradient_penalty * wgan_gradient_penalty_loss(discriminate, batch.data, fake, key)
         return loss
 
-    def gen_loss(self, disc: Params, gen: Params, batch: Batch, state: GanState) -> tuple[Array, GanState]:
+    def gen_loss(
+        self, disc: Params, gen: Params, batch: Batch, state: GanState, key: Any = None
+    ) -> tuple[Array, GanState]:
         """Return the generator's loss, which has no data term, and the state after it."""
-        fake, gen_statistics = self.generator.apply(gen, state.gen_statistics, batch.latents, True)
+        fake, gen_statistics = _apply(self.generator, gen, state.gen_statistics, batch.latents, (key, 2))
         weights, _ = self._weights(disc, state)
-        logits, disc_statistics = self.discriminator.apply(weights, state.disc_statistics, fake, True)
+        logits, disc_statistics = _apply(self.discriminator, weights, state.disc_statistics, fake, (key, 3))
         return self.loss_gen(logits), GanState(state.spectral, disc_statistics, gen_statistics)
 
     def game(self, state: GanState, key: Any = None) -> Game:
         """Return the game at a fixed state: the losses as functions of parameters and batch."""
-        together = bool(jax.tree.leaves(state.disc_statistics))
+        together = self.discriminator.random or bool(jax.tree.leaves(state.disc_statistics))
 
         def loss_disc(disc: Params, gen: Params, batch: Batch) -> Array:
             if together:
@@ -156,7 +161,7 @@ class Gan:
 
         return Game(
             loss_disc,
-            lambda disc, gen, batch: self.gen_loss(disc, gen, batch, state)[0],
+            lambda disc, gen, batch: self.gen_loss(disc, gen, batch, state, key)[0],
         )
 
     def player_gradient(
@@ -169,7 +174,7 @@ class Gan:
             )
         else:
             (loss, after), gradient = jax.value_and_grad(self.gen_loss, 1, has_aux=True)(
-                *params, batch, state
+                *params, batch, state, jax.random.fold_in(key, 0)
             )
         return gradient, after, loss
 
@@ -226,3 +231,23 @@ class Gan:
         if self.spectral_norm == "none":
             return disc, state.spectral
         return normalize_weights(disc, state.spectral, apply=self.spectral_norm == "apply")
+
+
+def _apply(network: Network, params: Params, state: Any, inputs: Array, source: Any) -> tuple[Array, Any]:
+    """Apply a network in training, with a key if it is random; ``None`` as source means evaluation.
+
+    Args:
+        network: The network.
+        params: Its parameters.
+        state: Its statistics.
+        inputs: A batch.
+        source: ``(key, number)``: the number tells the networks of one loss apart.
+    """
+    if not network.random:
+        return network.apply(params, state, inputs, source is not None)
+    if source is None:
+        return network.apply(params, state, inputs, False, None)
+    key, number = source if isinstance(source, tuple) else (source, 0)
+    if key is None:
+        raise ValueError("this network is random; pass a key: gan.game(state, key).")
+    return network.apply(params, state, inputs, True, jax.random.fold_in(key, number))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dd_two_player.gans.convolution import Method, conv2d, conv2d_transpose
+from dd_two_player.gans.named import named
 
 __all__ = [
     "DISCRIMINATORS",
@@ -26,6 +27,7 @@ __all__ = [
     "Network",
     "build_discriminator",
     "build_generator",
+    "haiku_network",
 ]
 
 Images = Float[Array, "n height width channels"]
@@ -37,10 +39,12 @@ class Network(NamedTuple):
     Attributes:
         init: ``(key, example_input) -> (params, state)``; the state holds batch-norm statistics.
         apply: ``(params, state, inputs, is_training) -> (outputs, state)``.
+        random: Whether ``apply`` takes a key as its fifth argument, ``None`` in evaluation (dropout).
     """
 
     init: Callable[[Any, Any], tuple[Any, Any]]
-    apply: Callable[[Any, Any, Any, bool], tuple[Any, Any]]
+    apply: Callable[..., tuple[Any, Any]]
+    random: bool = False
 
 
 class Convolution(hk.Module):
@@ -179,22 +183,61 @@ DISCRIMINATORS: dict[str, Callable[..., Any]] = {
 def build_generator(
     name: str, shape: Sequence[int], sizes: Sequence[int] = (128, 128), method: Method = "auto"
 ) -> Network:
-    """Return a generator of samples of ``shape``; ``PointMLP`` leaves its output unbounded, for mixtures."""
-    return _network(lambda x, training: GENERATORS[name](shape, sizes, method)(x, training))
+    """Return a generator of samples of ``shape``.
+
+    Args:
+        name: A key of `GENERATORS` (``PointMLP`` leaves its output unbounded, for mixtures), or
+            ``module:name`` of your own function from the shape to a `Network`.
+        shape: Of one sample.
+        sizes: Widths of the hidden layers of MLPs.
+        method: Of the convolutions.
+    """
+    made = named("generator", name, GENERATORS)
+    if name not in GENERATORS:
+        return _own(made(tuple(shape)))
+    return haiku_network(lambda x, training: made(shape, sizes, method)(x, training))
 
 
 def build_discriminator(name: str, sizes: Sequence[int] = (128, 128), method: Method = "auto") -> Network:
-    """Return a discriminator: inputs to logits of shape ``(N, 1)``."""
-    return _network(lambda x, training: DISCRIMINATORS[name](sizes, method)(x, training))
+    """Return a discriminator: inputs to logits ``(N, 1)``; ``module:name`` takes no arguments."""
+    made = named("discriminator", name, DISCRIMINATORS)
+    if name not in DISCRIMINATORS:
+        return _own(made())
+    return haiku_network(lambda x, training: made(sizes, method)(x, training))
 
 
-def _network(function: Callable[[Array, bool], Array]) -> Network:
+def _own(made: Any) -> Network:
+    if not isinstance(made, Network):
+        raise ValueError(
+            f"your network is a {type(made).__name__}; return a dd_two_player.gans.networks.Network, as "
+            "haiku_network does."
+        )
+    return made
+
+
+def haiku_network(function: Callable[[Array, bool], Array], *, random: bool = False) -> Network:
+    """Return the network of a haiku function of ``(inputs, is_training)``.
+
+    Args:
+        function: It may use state, such as that of batch norm.
+        random: Whether it asks for random keys, as dropout does.
+
+    Example:
+        >>> def net(x, is_training):
+        ...     return hk.Linear(1)(hk.dropout(hk.next_rng_key(), 0.5, x) if is_training else x)
+        >>> network = haiku_network(net, random=True)
+        >>> params, state = network.init(jax.random.key(0), jnp.ones((4, 3)))
+        >>> network.apply(params, state, jnp.ones((4, 3)), True, jax.random.key(1))[0].shape
+        (4, 1)
+    """
     transformed = hk.transform_with_state(function)
 
     def init(key: Any, example: Array) -> tuple[Any, Any]:
         return transformed.init(key, example, True)
 
-    def apply(params: Any, state: Any, inputs: Array, is_training: bool) -> tuple[Array, Any]:
-        return transformed.apply(params, state, None, inputs, is_training)
+    def apply(
+        params: Any, state: Any, inputs: Array, is_training: bool, key: Any = None
+    ) -> tuple[Array, Any]:
+        return transformed.apply(params, state, key, inputs, is_training)
 
-    return Network(init, apply)
+    return Network(init, apply, random)

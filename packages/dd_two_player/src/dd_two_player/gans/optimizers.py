@@ -5,11 +5,14 @@ Clipping acts on the gradient, before momentum and rate. Without momentum nothin
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import optax
+
+from dd_two_player.gans.named import named
 
 __all__ = ["OPTIMIZERS", "apply_updates", "make_optimizer", "make_schedule"]
 
@@ -24,16 +27,22 @@ def make_optimizer(
     b2: float = 0.999,
     eps: float = 1e-8,
     clip: float | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> optax.GradientTransformation:
     """Return the transformation from gradient to direction.
 
     Args:
-        name: ``sgd`` or ``adam``.
+        name: ``sgd``, ``adam``, any other optimiser of optax, or your own function ``module:name`` of
+            ``learning_rate`` and ``options`` that returns an optax transformation.
         momentum: Heavy-ball momentum of ``sgd``, in [0, 1).
         b1: First decay rate of ``adam``.
         b2: Second decay rate of ``adam``.
         eps: Added to the root in ``adam``.
         clip: Bound on the absolute value of every entry of the gradient.
+        options: Further arguments of an optimiser of optax or of your own.
+
+    Raises:
+        ValueError: For values out of range, and names and options that the optimiser does not have.
 
     Example:
         >>> import jax.numpy as jnp
@@ -41,18 +50,37 @@ def make_optimizer(
         >>> optimizer.update(jnp.array([3.0, -0.5]), optimizer.init(jnp.zeros(2)))[0].tolist()
         [1.0, -0.5]
     """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer is {name!r}; allowed: {', '.join(OPTIMIZERS)}.")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum is {momentum}; it must be in [0, 1).")
     if clip is not None and not clip > 0:
         raise ValueError(f"clip is {clip}; it must be positive, or null for none.")
     parts = [] if clip is None else [optax.clip(clip)]
-    if name == "adam":
+    if name not in OPTIMIZERS:
+        parts += [_other(name, dict(options or {})), optax.scale(-1.0)]
+    elif options:
+        raise ValueError(f"{name} has no options {', '.join(options)}; it takes momentum, b1, b2 and clip.")
+    elif name == "adam":
         parts.append(optax.scale_by_adam(b1, b2, eps))
     elif momentum:
         parts.append(optax.trace(momentum))
     return optax.chain(*parts) if parts else optax.identity()
+
+
+def _other(name: str, options: dict[str, Any]) -> optax.GradientTransformation:
+    """Return an optimiser of rate 1, whose updates are minus the direction."""
+    factories = {
+        key: value
+        for key, value in vars(optax).items()
+        if inspect.isfunction(value)
+        and not key.startswith(("_", "scale_by"))
+        and "learning_rate" in inspect.signature(value).parameters
+    }
+    factory = named("optimizer", name, dict.fromkeys(OPTIMIZERS) | factories)
+    try:
+        made: optax.GradientTransformation = factory(learning_rate=1.0, **options)
+    except TypeError as error:
+        raise ValueError(f"optimizer {name} does not take {options}: {error}.") from error
+    return made
 
 
 def apply_updates(params: Any, direction: Any, rate: Any) -> Any:

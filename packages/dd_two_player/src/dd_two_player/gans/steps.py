@@ -125,6 +125,7 @@ class TrainState(NamedTuple):
 
 
 Metrics = dict[str, Array]
+Schedule = Callable[[Any], Any]
 Step = Callable[[TrainState, Hyperparameters, Batch], tuple[TrainState, Metrics]]
 
 
@@ -149,7 +150,7 @@ def make_step(
     rule: UpdateRule,
     optimizers: tuple[optax.GradientTransformation, ...],
     *,
-    rate_schedule: Callable[[Any], Any] | None = None,
+    rate_schedule: Schedule | tuple[Schedule, Schedule] | None = None,
     num_shards: int = 1,
 ) -> Step:
     """Return the step function; jit, vmap or scan it.
@@ -158,7 +159,8 @@ def make_step(
         gan: Networks and losses.
         rule: The static structure.
         optimizers: Directions of ``(disc, gen)``, see :mod:`dd_two_player.gans.optimizers`.
-        rate_schedule: Factor of the learning rates at a step; the drift coefficients follow it.
+        rate_schedule: Factor of the learning rates at a step, or one for each player; the drift coefficients
+            follow it.
         num_shards: Number of devices, for estimators that do not average over them.
 
     Returns:
@@ -285,8 +287,9 @@ def make_step(
         return ts._replace(state=after_first), losses
 
     def step(ts: TrainState, hyper: Hyperparameters, batches: Batch) -> tuple[TrainState, Metrics]:
-        factor = 1.0 if rate_schedule is None else rate_schedule(ts.step)
-        rates = (hyper.learning_rates[0] * factor, hyper.learning_rates[1] * factor)
+        schedules = rate_schedule if isinstance(rate_schedule, tuple) else (rate_schedule, rate_schedule)
+        factors = [1.0 if schedule is None else schedule(ts.step) for schedule in schedules]
+        rates = (hyper.learning_rates[0] * factors[0], hyper.learning_rates[1] * factors[1])
         if rule.scheme == "runge_kutta":
             moved, losses = runge_kutta(ts, batches, rates, hyper)
         else:
@@ -294,7 +297,13 @@ def make_step(
             coefficients = combine(hyper.dd_multiplier, drift, hyper.explicit)
             advance = simultaneous if rule.scheme == "simultaneous" else alternating
             moved, losses = advance(ts, batches, rates, coefficients)
-        metrics = {"disc_loss": losses[0], "gen_loss": losses[1], "learning_rate_factor": jnp.asarray(factor)}
+        metrics = {
+            "disc_loss": losses[0],
+            "gen_loss": losses[1],
+            "learning_rate_factor": jnp.asarray(factors[0]),
+        }
+        if isinstance(rate_schedule, tuple):
+            metrics["gen_learning_rate_factor"] = jnp.asarray(factors[1])
         for path, found in moved.state.spectral.items():
             metrics[f"singular_value{path}"] = found["sigma"]
         return moved._replace(step=ts.step + 1), metrics

@@ -202,8 +202,8 @@ CLAIMS = (
             "slope over three rates on networks; the next order bends it by less than that",
             kind="statement",
             registered="after",
-            registered_because="a first run at twice the rates over twice the time gave 1.1, 2.0 and 2.1 on the "
-            "saturating game, and another, less smooth game diverged",
+            registered_because="a first run at twice the rates over twice the time gave 1.1, 2.0 and 2.1 "
+            "on the saturating game, and another, less smooth game diverged",
             control=control,
         )
         for kind, order, statement, control in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from dd_two_player.paper.published import EXPERIMENTS
@@ -46,6 +47,7 @@ COMMANDS = (
     ),
 )
 
+SCHEDULE = re.compile(r"(updates|optimizers\.(disc|gen))\.(rate_schedule|options)=")
 STALE = ("disc_reg_", "gen_reg_")
 
 
@@ -80,4 +82,4 @@ grad_regularizes.explicit_non_dd_coeffs.disc.self_norm.
             name = argument[2:].partition("=")[0]
             if name == "config":
                 raise ValueError("--config is now experiment=NAME, for example experiment=sgd_cifar_config.")
-    return [f"+{a}" if a.startswith("updates.rate_schedule=") else a for a in arguments]
+    return [f"+{a}" if SCHEDULE.match(a) else a for a in arguments]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gdyn_common.errors import unknown
 from gdyn_common.storage import read_json, reading
@@ -15,25 +15,6 @@ from gdyn_reproduce.runs import RunOptions
 __all__ = ["EvalConfig", "TrainConfig", "load_config"]
 
 TERM_KEYS = ("self_norm", "other_norm", "other_dot_prod")
-LOSSES = {
-    "disc": (
-        "discriminator_goodfellow_loss",
-        "discriminator_square_loss",
-        "discriminator_square_loss_with_sigmoid",
-        "wasserstein_discriminator_loss",
-    ),
-    "gen": (
-        "generator_goodfellow_loss",
-        "generator_saturating_loss",
-        "generator_square_loss",
-        "generator_square_loss_with_sigmoid",
-        "wasserstein_generator_loss",
-    ),
-}
-NETS = {
-    "disc": ("CifarDiscriminator", "MnistDiscriminator", "MLP"),
-    "gen": ("CifarGenerator", "MnistGenerator", "MLP", "PointMLP"),
-}
 
 
 def require(name: str, value: object, good: bool, allowed: str) -> None:
@@ -85,13 +66,15 @@ class OptimizerConfig:
     """One player's optimiser.
 
     Attributes:
-        name: ``sgd`` or ``adam``.
+        name: ``sgd``, ``adam``, any other optimiser of optax, or your own ``module:name``.
         lr: Learning rate of one update.
         momentum: Of ``sgd``.
         b1: Of ``adam``.
         b2: Of ``adam``.
         clip: Bound on the entries of the gradient, or null.
         num_updates: Updates per step; more than one only when alternating.
+        options: Further arguments of an optimiser of optax or of your own.
+        rate_schedule: Factors of this player's rate, as `UpdatesConfig.rate_schedule` of both.
     """
 
     name: str = "sgd"
@@ -101,10 +84,11 @@ class OptimizerConfig:
     b2: float = 0.999
     clip: float | None = None
     num_updates: int = 1
+    options: dict[str, Any] = field(default_factory=dict)
+    rate_schedule: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        choice("optimizer name", self.name, ("sgd", "adam"))
         require("lr", self.lr, 0 < self.lr < float("inf"), "positive and finite")
         require("num_updates", self.num_updates, self.num_updates >= 1, "integers of at least 1")
 
@@ -122,8 +106,8 @@ class NetsConfig:
     """Networks.
 
     Attributes:
-        disc: CifarDiscriminator, MnistDiscriminator or MLP.
-        gen: CifarGenerator, MnistGenerator, MLP (images) or PointMLP (mixtures).
+        disc: CifarDiscriminator, MnistDiscriminator, MLP, or your own ``module:name``.
+        gen: CifarGenerator, MnistGenerator, MLP (images), PointMLP (mixtures), or your own.
         hidden: Widths of the hidden layers of MLPs.
         num_latents: Dimension of the latents.
         spectral_norm: On the discriminator's weights: apply, no_op (track only) or none.
@@ -139,8 +123,6 @@ class NetsConfig:
 
     def __post_init__(self) -> None:
         """Check names and sizes."""
-        choice("discriminator", self.disc, NETS["disc"])
-        choice("generator", self.gen, NETS["gen"])
         choice("spectral_norm", self.spectral_norm, ("apply", "no_op", "none"))
         choice("convolution", self.convolution, ("auto", "lax", "slices"))
         require("num_latents", self.num_latents, self.num_latents >= 1, "integers of at least 1")
@@ -149,7 +131,7 @@ class NetsConfig:
 
 @dataclass
 class LossesConfig:
-    """Losses, and the weight of the WGAN gradient penalty."""
+    """Losses of `dd_two_player.gans.losses` or your own ``module:name``, and the WGAN penalty's weight."""
 
     disc: str = "discriminator_goodfellow_loss"
     gen: str = "generator_saturating_loss"
@@ -157,8 +139,6 @@ class LossesConfig:
 
     def __post_init__(self) -> None:
         """Check names."""
-        choice("discriminator loss", self.disc, LOSSES["disc"])
-        choice("generator loss", self.gen, LOSSES["gen"])
         require("gradient_penalty", self.gradient_penalty, self.gradient_penalty >= 0, "0 or more")
 
 
@@ -176,7 +156,7 @@ class UpdatesConfig:
         convention: Of the drift coefficients: paper, joint or original.
         estimator: Published name of the regularisers' estimator.
         rate_schedule: From each step on, both rates are multiplied by its factor and by those before it;
-            on the command line ``+updates.rate_schedule={500:4.0}``.
+            on the command line ``updates.rate_schedule={500:4.0}``.
     """
 
     scheme: str = "simultaneous"
@@ -196,7 +176,8 @@ class TrainConfig(RunOptions):
 
     Attributes:
         experiment: Name of the run's folder; ``experiment=NAME`` also loads that published configuration.
-        dataset: digits, digits16, mog16, ring8, textures32, mnist, fashion_mnist, cifar10 and others.
+        dataset: digits, digits16, mog16, ring8, textures32, mnist, fashion_mnist, cifar10 and others, or
+            ``module:name`` of your own function: samples ``(n, ...)`` as a network should see them.
         data_path: Folder with the data; GDYN_DATA_DIR by default.
         batch_size: Over all devices.
         num_steps: Steps in all; raising it continues a finished run.
@@ -314,9 +295,10 @@ def load_config(path: Path) -> TrainConfig:
     with reading(path):
         if "${" in json.dumps(stored):  # it would be looked up here: a file must not read the environment
             raise ValueError("it holds an interpolation")
-        rates = stored["updates"].pop("rate_schedule")
+        owners = [stored["updates"], *stored["optimizers"].values()]
+        schedules = [{int(k): v for k, v in owner.pop("rate_schedule", {}).items()} for owner in owners]
         config = build(TrainConfig, stored)
         assert isinstance(config, TrainConfig)
-        schedule = {int(k): v for k, v in rates.items()}
-        config.updates = dataclasses.replace(config.updates, rate_schedule=schedule)
+        config.updates.rate_schedule, *own = schedules
+        config.optimizers.disc.rate_schedule, config.optimizers.gen.rate_schedule = own
         return config

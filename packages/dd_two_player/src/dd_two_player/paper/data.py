@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dd_two_player.gans.mixtures import STANDARD_DEVIATION, mixture_modes
+from dd_two_player.gans.named import named
 from gdyn_common.errors import unknown
 from gdyn_common.seeding import generator
 from gdyn_reproduce.data import load_dataset, names
@@ -63,7 +64,7 @@ def load_samples(name: str, split: str = "train", root: str | None = None) -> Sa
 
     Args:
         name: ``mog16``, ``ring8``, or any name of `gdyn_reproduce.data` (``digits``, ``mnist``, ``cifar10``
-            ...).
+            ...), or ``module:name`` of a function that returns samples, with one class.
         split: ``train`` or ``test``.
         root: Folder with the data, ``GDYN_DATA_DIR`` by default.
 
@@ -83,6 +84,10 @@ def load_samples(name: str, split: str = "train", root: str | None = None) -> Sa
         noise = STANDARD_DEVIATION[name] * stream.standard_normal((MIXTURE_SIZE, 2))
         points = (modes[labels] + noise).astype(np.float32)
         return Samples(name, points, labels, 0.0, 1.0, {"name": name, "source": "generated from seed 0"})
+    if ":" in name:
+        points = np.asarray(named("dataset", name, {})(), np.float32)
+        labels = np.zeros(len(points), int)
+        return Samples(name, points, labels, 0.0, 1.0, {"name": name, "source": "the caller's function"})
     if name not in names():
         raise ValueError(unknown("dataset", name, [*MIXTURES, *names()]))
     found = load_dataset(name, split, root)

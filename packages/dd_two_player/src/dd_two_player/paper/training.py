@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dd_two_player.gans import losses
 from dd_two_player.gans.checkpoints import restore_checkpoint, save_checkpoint
 from dd_two_player.gans.model import Gan
+from dd_two_player.gans.named import named
 from dd_two_player.gans.networks import build_discriminator, build_generator
 from dd_two_player.gans.optimizers import make_optimizer, make_schedule
 from dd_two_player.gans.steps import (
@@ -89,14 +90,14 @@ def build(config: TrainConfig, shape: tuple[int, ...]) -> Trainer:
     gan = Gan(
         build_discriminator(nets.disc, nets.hidden, nets.convolution),  # type: ignore[arg-type]
         build_generator(nets.gen, shape, nets.hidden, nets.convolution),  # type: ignore[arg-type]
-        losses.DISCRIMINATOR_LOSSES[config.losses.disc],
-        losses.GENERATOR_LOSSES[config.losses.gen],
+        named("discriminator loss", config.losses.disc, losses.DISCRIMINATOR_LOSSES),
+        named("generator loss", config.losses.gen, losses.GENERATOR_LOSSES),
         nets.num_latents,
         nets.spectral_norm,  # type: ignore[arg-type]
         config.losses.gradient_penalty,
     )
     gan.check_samples(shape)
-    optimizers = (_optimizer(config.optimizers.disc), _optimizer(config.optimizers.gen))
+    optimizers = tuple(map(_optimizer, _both(config)))
     hyper = Hyperparameters(
         (config.optimizers.disc.lr, config.optimizers.gen.lr),
         recipe.dd_coeffs_multiplier,
@@ -107,7 +108,7 @@ def build(config: TrainConfig, shape: tuple[int, ...]) -> Trainer:
         gan,
         rule,
         optimizers,
-        rate_schedule=make_schedule(updates.rate_schedule) if updates.rate_schedule else None,
+        rate_schedule=_schedules(config),
         num_shards=config.device_count,
     )
     mesh = _mesh(config.device_count)
@@ -310,17 +311,37 @@ def _mesh(device_count: int) -> Mesh:
 
 
 def _optimizer(config: OptimizerConfig) -> Any:
-    return make_optimizer(config.name, momentum=config.momentum, b1=config.b1, b2=config.b2, clip=config.clip)
+    return make_optimizer(
+        config.name,
+        momentum=config.momentum,
+        b1=config.b1,
+        b2=config.b2,
+        clip=config.clip,
+        options=config.options,
+    )
+
+
+def _schedules(config: TrainConfig) -> Any:
+    """Return the schedule of both players, one for each, or none."""
+    shared, own = config.updates.rate_schedule, [o.rate_schedule for o in _both(config)]
+    if not any(own):
+        return make_schedule(shared) if shared else None
+    both = make_schedule(shared)
+    return tuple(lambda step, f=f: both(step) * f(step) for f in map(make_schedule, own))
+
+
+def _both(config: TrainConfig) -> tuple[OptimizerConfig, OptimizerConfig]:
+    return config.optimizers.disc, config.optimizers.gen
 
 
 def _warn_about_momentum(config: TrainConfig) -> None:
     recipe = regularization(config.grad_regularizes)
-    adaptive = any(o.name == "adam" or o.momentum for o in (config.optimizers.disc, config.optimizers.gen))
+    adaptive = any(o.name != "sgd" or o.momentum for o in _both(config))
     if adaptive and any(map(any, active_terms(recipe.dd_coeffs_multiplier))):
         import warnings
 
         warnings.warn(
-            "drift coefficients are those of gradient descent; with momentum or adam they are a heuristic",
+            "drift coefficients are those of gradient descent; with any other optimiser they are a heuristic",
             stacklevel=2,
         )
 

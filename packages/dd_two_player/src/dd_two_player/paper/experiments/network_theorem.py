@@ -156,7 +156,8 @@ def _errors(config: NetworkTheoremConfig, name: str, seed: int) -> dict[str, np.
 
         def flow(rates: tuple[float, float], added: Coefficients, time: float) -> np.ndarray:
             field = modified_field(game, added, rates=rates, batch=batch)
-            return integrate(field, start, [time], rtol=TOLERANCE, atol=TOLERANCE)[-1]
+            path: np.ndarray = integrate(field, start, [time], rtol=TOLERANCE, atol=TOLERANCE)
+            return path[-1]  # type: ignore[no-any-return]
 
         plain = flow((1.0, config.ratio), _terms(Drift.of((1.0, 1.0)), 0.0, 0.0), config.horizon)
         errors = np.zeros((len(LABELS), len(config.learning_rates)))

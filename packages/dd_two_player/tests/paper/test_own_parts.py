@@ -1,0 +1,105 @@
+"""Own networks, losses, optimisers and data in ``train``, by ``module:name``."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dd_two_player.gans import losses
+from dd_two_player.gans.model import Batch, Gan
+from dd_two_player.gans.networks import build_generator, haiku_network
+from dd_two_player.paper import PAPER
+from dd_two_player.paper.cli import COMMANDS
+from gdyn_reproduce.cli import dispatch
+
+OWN = """
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dd_two_player.gans.networks import Network, haiku_network
+
+
+def points():
+    return np.random.default_rng(0).normal(size=(64, 2))
+
+
+def critic():
+    def net(x, is_training):
+        x = jnp.tanh(hk.Linear(8)(x))
+        return hk.Linear(1)(hk.dropout(hk.next_rng_key(), 0.5, x) if is_training else x)
+
+    return haiku_network(net, random=True)
+
+
+def shifter(shape):  # no framework at all
+    def init(key, example):
+        return {"shift": jnp.zeros(shape)}, {}
+
+    return Network(init, lambda params, state, z, training: (z[:, : shape[0]] + params["shift"], state))
+
+
+def hinge(real, fake):
+    return jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + fake).mean()
+
+
+def clipped(learning_rate, limit):
+    return optax.chain(optax.clip_by_global_norm(limit), optax.sgd(learning_rate))
+"""
+
+
+def test_everything_can_be_your_own(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine_for_dd.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        "train", "dataset=mine_for_dd:points", "nets.disc=mine_for_dd:critic", "nets.gen=mine_for_dd:shifter",
+        "losses.disc=mine_for_dd:hinge", "losses.gen=wasserstein_generator_loss", "nets.num_latents=3",
+        "optimizers.disc.name=mine_for_dd:clipped", "optimizers.disc.options={limit:0.1}",
+        "optimizers.gen.name=rmsprop", "optimizers.gen.rate_schedule={2:0.5}",
+        "grad_regularizes.explicit_non_dd_coeffs.gen.other_norm=0.1",
+        "batch_size=16", "num_steps=4", "log_every=1", "sample_every=0", "eval_every=0",
+    ]  # fmt: skip
+    assert dispatch(PAPER, COMMANDS, arguments) == 0
+    lines = [json.loads(line) for line in next(tmp_path.rglob("metrics.jsonl")).read_text().splitlines()]
+    assert [line["learning_rate_factor"] for line in lines] == [1.0] * 4
+    assert [line["gen_learning_rate_factor"] for line in lines] == [1.0, 1.0, 0.5, 0.5]
+    capsys.readouterr()
+    for wrong, message in (
+        ("nets.disc=mine_for_dd:critc", "discriminator 'mine_for_dd:critc' is not there"),
+        ("losses.gen=saturating", "Unknown generator loss 'saturating'"),
+        ("nets.gen=mine_for_dd:hinge", "hinge"),
+    ):
+        assert dispatch(PAPER, COMMANDS, [*arguments, wrong]) != 0
+        assert message in capsys.readouterr().err
+
+
+def test_dropout_is_one_draw_per_loss_and_its_regularisers(x64):
+    import haiku as hk
+
+    def net(x, is_training):
+        x = jnp.tanh(hk.Linear(8)(x))
+        return hk.Linear(1)(hk.dropout(hk.next_rng_key(), 0.5, x) if is_training else x)
+
+    gan = Gan(
+        haiku_network(net, random=True),
+        build_generator("PointMLP", (2,), (4,)),
+        losses.discriminator_goodfellow_loss,
+        losses.generator_saturating_loss,
+        3,
+    )
+    keys = jax.random.split(jax.random.key(0), 4)
+    batch = Batch(jax.random.normal(keys[0], (8, 2)), jax.random.normal(keys[1], (8, 3)))
+    params, state = gan.init(keys[2], batch.data)
+    gradient, _, loss = gan.player_gradient("disc", params, state, batch, keys[3])
+    game = gan.game(state, jax.random.fold_in(keys[3], 0))
+    seen = game.value_and_gradients(params, batch)
+    np.testing.assert_allclose(seen.losses[0], loss, rtol=1e-12)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), seen.gradients[0], gradient)
+    other = gan.player_gradient("disc", params, state, batch, keys[2])[2]
+    assert abs(float(other - loss)) > 1e-4
+    with pytest.raises(ValueError, match="this network is random; pass a key"):
+        gan.game(state).gradients(params, batch)
