@@ -105,7 +105,7 @@ class Game:
         active = mask or active_terms(chosen)
         losses, gradients, aux = [], [], []
         for own, player in enumerate(PLAYERS):
-            _check_leaves(player, params[own])
+            check_leaves(player, params[own])
             loss = partial(self._evaluate, own)
             (value, extra), gradient = jax.value_and_grad(loss, own, has_aux=True)(*params, batch)
             if any(active[own]):
@@ -213,7 +213,7 @@ class Game:
         return jax.tree.map(lambda a: a.mean(0), per_shard)
 
 
-def _check_leaves(player: str, params: Params) -> None:
+def check_leaves(player: str, params: Params) -> None:
     """Refuse what is no array of real or complex numbers: counters, strings, functions of a module."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         kind = getattr(leaf, "dtype", None) or (

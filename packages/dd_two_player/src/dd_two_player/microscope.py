@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from dd_two_player.drift import PLAYERS, Coefficients, Drift
 from dd_two_player.flows import Turns
-from dd_two_player.game import Game
+from dd_two_player.game import Game, check_leaves
 
 __all__ = ["DriftMicroscope", "DriftReport", "LayerDrift", "measure_drift"]
 
@@ -168,6 +168,8 @@ def measure_drift(
     """
     drift = Drift.of(learning_rates, num_updates, scheme, first)
     turns = Turns(scheme, first, (int(num_updates[0]), int(num_updates[1])))
+    for player, side in zip(PLAYERS, params, strict=True):
+        check_leaves(player, side)
     found = _products(game, turns, params, batch, learning_rates, drift.clock, drift.coefficients)
     products = np.asarray(found, float)
     paths = [(player, _layer(path)) for player, side in zip(PLAYERS, params, strict=True)
