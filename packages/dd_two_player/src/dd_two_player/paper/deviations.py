@@ -56,13 +56,6 @@ DEVIATIONS = (
     ),
     Deviation(
         "D8",
-        "optimisers and schedules",
-        "any optax optimiser and a schedule for each player",
-        "`sgd` and `adam`; one schedule for both players",
-        "covers the released configurations, not others",
-    ),
-    Deviation(
-        "D9",
         "`run.sh train` without a configuration",
         "trains `sgd_cifar_config`",
         "trains a small GAN on digits; `experiment=sgd_cifar_config` is the published run",
