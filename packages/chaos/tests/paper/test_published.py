@@ -18,6 +18,8 @@ from chaos.paper.train.published import repair
         (["optim.k=5"], ["optim.k=5"], 0),
         (["save_eigenthings='True'"], ["logging.save_eigenthings='True'"], 1),
         (["optim=sgd,cgd", "-m"], ["optim.name=sgd,cgd", "-m"], 0),
+        (["max_steps=3"], ["num_steps=3"], 1),
+        (["data.normalize=unit", "data.root=a"], ["normalize=unit", "data_root=a"], 2),
         (["logging=default"], [], 0),
         (["seed=1,2"], ["seed=1,2"], 0),
     ],
