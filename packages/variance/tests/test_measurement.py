@@ -1,13 +1,19 @@
 """Measurement: global random states, agreement with exact values, one line in any loop."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from variance.errors import ConfigError
 from variance.estimators import SGB
 from variance.measurement import Measurement, measure_model, preserved_randomness
+from variance.statistics import RunningDraws
 
 
 def test_preserved_randomness_restores_all_global_states() -> None:
@@ -68,3 +74,79 @@ def test_reference_mode_is_the_definition_on_its_draws(problem) -> None:  # type
     expected = reference(a, b, c.mean(0))
     for ours, theirs in (("avg_var", "avg_var"), ("norm_var", "norm_var"), ("bias_vs_sg", "bias")):
         assert found[f"SG-B[B=4]/{ours}"] == pytest.approx(getattr(expected, theirs), rel=1e-10)
+
+
+class Residual(nn.Module):
+    """The basic block of a ResNet, with its operations in place."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        wide = width * stride
+        self.first, self.second = (
+            nn.Sequential(nn.Conv2d(a, wide, 3, s, 1, bias=False), nn.BatchNorm2d(wide))
+            for a, s in ((width, stride), (wide, 1))
+        )
+        self.skip = nn.Sequential(nn.Conv2d(width, wide, 1, stride, bias=False), nn.BatchNorm2d(wide))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.second(torch.relu_(self.first(x)))
+        out += self.skip(x)
+        return torch.relu_(out)
+
+
+def test_a_residual_network_in_evaluation_mode_is_measured_as_it_stands() -> None:
+    """As `torchvision.models.resnet18` is built: batch norm by running statistics, operations in place."""
+    torch.manual_seed(0)
+    stem = (
+        nn.Conv2d(3, 4, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, 1),
+    )
+    model = nn.Sequential(
+        *stem, Residual(4, 1), Residual(4, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    )
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+    model.double().eval()
+    x, y = torch.randn(16, 3, 32, 32, dtype=torch.float64), torch.randint(5, (16,))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = measure_model(model, F.cross_entropy, x, y, batch_size=4, use="all")
+    drawn = measure_model(model, F.cross_entropy, x, y, batch_size=4, num_draws=40)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module.training for module in model.modules())
+    parameters = list(model.parameters())
+    rows = [
+        torch.autograd.grad(F.cross_entropy(model(x[i : i + 1]), y[i : i + 1]), parameters) for i in range(16)
+    ]
+    g = torch.stack([torch.cat([value.flatten() for value in row]) for row in rows])
+    exact = (g - g.mean(0)).square().sum(1).mean() / g.mean(0).square().sum()
+    assert found["noise_scale"] == pytest.approx(float(exact), rel=1e-9)
+    assert drawn["noise_scale_low"] < float(exact) < drawn["noise_scale_high"]
+
+
+def test_memory_is_that_of_four_parameter_vectors_and_sketches() -> None:
+    """Counted from the tensors alive after each operation; those of model and data are left out."""
+    model, x, y = nn.Linear(2000, 500), torch.randn(8, 2000), torch.randint(500, (8,))
+    given = {t.untyped_storage().data_ptr() for t in (*model.parameters(), x, y)}
+    alive: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+    peak = 0
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal alive, peak
+            out = func(*args, **(kwargs or {}))
+            for leaf in pytree.tree_leaves(out):
+                if isinstance(leaf, torch.Tensor) and leaf.untyped_storage().data_ptr() not in given:
+                    storage = leaf.untyped_storage()
+                    alive[storage.data_ptr()] = (weakref.ref(leaf), storage.nbytes())
+            alive = {key: entry for key, entry in alive.items() if entry[0]() is not None}
+            peak = max(peak, sum(size for _, size in alive.values()))
+            return out
+
+    with Count():
+        measure_model(model, F.cross_entropy, x, y, batch_size=4, num_draws=3)
+    parameters = sum(p.numel() for p in model.parameters())
+    assert peak / 4 <= 4.25 * parameters + 8 * RunningDraws.SKETCH  # a quarter: one byte for each sign

@@ -356,7 +356,9 @@ class RunningDraws:
         n, mean, spread = self.count, self.mean, self.spread
         own, of_mean = (design or Design()).factors(n, batch_size)
         scale = 1 / (n - n * of_mean / own) if own > of_mean else 0.0  # from centred squares to a variance
-        ratios, live = _coordinate_ratios(spread * scale, spread / n + mean.square())
+        pieces = zip(mean.split(self.SKETCH), spread.split(self.SKETCH), strict=True)  # memory of a piece
+        found = [_coordinate_ratios(s * scale, s / n + m.square()) for m, s in pieces]
+        ratios, live = math.fsum(ratio for ratio, _ in found), sum(count for _, count in found)
         totals = _Totals(float(spread.sum(dtype=torch.float64)), _square(mean), n)
         values = totals.values(len(mean), scale, own, of_mean)
         values["norm_var_coord"] = ratios / max(live if dead == "skip" else len(mean), 1)
