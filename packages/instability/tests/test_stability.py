@@ -35,6 +35,18 @@ def test_thresholds_equal_dense_eigenvalues(shape, residual):
     assert mean.alpha_min == pytest.approx(ours.alpha_min / matrix.shape[0], rel=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["noise", "smooth", "constant"])
+def test_both_ends_of_the_spectrum_equal_dense_ones_where_iteration_restarts(kind):
+    """144 taps are more than one Krylov basis; a smooth image crowds the lower end."""
+    noise = np.random.default_rng(2).normal(size=(30, 27))
+    image = {"noise": noise, "smooth": noise.cumsum(0).cumsum(1), "constant": np.ones((30, 27))}[kind]
+    matrix = im2col(image, 12)
+    exact = np.linalg.eigvalsh(matrix.T @ matrix)
+    smallest, largest = stability.signal_eigenvalues(image, 12)
+    assert largest == pytest.approx(exact[-1], rel=1e-11)
+    assert smallest == pytest.approx(exact[0], abs=1e-11 * exact[-1])
+
+
 def test_periodic_bound_is_an_upper_bound():
     for seed in range(5):
         image = np.random.default_rng(seed).normal(size=(12, 12))

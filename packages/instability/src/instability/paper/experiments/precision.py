@@ -54,10 +54,13 @@ def compute(config: PrecisionConfig, run: Run) -> Result:
             for d, s in run.progress(keys, "trainings")
         ]
     curves = np.array([p["divergence"] for p in pieces]).reshape(len(config.dtypes), len(config.seeds), -1)
-    early = curves[:, :, min(1, curves.shape[2] - 1)]
+    null = np.array([p["null"] for p in pieces]).reshape(curves.shape)
+    second = min(1, curves.shape[2] - 1)
+    early, early_null = curves[:, :, second], null[:, :, second]
     return Result(
         measurements={
             "early_levels_ordered": (np.diff(early, axis=0) > 0).all(axis=0).tolist(),
+            "null_levels_ordered": (np.diff(early_null, axis=0) > 0).all(axis=0).tolist(),
             "controls": all(float(p["controls"]) == 0 for p in pieces),
         },
         arrays={
@@ -100,4 +103,8 @@ def _train(config: PrecisionConfig, run: Run, dtype: str, seed: int) -> dict[str
         measure_every=config.measure_every,
         progress=lambda steps: run.progress(steps, f"{dtype}, seed {seed}"),
     )
-    return {"divergence": history[:, 0, 1], "controls": float(history[:, 0, 2:].max())}
+    return {
+        "divergence": history[:, 0, 1],
+        "null": history[:, 0, 2:].max(axis=1),
+        "controls": float(history[:, 0, 2:].max()),
+    }

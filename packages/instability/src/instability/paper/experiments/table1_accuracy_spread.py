@@ -69,7 +69,10 @@ def compute(config: Table1Config, run: Run) -> Result:
     }
     for activation, spread in zip(config.activations, spreads, strict=True):
         over_perturbations, over_seeds = spread["over_perturbations"], spread["over_seeds"]
+        null = next(p["null_test"] for (a, _), p in zip(keys, pieces, strict=True) if a == activation)
+        null_spread = (100 * np.asarray(null))[-config.last :].mean(axis=0).std()
         measurements |= {
+            f"{activation}_null_spread_ratio": float(null_spread / max(over_seeds.mean(), 1e-12)),
             f"{activation}_std_over_perturbations": over_perturbations.tolist(),
             f"{activation}_std_over_seeds": over_seeds.tolist(),
             f"{activation}_spread_ratio": float(over_perturbations.mean() / max(over_seeds.mean(), 1e-12)),
@@ -138,4 +141,5 @@ def _train(config: Table1Config, run: Run, activation: str, seed: int) -> dict[s
         "train": history[:, 0, :kept],
         "test": history[:, 1, :kept],
         "controls": max(divergence[kept:], default=0.0),
+        "null_test": history[:, 1, [0, *range(kept, history.shape[2])]],
     }
