@@ -336,6 +336,8 @@ def test_reentrant_checkpointing_is_refused_by_name() -> None:
                  first=linear(), inner=linear(), head=head())  # fmt: skip
     with pytest.raises(UnsupportedLayer, match="use_reentrant=False"):
         per_example.gradients(model, F.cross_entropy, flat(), torch.randint(3, (N,)))
+    with pytest.raises(UnsupportedLayer, match="use_reentrant=False"):
+        measure_model(model, F.cross_entropy, flat(), torch.randint(3, (N,)), batch_size=2)
 
 
 def test_infinite_values_name_their_examples() -> None:

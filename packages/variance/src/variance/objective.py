@@ -15,7 +15,7 @@ from variance import losses as loss_functions
 from variance.errors import ConfigError, CoupledExamples
 from variance.losses import LossFunction
 from variance.per_example.capture import capture
-from variance.per_example.recording import COUPLING, Capture, call_model
+from variance.per_example.recording import COUPLING, Capture, call_model, differentiate
 
 
 @dataclass(frozen=True)
@@ -218,11 +218,8 @@ class Objective:
         if value - value != 0.0:  # NaN or infinite: find out whose
             named = batch.indices if len(found) == len(batch) else None
             loss_functions.require_finite(found.detach(), "the loss", named)
-        gradients = torch.autograd.grad(
-            total, list(leaves.values()), allow_unused=True, materialize_grads=True
-        )
-        dense = (gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients)
-        return torch.cat([gradient.flatten() for gradient in dense]), value
+        gradients = differentiate(total, list(leaves.values()))
+        return torch.cat([gradient.flatten() for gradient in gradients]), value
 
     def capture(
         self,

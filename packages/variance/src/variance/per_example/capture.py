@@ -33,6 +33,7 @@ from variance.per_example.recording import (
     Capture,
     Recorder,
     call_model,
+    differentiate,
     hooked,
     protected,
     recordable,
@@ -266,19 +267,8 @@ def _by_autograd(job: _Pass) -> tuple[dict[str, Tensor], Tensor, bool]:
             _require_independent(job, outputs, len(losses))
         if not leaves or not losses.requires_grad:
             return {}, weights, is_random
-        try:
-            found = torch.autograd.grad((weights * losses).sum(), list(leaves.values()), allow_unused=True)
-        except RuntimeError as error:
-            said = str(error).partition(", which is")[0].partition("\n")[0]
-            raise UnsupportedLayer(
-                f"autograd cannot differentiate this model by its parameters ({said}). Use out-of-place "
-                "operations (x = x + y instead of x += y) and checkpointing with use_reentrant=False."
-            ) from None
-    expected = {
-        name: torch.zeros_like(leaf) if value is None else value.to_dense() if value.is_sparse else value
-        for (name, leaf), value in zip(leaves.items(), found, strict=True)
-    }
-    return expected, weights, is_random
+        found = differentiate((weights * losses).sum(), list(leaves.values()))
+    return dict(zip(leaves, found, strict=True)), weights, is_random
 
 
 def _require_independent(job: _Pass, outputs: Any, count: int) -> None:

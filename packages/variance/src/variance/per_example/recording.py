@@ -5,7 +5,7 @@ function of a_i and b_i alone. The pass records both for every supported layer a
 gradient: parameters enter detached, and autograd starts at the first recorded output.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -143,6 +143,25 @@ def call_model(model: nn.Module, state: Mapping[str, Tensor], x: Any) -> Any:
     if isinstance(x, Mapping):
         return functional_call(model, dict(state), (), dict(x))
     return functional_call(model, dict(state), tuple(x) if isinstance(x, tuple | list) else (x,))
+
+
+def differentiate(total: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Return dense gradients of a scalar; zero where it does not depend on a leaf.
+
+    Raises:
+        UnsupportedLayer: Autograd refuses, with what to do.
+    """
+    try:
+        found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+    except RuntimeError as error:
+        if "memory" in str(error):
+            raise
+        said = str(error).partition(", which is")[0].partition("\n")[0]
+        raise UnsupportedLayer(
+            f"autograd cannot differentiate this model by its parameters ({said}). Use out-of-place "
+            "operations (x = x + y instead of x += y) and checkpointing with use_reentrant=False."
+        ) from None
+    return [gradient.to_dense() if gradient.is_sparse else gradient for gradient in found]
 
 
 def protected(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
