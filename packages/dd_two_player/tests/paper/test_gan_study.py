@@ -4,7 +4,7 @@ import pytest
 from dd_two_player.paper import PAPER
 from dd_two_player.paper.data import load_samples
 from dd_two_player.paper.experiments.gan_study import estimate, plot
-from dd_two_player.paper.gan_study import ARMS, _draws, _mean_ratio, build_program, measure
+from dd_two_player.paper.gan_study import ARMS, _draws, _mean_ratio, build_program, measure, train_setting
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import configure
 
@@ -97,3 +97,43 @@ def test_a_run_that_is_not_finite_counts_as_infinitely_far_and_is_named_in_the_p
     assert measured["cancel_diverged_share"] >= 0.5
     titles = [ax.get_title() for ax in plot(Result(measured, arrays)).axes]
     assert sum("1 of 2 runs not finite" in title for title in titles) == 1
+
+
+class Kept:
+    """The checkpoint of a run folder, in memory; stops the run when it is first saved."""
+
+    def __init__(self):
+        self.arrays, self.stops = None, True
+
+    def checkpoint(self, name):
+        return self
+
+    def load(self):
+        return None if self.arrays is None else dict(self.arrays)
+
+    def save(self, **arrays):
+        self.arrays = arrays
+        if self.stops:
+            raise KeyboardInterrupt
+
+    def clear(self):
+        self.arrays = None
+
+
+def test_a_resumed_study_is_the_uninterrupted_one_bit_for_bit(config, samples):
+    def classifier(images):
+        return images.reshape(len(images), -1)[:, :3], images.reshape(len(images), -1)
+
+    def trained(run):
+        program = build_program(config, samples, ARMS["cancel"])
+        return train_setting(config, run, samples, classifier, program, (0.1, 0.1), [0, 1], "x")
+
+    whole, resumed = Kept(), Kept()
+    whole.stops = False
+    expected = trained(whole)
+    with pytest.raises(KeyboardInterrupt):
+        trained(resumed)
+    assert resumed.arrays["done"] == config.chunk
+    resumed.stops = False
+    for name, array in trained(resumed).items():
+        np.testing.assert_array_equal(array, expected[name])

@@ -11,20 +11,25 @@ import numpy as np
 
 from gdyn_common.storage import RECOMPUTE, read_arrays, write_arrays
 
-__all__ = ["restore_checkpoint", "save_checkpoint"]
+__all__ = ["restore_checkpoint", "save_checkpoint", "state_arrays", "state_from_arrays"]
 
 KEY = "prng_key:"  # marks arrays that hold the words of a JAX key
 
 
 def save_checkpoint(path: Path, state: Any) -> None:
     """Write a pytree of arrays and JAX keys, atomically."""
+    write_arrays(path, state_arrays(state))
+
+
+def state_arrays(state: Any) -> dict[str, np.ndarray]:
+    """Return a pytree of arrays and JAX keys as plain arrays by path."""
     arrays = {}
     for name, leaf in _leaves(state):
         if _is_key(leaf):
             arrays[KEY + name] = np.asarray(jax.random.key_data(leaf))
         else:
             arrays[name] = np.asarray(leaf)
-    write_arrays(path, arrays)
+    return arrays
 
 
 def restore_checkpoint(path: Path, template: Any) -> Any:
@@ -43,8 +48,16 @@ def restore_checkpoint(path: Path, template: Any) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist; give restore_path=<file or run folder>.")
-    arrays = read_arrays(path, advice=RECOMPUTE)
-    leaves = []
+    return state_from_arrays(read_arrays(path, advice=RECOMPUTE), template, str(path))
+
+
+def state_from_arrays(arrays: dict[str, np.ndarray], template: Any, path: str) -> Any:
+    """Return a pytree of the template's structure from arrays by path, which must be all of it.
+
+    Raises:
+        ValueError: As `restore_checkpoint`; ``path`` says where they come from.
+    """
+    arrays, leaves = dict(arrays), []
     for name, leaf in _leaves(template):
         stored = arrays.pop(KEY + name if _is_key(leaf) else name, None)
         if stored is None:

@@ -14,9 +14,8 @@ import numpy as np
 
 from dd_two_player.drift import Coefficients, PlayerTerms
 from dd_two_player.evaluation import classifier_score, classify, frechet_distance, moments
-from dd_two_player.gans import losses
+from dd_two_player.gans.checkpoints import state_arrays, state_from_arrays
 from dd_two_player.gans.model import Batch, Gan
-from dd_two_player.gans.networks import build_discriminator, build_generator
 from dd_two_player.gans.optimizers import make_optimizer
 from dd_two_player.gans.steps import (
     Hyperparameters,
@@ -25,8 +24,9 @@ from dd_two_player.gans.steps import (
     init_train_state,
     make_step,
 )
+from dd_two_player.paper.building import build_gan
 from dd_two_player.paper.classifiers import Classifier, accuracy, train_classifier
-from dd_two_player.paper.config import choice
+from dd_two_player.paper.config import LossesConfig, choice
 from dd_two_player.paper.data import Samples, load_samples
 from dd_two_player.paper.experiment_config import GanStudyConfig
 from dd_two_player.regularization import Regularization
@@ -166,16 +166,7 @@ class Program(NamedTuple):
 
 def build_program(config: GanStudyConfig, samples: Samples, arm: Arm) -> Program:
     """Return the compiled step of an arm; it compiles when it is first called."""
-    nets = config.nets
-    gan = Gan(
-        build_discriminator(nets.disc, nets.hidden, nets.convolution),  # type: ignore[arg-type]
-        build_generator(nets.gen, samples.shape, nets.hidden, nets.convolution),  # type: ignore[arg-type]
-        losses.discriminator_goodfellow_loss,
-        losses.generator_saturating_loss,
-        nets.num_latents,
-        nets.spectral_norm,  # type: ignore[arg-type]
-    )
-    gan.check_samples(samples.shape)
+    gan = build_gan(config.nets, LossesConfig(), samples.shape)
     recipe = _recipe(arm.recipe, config.strength)
     rule = UpdateRule(
         arm.scheme,  # type: ignore[arg-type]
@@ -278,8 +269,8 @@ def train_setting(
     done, history = 0, np.zeros((len(seeds), 0), np.float32)
     saved = checkpoint.load()
     if saved is not None:
-        done, history = int(saved["done"]), saved["history"]
-        state = _unpack(saved, state)
+        done, history = int(saved.pop("done")), saved.pop("history")
+        state = jax.device_put(state_from_arrays(saved, state, name))
     while done < program.steps:
         length = min(config.chunk, program.steps - done)
         drawn = _draws(config, samples, seeds, done, length, program.width)
@@ -289,8 +280,9 @@ def train_setting(
             values.append(loss)
         done, history = done + length, np.concatenate([history, np.stack(values, 1)], 1)
         if done < program.steps:
-            checkpoint.save(done=np.asarray(done), history=history, **_pack(state))
-    finite = [all(np.isfinite(a[k]).all() for a in _arrays(state.params)) for k in range(len(seeds))]
+            checkpoint.save(done=np.asarray(done), history=history, **state_arrays(state))
+    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)]
+    finite = [all(np.isfinite(a[k]).all() for a in arrays) for k in range(len(seeds))]
     images, logits, features = classified(state)
     checkpoint.clear()
     return {
@@ -323,20 +315,3 @@ def _recipe(name: str, strength: float) -> Regularization:
     if name in ("sga", "consensus"):
         return getattr(Regularization, name)(strength)  # type: ignore[no-any-return]
     return getattr(Regularization, name)()  # type: ignore[no-any-return]
-
-
-def _arrays(tree: Any) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-def _pack(state: TrainState) -> dict[str, np.ndarray]:
-    plain = state._replace(key=jax.random.key_data(state.key))
-    return {f"leaf{i}": leaf for i, leaf in enumerate(_arrays(plain))}
-
-
-def _unpack(saved: dict[str, np.ndarray], state: TrainState) -> TrainState:
-    plain = state._replace(key=jax.random.key_data(state.key))
-    structure = jax.tree.structure(plain)
-    leaves = [jnp.asarray(saved[f"leaf{i}"]) for i in range(len(jax.tree.leaves(plain)))]
-    restored: TrainState = jax.tree.unflatten(structure, leaves)
-    return restored._replace(key=jax.random.wrap_key_data(restored.key))

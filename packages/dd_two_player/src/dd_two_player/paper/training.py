@@ -18,11 +18,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dd_two_player.gans import losses
 from dd_two_player.gans.checkpoints import restore_checkpoint, save_checkpoint
 from dd_two_player.gans.model import Gan
-from dd_two_player.gans.named import named
-from dd_two_player.gans.networks import build_discriminator, build_generator
 from dd_two_player.gans.optimizers import make_optimizer, make_schedule
 from dd_two_player.gans.steps import (
     Hyperparameters,
@@ -32,6 +29,7 @@ from dd_two_player.gans.steps import (
     init_train_state,
     make_step,
 )
+from dd_two_player.paper.building import build_gan
 from dd_two_player.paper.config import GradRegularizesConfig, OptimizerConfig, TrainConfig
 from dd_two_player.paper.data import MIXTURES, BatchStream, Samples, load_samples
 from dd_two_player.regularization import Regularization, active_terms
@@ -73,7 +71,7 @@ def build(config: TrainConfig, shape: tuple[int, ...]) -> Trainer:
         ValueError: If values contradict each other or there are too few devices.
     """
     recipe = regularization(config.grad_regularizes)
-    updates, nets = config.updates, config.nets
+    updates = config.updates
     rule = UpdateRule(
         scheme=updates.scheme,  # type: ignore[arg-type]  # UpdateRule checks it
         num_updates=(config.optimizers.disc.num_updates, config.optimizers.gen.num_updates),
@@ -87,16 +85,7 @@ def build(config: TrainConfig, shape: tuple[int, ...]) -> Trainer:
         fresh_stages=updates.rk_fresh_stages,
         shared_rate=updates.rk_shared_rate,
     )
-    gan = Gan(
-        build_discriminator(nets.disc, nets.hidden, nets.convolution),  # type: ignore[arg-type]
-        build_generator(nets.gen, shape, nets.hidden, nets.convolution),  # type: ignore[arg-type]
-        named("discriminator loss", config.losses.disc, losses.DISCRIMINATOR_LOSSES),
-        named("generator loss", config.losses.gen, losses.GENERATOR_LOSSES),
-        nets.num_latents,
-        nets.spectral_norm,  # type: ignore[arg-type]
-        config.losses.gradient_penalty,
-    )
-    gan.check_samples(shape)
+    gan = build_gan(config.nets, config.losses, shape)
     optimizers = tuple(map(_optimizer, _both(config)))
     hyper = Hyperparameters(
         (config.optimizers.disc.lr, config.optimizers.gen.lr),
