@@ -154,3 +154,9 @@ def test_half_precision_inputs_accumulate_in_float32(rng):
     assert ours.dtype == jnp.float32
     exact = core.mu_direction(V, X)
     assert np.linalg.norm(ours - exact) < 0.02 * np.linalg.norm(exact)  # bfloat16 has 8 bits
+
+
+def test_alpha_of_an_operator_does_not_penalise_a_parent_without_value():
+    """A parent in the null space: the child's direction is twice its own product, not 0 / 0."""
+    direction = direction_from_products("alpha", jnp.eye(2), jnp.diag(jnp.array([0.0, 3.0])))
+    np.testing.assert_array_equal(direction, [[0, 0], [0, 6]])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import eigh
 
-from eigengame.core.ritz import locally_optimal, quality, rayleigh_ritz
+from eigengame.core.ritz import Block, locally_optimal, quality, rayleigh_ritz
 
 NOISE = 1e-14
 JUDGE = partial(quality, k=3, noise=NOISE)
@@ -69,3 +69,14 @@ def test_dependent_rows_are_dropped(rng):
     V = rng.standard_normal((2, 5))
     block = rayleigh_ritz(np.concatenate([V, V[:1]]), np.concatenate([V, V[:1]]))
     assert block.V.shape == (2, 5)
+
+
+def test_the_bound_is_the_residual_over_the_gap_to_the_nearest_other_value():
+    """A = diag(3, 1, 2): a vector turned from the first axis towards the second, and the third axis."""
+    turn, A = 0.1, np.diag([3.0, 1.0, 2.0])
+    V = np.array([[np.cos(turn), np.sin(turn), 0], [0, 0, 1.0]])
+    value, residual = 3 * np.cos(turn) ** 2 + np.sin(turn) ** 2, np.sin(2 * turn)
+    found = quality(Block(V, V @ A, V, np.array([value, 2.0])), k=1, noise=1e-14)
+    np.testing.assert_allclose(found.residuals, [residual], rtol=1e-12)
+    np.testing.assert_allclose(found.angles, [np.arcsin(residual / (value - 2))], rtol=1e-12)
+    np.testing.assert_allclose(found.value_errors, [residual**2 / (value - 2)], rtol=1e-12)

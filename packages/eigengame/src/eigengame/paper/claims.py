@@ -104,7 +104,7 @@ CLAIMS = (
                 registered="after",
                 registered_because=_MEDIAN,
                 control=Control(
-                    "batch1024_mu_over_alpha_streak_lead", removes="the small batch: 1024 examples"
+                    "batch32_mu_over_alpha_start_streak_lead", removes="the training: starting vectors"
                 ),
             ),
             Claim(
@@ -120,7 +120,7 @@ CLAIMS = (
                 registered="after",
                 registered_because=_MEDIAN,
                 control=Control(
-                    "batch1024_mu_over_gha_streak_lead", removes="the small batch: 1024 examples"
+                    "batch32_mu_over_gha_start_streak_lead", removes="the training: starting vectors"
                 ),
             ),
             Claim(
@@ -152,7 +152,7 @@ CLAIMS = (
                 registered="after",
                 registered_because=_MEDIAN,
                 control=Control(
-                    "batch1024_mu_over_oja_streak_lead", removes="the small batch: 1024 examples"
+                    "batch32_mu_over_oja_start_streak_lead", removes="the training: starting vectors"
                 ),
             ),
         )
@@ -169,7 +169,11 @@ CLAIMS = (
         kind="statement",
         registered="after",
         registered_because="0.6 before; a first run on digits gave 0.61",
-        control=Control("batch1024_mu_over_alpha_distance_ratio", removes="the small batch: 1024 examples"),
+        control=Control(
+            "batch32_mu_over_alpha_start_distance_ratio",
+            removes="the training: starting vectors",
+            deterministic=True,
+        ),
     ),
     Claim(
         id="bias.mu",

@@ -157,15 +157,17 @@ def _comparisons(
     """Return mu against the others: ratio of distances, difference of streaks."""
     comparisons = {}
     for other in methods:
-        if other != "mu" and "mu" in methods:
+        for when in ("", "start_"):
+            if other == "mu" or "mu" not in methods:
+                continue
             ours, theirs = (
                 {
-                    metric: np.array(measured[f"batch{batch_size}_{name}_{metric}"])
+                    metric: np.array(measured[f"batch{batch_size}_{name}_{when}{metric}"])
                     for metric in ("streak", "distance")
                 }
                 for name in ("mu", other)
             )
-            prefix = f"batch{batch_size}_mu_over_{other}"
-            comparisons[f"{prefix}_distance_ratio"] = (ours["distance"] / theirs["distance"]).tolist()
-            comparisons[f"{prefix}_streak_lead"] = (ours["streak"] - theirs["streak"]).tolist()
+            prefix = f"batch{batch_size}_mu_over_{other}_{when}"
+            comparisons[f"{prefix}distance_ratio"] = (ours["distance"] / theirs["distance"]).tolist()
+            comparisons[f"{prefix}streak_lead"] = (ours["streak"] - theirs["streak"]).tolist()
     return comparisons
