@@ -87,7 +87,7 @@ def test_layers_add_up_and_the_report_is_a_frozen_table(small):
     assert report.summary().count("\n") == 5
     with pytest.raises(dataclasses.FrozenInstanceError):
         report.total = None
-    axes = report.plot()
+    axes = report.plot(plt.figure().subplots())
     assert [t.get_text() for t in axes.get_yticklabels()] == ["disc ['first']", "gen ['first']"]
     plt.close(axes.figure)
 

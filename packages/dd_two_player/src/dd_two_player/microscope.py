@@ -110,12 +110,8 @@ class DriftReport:
         """Return one row per layer, then per player, then of all; `pandas.DataFrame` takes it as is."""
         return [asdict(row) for row in (*self.layers, *self.players, self.total)]
 
-    def plot(self, axes: Any = None) -> Any:
-        """Draw the sizes of both terms relative to the step, per layer; returns the axes (matplotlib)."""
-        if axes is None:
-            from matplotlib import pyplot
-
-            axes = pyplot.subplots(layout="constrained")[1]
+    def plot(self, axes: Any) -> Any:
+        """Draw the sizes of both terms relative to the step, per layer, into matplotlib axes; returns them."""
         places = np.arange(len(self.layers))
         for shift, name in ((-0.2, "self_term"), (0.2, "interaction")):
             sizes = [getattr(row, name) / row.step if row.step else 0.0 for row in self.layers]
