@@ -111,7 +111,7 @@ class DriftReport:
         return [asdict(row) for row in (*self.layers, *self.players, self.total)]
 
     def plot(self, axes: Any) -> Any:
-        """Draw the sizes of both terms relative to the step, per layer, into matplotlib axes; returns them."""
+        """Draw the sizes of both terms relative to the step, per layer, into axes of matplotlib."""
         places = np.arange(len(self.layers))
         for shift, name in ((-0.2, "self_term"), (0.2, "interaction")):
             sizes = [getattr(row, name) / row.step if row.step else 0.0 for row in self.layers]
