@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TypedDict, Unpack
 
 import torch
 from jaxtyping import Bool, Float
@@ -30,13 +31,62 @@ RECURRENCES = ("exact", "published")
 Product = Callable[[Tensor], Tensor]
 
 
+class MapOptions(TypedDict, total=False):
+    """The fields of :class:`OptimiserMap` besides momentum, as keywords."""
+
+    dampening: float
+    weight_decay: float
+    nesterov: bool
+    recurrence: str
+    augmented: bool
+
+
+@dataclass(frozen=True)
+class OptimiserMap:
+    """How one step of SGD moves its tangent vectors.
+
+    Attributes:
+        momentum, dampening, weight_decay, nesterov: Of the optimiser.
+        recurrence: ``"published"`` reproduces the original's momentum recurrence (h G instead of h mu G,
+            G_0 = H_0), which contradicts finite differences.
+        augmented: Track (theta, v) of heavy ball, 2n x 2n, instead of the theta-theta block.
+    """
+
+    momentum: float = 0.0
+    dampening: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    recurrence: str = "exact"
+    augmented: bool = False
+
+    def __post_init__(self) -> None:
+        _check("recurrence", self.recurrence, RECURRENCES)
+        if self.momentum >= 1:
+            warnings.warn(
+                f"momentum is {self.momentum}; the optimiser's own map expands at momentum >= 1.",
+                stacklevel=4,
+            )
+
+    def advance(self, Y: Tensor, G: Tensor | None, A: Tensor, h: float) -> tuple[Tensor, Tensor | None]:
+        """Return the tangents of parameters and velocity after a step, where ``A = H Y + c Y``."""
+        if not self.momentum:
+            return Y.sub_(A, alpha=h), G
+        if self.recurrence == "published":
+            previous = A if G is None else G
+            return Y - h * (A + previous), self.momentum * previous + A
+        if G is None:
+            return Y - h * (A + self.momentum * A if self.nesterov else A), A
+        G.mul_(self.momentum).add_(A, alpha=1 - self.dampening)
+        return Y.sub_(A + self.momentum * G if self.nesterov else G, alpha=h), G
+
+
 class LyapunovTracker:
     """Carries tangent vectors along a training run.
 
     Args:
         n: Number of parameters.
         h: Learning rate.
-        momentum, dampening, weight_decay, nesterov: Of the optimiser.
+        momentum: Of the optimiser.
         method: ``"svd"`` keeps Y itself: exact finite-time exponents, as long as the spread of singular
             values is below 1/eps (1e15 in float64, 1e7 in float32). ``"qr"`` (Benettin) re-orthonormalises
             and sums log|diag R|: stable for any T. ``"vectors"`` is ``"qr"`` for ``num_vectors`` random
@@ -45,14 +95,12 @@ class LyapunovTracker:
             large model use :func:`chaos.finite_time_exponents`.
         num_vectors: k of ``"vectors"``.
         reorthonormalise_every: Steps between factorisations.
-        recurrence: ``"published"`` reproduces the original's momentum recurrence (h G instead of h mu G,
-            G_0 = H_0), which contradicts finite differences.
-        augmented: Track (theta, v) of heavy ball, 2n x 2n, instead of the theta-theta block.
         dtype: Type of the tangent vectors.
         initial: Starting columns (n, k); ``None`` takes the identity, or random orthonormal ones.
         seed: Of random starting vectors.
         memory_budget: Bytes that the tangent vectors may take.
         device: Where the tangent vectors are held: that of the model.
+        options: The other fields of :class:`OptimiserMap`, by keyword: ``nesterov=True``.
 
     Raises:
         ValueError: For options out of range, or tangent vectors over the memory budget.
@@ -77,24 +125,17 @@ class LyapunovTracker:
         reorthonormalise_every: int = 20,
         dtype: torch.dtype = torch.float64,
         *,
-        dampening: float = 0.0,
-        weight_decay: float = 0.0,
-        nesterov: bool = False,
-        recurrence: str = "exact",
-        augmented: bool = False,
         initial: Tensor | None = None,
         seed: int = 0,
         memory_budget: int = DEFAULT_BUDGET,
         device: torch.device | str = "cpu",
+        **options: Unpack[MapOptions],
     ) -> None:
         _check("method", method, METHODS)
-        _check("recurrence", recurrence, RECURRENCES)
         if h <= 0:
             raise ValueError(f"h is {h}; the learning rate must be positive.")
-        if momentum >= 1:
-            warnings.warn(
-                f"momentum is {momentum}; the optimiser's own map expands at momentum >= 1.", stacklevel=2
-            )
+        self.map = OptimiserMap(momentum, **options)
+        augmented = self.map.augmented
         if (method == "vectors") != (num_vectors is not None) and initial is None:
             raise ValueError("num_vectors goes with method='vectors': pass both or neither.")
         size = (2 * n, 2 * n) if augmented else (n, num_vectors or n)
@@ -102,9 +143,7 @@ class LyapunovTracker:
         instead += "products, or pass a larger memory_budget."
         if initial is None:
             check_budget(*size, dtype, memory_budget, instead)
-        self.n, self.h, self.momentum, self.method = n, h, momentum, method
-        self.dampening, self.weight_decay, self.nesterov = dampening, weight_decay, nesterov
-        self.recurrence, self.augmented = recurrence, augmented
+        self.n, self.h, self.method = n, h, method
         self.reorthonormalise_every = reorthonormalise_every
         if augmented:
             self.Y = torch.eye(n, 2 * n, dtype=dtype, device=device)
@@ -114,7 +153,7 @@ class LyapunovTracker:
             self.G = None
         self.log_growth = self.Y.new_zeros(self.Y.shape[1])
         self.num_steps = 0
-        plain = method == "svd" and initial is None and not augmented and not weight_decay
+        plain = method == "svd" and initial is None and not augmented and not self.map.weight_decay
         #: Frame outside which Y is still the identity; ``None`` once that is unknown.
         self.support: InputFrame | None = None
         self._follow_support = plain
@@ -152,16 +191,16 @@ class LyapunovTracker:
         """
         product = self._product(H)
         self._extend_support(H)
-        if isinstance(H, Hessian | Eigenpairs) and not self.momentum and _same_frame(H, keep):
+        if isinstance(H, Hessian | Eigenpairs) and not self.map.momentum and _same_frame(H, keep):
             self._advance_in_frame(H, keep, gamma)
         else:
             A = product(self.Y)
             self._check_finite(A)
             if keep is not None:
                 A = A - gamma * _discarded_part(keep, A)
-            if self.weight_decay:
-                A = A + self.weight_decay * self.Y
-            self._advance(A)
+            if self.map.weight_decay:
+                A = A + self.map.weight_decay * self.Y
+            self.Y, self.G = self.map.advance(self.Y, self.G, A, self.h)
         self.num_steps += 1
         if self.method != "svd" and self.num_steps % self.reorthonormalise_every == 0:
             self._reorthonormalise()
@@ -194,8 +233,8 @@ class LyapunovTracker:
             pairs, discard = keep
             removed = pairs.core_vectors[:, discard].to(A.dtype)
             A -= gamma * (removed @ (removed.T @ A))
-        if self.weight_decay:
-            self.Y.mul_(1 - self.h * self.weight_decay)
+        if self.map.weight_decay:
+            self.Y.mul_(1 - self.h * self.map.weight_decay)
         H.frame.add_expanded(self.Y, A, -self.h)
 
     def _check_finite(self, A: Tensor) -> None:
@@ -217,20 +256,6 @@ class LyapunovTracker:
             return lambda V: H.to(V.dtype) @ V
         return H
 
-    def _advance(self, A: Tensor) -> None:
-        if not self.momentum:
-            self.Y.sub_(A, alpha=self.h)
-        elif self.recurrence == "published":
-            previous = A if self.G is None else self.G
-            self.Y = self.Y - self.h * (A + previous)
-            self.G = self.momentum * previous + A
-        elif self.G is None:
-            self.G = A
-            self.Y = self.Y - self.h * (A + self.momentum * A if self.nesterov else A)
-        else:
-            self.G.mul_(self.momentum).add_(A, alpha=1 - self.dampening)
-            self.Y.sub_(A + self.momentum * self.G if self.nesterov else self.G, alpha=self.h)
-
     def _reorthonormalise(self) -> None:
         Q, R = torch.linalg.qr(self._joint())
         signs = R.diagonal().sign()
@@ -246,7 +271,7 @@ class LyapunovTracker:
         return self.Y if self.G is None else torch.cat([self.Y, self.G])
 
     def _state(self) -> Tensor:
-        return self._joint() if self.augmented else self.Y
+        return self._joint() if self.map.augmented else self.Y
 
     def spectrum(self, t: int | None = None) -> Spectrum:
         """Exponents with how they were obtained; a decomposition, so call it when you log.
