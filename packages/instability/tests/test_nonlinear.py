@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from instability import metrics
+from instability import lyapunov_exponents, metrics
 from instability.pde import nonlinear as nonlinear_pde
 from instability.pde.convolution import checkerboard
 from instability.pde.descent import DescentOptions
+from instability.pde.one_layer import OneLayerNetwork
 from instability.pde.reduced_map import ReducedMap, log_growth, split_kernel
 
 SMALL = {"image": checkerboard(64), "kernel": nonlinear_pde.initial_kernel(8)}
@@ -143,3 +144,31 @@ def test_golden_divergence_statistics(golden):
         crossed, expected = metrics.first_step_above(ours, 1e-3), metrics.first_step_above(theirs, 1e-3)
         assert (crossed < 0) == (expected < 0), f"lr {rate}"
         assert abs(crossed - expected) <= 15, f"lr {rate}"
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_the_map_is_the_simulations_step_for_any_image(label):
+    rng = np.random.default_rng(3)
+    image, kernel = rng.normal(size=(14, 11)), rng.normal(size=(4, 4))
+    step = nonlinear_pde.descent_map(OneLayerNetwork(image, 4, label=label), 0.3, 0.2)
+    state = {"x": torch.from_numpy(kernel)}
+    for number in range(5):
+        state = step(state, number)
+    simulated = nonlinear_pde.simulate(
+        image, kernel, learning_rates=0.3, weight_decays=0.2, num_steps=5, label=label
+    ).kernels[0]
+    np.testing.assert_allclose(state["x"].numpy(), simulated, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rate", [0.48, 0.64])
+def test_its_exponent_on_a_checkerboard_is_that_of_the_reduced_map(rate):
+    """0.64, the twin of 0.04, exceeds 2 / sharpness and has a negative exponent all the same."""
+    twin = ReducedMap(kernel_size=8, image_size=24, weight_decay=1.25)
+    kernel = nonlinear_pde.initial_kernel(8)
+    step = nonlinear_pde.descent_map(OneLayerNetwork(checkerboard(24), 8), rate, 1.25)
+    found = lyapunov_exponents(step, torch.from_numpy(kernel), num_steps=30, transient=30)
+    path = twin.trajectory(split_kernel(kernel)[0], rate, 60)[30:60]
+    exact = np.log(np.abs(1 - rate * twin.sharpness(path))).mean()
+    # Directions without signal shrink by 1 - rate * decay in each step, and the largest exponent counts.
+    assert found.exponents[0] == pytest.approx(max(exact, np.log(abs(1 - rate * 1.25))), abs=1e-3)
+    assert found.exact

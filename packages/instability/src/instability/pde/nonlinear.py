@@ -9,14 +9,17 @@ Source: Eq. (8), Secs. 5.1 and 5.3 of Sun et al. 2022 (Fig. 4).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from instability.pde.descent import PUBLISHED, DescentOptions, Observer, Simulation, descend, replicas
+from instability.pde.one_layer import OneLayerNetwork
 
-__all__ = ["initial_kernel", "simulate"]
+__all__ = ["descent_map", "initial_kernel", "simulate"]
 
 
 def initial_kernel(kernel_size: int, seed: int = 7) -> Float[np.ndarray, "k k"]:
@@ -65,3 +68,29 @@ def simulate(
     settings = replicas(learning_rates, weight_decays, perturbations)
     network = options.network(image, kernel, label)
     return descend(network.evaluate, kernel, settings, num_steps, options=options, observe=observe)
+
+
+def descent_map(
+    network: OneLayerNetwork, learning_rate: float, weight_decay: float
+) -> Callable[[Mapping[str, Tensor], int], dict[str, Tensor]]:
+    """Return one step of plain descent as a map of ``{"x": kernel}``, for ``lyapunov_exponents``.
+
+    It holds for every image; on a checkerboard the exponent is that of ``ReducedMap``.
+
+    >>> from instability.pde.convolution import checkerboard
+    >>> step = descent_map(OneLayerNetwork(checkerboard(8), 2), learning_rate=0.5, weight_decay=1.0)
+    >>> step({"x": torch.zeros(2, 2, dtype=torch.float64)}, 0)["x"].abs().max().item()  # no patch, no drive
+    0.0
+    """
+
+    def step(state: Mapping[str, Tensor], _: int) -> dict[str, Tensor]:
+        kernel = state["x"]
+        z = network.correlation.apply(kernel)
+        s = torch.sigmoid(network.beta * z)
+        slope = s + network.beta * z * s * (1 - s)
+        prediction = torch.sigmoid((z * s).mean())
+        gradient = network.correlation.transpose(slope) * (prediction - network.label)
+        gradient = gradient / network.correlation.num_positions + weight_decay * kernel
+        return {"x": kernel - learning_rate * gradient}
+
+    return step
