@@ -495,6 +495,7 @@ CLAIMS = (
         "Mini-batches hold it below 2 / lr or let it overshoot; a third to five covers both.",
         kind="statement",
         registered="before",
+        control=Control("smallest_rate_ratio", removes="the pressure of the rate: the smaller learning rate"),
     ),
     *(_controls(figure.id) for figure in FIGURES),
 )

@@ -58,10 +58,11 @@ def compute(config: SharpnessConfig, run: Run) -> Result:
         ]
     )
     curves = np.array([p["sharpness"] for p in pieces]).reshape(len(limits), len(config.seeds), -1)
-    late = curves[np.argmin(limits), :, curves.shape[2] // 2 :]
+    late = curves[:, :, curves.shape[2] // 2 :].mean(axis=2) / limits[:, None]
     return Result(
         measurements={
-            "largest_rate_ratio": (late.mean(axis=1) / limits.min()).tolist(),
+            "largest_rate_ratio": late[np.argmin(limits)].tolist(),
+            "smallest_rate_ratio": late[np.argmax(limits)].tolist(),
             "controls": all(float(p["controls"]) == 0 for p in pieces),
         },
         arrays={
