@@ -111,8 +111,18 @@ def write_public_pages(app):
         PUBLIC.joinpath(f"{package}.md").write_text("\n".join(lines))
 
 
+_FILES = re.compile(r"(?<!!)\[([^\]]*)\]\((?:results|src)/[^)]*\)")
+
+
+def unlink_files(app, relative_path, parent_docname, content):
+    """Keep the text of a README's links to pictures and code, which are no pages here."""
+    if relative_path.name == "README.md":
+        content[0] = _FILES.sub(r"\1", content[0]).replace("](../../RESULTS.md", "](../results.md")
+
+
 def setup(app):
     """Register the hooks and the renderer of formulas."""
+    app.connect("include-read", unlink_files)
     app.connect("builder-inited", write_public_pages)
     app.add_html_math_renderer("drawn", (visit_inline_formula, None), (visit_displayed_formula, None))
     app.connect("autodoc-process-docstring", escape_bars)
