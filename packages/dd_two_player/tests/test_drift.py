@@ -84,7 +84,9 @@ def test_numbers_of_updates_may_be_numpy_integers_and_rates_traced():
 
 @pytest.mark.parametrize("value", [np.float32("nan"), jnp.array(jnp.inf), float("inf")])
 def test_recipes_of_every_type_are_checked(value):
-    with pytest.raises(ValueError, match=r"explicit_non_dd_coeffs.gen.self_norm is .*; it must be finite"):
+    with pytest.raises(
+        ValueError, match=r"explicit_non_dd_coeffs.gen.self_norm is .*; it must be a finite number"
+    ):
         Regularization(explicit_non_dd_coeffs=Coefficients(gen=PlayerTerms(self_norm=value)))
 
 

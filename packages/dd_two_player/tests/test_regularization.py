@@ -43,6 +43,6 @@ def test_unknown_keys_name_their_path(mapping, message):
 
 def test_coefficients_must_be_finite():
     with pytest.raises(
-        ValueError, match=r"explicit_non_dd_coeffs\.gen\.other_norm is inf; it must be finite"
+        ValueError, match=r"explicit_non_dd_coeffs\.gen\.other_norm is inf; it must be a finite number"
     ):
         Regularization(explicit_non_dd_coeffs=Coefficients(gen=PlayerTerms(other_norm=float("inf"))))
