@@ -254,6 +254,7 @@ CLAIMS = (
             kind="statement",
             registered="before",
             requires=("alternating_trained", "alternating_cancel_trained"),
+            presets=("long",),
             minus=f"alternating@{rates}/distance",
             control=Control(
                 f"alternating_double@{rates}/distance",

@@ -186,6 +186,8 @@ FIGURES = (
                 "seconds", "smoke", _RATIO | _SMOKE_GAN | {"disc_rates": [0.1], "gen_rates": [0.1]}
             ),
         },
+        in_default=False,
+        not_run="2 h on one core; at quick size 3 of 8 seeds do not train, so nothing can be judged",
     ),
     Figure(
         "gan-grid",
