@@ -115,9 +115,10 @@ _FILES = re.compile(r"(?<!!)\[([^\]]*)\]\((?:results|src)/[^)]*\)")
 
 
 def unlink_files(app, relative_path, parent_docname, content):
-    """Keep the text of a README's links to pictures and code, which are no pages here."""
+    """Turn a README's links to pictures and code, which are no pages here, into text."""
     if relative_path.name == "README.md":
-        content[0] = _FILES.sub(r"\1", content[0]).replace("](../../RESULTS.md", "](../results.md")
+        text = re.sub(r", \[code\]\([^)]*\)", "", content[0])
+        content[0] = _FILES.sub(r"\1", text).replace("](../../RESULTS.md", "](../results.md")
 
 
 def setup(app):

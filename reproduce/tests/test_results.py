@@ -32,10 +32,10 @@ def test_an_added_run_fills_the_table_and_the_check_agrees(checkout):
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert (
-        "| [`fig1`](results/fig1-paper.png) | Values fall exponentially. | 2 holds, 1 fails | 2 not run "
-        "| 1 holds | `quick`: 1 s; `paper`: 2 s | [code](src/toy_paper/decay.py) |"
+        "| [`fig1`](results/fig1-paper.png), [code](src/toy_paper/decay.py) | Values fall exponentially. | "
+        "paper size: 2 holds, 1 fails; scaled: 2 not run; our checks: 1 holds | `quick`: 1 s; `paper`: 2 s |"
     ) in text
-    assert "| `fig2` | The same, long. |  |  |  |" in text
+    assert "| `fig2`, [code](src/toy_paper/decay.py) | The same, long. |  | " in text
     assert report_command(PAPER, ["--check"], checkout) == 0
 
 

@@ -126,26 +126,20 @@ def _cells(*cells: str) -> str:
 def figures_table(paper: Paper, records: Sequence[Record]) -> str:
     """Return the Markdown table of a README: a row per figure with picture, verdicts, command and cost."""
     pictures = {record.header.figure: record.header.preset for record in records}
-    lines = [
-        "| figure | shows | claims of the paper, paper size | scaled | our checks | cost | code |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = ["| figure | shows | verdicts | cost |", "|---|---|---|---|"]
     for figure in paper.figures:
-        at_size, scaled = (
-            _spell_tally(tally(paper, records, PAPER_KINDS, [scale], figure.id)) for scale in SCALES
-        )
+        tallies = {scale: tally(paper, records, PAPER_KINDS, [scale], figure.id) for scale in SCALES} | {
+            "our checks": tally(paper, records, ["check"], SCALES, figure.id)
+        }
         name, preset = f"`{figure.id}`", pictures.get(figure.id)
-        module = figure.module.replace(".", "/")
         costs = (f"`{key}`: {figure.presets[key].cost}" for key in figure.presets if key != "smoke")
         lines.append(
             _cells(
-                f"[{name}](results/{figure.id}-{preset}.png)" if preset else name,
+                (f"[{name}](results/{figure.id}-{preset}.png)" if preset else name)
+                + f", [code](src/{figure.module.replace('.', '/')}.py)",
                 figure.shows,
-                at_size,
-                scaled,
-                _spell_tally(tally(paper, records, ["check"], SCALES, figure.id)),
+                "; ".join(f"{label}: {_spell_tally(counts)}" for label, counts in tallies.items() if counts),
                 "; ".join(costs),
-                f"[code](src/{module}.py)",
             )
         )
     return "\n".join(lines)
