@@ -87,9 +87,12 @@ class Certificate:
 
     def summary(self) -> str:
         """Return the certificate as a few lines of text."""
-        digits = "all digits" if self.digits == math.inf else f"{self.digits:.0f} digit(s)"
+        if self.digits < math.inf:
+            digits = f"{self.digits:.0f} digit(s) significant"
+        else:
+            digits = "no condition moved it" + ("" if self.repeatable else ", but the weights differ")
         lines = [
-            f"score {self.score:.6g}: {digits} significant",
+            f"score {self.score:.6g}: {digits}",
             "repeats bit for bit: " + ("yes" if self.repeatable else f"NO, first in {self.culprit}"),
         ]
         for effect in self.effects:
