@@ -1,6 +1,7 @@
 """Every layout is written small and read back; damaged, foreign and hostile files are refused."""
 
 import bz2
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -388,7 +389,8 @@ class Host(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
-        self.wfile.write(content[start:][: self.server.limit])
+        with contextlib.suppress(ConnectionError):  # who asked may hang up
+            self.wfile.write(content[start:][: self.server.limit])
         return None
 
     def log_message(self, *arguments):

@@ -126,7 +126,7 @@ def test_a_record_of_other_code_is_stale_and_surprises_nobody(tmp_path, monkeypa
     assert stale.verdicts[0].reason == "made by other code, whose numbers give: holds"
     assert stale.as_expected
     lost = dataclasses.replace(record, measurements={})
-    assert "Unknown metric 'decay'" in rejudge(PAPER, lost).verdicts[0].reason
+    assert "without all that the claim needs" in rejudge(PAPER, lost).verdicts[0].reason
 
 
 def test_records_of_the_first_format_are_read_as_stale(tmp_path):

@@ -347,7 +347,9 @@ def _stale(claim: Claim, record: Record, scale: str, preset: str) -> Verdict:
     try:
         verdict = judge(claim, record.measurements, scale=scale, preset=preset)
     except MissingMetricError:
-        return make_verdict(claim, "stale", "made by other code, which measured less", scale_of(scale))
+        return make_verdict(
+            claim, "stale", "made by other code, without all that the claim needs today", scale_of(scale)
+        )
     if verdict.outcome == "not judged here":
         return verdict
     said = " ".join(filter(None, (verdict.outcome, f"({verdict.reason})" if verdict.reason else "")))
