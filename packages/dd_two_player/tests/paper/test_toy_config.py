@@ -13,9 +13,9 @@ from dd_two_player.paper.toy_config import DalConfig, PrincipalFlowConfig, ToyCo
         (lambda: ToyConfig(start=[1.0]), "start is .*; allowed: two numbers"),
         (lambda: ToyConfig(gen_learning_rate=0.0), "gen_learning_rate is 0.0; allowed: positive and finite"),
         (lambda: PrincipalFlowConfig(start=[1.0]), "start is .*; allowed: 2 numbers"),
-        (lambda: PrincipalFlowConfig(learning_rate=-1.0), "learning_rate is -1.0; allowed: positive numbers"),
+        (lambda: PrincipalFlowConfig(learning_rate=-1.0), "learning_rate is -1.0; allowed: positive"),
         (lambda: DalConfig(power=-0.5), "power is -0.5; allowed: 0 or more"),
-        (lambda: DalConfig(cap=0.0), "cap is 0.0; allowed: positive numbers"),
+        (lambda: DalConfig(cap=0.0), "cap is 0.0; allowed: positive and finite"),
     ],
 )
 def test_bad_values(make, message):

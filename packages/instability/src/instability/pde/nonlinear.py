@@ -77,10 +77,11 @@ def descent_map(
 
     It holds for every image; on a checkerboard the exponent is that of ``ReducedMap``.
 
-    >>> from instability.pde.convolution import checkerboard
-    >>> step = descent_map(OneLayerNetwork(checkerboard(8), 2), learning_rate=0.5, weight_decay=1.0)
-    >>> step({"x": torch.zeros(2, 2, dtype=torch.float64)}, 0)["x"].abs().max().item()  # no patch, no drive
-    0.0
+    On an empty image nothing but weight decay acts: a factor of ``1 - 0.5 * 1``.
+
+    >>> step = descent_map(OneLayerNetwork(np.zeros((8, 8)), 2), learning_rate=0.5, weight_decay=1.0)
+    >>> step({"x": torch.ones(2, 2, dtype=torch.float64)}, 0)["x"].unique().tolist()
+    [0.5]
     """
 
     def step(state: Mapping[str, Tensor], _: int) -> dict[str, Tensor]:
