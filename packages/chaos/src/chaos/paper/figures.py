@@ -15,7 +15,7 @@ UNIT = USPS | {"normalize": "unit"}  # which scaling the published runs used is 
 STARTS = {"starts": [2000, 5000, 10000]}
 SMOKE = {"num_steps": 12, "seeds": [0, 1, 2], "evaluate_every": 4}
 PERTURBED = {
-    "quick": Preset("about 1 min, 1 core", "scaled down"),
+    "quick": Preset("2 min, 1 core", "scaled down"),
     "paper": Preset(
         "about 1 h on 1 core per seed (tangent matrix of 1000 steps at n = 5350), 2 GB",
         "paper",
@@ -32,7 +32,7 @@ FIGURES = (
         module="chaos.paper.experiments.fig1_pruned_training",
         config="chaos.paper.config:Fig1Config",
         presets={
-            "quick": Preset("45 s, 1 core", "scaled down"),
+            "quick": Preset("2 min, 1 core", "scaled down"),
             "paper": Preset("about 1 h on 1 core (3 seeds, 20 epochs, 3 pruned arms), 1 GB", "paper", USPS),
             "paper-unit": Preset("about 1 h on 1 core, as paper with inputs in [0, 1]", "paper", UNIT),
             "smoke": Preset("2 s", "smoke", SMOKE),
@@ -45,7 +45,7 @@ FIGURES = (
         module="chaos.paper.experiments.fig2a_late_pruning",
         config="chaos.paper.config:Fig2aConfig",
         presets={
-            "quick": Preset("30 s, 1 core", "scaled down"),
+            "quick": Preset("3 min, 1 core", "scaled down"),
             "paper": Preset("about 50 min on 1 core (3 seeds, 20 epochs), 1 GB", "paper", USPS | STARTS),
             "paper-unit": Preset(
                 "about 50 min on 1 core, as paper with inputs in [0, 1]", "paper", UNIT | STARTS
@@ -60,7 +60,7 @@ FIGURES = (
         module="chaos.paper.experiments.fig2b_exponents",
         config="chaos.paper.config:Fig2bConfig",
         presets={
-            "quick": Preset("20 s, 1 core", "scaled down"),
+            "quick": Preset("1 min, 1 core", "scaled down"),
             "paper": Preset(
                 "about 1 h on 1 core (one seed, five decompositions of 5350 x 5350), 2 GB",
                 "paper",
