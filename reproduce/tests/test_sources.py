@@ -20,12 +20,17 @@ FILES = {
     "constants.py": "SHIFT = 1\n",
     "unused.py": "other = 1\n",
     "late.py": "def late():\n    return 3\n",
+    "floor/__init__.py": "from probe_package.floor.engine import run\n",
+    "floor/engine.py": "def run():\n    return 5\n",
+    "floor/scale.py": "FACTOR = 1\n",
     "named.py": "def by_name():\n    return 4\n",
     "paper/__init__.py": "from probe_package.paper.claims import CLAIMS\n",
     "paper/claims.py": "CLAIMS = ()\n",
     "paper/experiment.py": (
         "from gdyn_reproduce.records import Result\n"
         "from probe_package import solve\n"
+        "from probe_package.floor import run\n"
+        "from probe_package.floor.scale import FACTOR\n"
         "NAMED = 'probe_package.named:by_name'\n"
         "def compute(config, run):\n"
         "    from ..late import late\n"
@@ -63,6 +68,7 @@ def digest(*modules):
         ("constants.py", "1", "True"),
         ("late.py", "3", "4"),
         ("named.py", "4", "5"),
+        ("floor/engine.py", "5", "6"),  # behind a package that is both a parent and imported from
         ("__init__.py", "import lazy_loader as lazy", "import os; os.environ['X'] = '1'"),
     ],
 )

@@ -57,12 +57,14 @@ def closure(*modules: str) -> dict[str, Path]:
     """Return the modules that the given ones reach, with their files."""
     roots = {module.partition(".")[0] for module in modules} | set(_SHARED)
     found: dict[str, Path] = {}
+    followed: set[str] = set()
     todo = list(modules)
     while todo:
         name = todo.pop()
-        path = _file(name)
-        if name in found or name in _NO_NUMBERS:
+        if name in followed or name in _NO_NUMBERS:
             continue
+        followed.add(name)
+        path = _file(name)
         if path is None:
             raise ModuleNotFoundError(f"No source of module {name!r} was found.")
         found[name] = path
