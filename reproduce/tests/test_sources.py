@@ -90,6 +90,9 @@ def test_it_changes_with_everything_the_experiment_reaches(package, name, old, n
         ("paper/claims.py", "()", "(1,)"),
         ("paper/__init__.py", "CLAIMS", "CLAIMS as OTHER"),
         ("paper/experiment.py", "return None", "return 'a better picture'"),
+        ("paper/experiment.py", "def plot(result)", "def _plot_panel(axis):\n    pass\ndef plot(result)"),
+        ("paper/experiment.py", "import Result", "import Result as Record"),
+        ("science.py", "def solve", "if TYPE_CHECKING:\n    from numpy import ndarray\ndef solve"),
     ],
 )
 def test_it_does_not_change_with_words_pictures_or_what_is_not_reached(package, name, old, new):

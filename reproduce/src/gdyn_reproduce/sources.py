@@ -2,7 +2,8 @@
 
 The digest covers every module that the experiment reaches by imports inside its package, the thin core
 and this distribution, read as syntax trees: comments, docstrings and layout do not count. Left out is
-what only registers, judges, stores or shows numbers. Nothing is imported to find it.
+what only registers, judges, stores or shows numbers, functions named ``plot`` or ``plot_...`` among it.
+Nothing is imported to find it.
 """
 
 from __future__ import annotations
@@ -46,11 +47,18 @@ def digest(*modules: str) -> str:
     roots = [module.partition(":")[0] for module in modules]
     text = hashlib.sha256()
     for name, path in sorted(closure(*roots).items()):
-        body = [
-            node for node in _tree(path).body if not (name in roots and getattr(node, "name", "") == "plot")
-        ]
+        body = [node for node in _tree(path).body if not _only_shows(node)]
         text.update(f"{name}\0{_spell(body)}\0".encode())
     return text.hexdigest()[:_DIGITS]
+
+
+def _only_shows(node: ast.stmt) -> bool:
+    """Tell whether a statement at the top of a module draws, or imports what cannot change a number."""
+    if isinstance(node, ast.FunctionDef):
+        return node.name.lstrip("_").partition("_")[0] == "plot"
+    if isinstance(node, ast.ImportFrom):
+        return node.module in _NO_NUMBERS
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def closure(*modules: str) -> dict[str, Path]:
