@@ -99,6 +99,40 @@ def test_merged_terms_are_the_sum_of_single_terms(small):
         np.testing.assert_allclose(value, total[name], rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize(
+    "active", [("other_dot_prod",), ("other_norm",), ("other_norm", "other_dot_prod"), TERMS]
+)
+@pytest.mark.parametrize("player", ["disc", "gen"])
+def test_loss_and_regularisers_together_equal_nested_gradients(small, player, active):
+    own = 0 if player == "disc" else 1
+    losses, params, batch = small.losses("nonsat"), small.params(), small.batch()
+    weights = PlayerTerms(**{t: 0.3 + i for i, t in enumerate(TERMS) if t in active})
+    mask = PlayerTerms(*(t in active for t in TERMS))
+    frozen = [jax.grad(losses[i], i)(*params, batch) for i in (0, 1)]
+
+    def inner(which, argument, point):
+        found = jax.grad(losses[which], argument)(*point, batch)
+        return sum((found[k] * frozen[argument][k]).sum() for k in found)
+
+    def written_out(x):
+        point = (x, params[1]) if own == 0 else (params[0], x)
+        return (
+            losses[own](*point, batch)
+            + weights.self_norm * inner(own, own, point)
+            + weights.other_norm * inner(1 - own, 1 - own, point)
+            + weights.other_dot_prod * inner(own, 1 - own, point)
+        )
+
+    game = Game(*losses)
+    (loss, _), one_pass = game.player_value_and_gradient(player, params, batch, weights, mask=mask)
+    assert float(loss) == pytest.approx(float(losses[own](*params, batch)), rel=1e-14)
+    terms = Coefficients(**{player: weights})
+    expected = jax.grad(written_out)(params[own])
+    for measured in (one_pass, game.gradients(params, batch, terms)[own]):
+        for name, value in expected.items():
+            np.testing.assert_allclose(measured[name], value, rtol=1e-12, atol=1e-14)
+
+
 def test_split_estimator_is_unbiased_and_same_batch_is_not():
     """The expectation is exact; 20 000 draws, five standard errors (failure probability below 1e-6)."""
     game = Game(

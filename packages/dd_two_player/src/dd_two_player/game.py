@@ -17,8 +17,8 @@ from dd_two_player.regularizers import (
     Estimator,
     frozen_gradients,
     frozen_needed,
-    regularizer_gradient,
     split_batch,
+    weighted_slope,
 )
 
 __all__ = ["Game", "GameValues"]
@@ -103,18 +103,19 @@ class Game:
         """
         chosen = coefficients or Coefficients()
         active = mask or active_terms(chosen)
-        losses, gradients, aux = [], [], []
+        found = []
         for own, player in enumerate(PLAYERS):
             check_leaves(player, params[own])
-            loss = partial(self._evaluate, own)
-            (value, extra), gradient = jax.value_and_grad(loss, own, has_aux=True)(*params, batch)
+            found.append(jax.value_and_grad(self._losses[own], own, has_aux=True)(*params, batch))
+        plain = (found[0][1], found[1][1])  # the factors under stop-gradient as well: computed once
+        gradients = list(plain)
+        for own, player in enumerate(PLAYERS):
             if any(active[own]):
-                terms = self.regularizer(player, params, batch, chosen[own], mask=active[own])
-                gradient = jax.tree.map(jnp.add, gradient, terms)
-            losses.append(value)
-            gradients.append(gradient)
-            aux.append(extra)
-        return GameValues((losses[0], losses[1]), (gradients[0], gradients[1]), (aux[0], aux[1]))
+                slope = weighted_slope(player, self._losses, params, batch, chosen[own], active[own], plain)
+                extra = jax.grad(slope, has_aux=True)(params[own])[0]
+                gradients[own] = jax.tree.map(jnp.add, plain[own], extra)
+        (loss_disc, aux_disc), (loss_gen, aux_gen) = (values for values, _ in found)
+        return GameValues((loss_disc, loss_gen), (gradients[0], gradients[1]), (aux_disc, aux_gen))
 
     def _evaluate(self, index: int, disc: Params, gen: Params, batch: Any) -> tuple[Any, Any]:
         """Return a player's loss and what comes with it."""
@@ -128,10 +129,17 @@ class Game:
             )
         return value, aux
 
-    def _scalar(self, index: int) -> Callable[[Params, Params, Any], Any]:
-        return lambda disc, gen, batch: self._evaluate(index, disc, gen, batch)[0]
+    @property
+    def _losses(self) -> tuple[Callable[..., tuple[Any, Any]], Callable[..., tuple[Any, Any]]]:
+        return partial(self._evaluate, 0), partial(self._evaluate, 1)
 
     def player_gradient(
+        self, player: str, params: Pair, batch: Any, terms: PlayerTerms, **how: Any
+    ) -> Params:
+        """Return one player's gradient alone; see ``player_value_and_gradient``."""
+        return self.player_value_and_gradient(player, params, batch, terms, **how)[1]
+
+    def player_value_and_gradient(
         self,
         player: str,
         params: Pair,
@@ -143,8 +151,8 @@ class Game:
         resample: Callable[[Any], Any] | None = None,
         second_batch: Any = None,
         num_shards: int = 1,
-    ) -> Params:
-        """Return one player's loss gradient plus its weighted regularisers.
+    ) -> tuple[tuple[Any, Any], Params]:
+        """Return one player's loss with its aux, and the loss gradient plus its weighted regularisers.
 
         Args:
             player: ``disc`` or ``gen``.
@@ -160,21 +168,33 @@ class Game:
                 parts.
         """
         own = player_index(player)
-        gradient = jax.grad(self._scalar(own), own)(*params, batch)
-        if not any(mask):
-            return gradient
-        regularizer = self.regularizer(
-            player,
-            params,
-            batch,
-            terms,
-            mask=mask,
-            estimator=estimator,
-            resample=resample,
-            second_batch=second_batch,
-            num_shards=num_shards,
-        )
-        return jax.tree.map(jnp.add, gradient, regularizer)
+        whole = estimator.batches == "same" and (estimator.averaged or num_shards == 1)
+        if any(mask) and whole and not mask.self_norm:
+            # One reverse pass for loss and regularisers. The self term needs the loss gradient by itself.
+            frozen = frozen_gradients(self._losses, params, batch, frozen_needed(player, mask))
+            slope = weighted_slope(player, self._losses, params, batch, terms, mask, frozen)
+
+            def total(own_params: Params) -> tuple[Any, tuple[Any, Any]]:
+                extra, (loss, aux) = slope(own_params)
+                return loss + extra, (loss, aux)
+
+            (_, found), gradient = jax.value_and_grad(total, has_aux=True)(params[own])
+            return found, gradient
+        found, gradient = jax.value_and_grad(self._losses[own], own, has_aux=True)(*params, batch)
+        if any(mask):
+            extra = self.regularizer(
+                player,
+                params,
+                batch,
+                terms,
+                mask=mask,
+                estimator=estimator,
+                resample=resample,
+                second_batch=second_batch,
+                num_shards=num_shards,
+            )
+            gradient = jax.tree.map(jnp.add, gradient, extra)
+        return found, gradient
 
     def regularizer(
         self,
@@ -189,8 +209,10 @@ class Game:
         second_batch: Any = None,
         num_shards: int = 1,
     ) -> Params:
-        """Return the estimated gradient of the weighted regularisers alone, see ``player_gradient``."""
-        player_index(player)  # refuses a name that is none
+        """Return the estimated gradient of the weighted regularisers alone; arguments as above."""
+        own = player_index(player)
+        if not any(mask):
+            return jax.tree.map(jnp.zeros_like, params[own])
         if estimator.batches == "two":
             if second_batch is None:
                 raise ValueError(f"estimator {estimator.name} needs two batches; pass second_batch.")
@@ -203,9 +225,9 @@ class Game:
             differentiated = constant = batch
 
         def estimate(first: Any, second: Any) -> Params:
-            losses = (self._scalar(0), self._scalar(1))
-            frozen = frozen_gradients(*losses, params, second, frozen_needed(player, mask))
-            return regularizer_gradient(player, *losses, params, first, terms, mask, frozen)
+            frozen = frozen_gradients(self._losses, params, second, frozen_needed(player, mask))
+            slope = weighted_slope(player, self._losses, params, first, terms, mask, frozen)
+            return jax.grad(slope, has_aux=True)(params[own])[0]
 
         if estimator.averaged or num_shards == 1:
             return estimate(differentiated, constant)

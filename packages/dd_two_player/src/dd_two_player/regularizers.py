@@ -22,14 +22,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from dd_two_player.drift import PlayerTerms, player_index
 
-__all__ = ["ESTIMATORS", "Estimator", "frozen_gradients", "regularizer_gradient", "split_batch"]
+__all__ = ["ESTIMATORS", "Estimator", "frozen_gradients", "split_batch", "weighted_slope"]
 
 Params = Any
-Loss = Callable[[Params, Params, Any], jax.Array]
+Loss = Callable[[Params, Params, Any], tuple[jax.Array, Any]]
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,7 @@ ESTIMATORS: dict[str, Estimator] = {
 
 
 def frozen_gradients(
-    loss_disc: Loss,
-    loss_gen: Loss,
+    losses: tuple[Loss, Loss],
     params: tuple[Params, Params],
     batch: Any,
     needed: tuple[bool, bool] = (True, True),
@@ -84,28 +82,27 @@ def frozen_gradients(
     No stop-gradient is applied, so that fields made of them can themselves be differentiated (Jacobians of
     flows).
     """
-    disc, gen = params
-    u_disc = jax.grad(loss_disc, 0)(disc, gen, batch) if needed[0] else None
-    u_gen = jax.grad(loss_gen, 1)(disc, gen, batch) if needed[1] else None
-    return u_disc, u_gen
+    found = (jax.grad(losses[i], i, has_aux=True)(*params, batch)[0] if needed[i] else None for i in (0, 1))
+    return tuple(found)  # type: ignore[return-value]  # two of them
 
 
-def regularizer_gradient(
+def weighted_slope(
     player: str,
-    loss_disc: Loss,
-    loss_gen: Loss,
+    losses: tuple[Loss, Loss],
     params: tuple[Params, Params],
     batch: Any,
     terms: PlayerTerms,
     mask: PlayerTerms,
     frozen: tuple[Params, Params],
-) -> Params:
-    """Return the gradient of the weighted regularisers with respect to the parameters of ``player``.
+) -> Callable[[Params], tuple[jax.Array, tuple[jax.Array, Any]]]:
+    """Return the weighted regularisers of ``player`` as a function of its parameters.
+
+    Its value comes with the player's loss and what that returned beside it, from the same forward pass: the
+    gradient of loss plus regularisers is one reverse pass.
 
     Args:
         player: ``disc`` or ``gen``.
-        loss_disc: ``(disc_params, gen_params, batch) -> scalar``.
-        loss_gen: Same for the generator.
+        losses: Of both players, ``(disc_params, gen_params, batch) -> (scalar, anything)``.
         params: ``(disc_params, gen_params)``.
         batch: Data of the differentiated factors.
         terms: Coefficients, numbers or traced scalars.
@@ -115,45 +112,41 @@ def regularizer_gradient(
     Example:
         With ``L_D = L_G = phi * theta`` the interaction term of the discriminator is ``phi * sg(phi)``:
 
-        >>> loss = lambda phi, theta, batch: phi * theta
-        >>> u = frozen_gradients(loss, loss, (2.0, 3.0), None)
-        >>> float(regularizer_gradient("disc", loss, loss, (2.0, 3.0), None,
-        ...       PlayerTerms(other_dot_prod=1.0), PlayerTerms(False, False, True), u))
+        >>> loss = lambda phi, theta, batch: (phi * theta, None)
+        >>> u = frozen_gradients((loss, loss), (2.0, 3.0), None)
+        >>> slope = weighted_slope("disc", (loss, loss), (2.0, 3.0), None,
+        ...       PlayerTerms(other_dot_prod=1.0), PlayerTerms(False, False, True), u)
+        >>> float(jax.grad(slope, has_aux=True)(2.0)[0])
         2.0
     """
     own = player_index(player)
-    losses = (loss_disc, loss_gen)
-    u_own, u_other = frozen[own], frozen[1 - own]
 
-    def along(index: int, own_params: Params, u_first: Params | None, u_second: Params | None) -> jax.Array:
-        """Differentiate loss ``index`` along the two directions; ``None`` is no direction."""
+    def along(index: int, at: list[Params], directions: dict[int, Params]) -> tuple[Any, Any, Any]:
+        """Return loss ``index``, its slope along the directions of the players that move, and its aux."""
 
-        def value(own_at: Params, other_at: Params) -> jax.Array:
-            at = (own_at, other_at) if own == 0 else (other_at, own_at)
-            return losses[index](*at, batch)
+        def value(*moved: Params) -> tuple[jax.Array, Any]:
+            point = {0: at[0], 1: at[1]} | dict(zip(directions, moved, strict=True))
+            return losses[index](point[0], point[1], batch)
 
-        other_params = params[1 - own]
-        if u_second is None:
-            slope: jax.Array = jax.jvp(lambda x: value(x, other_params), (own_params,), (u_first,))[1]
-        elif u_first is None:
-            slope = jax.jvp(lambda y: value(own_params, y), (other_params,), (u_second,))[1]
-        else:
-            slope = jax.jvp(value, (own_params, other_params), (u_first, u_second))[1]
-        return slope
+        found: tuple[Any, Any, Any] = jax.jvp(
+            value, tuple(at[i] for i in directions), tuple(directions.values()), has_aux=True
+        )
+        return found
 
-    def weighted(own_params: Params) -> jax.Array:
-        parts = []
-        if mask.self_norm or mask.other_dot_prod:
-            self_part = _scaled(u_own, terms.self_norm) if mask.self_norm else None
-            dot_part = _scaled(u_other, terms.other_dot_prod) if mask.other_dot_prod else None
-            parts.append(along(own, own_params, self_part, dot_part))
+    def direction(index: int, active: bool, weight: Any) -> dict[int, Params]:
+        return {index: _scaled(frozen[index], weight)} if active else {}
+
+    def slope(own_params: Params) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        at = [params[0], params[1]]
+        at[own] = own_params
+        moves = direction(own, mask.self_norm, terms.self_norm)
+        moves |= direction(1 - own, mask.other_dot_prod, terms.other_dot_prod)
+        loss, total, aux = along(own, at, moves)
         if mask.other_norm:
-            parts.append(along(1 - own, own_params, None, _scaled(u_other, terms.other_norm)))
-        return sum(parts[1:], parts[0])
+            total = total + along(1 - own, at, direction(1 - own, True, terms.other_norm))[1]
+        return total, (loss, aux)
 
-    if not any(mask):
-        return jax.tree.map(jnp.zeros_like, params[own])
-    return jax.grad(weighted)(params[own])
+    return slope
 
 
 def frozen_needed(player: str, mask: PlayerTerms) -> tuple[bool, bool]:
@@ -172,7 +165,7 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
     Raises:
         ValueError: For an odd batch size.
 
-    >>> first, second = split_batch({"data": jnp.arange(4)})
+    >>> first, second = split_batch({"data": jax.numpy.arange(4)})
     >>> second["data"].tolist()
     [2, 3]
     """

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dd_two_player.drift import Coefficients, PlayerTerms
 from dd_two_player.gans import losses
 from dd_two_player.gans.model import Batch, Gan
 from dd_two_player.gans.networks import build_generator, haiku_network
 from dd_two_player.paper import PAPER
 from dd_two_player.paper.cli import COMMANDS
+from dd_two_player.regularization import active_terms
 from gdyn_reproduce.cli import dispatch
 
 OWN = """
@@ -94,12 +96,17 @@ def test_dropout_is_one_draw_per_loss_and_its_regularisers(x64):
     keys = jax.random.split(jax.random.key(0), 4)
     batch = Batch(jax.random.normal(keys[0], (8, 2)), jax.random.normal(keys[1], (8, 3)))
     params, state = gan.init(keys[2], batch.data)
-    gradient, _, loss = gan.player_gradient("disc", params, state, batch, keys[3])
-    game = gan.game(state, jax.random.fold_in(keys[3], 0))
-    seen = game.value_and_gradients(params, batch)
+    terms = Coefficients(disc=PlayerTerms(other_dot_prod=0.3))
+    seen = gan.game(state, keys[3]).value_and_gradients(params, batch, terms)
+
+    def again(key):
+        game = gan.game(state, key, has_aux=True)
+        mask = active_terms(terms).disc
+        return game.player_value_and_gradient("disc", params, batch, terms.disc, mask=mask)
+
+    (loss, _), gradient = again(keys[3])
     np.testing.assert_allclose(seen.losses[0], loss, rtol=1e-12)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), seen.gradients[0], gradient)
-    other = gan.player_gradient("disc", params, state, batch, keys[2])[2]
-    assert abs(float(other - loss)) > 1e-4
+    assert abs(float(again(keys[2])[0][0] - loss)) > 1e-4
     with pytest.raises(ValueError, match="this network is random; pass a key"):
         gan.game(state).gradients(params, batch)

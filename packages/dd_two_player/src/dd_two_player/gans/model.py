@@ -10,12 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from dd_two_player.drift import PlayerTerms, player_index
 from dd_two_player.game import Game
 from dd_two_player.gans.losses import wgan_gradient_penalty_loss
 from dd_two_player.gans.networks import Network
 from dd_two_player.gans.spectral_norm import SpectralState, initial_vectors, normalize_weights
-from dd_two_player.regularizers import ESTIMATORS, Estimator
 
 __all__ = ["Batch", "Gan", "GanState"]
 
@@ -101,35 +99,21 @@ class Gan:
     def disc_loss(
         self, disc: Params, gen: Params, batch: Batch, state: GanState, key: Any = None
     ) -> tuple[Array, GanState]:
-        """Return the discriminator's loss and the state after it; data and samples share one forward pass."""
+        """Return the discriminator's loss and the state after it.
+
+        Data and samples share one forward pass if the discriminator has batch norm or is random. Else each
+        has its own: the data do not depend on the generator, and only so can differentiation along the
+        generator's parameters leave half of the work undone.
+        """
         fake, gen_statistics = _apply(self.generator, gen, state.gen_statistics, batch.latents, (key, 2))
         weights, spectral = self._weights(disc, state)
-        both = jnp.concatenate([batch.data, fake])
-        logits, disc_statistics = _apply(self.discriminator, weights, state.disc_statistics, both, (key, 3))
         count = batch.data.shape[0]
-        loss = self._joined(weights, state, (logits[:count], logits[count:]), batch, fake, key)
-        return loss, GanState(spectral, disc_statistics, gen_statistics)
-
-    def _disc_loss_apart(self, disc: Params, gen: Params, batch: Batch, state: GanState, key: Any) -> Array:
-        """Return the discriminator's loss with a forward pass each for data and samples.
-
-        Equal to `disc_loss` unless the discriminator has batch norm or is random. The data do not depend on
-        the generator, and only in this form differentiation along the generator's parameters can see that and
-        leave half of the work undone.
-        """
-        fake, _ = _apply(self.generator, gen, state.gen_statistics, batch.latents, (key, 2))
-        weights, _ = self._weights(disc, state)
-        logits = tuple(
-            _apply(self.discriminator, weights, state.disc_statistics, images, (key, 3))[0]
-            for images in (batch.data, fake)
-        )
-        return self._joined(weights, state, logits, batch, fake, key)
-
-    def _joined(
-        self, weights: Params, state: GanState, logits: tuple[Array, ...], batch: Batch, fake: Array, key: Any
-    ) -> Array:
-        """Return the loss of logits of data and samples, with its penalty."""
-        loss = self.loss_disc(*logits)
+        together = self.discriminator.random or bool(jax.tree.leaves(state.disc_statistics))
+        groups = [jnp.concatenate([batch.data, fake])] if together else [batch.data, fake]
+        applied = [_apply(self.discriminator, weights, state.disc_statistics, x, (key, 3)) for x in groups]
+        real_logits = applied[0][0][:count]
+        fake_logits = applied[-1][0][-fake.shape[0] :]
+        loss = self.loss_disc(real_logits, fake_logits)
         if self.gradient_penalty:
 
             def discriminate(x: Array) -> Array:
@@ -139,7 +123,7 @@ class Gan:
             if key is None:
                 raise ValueError("the gradient penalty draws points; pass a key: gan.game(state, key).")
             loss += self.gradient_penalty * wgan_gradient_penalty_loss(discriminate, batch.data, fake, key)
-        return loss
+        return loss, GanState(spectral, applied[0][1], gen_statistics)
 
     def gen_loss(
         self, disc: Params, gen: Params, batch: Batch, state: GanState, key: Any = None
@@ -150,82 +134,15 @@ class Gan:
         logits, disc_statistics = _apply(self.discriminator, weights, state.disc_statistics, fake, (key, 3))
         return self.loss_gen(logits), GanState(state.spectral, disc_statistics, gen_statistics)
 
-    def game(self, state: GanState, key: Any = None) -> Game:
-        """Return the game at a fixed state: the losses as functions of parameters and batch."""
-        together = self.discriminator.random or bool(jax.tree.leaves(state.disc_statistics))
+    def game(self, state: GanState, key: Any = None, *, has_aux: bool = False) -> Game:
+        """Return the game at a fixed state; with ``has_aux`` its losses also return the state after them."""
 
-        def loss_disc(disc: Params, gen: Params, batch: Batch) -> Array:
-            if together:
-                return self.disc_loss(disc, gen, batch, state, key)[0]
-            return self._disc_loss_apart(disc, gen, batch, state, key)
+        def fixed(loss: Callable[..., tuple[Array, GanState]]) -> Callable[[Params, Params, Batch], Any]:
+            if has_aux:
+                return lambda disc, gen, batch: loss(disc, gen, batch, state, key)
+            return lambda disc, gen, batch: loss(disc, gen, batch, state, key)[0]
 
-        return Game(
-            loss_disc,
-            lambda disc, gen, batch: self.gen_loss(disc, gen, batch, state, key)[0],
-        )
-
-    def player_gradient(
-        self, player: str, params: Pair, state: GanState, batch: Batch, key: PRNGKeyArray
-    ) -> tuple[Params, GanState, Array]:
-        """Return the gradient of one player's own loss, the state after it, and the loss."""
-        if player_index(player) == 0:
-            (loss, after), gradient = jax.value_and_grad(self.disc_loss, 0, has_aux=True)(
-                *params, batch, state, jax.random.fold_in(key, 0)
-            )
-        else:
-            (loss, after), gradient = jax.value_and_grad(self.gen_loss, 1, has_aux=True)(
-                *params, batch, state, jax.random.fold_in(key, 0)
-            )
-        return gradient, after, loss
-
-    def regularizer(
-        self,
-        player: str,
-        params: Pair,
-        state: GanState,
-        batch: Batch,
-        second_batch: Batch | None,
-        key: PRNGKeyArray,
-        terms: PlayerTerms,
-        mask: PlayerTerms,
-        *,
-        estimator: Estimator = ESTIMATORS["biased_estimate_general_grad_fn"],
-        num_shards: int = 1,
-    ) -> Params:
-        """Return the gradient of one player's weighted regularisers.
-
-        Args:
-            player: ``disc`` or ``gen``.
-            params: ``(disc_params, gen_params)``.
-            state: State before the update; not advanced.
-            batch: Batch of the loss.
-            second_batch: For the two-batch estimator, else ``None``.
-            key: Source of the gradient penalty's points and of fresh latents for split estimators.
-            terms: Weights of the regularisers, may be traced.
-            mask: Static: which terms are computed.
-            estimator: Where the regularisers take their two factors from.
-            num_shards: Number of devices, for estimators that do not average over them.
-        """
-        penalty_key, latents_key = (jax.random.fold_in(key, i) for i in (0, 1))
-
-        def fresh(halves: tuple[Batch, Batch]) -> tuple[Batch, Batch]:
-            first, second = (
-                half._replace(latents=jax.random.normal(k, half.latents.shape, half.latents.dtype))
-                for half, k in zip(halves, jax.random.split(latents_key), strict=True)
-            )
-            return first, second
-
-        return self.game(state, penalty_key).regularizer(
-            player,
-            params,
-            batch,
-            terms,
-            mask=mask,
-            estimator=estimator,
-            resample=fresh,
-            second_batch=second_batch,
-            num_shards=num_shards,
-        )
+        return Game(fixed(self.disc_loss), fixed(self.gen_loss), has_aux)
 
     def _weights(self, disc: Params, state: GanState) -> tuple[Params, SpectralState]:
         if self.spectral_norm == "none":
