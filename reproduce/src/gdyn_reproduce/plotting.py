@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,8 @@ _STYLE: dict[str, Any] = {
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,
     "font.size": 10,
-    "axes.titlesize": 11,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -65,7 +65,7 @@ def new_figure(rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure,
     """
     from matplotlib.figure import Figure
 
-    size = options.pop("figsize", (6.4 if columns == 1 else 4.6 * columns, 4.0 * rows))
+    size = options.pop("figsize", (6.4, 3.6 * rows) if columns == 1 else (3.9 * columns, 3.3 * rows))
     figure = Figure(figsize=size)
     return figure, figure.subplots(rows, columns, **options)
 
@@ -77,8 +77,11 @@ def save_figure(figure: Figure, stem: Path) -> None:
     _spell_log_ticks(figure)
     drawn, small, vectors = io.BytesIO(), io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
-    # A third of the size, which counts because pictures of results are committed.
-    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    # A third of the size, which counts because pictures of results are committed. Median cut, the default,
+    # gives thin lines of two hues the same colour.
+    palette = Image.open(drawn).convert("RGB")
+    palette = palette.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    palette.save(small, "png", optimize=True)
     atomic_write(stem.with_suffix(".png"), small.getvalue())
     figure.savefig(vectors, format="svg", metadata={"Date": None})
     atomic_write(stem.with_suffix(".svg"), vectors.getvalue())
@@ -87,39 +90,60 @@ def save_figure(figure: Figure, stem: Path) -> None:
 def label_curves(axes: Axes) -> None:
     """Write each labelled curve's name at its right end, in its colour, instead of a legend.
 
-    Names that would overlap are moved apart vertically; the axes are widened to hold them.
+    Names that would overlap are moved apart vertically; the axes shrink to make room for them.
     """
     axes.autoscale_view()  # the limits are otherwise set when drawn, after the ends were looked up
     lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
-    height = 14 / 72 * axes.figure.dpi / axes.get_window_extent().height  # a line of text, of the axes
+    height = 12 / 72 * axes.figure.dpi / axes.get_window_extent().height  # a line of text, of the axes
     ends = []
     for line in lines:
         points = axes.transData.transform(np.column_stack([line.get_xdata(), line.get_ydata()]).astype(float))
         inside = axes.transAxes.inverted().transform(points[np.isfinite(points).all(1)])
-        ends.append(float(np.clip(inside[-1, 1], 0, 1)) if len(inside) else 0.0)
-    order = sorted(range(len(lines)), key=lambda index: ends[index])
-    for below, above in itertools.pairwise(order):
-        ends[above] = max(ends[above], ends[below] + height)
-    overflow = max((ends[index] for index in order), default=0) - 1
-    for index in order:
+        ends.append(float(np.clip(inside[inside[:, 0].argmax(), 1], 0, 1)) if len(inside) else 0.0)
+    for line, place in zip(lines, _spread(ends, height), strict=True):
         axes.annotate(
-            str(lines[index].get_label()),
-            (1.01, ends[index] - max(overflow, 0)),
+            str(line.get_label()),
+            (1.01, place),
             xycoords="axes fraction",
-            color=lines[index].get_color(),
+            color=line.get_color(),
+            fontsize=9,
             va="center",
             annotation_clip=False,
         )
 
 
+def _spread(wanted: list[float], height: float) -> list[float]:
+    """Move places in [0, 1] as little as needed, and keep their order, until all are ``height`` apart."""
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    groups: list[tuple[float, list[int]]] = []  # the middle of each cluster of touching names
+    for index in order:
+        middle, members = wanted[index], [index]
+        while groups and middle - groups[-1][0] < height * (len(members) + len(groups[-1][1])) / 2:
+            members = groups.pop()[1] + members
+            middle = float(np.mean([wanted[member] for member in members]))
+        groups.append((middle, members))
+    places = [0.0] * len(wanted)
+    for middle, members in groups:
+        reach = height * (len(members) - 1) / 2
+        middle = min(max(middle, reach), max(1 - reach, reach))
+        for rank, index in enumerate(members):
+            places[index] = middle - reach + height * rank
+    return places
+
+
 def _spell_log_ticks(figure: Figure) -> None:
-    """Write the ticks of logarithmic axes as plain numbers between 0.001 and 100 000, as powers beyond."""
+    """Write the ticks of logarithmic axes as plain numbers from 0.001 to 100 000, as 2·10⁻⁷ beyond."""
     from matplotlib.ticker import LogFormatterMathtext
 
     class Plain(LogFormatterMathtext):
         def __call__(self, x: float, pos: Any = None) -> str:
             label = super().__call__(x, pos)
-            return f"{x:g}" if label and 1e-3 <= abs(x) < 1e5 else label
+            if not label or x == 0:
+                return label
+            if 1e-3 <= abs(x) < 1e5:
+                return f"{x:g}"
+            factor, power = f"{x:.0e}".split("e")
+            return f"$10^{{{int(power)}}}$" if factor == "1" else f"${factor}\\cdot10^{{{int(power)}}}$"
 
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from matplotlib.figure import Figure
 
-from gdyn_reproduce.plotting import band, new_figure
+from gdyn_reproduce.plotting import band, label_curves, new_figure
 from gdyn_reproduce.records import Result
 
 COLOURS = {"SG-B": "C0", "SG-2B": "C1", "SVRG": "C2", "GC": "C3", "GC-online": "C4"}
@@ -83,7 +83,8 @@ def plot_training(result: Result, title: str) -> Figure:
                 band(ax, steps[drawn], columns[f"{name}.{metric}"][:, drawn], label, COLOURS[name])
             for ax in axes:
                 ax.lines[-1].set_linestyle(dash)
-    axes[0].set(yscale="log", xlabel="step", ylabel="average variance", title=title)
-    axes[1].set(xlabel="step", ylabel="normalised variance")
-    axes[0].legend()
+    axes[0].set(yscale="log", xlabel="step", title="average variance")
+    axes[1].set(xlabel="step", title="normalised variance")
+    label_curves(axes[1])
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return figure

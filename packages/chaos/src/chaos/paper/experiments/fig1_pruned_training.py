@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from chaos.paper.config import Fig1Config
 from chaos.paper.study import Study
-from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.plotting import COLOURS, band, label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run
 
@@ -57,10 +57,15 @@ def plot(result: Result) -> Figure:
     """Draw test accuracy over steps, mean and range over seeds."""
     figure, axes = new_figure()
     for colour, arm in zip(COLOURS, result.arrays["arms"].tolist(), strict=False):
-        label = "SGD" if arm == "sgd" else f"without {DIRECTIONS.get(arm, arm)} directions"
+        label = "SGD, none removed" if arm == "sgd" else f"{DIRECTIONS.get(arm, arm)} removed"
         band(axes, result.arrays["step"], result.arrays[arm], label, colour)
         if arm == "neg":  # usually the same curve as without chaotic directions: let both be seen
             axes.lines[-1].set_linestyle("--")
-    axes.set(xlabel="step", ylabel="test accuracy", ylim=(0, 1))
-    axes.legend()
+    axes.set(
+        title="Test accuracy when some directions are removed from every step",
+        xlabel="step",
+        ylabel="test accuracy",
+        ylim=(0, 1),
+    )
+    label_curves(axes)
     return figure

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from chaos.paper.config import Fig2aConfig
 from chaos.paper.study import Study
-from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.plotting import COLOURS, band, label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run
 
@@ -81,10 +81,15 @@ def plot(result: Result) -> Figure:
     figure, axes = new_figure()
     starts = result.arrays["starts"].tolist()
     for colour, name in zip(COLOURS, [*(f"start{s}" for s in starts), "sgd"], strict=False):
-        label = "SGD" if name == "sgd" else f"pruned from step {name.removeprefix('start')}"
+        label = "never (SGD)" if name == "sgd" else f"from step {name.removeprefix('start')}"
         band(axes, result.arrays["step"], result.arrays[name], label, colour)
     for colour, start in zip(COLOURS, starts, strict=False):
         axes.axvline(start, color=colour, linestyle=":")
-    axes.set(xlabel="step", ylabel="test accuracy", ylim=(0, 1))
-    axes.legend()
+    axes.set(
+        title="Test accuracy when chaotic directions are removed from a step on",
+        xlabel="step",
+        ylabel="test accuracy",
+        ylim=(0, 1),
+    )
+    label_curves(axes)
     return figure

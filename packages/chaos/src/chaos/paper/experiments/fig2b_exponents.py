@@ -55,13 +55,15 @@ def plot(result: Result) -> Figure:
     """Draw the largest exponent, the number of expanding directions, and the last spectrum."""
     figure, axes = new_figure(1, 3)
     at = result.arrays["at"]
-    for colour, largest, counts, last in zip(
-        COLOURS, result.arrays["largest"], result.arrays["counts"], result.arrays["last"], strict=False
+    for seed, (colour, largest, counts, last) in enumerate(
+        zip(COLOURS, result.arrays["largest"], result.arrays["counts"], result.arrays["last"], strict=False)
     ):
-        axes[0].plot(at, largest, "o-", color=colour)
+        axes[0].plot(at, largest, "o-", color=colour, label=f"seed {seed}")
         axes[1].plot(at, counts, "o-", color=colour)
         axes[2].plot(last[np.isfinite(last)], color=colour)
-    axes[0].set(xlabel="step T", ylabel="largest exponent per step", ylim=(0, None))
-    axes[1].set(xlabel="step T", ylabel="expanding directions", ylim=(0, None))
-    axes[2].set(xlabel="direction", ylabel="exponent at the last T")
+    axes[0].set(title="largest exponent", xlabel="training steps T", ylabel="per step", ylim=(0, None))
+    axes[1].set(title="expanding directions", xlabel="training steps T", ylabel="count", ylim=(0, None))
+    axes[2].set(title=f"all exponents, T = {at[-1]:g}", xlabel="direction", ylabel="per step")
+    axes[2].axhline(0, color="0.5", linewidth=0.8)
+    axes[0].legend()
     return figure

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from chaos.paper.config import Fig3Config
 from chaos.paper.study import Study
 from chaos.perturbation import STRATEGIES
-from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.plotting import COLOURS, band, label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run
 
@@ -49,7 +49,12 @@ def plot(result: Result) -> Figure:
     """Draw the distances, mean and range over seeds."""
     figure, axes = new_figure()
     for i, (colour, name) in enumerate(zip(COLOURS, STRATEGIES, strict=False)):
-        band(axes, result.arrays["t"], result.arrays["distances"][:, i], name, colour)
-    axes.set(xlabel="step", ylabel="distance to the unperturbed model")
-    axes.legend()
+        label = name.replace("randn", "random").replace("_", " ")
+        band(axes, result.arrays["t"], result.arrays["distances"][:, i], label, colour)
+    axes.set(
+        title="Distance from the unperturbed run, by direction of the perturbation",
+        xlabel="training step",
+        ylabel="distance of the weights",
+    )
+    label_curves(axes)
     return figure

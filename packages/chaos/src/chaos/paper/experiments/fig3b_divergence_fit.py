@@ -10,7 +10,7 @@ from chaos.divergence import exponential_bounds, fit_divergence
 from chaos.paper.config import Fig3Config
 from chaos.paper.study import Study
 from chaos.perturbation import STRATEGIES
-from gdyn_reproduce.plotting import COLOURS, new_figure
+from gdyn_reproduce.plotting import COLOURS, label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run
 
@@ -84,15 +84,17 @@ def plot(result: Result) -> Figure:
     for colour, name, distance, fit in zip(
         COLOURS, STRATEGIES, a["distances"][0], a["fits"][0], strict=False
     ):
-        axes.plot(a["t"], distance, color=colour, label=name)
+        label = name.replace("randn", "random").replace("_", " ")
+        axes.plot(a["t"], distance, color=colour, label=label)
         axes.plot(a["t"], fit, color=colour, linestyle="--")
     low, high = a["bounds"][0]
-    axes.fill_between(a["t"], low, high, color="0.9", label="exponential bounds")
+    axes.fill_between(a["t"], low, high, color="0.9")
     axes.set(
-        xlabel="step",
-        ylabel="distance",
+        title="Distance from the unperturbed run (dashed: fitted law; grey: exponential bounds)",
+        xlabel="training step",
+        ylabel="distance of the weights",
         yscale="log",
         ylim=(a["distances"].min() / 2, 10 * a["distances"].max()),
     )
-    axes.legend()
+    label_curves(axes)
     return figure

@@ -52,17 +52,18 @@ def compute(config: DalStudyConfig, run: Run) -> Result:
 
 def plot(result: Result) -> Any:
     """Draw losses of the quadratic and of the network."""
-    figure, axes = new_figure(1, 2, figsize=(9, 4))
+    figure, axes = new_figure(1, 2, figsize=(8.2, 3.4))
     for number, arm in enumerate(ARMS):
         path = result.arrays[f"quadratic_{arm}"]
         axes[0].semilogy(np.where(np.isfinite(path), path, np.nan), label=LABELS[arm])
         for name, losses in result.arrays.items():
             if name.startswith(f"network_{arm}_") and name.rpartition("_")[0] == f"network_{arm}":
                 axes[1].semilogy(losses, color=f"C{number}", linewidth=0.8)
-    axes[0].set(title="quadratic, beyond 2 / sharpness", ylim=(1e-6, 1e6))
+    axes[0].set(title="quadratic, rate beyond 2 / sharpness", ylim=(1e-6, 1e6))
     axes[1].set(title="two-layer network on digits")
     for ax in axes:
-        ax.set(xlabel="step", ylabel="loss")
+        ax.set_xlabel("step")
+    axes[0].set_ylabel("loss")
     axes[0].legend()
     return figure
 

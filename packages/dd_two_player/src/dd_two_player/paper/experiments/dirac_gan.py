@@ -13,7 +13,7 @@ from dd_two_player.flows import discrete_path, integrate, modified_field, step_m
 from dd_two_player.paper.experiment_config import DiracGanConfig
 from dd_two_player.regularization import Regularization
 from dd_two_player.toy_games import dirac_gan
-from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.plotting import label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
 
@@ -59,20 +59,20 @@ def compute(config: DiracGanConfig, run: Run) -> Result:
 
 def plot(result: Result) -> Any:
     """Draw the first turns, and the distance from the equilibrium over all steps."""
-    figure, axes = new_figure(1, 2, figsize=(9, 4))
+    figure, axes = new_figure(1, 2, figsize=(9.6, 3.6))
     for name, style, label in (
         ("modified", "-", "modified flow"),
         ("path", ".", "gradient descent"),
         ("flow", "--", "flow"),
     ):
         axes[0].plot(*result.arrays[name].T, style, markersize=4, linewidth=1, label=label)
-    axes[0].set(xlabel="discriminator", ylabel="generator", aspect="equal")
+    axes[0].set(title="DiracGAN, first turns", xlabel="discriminator", ylabel="generator", aspect="equal")
     styles = itertools.cycle(("-", "-", "--", ":", "-", "--"))  # some curves coincide
     for name, label in LABELS.items():
         axes[1].semilogy(np.linalg.norm(result.arrays[name], axis=1), next(styles), label=label)
-    axes[1].set(xlabel="step", ylabel="distance from the equilibrium", ylim=(1e-3, 5))
+    axes[1].set(xlabel="step", title="distance from the equilibrium", ylim=(1e-3, 5))
     axes[0].legend(loc="center")
-    axes[1].legend(loc="lower left")
+    label_curves(axes[1])
     return figure
 
 

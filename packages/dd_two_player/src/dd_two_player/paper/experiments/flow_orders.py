@@ -18,7 +18,7 @@ from dd_two_player.principal_flow import (
     third_order_flow,
 )
 from gdyn_common.seeding import generator
-from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.plotting import label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
 
@@ -54,8 +54,8 @@ def plot(result: Result) -> Any:
         axes.loglog(
             result.arrays["rates"], np.exp(np.log(errors).mean(0)), "o-", label=name.replace("_", " ")
         )
-    axes.set(xlabel="learning rate", ylabel="local error")
-    axes.legend()
+    axes.set(title="Error of one step of each continuous model", xlabel="learning rate", ylabel="local error")
+    label_curves(axes)
     return figure
 
 

@@ -54,7 +54,7 @@ def plot(result: Result) -> Any:
     plane = figure.add_subplot(axes[0, 0].get_gridspec()[:, 0])
     for i, (arm, ax) in enumerate(zip(arms, axes[:, 1:].flat, strict=False)):
         distances, last = result.arrays["distances"][i], rates[arm][-1]
-        _draw_distances(plane, distances, 0.6 * ((i + 0.5) / len(arms) - 0.5), f"C{i}")
+        _plot_distances(plane, distances, 0.6 * ((i + 0.5) / len(arms) - 0.5), f"C{i}")
         ax.imshow(_tiled(result.arrays[f"{arm}@{last}/pictures"]), cmap="gray", vmin=0, vmax=1)
         lost = int((~np.isfinite(distances)).sum())
         note = f"\n{lost} of {distances.size} runs not finite" if lost else ""
@@ -72,7 +72,7 @@ def plot(result: Result) -> Any:
     return figure
 
 
-def _draw_distances(ax: Any, distances: np.ndarray, shift: float, color: str) -> None:
+def _plot_distances(ax: Any, distances: np.ndarray, shift: float, color: str) -> None:
     """Draw distances ``(rates, seeds)`` and 95 % intervals of their geometric means, finite runs only."""
     for j, values in enumerate(distances):
         kept = values[np.isfinite(values)]

@@ -50,7 +50,7 @@ def compute(config: LocalErrorConfig, run: Run) -> Result:
 
 def plot(result: Result) -> Any:
     """Draw the orders by setting."""
-    figure, axes = new_figure(figsize=(7.5, 4.2))
+    figure, axes = new_figure(figsize=(7.2, 4.0))
     orders = result.arrays["orders"]
     for number, (convention, values) in enumerate(zip(CONVENTIONS, orders, strict=True)):
         shift = 0.12 * (number - 1.5)
@@ -58,7 +58,11 @@ def plot(result: Result) -> Any:
     labels = [f"{scheme}\n{first} first\n{n[0]}, {n[1]} updates" for scheme, first, n in SETTINGS]
     labels[0] = labels[0].replace("disc first", "")
     axes.set_xticks(range(len(SETTINGS)), labels)
-    axes.set(ylabel="order of the local error", ylim=(1.5, 3.5))
+    axes.set(
+        title="Order of the error of one step, without drift (none) and with it",
+        ylabel="order in the learning rate",
+        ylim=(1.5, 3.5),
+    )
     axes.legend(title="convention of the drift", ncols=4, loc="upper center")
     return figure
 

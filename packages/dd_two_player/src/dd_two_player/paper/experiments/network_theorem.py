@@ -19,7 +19,7 @@ from dd_two_player.gans import losses
 from dd_two_player.paper.config import require
 from dd_two_player.paper.data import load_samples
 from gdyn_common.seeding import generator
-from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.plotting import label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run, RunOptions
 
@@ -104,13 +104,13 @@ def plot(result: Result) -> Any:
     """Draw geometric means over seeds of the errors against the rate, one panel per game."""
     rates = result.arrays["rates"]
     games = {k.partition("/")[0]: v for k, v in result.arrays.items() if k.endswith("/errors")}
-    figure, axes = new_figure(1, len(games), figsize=(4 * len(games) + 2.5, 3.8), squeeze=False, sharey=True)
+    figure, axes = new_figure(1, len(games), figsize=(2.9 * len(games) + 2, 3), squeeze=False, sharey=True)
     for (name, errors), ax in zip(games.items(), axes[0], strict=True):
         for k, label in enumerate(LABELS.values()):
             ax.loglog(rates, np.exp(np.log(errors[:, k]).mean(0)), "o-", label=label)
-        ax.set(xlabel="learning rate of the discriminator", title=f"{name} losses")
-    axes[0, 0].set_ylabel("distance at the end")
-    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        ax.set(xlabel="rate of the discriminator", title=f"{name} losses")
+    axes[0, 0].set_ylabel("distance from the reference at the end")
+    label_curves(axes[0, -1])
     return figure
 
 

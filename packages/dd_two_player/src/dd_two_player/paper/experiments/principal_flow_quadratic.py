@@ -58,7 +58,7 @@ def compute(config: QuadraticConfig, run: Run) -> Result:
 
 def plot(result: Result) -> Any:
     """Draw the first coordinate over time for both learning rates."""
-    figure, axes = new_figure(1, 2, figsize=(9, 4))
+    figure, axes = new_figure(1, 2, figsize=(8.2, 3.4))
     for ax, case in zip(axes, CASES, strict=True):
         times, fine = result.arrays[f"{case}_times"], result.arrays[f"{case}_fine"]
         ax.plot(times, result.arrays[f"{case}_descent"][:, 0], "o", label="gradient descent")

@@ -12,7 +12,7 @@ from dd_two_player.flows import discrete_path, integrate, modified_field, step_m
 from dd_two_player.paper.experiment_config import TrackingConfig
 from dd_two_player.regularization import Regularization
 from dd_two_player.toy_games import dirac_gan, random_smooth_game
-from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.plotting import label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
 
@@ -47,7 +47,7 @@ def compute(config: TrackingConfig, run: Run) -> Result:
 
 def plot(result: Result) -> Any:
     """Draw errors against rates in doubly logarithmic axes."""
-    figure, axes = new_figure(1, 2, figsize=(11, 4))
+    figure, axes = new_figure(1, 2, figsize=(9.2, 3.4))
     for name, label in (("plain", "flow"), ("corrected", "modified flow")):
         axes[0].loglog(result.arrays["rates"], result.arrays[f"dirac_{name}"], "o-", label=label)
     axes[0].set_title("DiracGAN, equal rates")
@@ -62,8 +62,8 @@ def plot(result: Result) -> Any:
     axes[1].set_title("random games, unequal rates")
     for ax in axes:
         ax.set(xlabel="learning rate", ylabel="tracking error")
-    axes[0].legend()
-    axes[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    for ax in axes:
+        label_curves(ax)
     return figure
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from eigengame.core.directions import alpha_direction, mu_direction
 from eigengame.paper.config import check_seeds
 from gdyn_common.seeding import generator
-from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.plotting import COLOURS, band, label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run, RunOptions
 
@@ -66,9 +66,13 @@ def plot(result: Result) -> Figure:
     for colour, name in zip(COLOURS, DIRECTIONS, strict=False):
         band(axis, result.arrays["parts"], np.maximum(result.arrays[name], 1e-17), name, colour)
     axis.set(
-        xscale="log", yscale="log", xlabel="parts of the batch", ylabel="relative error of the mean direction"
+        title="Error of the mean of directions taken over parts of a batch",
+        xscale="log",
+        yscale="log",
+        xlabel="parts of the batch",
+        ylabel="relative error",
     )
-    axis.legend()
+    label_curves(axis)
     return figure
 
 

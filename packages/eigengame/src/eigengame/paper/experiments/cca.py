@@ -77,21 +77,23 @@ def plot(result: Result) -> Figure:
     """Draw cosines of the synthetic views and correlations of the image halves."""
     figure, (left, right) = new_figure(1, 2)
     for row, cosines in enumerate(result.arrays["cosines"]):
-        left.plot(
-            np.arange(1, cosines.size + 1), np.maximum(1 - cosines, 1e-16), "o-", color=COLOURS[row % 8]
-        )
+        error = np.maximum(1 - cosines, 1e-16)
+        left.plot(np.arange(1, cosines.size + 1), error, "o-", color=COLOURS[row % 8], label=f"seed {row}")
     left.set(
+        title="two synthetic views",
         xlabel="component",
         ylabel="1 - |cosine| with the exact vector",
         yscale="log",
-        title="two views, full batch",
     )
+    left.legend()
     index = np.arange(1, result.arrays["image_exact"].shape[1] + 1)
     right.plot(index, result.arrays["image_exact"][0], color=COLOURS[0], label="exact")
     right.plot(index, result.arrays["image_found"].T, "o", color=COLOURS[1])
     right.plot([], [], "o", color=COLOURS[1], label="EigenGame, full batch")
-    right.set(xlabel="component", ylabel="canonical correlation", title="left and right halves of images")
+    right.set(title="left and right halves of images", xlabel="component", ylabel="canonical correlation")
     right.legend()
+    for axis in (left, right):
+        axis.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 

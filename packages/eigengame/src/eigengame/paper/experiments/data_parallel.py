@@ -95,11 +95,12 @@ def plot(result: Result) -> Figure:
     figure, axes = new_figure(1, 2, sharey=True)
     for axis, method in zip(axes, METHODS, strict=True):
         for colour, copies in zip(COLOURS, result.arrays["copies"], strict=False):
-            band(
-                axis, result.arrays["steps"], result.arrays[f"{method}/{copies}"], f"{copies} copies", colour
-            )
-        axis.set(xlabel="step", ylabel="subspace distance", title=method.replace("_", " "), yscale="log")
+            label = "1 copy" if copies == 1 else f"{copies} copies"
+            band(axis, result.arrays["steps"], result.arrays[f"{method}/{copies}"], label, colour)
+        title = {"mu": "mu", "alpha_local": "alpha, penalties formed locally"}.get(method, method)
+        axis.set(title=title, xlabel="step", yscale="log")
         axis.legend()
+    axes[0].set_ylabel("subspace distance")
     return figure
 
 

@@ -97,22 +97,20 @@ def compute(config: ImagesConfig, run: Run) -> Result:
 def plot(result: Result) -> Figure:
     """Draw streak (top) and subspace distance (bottom), a column per batch size."""
     sizes = sorted({int(name.split("/")[0]) for name in result.arrays}, reverse=True)
-    figure, axes = new_figure(2, len(sizes), squeeze=False)
+    figure, axes = new_figure(2, len(sizes), squeeze=False, sharex="col", sharey="row")
     for column, size in enumerate(sizes):
         steps = result.arrays[f"{size}/steps"]
         for row, metric in enumerate(("streak", "distance")):
-            axis = axes[row, column]
             names = [name for name in result.arrays if name.startswith(f"{size}/") and name.endswith(metric)]
             for colour, name in zip(COLOURS, names, strict=False):
                 method = name.split("/")[1]
                 factor = float(result.arrays[f"{size}/{method}/factor"])
-                band(axis, steps, result.arrays[name], f"{method} (rate x{factor:g})", colour)
-            axis.set(xlabel="step", ylabel="longest correct streak" if row == 0 else "subspace distance")
-            if row == 0:
-                axis.set_title(f"batch size {size}")
-            else:
-                axis.set_yscale("log")
+                band(axes[row, column], steps, result.arrays[name], f"{method}, rate x {factor:g}", colour)
+        axes[0, column].set_title(f"batches of {size}")
+        axes[1, column].set(xlabel="step", yscale="log")
         axes[0, column].legend()
+    axes[0, 0].set_ylabel("longest correct streak")
+    axes[1, 0].set_ylabel("subspace distance")
     return figure
 
 

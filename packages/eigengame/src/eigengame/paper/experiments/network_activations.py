@@ -21,7 +21,7 @@ from eigengame.paper.config import check_seeds
 from eigengame.sharding import make_mesh, shard_batch
 from gdyn_common.seeding import named_seed
 from gdyn_reproduce.data import textures32
-from gdyn_reproduce.plotting import COLOURS, new_figure
+from gdyn_reproduce.plotting import COLOURS, label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run, RunOptions
 
@@ -73,11 +73,18 @@ def plot(result: Result) -> Figure:
     """Draw the variance along each component beside the exact eigenvalues."""
     figure, axis = new_figure()
     index = np.arange(1, result.arrays["ours"].shape[1] + 1)
-    for row, (ours, exact) in enumerate(zip(result.arrays["ours"], result.arrays["exact"], strict=True)):
-        axis.plot(index, exact, color=COLOURS[0], label="randomised SVD" if row == 0 else None)
-        axis.plot(index, ours, "o", color=COLOURS[1], label="mu-EigenGame" if row == 0 else None)
-    axis.set(xlabel="component", ylabel="variance", yscale="log")
-    axis.legend()
+    for seed, (colour, ours, exact) in enumerate(
+        zip(COLOURS, result.arrays["ours"], result.arrays["exact"], strict=False)
+    ):
+        axis.plot(index, exact, color=colour, label=f"network {seed}")
+        axis.plot(index, ours, "o", color=colour)
+    axis.set(
+        title="Variance of activations by component (line: exact; dots: mu-EigenGame)",
+        xlabel="component",
+        ylabel="variance",
+        yscale="log",
+    )
+    label_curves(axis)
     return figure
 
 

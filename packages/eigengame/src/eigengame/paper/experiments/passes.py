@@ -150,21 +150,22 @@ def compute(config: PassesConfig, run: Run) -> Result:
 def plot(result: Result) -> Figure:
     """Draw the median passes to every target, a panel per data set; those that beat us stand on top."""
     datasets = list(dict.fromkeys(name.split("/")[0] for name in result.arrays))
-    figure, axes = new_figure(1, len(datasets), squeeze=False)
-    for axis, dataset in zip(axes[0], datasets, strict=True):
+    figure, axes = new_figure(len(datasets), 1, figsize=(6.4, 2.1 * len(datasets)), squeeze=False)
+    for axis, dataset in zip(axes[:, 0], datasets, strict=True):
         medians = {name: np.median(result.arrays[f"{dataset}/{name}"], axis=0) for name in METHODS}
         order = sorted(METHODS, key=lambda name: medians[name][0])
-        for colour, target in zip(COLOURS, range(len(TARGETS)), strict=False):
+        for shift, (colour, target) in enumerate(zip(COLOURS, TARGETS, strict=False)):
             axis.plot(
-                [medians[name][target] for name in order],
-                range(len(order)),
+                [medians[name][shift] for name in order],
+                np.arange(len(order)) + 0.18 * (shift - 1),
                 "o",
                 color=colour,
-                label=TARGETS[target],
+                label=target,
             )
-        axis.set(xscale="log", xlabel="passes", title=dataset, yticks=range(len(order)), yticklabels=order)
+        axis.set(xscale="log", title=dataset, yticks=range(len(order)), yticklabels=order)
         axis.invert_yaxis()
-    axes[0, 0].legend()
+    axes[-1, 0].set_xlabel("passes over the data")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=len(TARGETS))
     return figure
 
 

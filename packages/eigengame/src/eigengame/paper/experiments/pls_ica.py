@@ -69,14 +69,26 @@ def plot(result: Result) -> Figure:
     """Draw PLS cosines, and source correlations of ours beside the exact pencil's."""
     figure, (left, right) = new_figure(1, 2)
     index = np.arange(1, result.arrays["cosines"].shape[1] + 1)
-    left.plot(index, result.arrays["cosines"].T, "o-", color=COLOURS[0])
-    left.set(xlabel="component", ylabel="|cosine| with the exact vector", title="partial least squares")
+    for colour, cosines in zip(COLOURS, result.arrays["cosines"], strict=False):
+        left.plot(index, np.maximum(1 - cosines, 1e-16), "o-", color=colour)
+    left.set(
+        title="partial least squares",
+        xlabel="component",
+        ylabel="1 - |cosine| with the exact vector",
+        yscale="log",
+        xticks=index,
+    )
     index = np.arange(1, result.arrays["sources"].shape[1] + 1)
-    right.plot(index, result.arrays["sources_exact"].T, "_", color=COLOURS[0], markersize=14)
-    right.plot(index, result.arrays["sources"].T, "o", color=COLOURS[1], fillstyle="none")
+    right.plot(index - 0.1, result.arrays["sources_exact"].T, "_", color=COLOURS[0], markersize=14)
+    right.plot(index + 0.1, result.arrays["sources"].T, "o", color=COLOURS[1], fillstyle="none")
     right.plot([], [], "_", color=COLOURS[0], label="exact pencil")
     right.plot([], [], "o", color=COLOURS[1], fillstyle="none", label="EigenGame")
-    right.set(xlabel="source", ylabel="|correlation| with the true source", title="independent components")
+    right.set(
+        title="independent components",
+        xlabel="source",
+        ylabel="|correlation| with the source",
+        xticks=index,
+    )
     right.legend()
     return figure
 

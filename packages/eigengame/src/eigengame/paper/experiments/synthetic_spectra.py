@@ -20,7 +20,7 @@ from eigengame.paper.comparison import best_rate
 from eigengame.paper.config import check_positive, check_seeds
 from eigengame.paper.synthetic import spectrum, symmetric_matrix
 from gdyn_common.seeding import generator
-from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.plotting import COLOURS, band, label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run, RunOptions
 
@@ -86,13 +86,14 @@ def compute(config: SyntheticConfig, run: Run) -> Result:
 def plot(result: Result) -> Figure:
     """Draw the streak over the steps, a panel per spectrum."""
     kinds = sorted({name.split("/")[0] for name in result.arrays if "/" in name})
-    figure, axes = new_figure(1, len(kinds), squeeze=False)
+    figure, axes = new_figure(1, len(kinds), squeeze=False, sharey=True)
     for axis, kind in zip(axes[0], kinds, strict=True):
         curves = {name.split("/")[1]: array for name, array in result.arrays.items() if name.startswith(kind)}
         for colour, (method, values) in zip(COLOURS, curves.items(), strict=False):
             band(axis, result.arrays["steps"], values, method.replace("_", " "), colour)
-        axis.set(xlabel="step", ylabel="longest correct streak", title=f"{kind} spectrum")
-        axis.legend()
+        axis.set(xlabel="step", title=f"{kind} spectrum")
+        label_curves(axis)
+    axes[0, 0].set_ylabel("longest correct streak")
     return figure
 
 

@@ -82,14 +82,15 @@ def plot(result: Result) -> Figure:
             result.arrays[f"{kind}/exact"],
             strict=False,
         ):
-            axis.plot(result.arrays["theta"], sampled, color=colour, label=f"parent at {degrees:g} degrees")
+            axis.plot(result.arrays["theta"], sampled, color=colour, label=f"{degrees:g}°")
             axis.plot(result.arrays["theta"], exact, color=colour, linestyle="--")
-        axis.set(
-            xlabel="angle of the child (degrees)",
-            ylabel="utility",
-            title=f"{kind}: dashed exact, solid sampled",
-        )
-        axis.legend()
+        axis.set(xlabel="angle of the child (degrees)", title=f"utility of {kind}")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside upper left",
+        ncols=len(result.arrays["parents"]),
+        title="parent off the first component by (dashed: exact, solid: mean over samples)",
+    )
     return figure
 
 

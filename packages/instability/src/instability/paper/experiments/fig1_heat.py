@@ -105,8 +105,9 @@ def plot(result: Result) -> Figure:
         for colour, time, profile in zip(COLOURS, arrays[f"{name}_times"], arrays[name], strict=False):
             axis.plot(profile, color=colour, label=f"t = {time:g}")
         side = "below" if time_step <= heat.VON_NEUMANN_LIMIT else "above"
-        axis.set(xlabel="x", ylabel="u", title=f"time step {time_step:g}: {side} the bound 0.5")
+        axis.set(xlabel="x", title=f"time step {time_step:g}, {side} the bound 0.5")
         axis.legend()
+    axes[0].set_ylabel("temperature u")
     return figure
 
 

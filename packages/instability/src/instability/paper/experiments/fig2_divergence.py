@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.plotting import COLOURS, band, label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run
 from instability.copies import Copies
@@ -103,11 +103,14 @@ def plot(result: Result) -> Figure:
     figure, axis = new_figure()
     iterations = np.arange(1, arrays["divergence"].shape[-1] + 1)
     for colour, rate, curves in zip(COLOURS, arrays["learning_rates"], arrays["divergence"], strict=False):
-        band(axis, iterations, np.maximum(curves, 1e-10), f"{rate:.3g}", colour)
+        band(axis, iterations, np.maximum(curves, 1e-10), f"rate {rate:.3g}", colour)
     axis.set(
-        xlabel="scaled iteration", ylabel="average relative L1", yscale="log", title=str(arrays["layer"])
+        title=f"Two runs that differ by rounding: {arrays['layer']}",
+        xlabel="iteration, scaled by the learning rate",
+        ylabel="average relative L1",
+        yscale="log",
     )
-    axis.legend(title="learning rate")
+    label_curves(axis)
     return figure
 
 

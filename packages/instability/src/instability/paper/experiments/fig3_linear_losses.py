@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from gdyn_reproduce.plotting import COLOURS, new_figure
+from gdyn_reproduce.plotting import COLOURS, label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run
 from instability.paper import linear_runs
@@ -57,20 +57,20 @@ def plot(result: Result) -> Figure:
     middle = np.sqrt(low * high)
     figure, axes = new_figure(1, 2)
     for axis, chosen, title in (
-        (axes[0], arrays["weight_decays"] < middle, f"alpha_min = {low:.4g}"),
-        (axes[1], arrays["weight_decays"] >= middle, f"alpha_max = {high:.4g}"),
+        (axes[0], arrays["weight_decays"] < middle, f"around the lower bound {low:.4g}"),
+        (axes[1], arrays["weight_decays"] >= middle, f"around the upper bound {high:.4g}"),
     ):
         for colour, i in zip(COLOURS, np.flatnonzero(chosen), strict=False):
             style = "-" if arrays["stable"][i] else "--"
             losses = arrays["losses"][i] / arrays["losses"][i][0]
-            axis.plot(losses, style, color=colour, label=f"alpha = {arrays['weight_decays'][i]:.3g}")
+            axis.plot(losses, style, color=colour, label=f"{arrays['weight_decays'][i]:.4g}")
         axis.set(
             xlabel="iteration",
-            ylabel="loss / first loss",
             yscale="log",
             title=title,
             ylim=(1e-12, 1e8),
         )
-        if chosen.any():
-            axis.legend(title="dashed: predicted unstable")
+        label_curves(axis)
+    axes[0].set_ylabel("loss / first loss")
+    figure.suptitle("Loss by weight decay (dashed: predicted unstable)", x=0.01, ha="left", fontsize=10)
     return figure

@@ -91,7 +91,7 @@ def plot(result: Result) -> Figure:
     """Draw the losses on logarithmic axes."""
     arrays = result.arrays
     edge, decay_bound = arrays["bounds"]
-    figure, axis = new_figure()
+    figure, axis = new_figure(figsize=(6.4, 4.2))
     low, high = np.nanmin(arrays["losses"]) / 2, arrays["losses"][:, 0].max() * 1e3
     drawn = np.minimum(arrays["losses"], 10 * high)
     for colour, rate, losses in zip(COLOURS, arrays["learning_rates"], drawn, strict=False):
@@ -102,10 +102,10 @@ def plot(result: Result) -> Figure:
     axis.set(xlabel="iteration", ylabel="loss", xscale="log", yscale="log")
     axis.set_ylim(low, high)
     axis.set_title(
-        f"dashed above 2 / sharpness = {edge:.4g}, dotted above 2 / weight decay = {decay_bound:.3g}"
+        "Loss of one convolutional layer, by learning rate\n"
+        f"(dashed: above 2 / sharpness = {edge:.4g}; dotted: above 2 / weight decay = {decay_bound:.3g})"
     )
-    axis.title.set_fontsize(10)
-    axis.legend(title="learning rate", ncols=2)
+    axis.legend(title="learning rate", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

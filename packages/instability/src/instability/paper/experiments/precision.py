@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.plotting import COLOURS, band, label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
 from instability.copies import Copies
@@ -78,8 +78,13 @@ def plot(result: Result) -> Figure:
         COLOURS, result.arrays["dtypes"], result.arrays["divergence"], strict=False
     ):
         band(axis, result.arrays["steps"], np.maximum(curves, 1e-18), str(dtype), colour)
-    axis.set(xlabel="iteration", ylabel="average relative L1", yscale="log")
-    axis.legend()
+    axis.set(
+        title="Two runs that differ by rounding, by the type of the numbers",
+        xlabel="iteration",
+        ylabel="average relative L1",
+        yscale="log",
+    )
+    label_curves(axis)
     return figure
 
 

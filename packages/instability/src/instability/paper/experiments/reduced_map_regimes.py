@@ -122,5 +122,7 @@ def plot(result: Result) -> Figure:
     axes[1].set(xlabel="learning rate", ylabel="Lyapunov exponent per step", ylim=(-2, 1.2))
     for axis in axes:
         axis.axvline(float(arrays["edge"]), color="0.5", linestyle="--", linewidth=0.8)
-    axes[0].set_title(f"dashed: 2 / sharpness = {float(arrays['edge']):.4g}")
+    axes[0].set_title(
+        f"Where gradient descent on one layer ends (dashed: 2 / sharpness = {float(arrays['edge']):.4g})"
+    )
     return figure

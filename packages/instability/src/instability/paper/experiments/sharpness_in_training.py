@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import nn
 
-from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.plotting import COLOURS, band, label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
 from instability.copies import Copies
@@ -81,10 +81,15 @@ def plot(result: Result) -> Figure:
     for colour, rate, limit, curves in zip(
         COLOURS, arrays["learning_rates"], arrays["limits"], arrays["sharpness"], strict=False
     ):
-        band(axis, arrays["steps"], curves, f"learning rate {rate:g}", colour)
+        band(axis, arrays["steps"], curves, f"rate {rate:g}", colour)
         axis.axhline(limit, color=colour, linestyle="--", linewidth=1)
-    axis.set(xlabel="iteration", ylabel="sharpness (dashed: stable maximum)", yscale="log")
-    axis.legend()
+    axis.set(
+        title="Sharpness during training (dashed: largest stable value, 2 / rate)",
+        xlabel="iteration",
+        ylabel="sharpness",
+        yscale="log",
+    )
+    label_curves(axis)
     return figure
 
 

@@ -103,11 +103,19 @@ def plot(result: Result) -> Figure:
     for axis, activation, final in zip(axes[0], arrays["activations"], arrays["final"], strict=True):
         aside = np.linspace(-0.2, 0.2, final.shape[1])
         for colour, k, row, shift in zip(COLOURS, arrays["perturbations"], final.T, aside, strict=False):
-            axis.plot(np.arange(len(row)) + shift, row, "o", color=colour, markersize=5, label=f"k = {k}")
+            axis.plot(
+                np.arange(len(row)) + shift,
+                row,
+                "o",
+                color=colour,
+                markersize=5,
+                label=f"k = {k}",
+            )
         axis.set_xticks(np.arange(final.shape[0]), [str(s) for s in arrays["seeds"]])
         axis.set(xlabel="seed", ylabel="final test accuracy (%)")
         axis.set_title(
-            f"{activation}: std over k {final.std(axis=1).mean():.2f}, seeds {final.std(axis=0).mean():.2f}"
+            f"{activation}: standard deviation over perturbations {final.std(axis=1).mean():.2f}, "
+            f"over seeds {final.std(axis=0).mean():.2f}"
         )
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
     return figure

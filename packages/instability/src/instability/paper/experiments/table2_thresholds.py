@@ -66,13 +66,15 @@ def plot(result: Result) -> Figure:
             arrays["weight_decays"], arrays["stable"], arrays["predicted"], arrays["measured"], strict=True
         )
     ]
-    header = ["weight decay", "bounds say", "predicted factor per step", "measured"]
+    header = ["weight decay", "bounds say", "growth per step, predicted", "measured"]
     table = axis.table(rows, colLabels=header, loc="center", cellLoc="center")
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
     table.scale(1, 1.5)
     for (row, _), cell in table.get_celld().items():
         cell.set_linewidth(0.3)
         if row and not arrays["stable"][row - 1]:
             cell.set_facecolor("#FBE3D6")
     low, high = arrays["bounds"]
-    axis.set_title(f"stable for {low:.5g} <= weight decay <= {high:.5g}")
+    axis.set_title(f"The map is stable for weight decay from {low:.5g} to {high:.5g}")
     return figure

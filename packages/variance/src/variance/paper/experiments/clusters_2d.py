@@ -131,5 +131,5 @@ def plot(result: Result) -> Figure:
                 chosen = (ids == k) & (a["labels"] == label)
                 ax.scatter(*points[chosen].T, marker="o^"[label], s=14, color=f"C{k}")
             ax.scatter(*points[a["flipped"]].T, facecolors="none", edgecolors="k", s=50)
-            ax.set_title(f"{space}, centres: {form}, variance ratio {float(a[f'ratio|{form}']):.2f}")
+            ax.set_title(f"{space}, centres: {form}\nvariance ratio {float(a[f'ratio|{form}']):.2f}")
     return figure

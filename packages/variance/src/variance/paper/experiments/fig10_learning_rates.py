@@ -74,4 +74,4 @@ def estimate(config: TrainingConfig) -> Estimate:
 
 def plot(result: Result) -> Figure:
     """Draw both variances."""
-    return plot_training(result, "F10")
+    return plot_training(result, "F10: variance by learning rate")

@@ -33,4 +33,4 @@ def estimate(config: TrainingConfig) -> Estimate:
 
 def plot(result: Result) -> Figure:
     """Draw both variances."""
-    return plot_training(result, "F1")
+    return plot_training(result, "F1: variance of gradient estimators in training")

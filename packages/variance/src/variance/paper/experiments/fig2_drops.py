@@ -49,4 +49,4 @@ def estimate(config: TrainingConfig) -> Estimate:
 
 def plot(result: Result) -> Figure:
     """Draw both variances."""
-    return plot_training(result, "F2")
+    return plot_training(result, "F2: variance where the learning rate drops")

@@ -34,4 +34,4 @@ def estimate(config: TrainingConfig) -> Estimate:
 
 def plot(result: Result) -> Figure:
     """Draw both variances."""
-    return plot_training(result, "F3")
+    return plot_training(result, "F3: variance with random labels")

@@ -28,4 +28,4 @@ def estimate(config: TrainingConfig) -> Estimate:
 
 def plot(result: Result) -> Figure:
     """Draw both variances."""
-    return plot_training(result, "F4")
+    return plot_training(result, "F4: variance with duplicated examples")

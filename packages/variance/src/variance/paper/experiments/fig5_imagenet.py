@@ -41,4 +41,4 @@ def estimate(config: TrainingConfig) -> Estimate:
 
 def plot(result: Result) -> Figure:
     """Draw both variances."""
-    return plot_training(result, "F5")
+    return plot_training(result, "F5: variance on a larger set of images")

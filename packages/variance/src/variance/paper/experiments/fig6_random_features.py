@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from gdyn_common.seeding import named_seed
-from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.plotting import label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run, RunOptions
 from variance.data import TensorPopulation
@@ -242,7 +242,10 @@ def plot(result: Result) -> Figure:
         ax = axes[i, j]
         for name in ESTIMATORS:
             ax.plot(a["ratios"], a[f"mean|{name}"][i, j].mean(-1), "o-", label=name, color=COLOURS[name])
-        ax.set(xscale="log", yscale="log", xlabel="features / examples", ylabel="average variance")
-        ax.set_title(f"learning rate {rate:g}, duplicates {fraction:g}")
-    axes[0, 0].legend()
+        ax.set(xscale="log", yscale="log", title=f"rate {rate:g}, duplicates {fraction:g}")
+    for ax in axes[-1]:
+        ax.set_xlabel("features / examples")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("average variance")
+    label_curves(axes[0, -1])
     return figure

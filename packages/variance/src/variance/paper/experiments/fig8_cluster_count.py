@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from gdyn_common.seeding import generator, named_seed
-from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.plotting import label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run, RunOptions
 from variance.data import Population, TensorPopulation
@@ -190,10 +190,14 @@ def plot(result: Result) -> Figure:
     """Draw distortion against K on doubly logarithmic axes."""
     a = result.arrays
     figure, ax = new_figure()
-    ax.loglog(a["counts"], a["clustered"].mean(0), "o-", label="gradient clustering")
-    ax.loglog(a["counts"], a["chance"].mean(0), "s--", label="random assignment")
-    for factor, label in ((1, "D0 / K"), (2, "D0 / 2K")):
+    ax.loglog(a["counts"], a["clustered"].mean(0), "o-", label="clustered")
+    ax.loglog(a["counts"], a["chance"].mean(0), "s--", label="at random")
+    for factor, label in ((1, "1 / K"), (2, "1 / 2K")):
         ax.loglog(a["counts"], a["clustered"][:, 0].mean() / factor / a["counts"], ":", label=label)
-    ax.set(xlabel="number of clusters K", ylabel="variance of one draw per cluster")
-    ax.legend()
+    ax.set(
+        title="Variance of one gradient drawn from each of K clusters",
+        xlabel="number of clusters K",
+        ylabel="variance",
+    )
+    label_curves(ax)
     return figure

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from gdyn_common.seeding import named_seed
-from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.plotting import label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run, RunOptions
 from variance.estimators import SGB
@@ -173,7 +173,7 @@ def plot(result: Result) -> Figure:
         for ax, column in zip(axes, ("excess", "avg_var"), strict=True):
             values = result.arrays[f"{name}|{column}"].mean(0)
             ax.semilogy(result.arrays["steps"], values, label=name, color=COLOURS[name])
-    axes[0].set(xlabel="step", ylabel="loss above the minimum")
-    axes[1].set(xlabel="step", ylabel="average variance")
-    axes[0].legend()
+    axes[0].set(xlabel="step", title="loss above the minimum")
+    axes[1].set(xlabel="step", title="average variance")
+    label_curves(axes[0])
     return figure

@@ -121,10 +121,11 @@ def _jitter(inputs: Tensor, source: np.random.Generator) -> Tensor:
 def plot(result: Result) -> Figure:
     """Draw the largest difference per estimator (all bars should be empty)."""
     figure, ax = new_figure()
-    ax.bar(list(BUILD), result.arrays["differences"].max(1))
+    ax.plot(list(BUILD), result.arrays["differences"].max(1), "o")
     ax.set(
+        title="Weights after training with and without measuring the variance",
         ylabel="largest difference of any weight",
-        ylim=(0, max(1e-9, 1.1 * result.arrays["differences"].max())),
+        ylim=(-1e-10, max(1e-9, 1.1 * result.arrays["differences"].max())),
     )
     ax.tick_params(axis="x", rotation=60)
     return figure
