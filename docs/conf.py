@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import ziamath
 from docutils import nodes
+
+sys.path.insert(0, str(Path(__file__).parent))
+import animations
 
 PACKAGES = sorted(Path(__file__).parents[1].glob("packages/*/pyproject.toml"))
 PUBLIC = Path(__file__).parent / "reference" / "public"
@@ -111,6 +115,11 @@ def write_public_pages(app):
         PUBLIC.joinpath(f"{package}.md").write_text("\n".join(lines))
 
 
+def draw_moving_pictures(app):
+    """Draw the moving pictures of the front page."""
+    animations.draw_all(Path(__file__).parent / "moving")
+
+
 _FILES = re.compile(r"(?<!!)\[([^\]]*)\]\((?:results|src)/[^)]*\)")
 
 
@@ -125,6 +134,7 @@ def setup(app):
     """Register the hooks and the renderer of formulas."""
     app.connect("include-read", unlink_files)
     app.connect("builder-inited", write_public_pages)
+    app.connect("builder-inited", draw_moving_pictures)
     app.add_html_math_renderer("drawn", (visit_inline_formula, None), (visit_displayed_formula, None))
     app.connect("autodoc-process-docstring", escape_bars)
     app.connect("autodoc-skip-member", skip_requests)
