@@ -15,7 +15,8 @@ FILES = {
         "__all__ = ['solve', 'other']\n"
     ),
     "science.py": (
-        '"""Science."""\nfrom probe_package import constants\ndef solve(x):\n    return x + constants.SHIFT\n'
+        '"""Science."""\nfrom probe_package import constants\nclass Found:\n    scale = 1\n'
+        "def solve(x):\n    return x + constants.SHIFT\n"
     ),
     "constants.py": "SHIFT = 1\n",
     "unused.py": "other = 1\n",
@@ -68,6 +69,7 @@ def digest(*modules):
         ("constants.py", "1", "True"),
         ("late.py", "3", "4"),
         ("named.py", "4", "5"),
+        ("science.py", "scale = 1", "scale = 2"),
         ("floor/engine.py", "5", "6"),  # behind a package that is both a parent and imported from
         ("__init__.py", "import lazy_loader as lazy", "import os; os.environ['X'] = '1'"),
     ],
@@ -91,6 +93,7 @@ def test_it_changes_with_everything_the_experiment_reaches(package, name, old, n
         ("paper/__init__.py", "CLAIMS", "CLAIMS as OTHER"),
         ("paper/experiment.py", "return None", "return 'a better picture'"),
         ("paper/experiment.py", "def plot(result)", "def _plot_panel(axis):\n    pass\ndef plot(result)"),
+        ("science.py", "class Found:", "class Found:\n    def plot(self):\n        return 1"),
         ("paper/experiment.py", "import Result", "import Result as Record"),
         ("science.py", "def solve", "if TYPE_CHECKING:\n    from numpy import ndarray\ndef solve"),
     ],

@@ -23,6 +23,7 @@ _MACHINERY = (
 )
 _NO_NUMBERS = frozenset(
     {
+        "gdyn_common.display",
         "gdyn_common.errors",
         "gdyn_common.logging",
         "gdyn_reproduce",
@@ -47,13 +48,17 @@ def digest(*modules: str) -> str:
     roots = [module.partition(":")[0] for module in modules]
     text = hashlib.sha256()
     for name, path in sorted(closure(*roots).items()):
-        body = [node for node in _tree(path).body if not _only_shows(node)]
-        text.update(f"{name}\0{_spell(body)}\0".encode())
+        text.update(f"{name}\0{_spell(_computing(_tree(path).body))}\0".encode())
     return text.hexdigest()[:_DIGITS]
 
 
+def _computing(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Return the statements of a module or a class without those that only show."""
+    return [node for node in body if not _only_shows(node)]
+
+
 def _only_shows(node: ast.stmt) -> bool:
-    """Tell whether a statement at the top of a module draws, or imports what cannot change a number."""
+    """Tell whether a statement of a module or a class draws, or imports what cannot change a number."""
     if isinstance(node, ast.FunctionDef):
         return node.name.lstrip("_").partition("_")[0] == "plot"
     if isinstance(node, ast.ImportFrom):
@@ -169,6 +174,8 @@ def _spell(node: object) -> str:
     """Spell syntax without docstrings, the same under every version of Python."""
     if isinstance(node, list):
         return f"[{','.join(filter(None, map(_spell, node)))}]"
+    if isinstance(node, ast.ClassDef):
+        node = ast.ClassDef(**dict(ast.iter_fields(node)) | {"body": _computing(node.body)})
     if not isinstance(node, ast.AST):
         return repr(node)
     if (
