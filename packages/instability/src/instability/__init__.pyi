@@ -1,5 +1,5 @@
-from .certificate import Certificate as Certificate
-from .certificate import certify as certify
+from .certificate.result import Certificate as Certificate
+from .certificate.study import certify as certify
 from .copies import Copies as Copies
 from .curvature import hessian_vector_product as hessian_vector_product
 from .curvature import sharpness as sharpness

@@ -89,18 +89,12 @@ class Copies:
         """
 
         def update(model: nn.Module, optimizer: Optimizer) -> Tensor:
-            def closure() -> Tensor:
-                optimizer.zero_grad()
+            def evaluate() -> Tensor:
                 loss = loss_of(model)
                 loss.backward()
                 return loss
 
-            inner = getattr(optimizer, "optimizer", optimizer)
-            if isinstance(inner, torch.optim.LBFGS):
-                return optimizer.step(closure)  # type: ignore[arg-type, return-value]  # it evaluates anew
-            loss = closure()
-            optimizer.step()
-            return loss
+            return closed_step(optimizer, evaluate)
 
         return self.advance(update)
 
@@ -196,6 +190,20 @@ class Copies:
                     if isinstance(value, Tensor):
                         tensors[f"{i}/optimizer/{j}/{name}"] = value
         return tensors
+
+
+def closed_step(optimizer: Optimizer, evaluate: Callable[[], Tensor]) -> Tensor:
+    """Make a whole step and return its loss; LBFGS calls ``evaluate``, loss and gradients, as it likes."""
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        return evaluate()
+
+    if isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.LBFGS):
+        return optimizer.step(closure)  # type: ignore[arg-type, return-value]  # torch's stub says float
+    loss = closure()
+    optimizer.step()
+    return loss
 
 
 def check_layer(layer: str, names: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import platform
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,33 +47,55 @@ def bit_reproducible(device: str = "cpu") -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
-    switches = _tf32_switches()
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in switches]
     try:
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-        for owner, name, off in switches:
-            setattr(owner, name, off)
-        yield
+        with float32_precision("ieee"):
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+            yield
     finally:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.backends.cudnn.benchmark = benchmark
-        for owner, name, value in before:
-            setattr(owner, name, value)
 
 
-def _tf32_switches() -> list[tuple[Any, str, Any]]:
-    """Return where TF32 is switched, and the value that switches it off, through the interface in use.
+@contextlib.contextmanager
+def float32_precision(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
+    """Multiply float32 numbers in full, or let TF32 round them, then put both of torch's interfaces back.
 
-    torch has two interfaces, and reading the older one after the newer was used is an error.
+    torch has two: reading the older one is an error after the newer was used, and writing only the older one
+    leaves what ``set_float32_matmul_precision("medium")`` changed on the CPU.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    cudnn, parts = torch.backends.cudnn, _float32_parts()
+    newer = [part.fp32_precision for part in parts]
     try:
-        _ = matmul.allow_tf32, cudnn.allow_tf32
+        older = torch.get_float32_matmul_precision(), cudnn.allow_tf32
     except RuntimeError:
-        parts: list[Any] = [matmul, getattr(cudnn, "conv"), getattr(cudnn, "rnn")]  # noqa: B009 - untyped in torch
-        return [(part, "fp32_precision", "ieee") for part in parts]
-    return [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+        older = None
+    try:
+        if older is not None:
+            torch.set_float32_matmul_precision("highest" if precision == "ieee" else "high")
+            cudnn.allow_tf32 = precision == "tf32"
+        else:
+            for part in parts:
+                part.fp32_precision = precision
+        yield
+    finally:
+        if older is not None:
+            torch.set_float32_matmul_precision(older[0])
+            cudnn.allow_tf32 = older[1]
+        for part, value in zip(parts, newer, strict=True):
+            part.fp32_precision = value
+
+
+def _float32_parts() -> list[Any]:
+    """Return what has a precision of its own in torch's newer interface; nothing before that existed."""
+    backends: Any = torch.backends
+    owners = [backends.cuda.matmul]
+    owners += [
+        getattr(b, part, None)
+        for b in (backends.cudnn, backends.mkldnn)
+        for part in ("conv", "rnn", "matmul")
+    ]
+    return [owner for owner in owners if hasattr(owner, "fp32_precision")]
 
 
 def numerical_settings(dtype: torch.dtype) -> dict[str, Any]:
@@ -92,6 +114,13 @@ def numerical_settings(dtype: torch.dtype) -> dict[str, Any]:
         "mkl": torch.backends.mkl.is_available(),
         "mkldnn": torch.backends.mkldnn.is_available(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "tf32": any(getattr(owner, name) != off for owner, name, off in _tf32_switches()),
+        "tf32": _uses_tf32(),
         "autocast": torch.is_autocast_enabled("cpu"),
     }
+
+
+def _uses_tf32() -> bool:
+    parts = _float32_parts()
+    if parts:
+        return any(part.fp32_precision not in ("ieee", "none") for part in parts)
+    return torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32

@@ -15,13 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from instability.rounding import (
-    RoundingPerturbation,
-    ScaleDivide,
-    check_perturbation,
-    perturb_update,
-    underflows,
-)
+from instability.rounding import Rooms, RoundingPerturbation, ScaleDivide, check_perturbation, underflows
 
 __all__ = ["PerturbedOptimizer", "PerturbedSGD", "perturb_optimizer"]
 
@@ -76,6 +70,11 @@ class PerturbedSGD(Optimizer):
             "perturbation": perturbation,
         }
         super().__init__(params, defaults)
+        self._rooms = Rooms()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._rooms = Rooms()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group after checking its hyper-parameters."""
@@ -100,15 +99,20 @@ class PerturbedSGD(Optimizer):
             raise TypeError(
                 "PerturbedSGD does not support sparse gradients; use dense ones (e.g. sparse=False)."
             )
+        k, rate = group["perturbation"], group["lr"]
         if group["weight_decay"] != 0:
-            direction = direction.add(parameter, alpha=group["weight_decay"])
+            room = self._rooms.like(direction, "direction")
+            direction = torch.add(direction, parameter, alpha=group["weight_decay"], out=room)
         if group["momentum"] != 0:
             direction = self._with_momentum(parameter, direction, group)
-        scaled, rate = perturb_update(direction, group["lr"], group["perturbation"])
-        if group["perturbation"] > 1 and (small := underflows(direction, group["perturbation"])).any():
-            parameter.add_(torch.where(small, direction, 0), alpha=-group["lr"])
-            scaled = torch.where(small, 0, scaled)
-        parameter.add_(scaled, alpha=-rate)
+        if k > 1:
+            small = underflows(direction, k, self._rooms)
+            if small is not None:
+                parameter.add_(torch.where(small, direction, 0), alpha=-rate)
+            direction, rate = torch.div(direction, k, out=self._rooms.like(direction, "scaled")), rate * k
+            if small is not None:
+                direction.masked_fill_(small, 0)
+        parameter.add_(direction, alpha=-rate)
 
     def _with_momentum(self, parameter: Tensor, direction: Tensor, group: dict[str, Any]) -> Tensor:
         momentum, state = group["momentum"], self.state[parameter]
@@ -116,8 +120,10 @@ class PerturbedSGD(Optimizer):
             state["momentum_buffer"] = direction.clone()
         else:
             state["momentum_buffer"].mul_(momentum).add_(direction, alpha=1 - group["dampening"])
-        buffer = state["momentum_buffer"]
-        return direction.add(buffer, alpha=momentum) if group["nesterov"] else buffer
+        buffer: Tensor = state["momentum_buffer"]
+        if not group["nesterov"]:
+            return buffer
+        return torch.add(direction, buffer, alpha=momentum, out=self._rooms.like(direction, "direction"))
 
 
 class PerturbedOptimizer(Optimizer):
@@ -150,14 +156,14 @@ class PerturbedOptimizer(Optimizer):
                 return self._inner_step(partial(self._evaluate_and_perturb, closure))
             self._perturb_gradients()
             return self._inner_step(None)
-        before = [(p, p.detach().clone()) for group in self.param_groups for p in group["params"]]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        before = [self._rooms.like(p, f"before {number}").copy_(p) for number, p in enumerate(parameters)]
         loss = self._inner_step(closure)
-        for parameter, old in before:
-            update = parameter - old
-            perturbed = self._round_again(update)
-            # Where the perturbation left the update alone the optimiser's own value stays: old + (new - old)
-            # may not be new. This keeps k = 1, 2, 4, ... exact controls.
-            parameter.copy_(torch.where(perturbed == update, parameter, old + perturbed))
+        for p, old in zip(parameters, before, strict=True):
+            update = torch.sub(p, old, out=old)
+            perturbed = self._rooms.like(p, "perturbed").copy_(update)
+            # What the perturbation adds is zero where it left the update alone: k = 1, 2, 4, ... stay exact.
+            p.add_(self._round_again(perturbed).sub_(update))
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -176,6 +182,7 @@ class PerturbedOptimizer(Optimizer):
         inner = state["optimizer"]
         shared = {"defaults": inner.defaults, "state": inner.state, "param_groups": inner.param_groups}
         super().__setstate__(state | shared)
+        self._rooms = Rooms()
 
     def __repr__(self) -> str:
         return f"PerturbedOptimizer({self.optimizer!r}, {self.perturbation!r}, at={self.at!r})"
@@ -189,15 +196,20 @@ class PerturbedOptimizer(Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     # Of a sparse gradient the stored values: adding up repeated rows would round by itself.
-                    g = parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
-                    g.copy_(self._round_again(g))
+                    self._round_again(
+                        parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
+                    )
 
     def _round_again(self, direction: Tensor) -> Tensor:
-        moved, rate = self.perturbation(direction, 1.0)
-        perturbed = moved * rate
-        if isinstance(self.perturbation, ScaleDivide):
-            return torch.where(underflows(direction, self.perturbation.k), direction, perturbed)
-        return perturbed
+        """Perturb a direction in place."""
+        if not isinstance(self.perturbation, ScaleDivide):
+            moved, rate = self.perturbation(direction, 1.0)
+            return direction.copy_(moved * rate)
+        k = self.perturbation.k
+        small = underflows(direction, k, self._rooms)
+        if small is None:
+            return direction.div_(k).mul_(k)
+        return direction.copy_(torch.where(small, direction, direction / k * k))
 
     def _evaluate_and_perturb(self, closure: Closure) -> float:
         with torch.enable_grad():
@@ -212,8 +224,8 @@ def perturb_optimizer(
     """Return an optimiser that makes the steps of ``optimizer`` with another rounding.
 
     With ``at="update"`` the *applied update* is perturbed: the step is made, ``u = p_new - p_old`` is
-    recomputed, and ``p`` becomes ``p_old + k (u / k)``. That subtraction rounds once more than
-    ``PerturbedSGD`` does, and since ``p_new`` is already a floating-point number, only entries with ``|u|``
+    recomputed, and ``k (u / k) - u`` is added to ``p``. That rounds once more than ``PerturbedSGD`` does, and
+    since ``p_new`` is already a floating-point number, only entries with ``|u|``
     of the size of ``|p_new|`` can change: entries near zero, or large steps. With ``at="gradient"`` the
     gradient ``g`` is replaced by ``k (g / k)`` before the step, which reaches any entry and is the closer
     relative of the paper's perturbation. Entries that survive division and multiplication unchanged are left

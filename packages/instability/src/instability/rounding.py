@@ -17,6 +17,7 @@ from torch import Tensor
 
 __all__ = [
     "Cast",
+    "Rooms",
     "RoundingPerturbation",
     "ScaleDivide",
     "StochasticUlp",
@@ -75,15 +76,44 @@ def perturb_update(
     return (direction, rate) if k == 1 else (direction / k, rate * k)
 
 
-def underflows(direction: Float[Tensor, "*shape"], k: int) -> Bool[Tensor, "*shape"]:
-    """Tell which entries lose digits when they are divided by ``k``: the quotient would be subnormal.
+class Rooms:
+    """Memory that is used again: on a CPU a new tensor costs more than the arithmetic that fills it.
 
-    Such entries are left alone, since dividing them is not exact even for powers of two.
-
-    >>> underflows(torch.tensor([1.0, 1e-38, 0.0]), 2).tolist()
-    [False, True, False]
+    >>> rooms = Rooms()
+    >>> first, second = rooms.like(torch.ones(4), "a"), rooms.like(torch.ones(2), "a")
+    >>> first.data_ptr() == second.data_ptr()
+    True
     """
-    size = direction.abs()
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
+
+    def like(self, t: Tensor, name: str) -> Tensor:
+        """Return a tensor of the shape of ``t`` with any content; the next of that name overwrites it."""
+        key = (name, t.device, t.dtype)
+        if key not in self._kept or self._kept[key].numel() < t.numel():
+            self._kept[key] = torch.empty(t.numel(), device=t.device, dtype=t.dtype)
+        return self._kept[key][: t.numel()].view(t.shape)
+
+
+def underflows(direction: Float[Tensor, "*shape"], k: int, rooms: Rooms) -> Bool[Tensor, "*shape"] | None:
+    """Tell which entries lose digits when they are divided by ``k``, as the quotient would be subnormal.
+
+    Such entries are left alone, since dividing them is not exact even for powers of two. ``None`` if there
+    are none, which one look at the smallest entry tells.
+
+    >>> underflows(torch.tensor([1.0, 1e-38, 0.0]), 2, Rooms()).tolist()
+    [False, True, False]
+    >>> underflows(torch.tensor([1.0, 0.0]), 2, Rooms()) is None
+    True
+    """
+    if direction.is_complex() or not direction.numel():
+        size = direction.abs()
+    else:
+        size = torch.abs(direction, out=rooms.like(direction, "size"))
+        limit = k * torch.finfo(direction.dtype).tiny
+        if size.amin() >= limit or torch.threshold_(size, 0.0, torch.inf).amin() >= limit:
+            return None
     return (size < k * torch.finfo(direction.dtype).tiny) & (size > 0)
 
 

@@ -1,0 +1,72 @@
+"""Layers that round an example in another way when other examples stand beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from instability.certificate.bits import digest, map_tensors, tensors
+from instability.certificate.run import Training, layer_label, length, streams_digest
+from instability.streams import unchanged
+
+__all__ = ["batch_dependent_layers"]
+
+
+def batch_dependent_layers(training: Training) -> tuple[str, ...]:
+    """Name the layers that give the examples of half a batch other bits than in the whole.
+
+    Every call of the first batch is repeated with half of it. Layers that draw random numbers, and those that
+    couple examples by more than rounding (batch norm), are passed over; of nested layers the innermost is
+    named.
+    """
+    model, batch = training.start(), next(iter(training.batches))
+    size, repeating, hooks = length(batch), False, []
+    found: dict[str, str] = {}
+
+    for name, module in model.named_modules():
+
+        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
+            nonlocal repeating
+            given = next(tensors([args, kwargs]), None)
+            if repeating or given is None or not given.ndim or len(given) != size:
+                return
+            repeating, before = True, streams_digest()
+            try:
+                with unchanged(module):
+                    half = module(*_half(args, size), **_half(kwargs, size))
+                    drew = before != streams_digest()
+            except (RuntimeError, ValueError, IndexError):  # half of what it was given is not a batch
+                return
+            finally:
+                repeating = False
+            if not drew and _differs_by_rounding(_half(output, size), half):
+                found[name] = layer_label(name, module)
+
+        hooks.append(module.register_forward_hook(leave, with_kwargs=True))
+    try:
+        if size > 1:
+            training.loss_of(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    outer = {n for n in found for o in found if o != n and o.startswith(f"{n}." if n else "")}
+    return tuple(label for name, label in found.items() if name not in outer)
+
+
+def _half(value: Any, size: int) -> Any:
+    return map_tensors(lambda t: t[: size // 2] if t.ndim and len(t) == size else t, value)
+
+
+def _differs_by_rounding(whole: Any, half: Any) -> bool:
+    """Whether the bits differ, and by no more than half of the digits."""
+    pairs = [(a.detach(), b.detach()) for a, b in zip(tensors(whole), tensors(half), strict=False)]
+    if any(a.shape != b.shape for a, b in pairs):
+        return False
+    moved = [(a, b) for a, b in pairs if digest(a) != digest(b)]
+    return bool(moved) and all(
+        float((a - b).abs().max()) <= float(a.abs().max()) * torch.finfo(a.dtype).eps ** 0.5
+        for a, b in moved
+        if a.is_floating_point() or a.is_complex()
+    )

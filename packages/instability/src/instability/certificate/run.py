@@ -1,0 +1,198 @@
+"""One training under one condition, with what every call made of its input."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from instability.certificate.bits import digest, map_tensors, tensors
+from instability.copies import OptimizerFn, closed_step
+from instability.streams import RandomStreams, unchanged
+
+__all__ = [
+    "Condition",
+    "Training",
+    "TrainingRun",
+    "first_difference",
+    "layer_label",
+    "length",
+    "streams_digest",
+    "take",
+]
+
+Condition = Literal["repeat", "order", "split", "threads", "float64", "autocast", "tf32", "compile"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What ``certify`` was given."""
+
+    loss_of: Callable[[nn.Module, Any], Tensor]
+    model_fn: Callable[[], nn.Module]
+    optimizer_fn: OptimizerFn
+    batches: Sequence[Any]
+    evaluate: Callable[[nn.Module], float]
+    seed: int
+
+    def start(self) -> nn.Module:
+        """Seed every stream and make the model."""
+        torch.manual_seed(self.seed)
+        np.random.seed(self.seed % 2**32)  # noqa: NPY002 - the global stream is what is meant
+        random.seed(self.seed)
+        return self.model_fn()
+
+
+class TrainingRun:
+    """A finished training: its model, trained weights and score, and the bits of every call if watched."""
+
+    def __init__(self, training: Training, condition: Condition = "repeat", *, watched: bool = False) -> None:
+        self.events: list[tuple[str, str, str]] = []
+        self.draws = False
+        self._watched = watched
+        self.model = model = training.start()
+        dtypes = {name: value.dtype for name, value in _named(model)}
+        if condition == "float64":
+            for _, value in _named(model):
+                value.data = _widened(value.data)
+        self._note("the initialisation", (), [value for _, value in _named(model)])
+        optimizer = training.optimizer_fn(model.parameters())
+        called: Any = torch.compile(model) if condition == "compile" else model
+        with self._watch(model):
+            for number, batch in enumerate(training.batches, 1):
+                self._note(f"the data of step {number}", (), batch)
+                before = streams_digest()
+                self._step(training.loss_of, called, optimizer, _changed(batch, condition), condition)
+                self.draws = self.draws or before != streams_digest()
+        self.streams = streams_digest()
+        self.weights = np.concatenate(
+            [
+                (torch.view_as_real(p) if p.is_complex() else p).detach().double().cpu().numpy().ravel()
+                for p in model.parameters()
+                if p.requires_grad
+            ]
+        )
+        for name, value in _named(model):  # what scores it brings data of the model's own type
+            value.data = value.data.to(dtypes.get(name, value.dtype))
+        with unchanged(model), torch.no_grad():
+            self.score = float(training.evaluate(model))
+        self._note("the score", (), self.score)
+
+    def _step(
+        self,
+        loss_of: Callable[[nn.Module, Any], Tensor],
+        model: nn.Module,
+        optimizer: Optimizer,
+        batch: Any,
+        condition: Condition,
+    ) -> None:
+        size, parts = length(batch), [batch]
+        if condition == "split":
+            parts = [take(batch, slice(size // 2)), take(batch, slice(size // 2, None))]
+        parameters = list(self.model.parameters())
+        device = parameters[0].device.type
+
+        def evaluate() -> Tensor:
+            total = torch.zeros(())
+            for part in parts:
+                with torch.autocast(device, torch.bfloat16, enabled=condition == "autocast"):
+                    loss = loss_of(model, part)
+                loss = loss if len(parts) == 1 else loss * (length(part) / size)
+                self._note("the loss", (), loss)
+                loss.backward()
+                total = total + loss.detach().cpu()
+            for name, p in reversed(list(self.model.named_parameters())):
+                self._note(f"the gradient of {name}", (), p.grad)
+            return total
+
+        before = digest(parameters) if self._watched else ""
+        closed_step(optimizer, evaluate)
+        self._note("the optimiser's step", before, parameters)
+
+    def _note(self, name: str, given: Any, *result: Any) -> None:
+        if self._watched:
+            self.events.append((name, given if isinstance(given, str) else digest(given), digest(*result)))
+
+    @contextlib.contextmanager
+    def _watch(self, model: nn.Module) -> Iterator[None]:
+        """Note input and output of every module's call; inner calls end, and are noted, first."""
+        inputs: list[str] = []
+        handles = []
+
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if not inputs:
+                self._note("the loss function, before it calls the model", (), args, kwargs)
+            inputs.append(digest(args, kwargs, _own(module)))
+
+        for name, module in model.named_modules() if self._watched else ():
+
+            def leave(
+                module: nn.Module, args: Any, kwargs: Any, output: Any, label: str = layer_label(name, module)
+            ) -> None:
+                self._note(label, inputs.pop(), output, _own(module))
+
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(module.register_forward_hook(leave, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def first_difference(first: TrainingRun, second: TrainingRun) -> str:
+    """Name the first call that made other bits of the same input; empty if there is none."""
+    for (name, given, result), (other, other_given, other_result) in zip(
+        first.events, second.events, strict=False
+    ):
+        if name != other:
+            return f"the order of calls ({name} in one run, {other} in the other)"
+        if given == other_given and result != other_result:
+            return name
+    return "" if len(first.events) == len(second.events) else "the number of calls"
+
+
+def layer_label(name: str, module: nn.Module) -> str:
+    """Return how a layer is called in a certificate."""
+    return f"layer {name or '(the whole model)'} ({type(module).__name__})"
+
+
+def streams_digest() -> str:
+    """Return a hash of where every random stream stands."""
+    return digest(vars(RandomStreams.now()))
+
+
+def length(batch: Any) -> int:
+    """Return the number of examples in a batch, 0 if its tensors do not agree on one."""
+    sizes = {len(t) for t in tensors(batch) if t.ndim}
+    return sizes.pop() if len(sizes) == 1 else 0
+
+
+def take(batch: Any, part: slice) -> Any:
+    """Return some examples of a batch."""
+    return map_tensors(lambda t: t[part] if t.ndim else t, batch)
+
+
+def _changed(batch: Any, condition: Condition) -> Any:
+    if condition == "order":
+        return map_tensors(lambda t: t.flip(0) if t.ndim else t, batch)
+    return map_tensors(_widened, batch) if condition == "float64" else batch
+
+
+def _widened(t: Tensor) -> Tensor:
+    return t.to(torch.cdouble) if t.is_complex() else t.double() if t.is_floating_point() else t
+
+
+def _named(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def _own(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
