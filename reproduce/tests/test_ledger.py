@@ -98,18 +98,6 @@ def test_a_record_of_other_code_is_refused_unless_it_may_be_stale(checkout, caps
     assert "2 of 2 records are stale: fig1-quick, fig1-paper." in said
 
 
-def test_the_transition_lists_what_it_lets_pass(checkout, capsys, monkeypatch):
-    (results(checkout) / "debts.json").write_text(json.dumps({"transition": "in work"}))
-    code, said = check(checkout, capsys)
-    assert code == 1
-    assert "has a transition, but nothing is owed; remove the line" in said
-    code, said = check(checkout, capsys, changed("fig1.rate", control=None))
-    assert (code, "1 claims of the paper have no control yet." in said) == (0, True)
-    monkeypatch.setattr("gdyn_reproduce.sources.digest", lambda *_: "newer")
-    code, said = check(checkout, capsys)
-    assert (code, "transition: in work" in said) == (0, True)
-
-
 def test_a_debt_that_is_not_owed_is_refused(checkout, capsys):
     path = results(checkout) / "debts.json"
     path.write_text(json.dumps({"stale": {"fig1-paper": "takes a week"}}))

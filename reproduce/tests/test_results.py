@@ -62,7 +62,10 @@ def test_the_front_page_counts_claims_of_the_paper_and_never_checks(checkout):
     add_a_run(checkout, "quick")
     pages = generated(checkout)
     assert "| 3 not run | 1 holds, 1 fails |" in pages[readme]
-    assert f"**fig1, quick.** {PAPER.figure('fig1').shows}" in pages[checkout / "RESULTS.md"]
+    assert (
+        f"**fig1, quick.** Expected: {PAPER.figure('fig1').shows} Measured: 2 of 3 claims hold."
+        in pages[checkout / "RESULTS.md"]
+    )
 
 
 def test_results_begin_with_the_tally_and_then_tell_what_does_not_hold(checkout):

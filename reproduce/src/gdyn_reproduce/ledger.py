@@ -5,12 +5,9 @@
 score the package from; ``bench.json`` holds timings; ``debts.json``, by hand, names what the check lets
 pass for now::
 
-    {
-      "transition": "why stale records and claims without a control are listed instead of refused",
-      "stale": {"fig1-paper": "why this record, which `make reproduce` does not make, is not made anew"}
-    }
+    {"stale": {"fig1-paper": "why this record, which `make reproduce` does not make, is not made anew"}}
 
-Without ``transition`` the check is strict. A debt that is no longer owed is refused as well.
+A debt that is no longer owed is refused as well.
 """
 
 from __future__ import annotations
@@ -18,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +30,20 @@ SUFFIXES = (".json", ".npz", ".png", ".svg")
 """Files of one committed record."""
 
 
-@dataclass(frozen=True)
-class Debts:
-    """What the check lets pass for now; see the module's text."""
-
-    transition: str = ""
-    stale: Mapping[str, str] = field(default_factory=dict)
-
-
-def debts(results: Path) -> Debts:
-    """Read the debts of a package.
+def debts(results: Path) -> dict[str, str]:
+    """Read why records of a package may be stale, by their names.
 
     Raises:
         ValueError: If the file holds anything else.
     """
     path = results / DEBTS
     try:
-        found = Debts(**json.loads(path.read_text())) if path.exists() else Debts()
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no list of debts ({error}); it may hold 'transition' and 'stale'."
-        ) from None
-    return found
+        found = json.loads(path.read_text()) if path.exists() else {"stale": {}}
+        if found.keys() != {"stale"} or not all(isinstance(why, str) for why in found["stale"].values()):
+            raise TypeError(f"keys {sorted(found)}")
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no list of debts ({error}); it holds 'stale' alone.") from None
+    return dict(found["stale"])
 
 
 def name_of(record: Record) -> str:
@@ -90,28 +78,22 @@ def is_default(paper: Paper, record: Record) -> bool:
     return figure.in_default and record.header.preset == figure.default_preset
 
 
-def refusals(paper: Paper, records: Sequence[Record], owed: Debts) -> Iterator[str]:
+def refusals(paper: Paper, records: Sequence[Record], owed: Mapping[str, str]) -> Iterator[str]:
     """Return what a ledger may not hold, one sentence each."""
-    if not owed.transition:
-        for claim in paper.claims:
-            if claim.needs_control:
-                yield f"{claim.id} is a claim of the paper without a control, and without a reason for none."
-            if claim.registered is None:
-                yield f"{claim.id} does not say whether it was registered before or after its first run."
+    for claim in paper.claims:
+        if claim.needs_control:
+            yield f"{claim.id} is a claim of the paper without a control, and without a reason for none."
+        if claim.registered is None:
+            yield f"{claim.id} does not say whether it was registered before or after its first run."
     stale = {name_of(record): record for record in records if is_stale(paper, record)}
     for name, record in stale.items():
-        if owed.transition:
-            continue
         if is_default(paper, record):
             command = record.header.command
             yield f"{name} was made by other code; run `{command}` and `report --add` its folder."
-        elif name not in owed.stale:
+        elif name not in owed:
             yield f"{name} was made by other code; make it anew, or say in {DEBTS} why not."
-    for name in sorted(owed.stale.keys() - stale.keys()):
+    for name in sorted(owed.keys() - stale.keys()):
         yield f"{DEBTS} lists {name}, which is not stale; remove the line."
-    complete = not any(claim.needs_control or claim.registered is None for claim in paper.claims)
-    if owed.transition and not stale and complete:
-        yield f"{DEBTS} has a transition, but nothing is owed; remove the line."
     for record in records:
         for verdict in record.verdicts:
             yield from _of_verdict(name_of(record), verdict)
@@ -127,16 +109,8 @@ def _of_verdict(name: str, verdict: Verdict) -> Iterator[str]:
         yield f"{where} holds, but its value is printed outside its printed band."
 
 
-def notices(paper: Paper, records: Sequence[Record], owed: Debts) -> Iterator[str]:
+def notices(paper: Paper, records: Sequence[Record]) -> Iterator[str]:
     """Return what is let pass, one sentence each."""
-    if owed.transition:
-        uncontrolled = [claim.id for claim in paper.claims if claim.needs_control]
-        if uncontrolled:
-            yield f"{len(uncontrolled)} claims of the paper have no control yet."
-        unstated = [claim.id for claim in paper.claims if claim.registered is None]
-        if unstated:
-            yield f"{len(unstated)} claims do not say whether they were registered before or after a run."
-        yield f"transition: {owed.transition}"
     stale = [name_of(record) for record in records if is_stale(paper, record)]
     if stale:
         yield f"{len(stale)} of {len(records)} records are stale: {', '.join(stale)}."

@@ -92,11 +92,36 @@ def _figure(record: Record, rows: Sequence[Any], names: Counter[str]) -> dict[st
             for row in rows
         ],
         "picture": _picture(record.folder / "figure"),
+        "caption": caption(header.shows, [row.verdict for row in rows]),
         "numbers": _download(record.folder / "arrays.npz"),
         "config": _flat_text(record.config),
         "provenance": _flat_text(record.provenance),
         "cost": _cost(record.provenance),
     }
+
+
+def caption(shows: str, verdicts: Sequence[Any]) -> str:
+    """Say under a picture what is expected of it, and what became of each claim it carries.
+
+    >>> from types import SimpleNamespace as Verdict
+    >>> rises = Verdict(outcome="holds", statement="The loss rises.")
+    >>> caption("All rise.", [rises, Verdict(outcome="fails", statement="The norm rises.")])
+    'Expected: All rise. Measured: 1 of 2 claims holds. Fails: The norm rises.'
+    >>> caption("All rise.", [rises])
+    'Expected: All rise. Measured: the claim holds.'
+    """
+    judged = [verdict for verdict in verdicts if verdict.outcome != "not judged here"]
+    if not judged:
+        return f"Expected: {shows}"
+    held = sum(verdict.outcome == "holds" for verdict in judged)
+    if held == len(judged):
+        found = "the claim holds." if held == 1 else f"all {held} claims hold."
+    else:
+        found = f"{held or 'none'} of {len(judged)} claims {'holds' if held < 2 else 'hold'}."
+    for outcome in ("fails", "undecided", "stale"):
+        words = [verdict.statement for verdict in judged if verdict.outcome == outcome]
+        found += f" {outcome.capitalize()}: {' '.join(words)}" if words else ""
+    return f"Expected: {shows} Measured: {found}"
 
 
 def _unique(name: str, names: Counter[str]) -> str:

@@ -17,6 +17,7 @@ from gdyn_common.storage import atomic_write
 from gdyn_reproduce import benchmark
 from gdyn_reproduce.claims import KINDS, SCALES, Claim, Kind, Scale
 from gdyn_reproduce.ledger import KEY, answer_key, committed, debts, is_stale, notices, refusals
+from gdyn_reproduce.page import caption
 from gdyn_reproduce.records import Record, dump_json, read_record
 from gdyn_reproduce.registry import Paper, program, resolve
 from gdyn_reproduce.report import PAPER_KINDS, Row, rows
@@ -238,7 +239,7 @@ def _differing(files: Mapping[Path, str], root: Path) -> list[str]:
 def _judge_ledger(folder: Path, paper: Paper, records: Sequence[Record]) -> list[str]:
     """Say what is let pass, and return what is refused."""
     owed = debts(folder / "results")
-    for notice in notices(paper, records, owed):
+    for notice in notices(paper, records):
         print(f"{folder.name}: {notice}")
     return [f"{folder.name}: {problem}" for problem in refusals(paper, records, owed)]
 
@@ -348,7 +349,8 @@ def _all_results(all_papers: Mapping[Path, Paper], records: Mapping[Path, Sequen
             header = record.header
             picture = f"packages/{folder.name}/results/{header.figure}-{header.preset}.png"
             title = f"{header.figure}, {header.preset}"
-            parts += [f"![{title}: {header.shows}]({picture})", "", f"**{title}.** {header.shows}", ""]
+            words = caption(header.shows, [row.verdict for row in rows([record])])
+            parts += [f"![{title}: {header.shows}]({picture})", "", f"**{title}.** {words}", ""]
         if paper.out_of_scope:
             parts += ["Out of scope:", ""]
             parts += [f"- {name}: {reason}" for name, reason in paper.out_of_scope.items()]
