@@ -6,6 +6,10 @@ import html
 from abc import ABC, abstractmethod
 from typing import Any
 
+# of matplotlib, which a library that only computes does not import
+Axes = Any
+Figure = Any
+
 
 class Shown(ABC):
     """A result that shows its summary wherever a shell or a notebook shows the object.
@@ -33,7 +37,7 @@ class Shown(ABC):
         return f"<pre>{html.escape(self.summary())}</pre>"
 
 
-def axes_for(axes: Any = None) -> Any:
+def axes_for(axes: Axes | None = None) -> Axes:
     """Return the axes of matplotlib to draw into: those given, or those of a new figure.
 
     Raises:

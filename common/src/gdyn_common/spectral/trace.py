@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import eigh_tridiagonal
 
+from gdyn_common.display import Axes, Figure, axes_for
 from gdyn_common.spectral.eigenpairs import Matvec, _Operator, lanczos_tridiagonal
 
 
@@ -77,6 +78,13 @@ class SpectralDensity:
         Unsmoothed: without bias for polynomials of degree below twice the number of steps.
         """
         return _estimate(np.sum(self.weights * f(self.nodes), axis=1))
+
+    def plot(self, axes: Axes | None = None) -> Figure:
+        """Draw the density, into axes of matplotlib or a new figure, and return the figure."""
+        axes = axes_for(axes)
+        axes.semilogy(self.grid, np.maximum(self.density, 1e-8 * self.density.max()))
+        axes.set(title="Spectral density", xlabel="eigenvalue", ylabel="density")
+        return axes.figure
 
 
 def stochastic_lanczos_density(

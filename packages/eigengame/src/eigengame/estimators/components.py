@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from eigengame.estimators.game import Game
 from eigengame.estimators.streams import chunks, dense_rows
 from eigengame.exact import orient
+from gdyn_common.display import Axes, Figure, axes_for
 
 __all__ = ["Components"]
 
@@ -102,6 +103,27 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
         excess = np.maximum(self.explained_variance_ - noise, 0)
         V = self.components_
         return np.asarray((V.T * excess) @ V + noise * np.eye(V.shape[1], dtype=V.dtype))
+
+    def plot(self, axes: Axes | None = None) -> Figure:
+        """Draw the variance of each component with the bound of its error, and return the figure.
+
+        Components whose angle to the true one may exceed `tol` are hollow.
+
+        Args:
+            axes: Axes of matplotlib to draw into; None makes a new figure.
+        """
+        check_is_fitted(self)
+        axes = axes_for(axes)
+        index = np.arange(1, self.n_components_ + 1)
+        sure = self.angle_bounds_ <= (self.tol or np.inf)
+        axes.errorbar(index, self.explained_variance_, self.variance_errors_, fmt="none", color="0.6")
+        for chosen, fill, label in ((sure, "full", "converged"), (~sure, "none", "not converged")):
+            if chosen.any():
+                variance = self.explained_variance_[chosen]
+                axes.plot(index[chosen], variance, "o", color="C0", fillstyle=fill, label=label)
+        axes.set(title="Variance along each component", xlabel="component", ylabel="variance")
+        axes.legend()
+        return axes.figure
 
     def _scale(self) -> NDArray:
         """Return the factor of each score: 1, or with `whiten` 1 / deviation (0 where there is none)."""
