@@ -5,6 +5,7 @@ A case either agrees with plain reverse-mode autograd or is refused with a sente
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -172,6 +173,59 @@ def checkpointed():
     return Case(Net().double(), CE, draw(4, 5), classes(4))
 
 
+@case
+def hidden_from_autograd():
+    class Hidden(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = nn.Linear(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            h = torch.tanh(self.inner(x))
+            with torch.no_grad():
+                scale = self.inner(x).mean()
+            return self.outer(h * h.detach()) * scale
+
+    return Case(Hidden().double(), CE, draw(4, 5), classes(4))
+
+
+@case
+def a_hook_on_a_gradient():
+    class Hooked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = nn.Linear(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            h = torch.tanh(self.inner(x))
+            if h.requires_grad:
+                h.register_hook(lambda g: 2 * g)
+            return self.outer(h)
+
+    return Case(Hooked().double(), CE, draw(4, 5), classes(4))
+
+
+@case
+def fused_weight_norm():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = nn.Sequential(nn.utils.weight_norm(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 3)).double()
+    return Case(model, CE, draw(4, 5), classes(4), refused="fused weight norm has a wrong second derivative")
+
+
+@case
+def torch_script():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torch.jit.script(mlp())
+    return Case(model, CE, draw(4, 5), classes(4), refused="is a RecursiveScriptModule")
+
+
+@case
+def data_parallel():
+    return Case(nn.DataParallel(mlp()), CE, draw(4, 5), classes(4), refused="is a DataParallel")
+
+
 # losses ------------------------------------------------------------------------------------------
 
 
@@ -259,6 +313,44 @@ def penalty_inside_the_model():
         return F.cross_entropy(output[0], y) + 0.1 * output[1] ** 2
 
     return Case(Penalised().double(), loss, draw(4, 5), classes(4))
+
+
+@case
+def penalty_of_the_loss_on_the_live_model():
+    model = mlp()
+
+    def loss(output, y):
+        return CE(output, y) + sum(p.pow(4).sum() for p in model.parameters())
+
+    return Case(model, loss, draw(4, 5), classes(4))
+
+
+@case
+def penalty_on_a_captured_parameter():
+    model = mlp()
+    weight = model[0].weight
+
+    def loss(output, y):
+        return CE(output, y) + weight.square().sum() ** 2
+
+    return Case(model, loss, draw(4, 5), classes(4), refused="reaches parameter '0.weight' by a reference")
+
+
+@case
+def a_cache_of_an_earlier_call():
+    class Caching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.cache = nn.Linear(5, 3), {}
+
+        def forward(self, x):
+            if "square" not in self.cache:
+                self.cache["square"] = self.linear.weight @ self.linear.weight.T
+            return self.linear(x) @ self.cache["square"]
+
+    model = Caching().double()
+    model(draw(2, 5))
+    return Case(model, CE, draw(4, 5), classes(4), refused="reaches parameter 'linear.weight' by a reference")
 
 
 # normalisation, modes, randomness ----------------------------------------------------------------
@@ -436,6 +528,33 @@ def embedding_with_padding():
 
 
 @case
+def embedding_with_padding_by_function():
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Parameter(torch.randn(7, 3)), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.head(F.embedding(x, self.table, padding_idx=0).mean(1).tanh())
+
+    return Case(Padded().double(), CE, torch.tensor([[0, 1], [2, 3], [0, 0]]), classes(3))
+
+
+@case
+def embedding_with_gradients_by_frequency():
+    model = nn.Sequential(nn.Embedding(7, 3, scale_grad_by_freq=True), nn.Flatten(), nn.Linear(6, 3))
+    x = torch.tensor([[0, 1], [2, 3], [0, 0]])
+    return Case(model.double(), CE, x, classes(3), refused="scale_grad_by_freq")
+
+
+@case
+def embedding_bag():
+    model = nn.Sequential(nn.EmbeddingBag(7, 3), nn.Tanh(), nn.Linear(3, 3)).double()
+    x = torch.tensor([[0, 1], [2, 3], [0, 0]])
+    return Case(model, CE, x, classes(3), refused="no second derivative that PyTorch can compute")
+
+
+@case
 def sparse_embedding():
     model = nn.Sequential(nn.Embedding(7, 3, sparse=True), nn.Flatten(), nn.Linear(6, 3)).double()
     return Case(model, CE, torch.tensor([[0, 1], [2, 3], [0, 0]]), classes(3))
@@ -505,6 +624,19 @@ def gru_with_time_first():
             return self.head(self.cell(x)[0][-1])
 
     return Case(Recurrent().double(), CE, draw(3, 3, 3), classes(3))
+
+
+@case
+def tokens_with_time_first():
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.GRU(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.head(self.cell(x)[0]).permute(1, 2, 0)
+
+    return Case(Tagger().double(), CE, draw(5, 2, 3), torch.randint(3, (2, 5)))
 
 
 @case

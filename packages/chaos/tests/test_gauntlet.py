@@ -15,12 +15,13 @@ from torch.nn import functional as F
 
 from chaos.o2grad import LossSurface
 from chaos.o2grad.batches import call
+from chaos.o2grad.exact import ExactHessian
 
 EXACT_TO = 1e-9  # sums of the same float64 terms in another order; entries are of order one
 REFUSED = [name for name, make in CASES.items() if make().refused]
 EXACT = [name for name in CASES if name not in REFUSED]
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using a target size")
+pytestmark = pytest.mark.filterwarnings("ignore:Using a target size", "ignore:The backend .*sweep disagrees")
 
 
 def made(name):
@@ -169,18 +170,13 @@ def test_a_wrong_fast_result_is_found_and_replaced(monkeypatch):
     """The check of every result by a product of the module itself, with the sweep broken on purpose."""
     case = made("summed_cross_entropy")
     surface = LossSurface(case.model, case.loss)
-    right = surface._sweep
-
-    def wrong(*args):
-        return right(*args) * 1.01
-
-    monkeypatch.setattr(surface, "_sweep", wrong)
+    right = ExactHessian.by_sweep
+    monkeypatch.setattr(ExactHessian, "by_sweep", lambda *args: right(*args) * 1.01)
     with pytest.warns(UserWarning, match="backend sweep disagrees"):
         H = surface.hessian(None, case.x, case.y)
     assert H.backend == "generic"
     assert (H.dense() - oracle(case)).abs().max() < EXACT_TO
     insisting = LossSurface(case.model, case.loss, backend="sweep")
-    monkeypatch.setattr(insisting, "_sweep", wrong)
     with pytest.raises(ValueError, match="backend='sweep' does not apply: its result disagrees"):
         insisting.hessian(None, case.x, case.y)
 
@@ -358,6 +354,36 @@ def test_fisher_is_the_mean_of_outer_products():
     V = torch.randn(39, 2, dtype=torch.float64)
     found = LossSurface(model, nn.CrossEntropyLoss()).operator(None, (x, y), "fisher").matvec(V)
     assert (found - G.T @ (G @ V) / 5).abs().max() < 1e-13
+
+
+def test_a_model_that_couples_samples_has_no_fisher_matrix():
+    torch.manual_seed(0)
+    net = mlp()
+    net[1].forward = lambda h: torch.tanh(h - h.mean(0))
+    operator = LossSurface(net, nn.CrossEntropyLoss()).operator(None, (draw(6, 5), classes(6)), "fisher")
+    with pytest.raises(ValueError, match="gradients of single samples do not add up"):
+        operator.matvec(torch.ones(39, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "error", "message"),
+    [
+        (lambda x: [][1], draw(4, 5), IndexError, "list index out of range"),
+        (
+            lambda x: x @ torch.ones(3, 3),
+            draw(4, 5),
+            RuntimeError,
+            "cannot be multiplied",
+        ),
+    ],
+)
+def test_errors_of_the_model_keep_their_words(model, x, error, message):
+    net = mlp()
+    net[1].forward = model
+    surface = LossSurface(net, nn.CrossEntropyLoss())
+    for tool in (surface.hessian, lambda *batch: surface.hvp(*batch, torch.ones(39))):
+        with pytest.raises(error, match=message):
+            tool(None, x, classes(4))
 
 
 def test_an_unknown_kind_of_curvature_is_refused():

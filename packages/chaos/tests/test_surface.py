@@ -269,7 +269,7 @@ X, Y = torch.ones(4, 2), torch.tensor([0, 1, 0, 1])
         (lambda s: s.hessian(None, X[:0], Y[:0]), "batch is empty"),
         (lambda s: s.hessian(None, X * torch.nan, Y), "x holds non-finite"),
         (lambda s: s.hessian(None, X, Y + 5), "Targets are out of range"),
-        (lambda s: s.hessian(None, X, Y[:3]), "x has 4 samples and y has shape"),
+        (lambda s: s.hessian(None, X, Y[:3]), r"batch_size \(4\) to match target batch_size \(3\)"),
         (lambda s: s.hessian(torch.zeros(5), X, Y), r"params has shape \(5,\); this model has 17"),
         (lambda s: s.hessian(torch.full((17,), torch.nan), X, Y), "params holds non-finite"),
         (lambda s: s.hessian({"0.weight": X}, X, Y), "params lacks 0.bias"),

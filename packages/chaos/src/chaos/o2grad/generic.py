@@ -1,13 +1,15 @@
-"""Backend 1: exact Hessians of any module by forward-over-reverse differentiation.
+"""Backend 1: exact Hessians of any module by differentiating its backward pass.
 
-Columns are computed in chunks, as many at once as a memory budget allows. Where an operation has no
-forward-mode rule the columns come from reverse-over-reverse differentiation instead.
+Columns are computed in chunks, as many at once as a memory budget allows. Where the backward pass of an
+operation cannot be differentiated, forward-over-reverse differentiation is tried instead. It is second
+choice, because it does not see what a forward pass hides from autograd (`torch.no_grad`, hooks on tensors).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,8 +23,8 @@ Progress = Callable[[int, int], None]
 #: Bytes per column and activation entry that a chunk holds: value, tangent, adjoint and its tangent, twice
 #: for temporaries.
 _COPIES = 8
-#: Columns per chunk beyond which larger chunks only leave the caches: 1024 beats 5350 by a fifth on the MLP.
-_LARGEST_CHUNK = 1024
+#: Columns per chunk beyond which larger chunks only leave the caches: 512 beats 2048 by a fifth on the MLP.
+_LARGEST_CHUNK = 512
 
 
 def chunk_size(n: int, activations: int, itemsize: int, budget: int) -> int:
@@ -37,53 +39,6 @@ def chunk_size(n: int, activations: int, itemsize: int, budget: int) -> int:
     return max(1, min(n, _LARGEST_CHUNK, budget // (_COPIES * itemsize * (n + activations))))
 
 
-def hvp_columns(
-    function: Scalar,
-    point: Float[Tensor, " n"],
-    directions: Float[Tensor, "k n"],
-    *,
-    chunk: int,
-    progress: Progress | None = None,
-) -> Float[Tensor, "k n"]:
-    """Hessian-vector products of a scalar function with the rows of ``directions``.
-
-    Example:
-        >>> hvp_columns(lambda v: (v**3).sum() / 6, torch.tensor([1.0, 2.0]), torch.eye(2), chunk=2)
-        tensor([[1., 0.],
-                [0., 2.]])
-
-    Raises:
-        ValueError: If an operation of the function has no second derivative; it is named.
-    """
-    if len(directions) == 1:
-        try:
-            return Linearisation(function, point).product(directions[0], last=True)[None]
-        except (NotImplementedError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise  # forward mode may still know the operation
-    gradient = torch.func.grad(function)
-
-    def forward(v: Tensor) -> Tensor:
-        product: Tensor = torch.func.jvp(gradient, (point,), (v,))[1]
-        return product
-
-    try:
-        with warnings.catch_warnings():  # of operations that vmap has no batching rule for; slow, and right
-            warnings.filterwarnings("ignore", message="There is a performance drop")
-            return _in_chunks(torch.func.vmap(forward), directions, chunk, progress)
-    except (NotImplementedError, RuntimeError) as error:
-        forward_error = error
-    try:
-        return reverse_over_reverse(function, point, directions, chunk, progress)
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ValueError(
-            f"The loss has no second derivative that PyTorch can compute. Forward mode: "
-            f"{_first_line(forward_error)} Reverse mode: {_first_line(error)}"
-        ) from error
-
-
 class Linearisation:
     """The gradient of a scalar function at a point with its graph, kept for products with the Hessian.
 
@@ -91,7 +46,6 @@ class Linearisation:
 
     Attributes:
         value: The function's value.
-        gradient: Its gradient.
 
     The point is not copied; it must stay as it is while products are taken.
 
@@ -99,26 +53,26 @@ class Linearisation:
         >>> lines = Linearisation(lambda v: (v**3).sum() / 6, torch.tensor([1.0, 2.0]))
         >>> lines.product(torch.tensor([1.0, 1.0]))
         tensor([1., 2.])
+        >>> lines.products(torch.eye(2))
+        tensor([[1., 0.],
+                [0., 2.]])
 
     Raises:
-        RuntimeError: If an operation's backward pass cannot be differentiated.
+        ValueError: If the function reads parameters past the point, or holds an operation whose second
+            derivative PyTorch has wrong.
     """
 
     def __init__(self, function: Scalar, point: Float[Tensor, " n"]) -> None:
-        # With one leaf for each parameter no backward pass has to put a flat vector together.
-        split = function.layout.unflatten(point) if isinstance(function, LossFunction) else {"": point}
+        self._function, self._point = function, point
+        self._no_reverse: Exception | None = None
         with torch.enable_grad():
-            parts = {name: part.detach().requires_grad_() for name, part in split.items()}
-            self._leaves = tuple(parts.values())
-            value = function.of_parts(parts) if isinstance(function, LossFunction) else function(parts[""])
-            if value.requires_grad:
-                gradients = torch.autograd.grad(
-                    value, self._leaves, create_graph=True, materialize_grads=True
-                )
-            else:
-                gradients = tuple(map(torch.zeros_like, self._leaves))
-        self.value, self._gradients = value.detach(), gradients
-        _refuse_delayed_errors(gradients)
+            self._leaves, value = value_on_leaves(function, point)
+            self._gradients = gradients_of(value, self._leaves, create_graph=True)
+        self.value = value.detach()
+        try:
+            check_graph((value, *self._gradients), function)
+        except NotImplementedError as error:
+            self._no_reverse = error
 
     @property
     def gradient(self) -> Float[Tensor, " n"]:
@@ -126,12 +80,43 @@ class Linearisation:
         return torch.cat([part.detach().reshape(-1) for part in self._gradients])
 
     def product(self, v: Float[Tensor, " n"], *, last: bool = False) -> Float[Tensor, " n"]:
-        """Return the Hessian times a vector; the `last` one frees the graph, which is quicker."""
-        return self._differentiate(v, batched=False, keep=not last)
+        """Return the Hessian times a vector; the `last` one frees the graph, which is quicker.
 
-    def products(self, V: Float[Tensor, "k n"]) -> Float[Tensor, "k n"]:
-        """Return the Hessian times each row."""
-        return self._differentiate(V, batched=True, keep=True)
+        Raises:
+            ValueError: As :meth:`products`.
+        """
+        if self._no_reverse is None:
+            try:
+                return self._differentiate(v, batched=False, keep=not last)
+            except (NotImplementedError, RuntimeError) as error:
+                self._fall_back(error)
+        return self._forward(v[None], 1)[0]
+
+    def products(self, V: Float[Tensor, "k n"], chunk: int | None = None) -> Float[Tensor, "k n"]:
+        """Return the Hessian times each row, `chunk` rows at a time.
+
+        Raises:
+            ValueError: If an operation of the function has no second derivative; it is named.
+        """
+        chunk = chunk or len(V)
+        if len(V) == 1:
+            return self.product(V[0])[None]
+        if self._no_reverse is None:
+            try:
+                return _in_chunks(lambda W: self._differentiate(W, batched=True, keep=True), V, chunk)
+            except (NotImplementedError, RuntimeError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+            try:  # an operation without a batching rule: one column at a time
+                return torch.stack([self._differentiate(v, batched=False, keep=True) for v in V])
+            except (NotImplementedError, RuntimeError) as error:
+                self._fall_back(error)
+        return self._forward(V, chunk)
+
+    def _fall_back(self, error: Exception) -> None:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise error
+        self._no_reverse = error
 
     def _differentiate(self, v: Tensor, *, batched: bool, keep: bool) -> Tensor:
         pieces = v.split([leaf.numel() for leaf in self._leaves], dim=-1)
@@ -143,14 +128,17 @@ class Linearisation:
         if not curved:
             return torch.zeros_like(v)
         gradients, directions = zip(*curved, strict=True)
-        products = torch.autograd.grad(
-            gradients,
-            self._leaves,
-            directions,
-            retain_graph=keep,
-            is_grads_batched=batched,
-            materialize_grads=True,
-        )
+        with warnings.catch_warnings():  # of operations that vmap has no batching rule for; slow, and right
+            if batched:
+                warnings.filterwarnings("ignore", message="There is a performance drop")
+            products = torch.autograd.grad(
+                gradients,
+                self._leaves,
+                directions,
+                retain_graph=keep,
+                is_grads_batched=batched,
+                materialize_grads=True,
+            )
         rows = v.shape[:-1]  # of an unreachable parameter there is one row of zeros for all
         return torch.cat(
             [
@@ -160,68 +148,110 @@ class Linearisation:
             dim=-1,
         )
 
+    def _forward(self, V: Tensor, chunk: int) -> Tensor:
+        gradient = torch.func.grad(self._function)
 
-def _in_chunks(
-    product: Callable[[Tensor], Tensor], directions: Tensor, chunk: int, progress: Progress | None
-) -> Tensor:
-    total = len(directions)
-    if chunk >= total:
-        return product(directions)
-    out = torch.empty_like(directions)
-    for start in range(0, total, chunk):
-        out[start : start + chunk] = product(directions[start : start + chunk])
-        if progress is not None:
-            progress(min(start + chunk, total), total)
-    return out
+        def product(v: Tensor) -> Tensor:
+            found: Tensor = torch.func.jvp(gradient, (self._point,), (v,))[1]
+            return found
+
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="There is a performance drop")
+                return _in_chunks(torch.func.vmap(product), V, chunk)
+        except (NotImplementedError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(
+                f"The loss has no second derivative that PyTorch can compute. Reverse mode: "
+                f"{_first_line(self._no_reverse)} Forward mode: {_first_line(error)}"
+            ) from error
 
 
-def reverse_over_reverse(
-    function: Scalar, point: Tensor, directions: Tensor, chunk: int, progress: Progress | None = None
-) -> Tensor:
-    """Hessian-vector products by differentiating the backward pass, as autograd does.
+def value_on_leaves(function: Scalar, point: Float[Tensor, " n"]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return leaves and the function's value on them.
+
+    With one leaf for each parameter no backward pass has to put a flat vector together.
+    """
+    if not isinstance(function, LossFunction):
+        leaf = point.detach().requires_grad_()
+        return (leaf,), function(leaf)
+    parts = {name: part.detach().requires_grad_() for name, part in function.layout.unflatten(point).items()}
+    return tuple(parts.values()), function.of_parts(parts)
+
+
+def gradients_of(value: Tensor, leaves: tuple[Tensor, ...], *, create_graph: bool) -> tuple[Tensor, ...]:
+    """Return the gradients of a value, zeros where it does not depend on a leaf."""
+    if not value.requires_grad:
+        return tuple(map(torch.zeros_like, leaves))
+    return torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True)
+
+
+def check_graph(roots: Iterable[Tensor], function: Scalar, *, second_order: bool = True) -> None:
+    """Look through the graph for what would make derivatives silently wrong.
 
     Raises:
-        RuntimeError: If an operation's backward pass cannot be differentiated.
+        NotImplementedError: For operations marked ``once_differentiable``: autograd takes them for constants.
+        ValueError: For an operation whose second derivative is wrong, or a parameter of the model that is
+            reached by a reference, so that it does not follow the point.
     """
-    lines = Linearisation(function, point)
-    try:
-        return _in_chunks(lines.products, directions, chunk, progress)
-    except RuntimeError:  # an operation without a batching rule: one column at a time
-        return torch.stack([lines.product(v) for v in directions])
-
-
-def _refuse_delayed_errors(gradients: Sequence[Tensor]) -> None:
-    """Look for operations marked ``once_differentiable``: autograd takes them for constants."""
-    nodes, seen = [gradient.grad_fn for gradient in gradients], set()
+    live = function.live if isinstance(function, LossFunction) else {}
+    nodes: list[Any] = [root.grad_fn for root in roots]
+    seen: set[Any] = set()
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node.name().endswith("Error"):
-            raise RuntimeError("an operation's backward is marked @once_differentiable.")
+        kind = type(node).__name__
         nodes.extend(parent for parent, _ in node.next_functions)
+        if kind == "AccumulateGrad" and id(node.variable) in live:
+            raise ValueError(
+                f"The loss reaches parameter {live[id(node.variable)]!r} by a reference of its own (a "
+                "captured tensor, or a value kept from an earlier call), so it does not follow the point "
+                "of evaluation. Read it from the model each time: model.get_parameter(name)."
+            )
+        if kind == "EmbeddingBackward0" and node._saved_scale_grad_by_freq:
+            raise ValueError(
+                "An embedding has scale_grad_by_freq, so what its backward pass returns is no gradient of "
+                "the loss. Set it to False."
+            )
+        if not second_order:
+            continue
+        if kind.endswith("Error"):
+            raise NotImplementedError("an operation's backward is marked @once_differentiable.")
+        if kind.startswith("WeightNormInterface"):
+            raise ValueError(
+                "PyTorch's fused weight norm has a wrong second derivative. Use "
+                "torch.nn.utils.parametrizations.weight_norm instead of torch.nn.utils.weight_norm."
+            )
 
 
-def _first_line(error: BaseException) -> str:
+def _in_chunks(product: Callable[[Tensor], Tensor], V: Tensor, chunk: int) -> Tensor:
+    parts = [product(rows) for rows in V.split(chunk)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _first_line(error: BaseException | None) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def dense_hessian(
     function: Scalar, point: Float[Tensor, " n"], *, chunk: int, progress: Progress | None = None
 ) -> Float[Tensor, "n n"]:
-    """All rows of the Hessian, chunk by chunk; symmetric up to rounding."""
-    n = len(point)
-    if chunk >= n:
-        H = hvp_columns(function, point, torch.eye(n, dtype=point.dtype, device=point.device), chunk=chunk)
-    else:
-        H, basis = point.new_empty(n, n), point.new_zeros(chunk, n)
-        for start in range(0, n, chunk):
-            stop = min(start + chunk, n)
-            ones = basis[: stop - start, start:stop].diagonal()
-            ones.fill_(1)
-            H[start:stop] = hvp_columns(function, point, basis[: stop - start], chunk=chunk)
-            ones.zero_()
-            if progress is not None:
-                progress(stop, n)
+    """All rows of the Hessian, chunk by chunk; symmetric up to rounding.
+
+    Raises:
+        ValueError: As :meth:`Linearisation.products`.
+    """
+    n, lines = len(point), Linearisation(function, point)
+    H, basis = point.new_empty(n, n), point.new_zeros(min(chunk, n), n)
+    for start in range(0, n, chunk):
+        stop = min(start + chunk, n)
+        ones = basis[: stop - start, start:stop].diagonal()
+        ones.fill_(1)
+        H[start:stop] = lines.products(basis[: stop - start])
+        ones.zero_()
+        if progress is not None:
+            progress(stop, n)
     return H

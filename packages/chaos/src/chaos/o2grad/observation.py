@@ -47,14 +47,14 @@ def untouched(*parts: object) -> Iterator[Watch]:
         parts: Modules; other objects are passed over.
     """
     modules = [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
-    attributes = [(module, [dict(part) for part in _parts(module)]) for module in modules]
+    saved = [(part, part.copy()) for module in modules for part in _parts(module)]
     buffers = [(b, b.detach().clone()) for module in modules for b in module.buffers(recurse=False)]
     before = _random_state()
     watch = Watch()
     try:
         with ExitStack() as stack:
             for module in modules:
-                _make_differentiable(module, stack)
+                _make_differentiable(module)
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if "torch._dynamo" in sys.modules and hasattr(
                 torch.compiler, "set_stance"
@@ -62,10 +62,9 @@ def untouched(*parts: object) -> Iterator[Watch]:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield watch
     finally:
-        for module, saved in attributes:
-            for part, entries in zip(_parts(module), saved, strict=True):
-                part.clear()
-                part.update(entries)
+        for part, entries in saved:
+            part.clear()
+            part.extend(entries) if isinstance(part, list) else part.update(entries)
         for buffer, value in buffers:
             if not _same(buffer, value):
                 with torch.no_grad():
@@ -76,33 +75,24 @@ def untouched(*parts: object) -> Iterator[Watch]:
             _set_random_state(before)
 
 
-def _parts(module: nn.Module) -> tuple[dict[str, Any], ...]:
-    """The attributes of a module, its own parameters and its own buffers.
+def _parts(module: nn.Module) -> list[Any]:
+    """The attributes of a module, and what it holds in dictionaries, lists and sets: parameters, caches.
 
     ``functional_call`` puts back the parameters of a module that is used twice in the wrong order, which
     leaves the swapped ones in place; so they are put back here as well.
     """
-    return vars(module), module._parameters, module._buffers
+    return [vars(module), *(part for part in vars(module).values() if isinstance(part, dict | list | set))]
 
 
-def _make_differentiable(module: nn.Module, stack: ExitStack) -> None:
+def _make_differentiable(module: nn.Module) -> None:
     """Let a module compute the same value in a form whose second derivatives are right; undone at the end."""
     if isinstance(module, _NormBase) and module.training and module.track_running_stats:
         module.track_running_stats = False
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         module.sparse = False  # a sparse gradient cannot be differentiated again
-    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-        # Backward passes leave the padding row out, and forward-mode derivatives do not.
-        hook = module.register_forward_hook(_hold_padding)
-        stack.callback(hook.remove)
-    elif isinstance(module, _WeightNorm):
+    if isinstance(module, _WeightNorm):
         # PyTorch's fused weight norm has a wrong second derivative: its Hessian is not even symmetric.
         vars(module)["forward"] = partial(_weight_norm, module.dim)
-
-
-def _hold_padding(module: nn.Embedding, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-    padding = torch.eq(args[0], module.padding_idx or 0)
-    return torch.where(padding[..., None], output.detach(), output)
 
 
 def _weight_norm(dim: int, magnitude: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
@@ -168,10 +158,15 @@ def check_is_function(model: nn.Module) -> None:
     """Refuse a module whose output is no function of its parameters, naming the layer.
 
     Raises:
-        ValueError: If a dropout layer is active, or a layer rewrites its own weights.
+        ValueError: If a dropout layer is active, a layer rewrites its own weights, or is TorchScript.
     """
     for name, module in model.named_modules():
         place = repr(name or "(root)")
+        if isinstance(module, torch.jit.ScriptModule | nn.DataParallel):
+            raise ValueError(
+                f"Module {place} is a {type(module).__name__}, whose parameters cannot be swapped; pass the "
+                "module within."
+            )
         if getattr(module, "max_norm", None) is not None and isinstance(
             module, nn.Embedding | nn.EmbeddingBag
         ):

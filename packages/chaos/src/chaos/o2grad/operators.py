@@ -19,7 +19,7 @@ from torch import Tensor
 from chaos.o2grad.averaging import Averaging, Observed
 from chaos.o2grad.batches import Batch, Inputs, is_batch, join, num_samples, pairs, select
 from chaos.o2grad.budget import check_budget
-from chaos.o2grad.generic import Linearisation, hvp_columns
+from chaos.o2grad.generic import Linearisation
 from gdyn_common.errors import unknown
 from gdyn_common.seeding import generator as named_generator
 from gdyn_common.spectral import (
@@ -219,16 +219,10 @@ class CurvatureOperator:
         return multiply, outputs[0]
 
     def _hessian(self, function: Callable[[Tensor], Tensor], x: Inputs) -> Product:
-        lines: Linearisation | None
-        try:
-            lines = Linearisation(function, self.point)
-        except (NotImplementedError, RuntimeError):  # named by hvp_columns if forward mode fails too
-            lines = None
+        lines = Linearisation(function, self.point)
 
         def multiply(rows: Tensor) -> Tensor:
-            if lines is not None and len(rows) == 1:
-                return lines.product(rows[0])[None]
-            return hvp_columns(function, self.point, rows, chunk=self.surface.chunk(len(rows), x, self.point))
+            return lines.products(rows, self.surface.chunk(len(rows), x, self.point) if len(rows) > 1 else 1)
 
         return multiply
 
@@ -267,6 +261,13 @@ class CurvatureOperator:
         counted = [i for i, weight in enumerate(weights) if weight]
         G, w = torch.stack(gradients)[counted], torch.tensor(weights).to(self.point)[counted]
         shares = w if self._averaging.rule == "sum" else w / w.sum()
+        whole = Linearisation(self.surface.function(x, y), self.point).gradient
+        gap, scale = (shares @ G - whole).abs().max(), (shares @ G.abs()).max()
+        if gap > 1e3 * torch.finfo(G.dtype).eps * scale:
+            raise ValueError(
+                "The gradients of single samples do not add up to that of the batch, so they make no Fisher "
+                "matrix: the first axis of x does not count samples, or the model couples them."
+            )
 
         def multiply(rows: Tensor) -> Tensor:
             return (rows @ G.T * shares) @ G

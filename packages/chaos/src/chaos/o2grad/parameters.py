@@ -6,7 +6,7 @@ Order everywhere: ``model.parameters()`` (tied weights once, frozen ones left ou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -152,6 +152,7 @@ class LossFunction:
         y: Targets, ``None`` where the loss takes the output only.
         dtype: Type of the computation.
         seen: Called with every output of the model.
+        live: Names of the model's own tensors by identity; a graph of this function must not reach them.
     """
 
     model: nn.Module
@@ -161,6 +162,12 @@ class LossFunction:
     y: Any
     dtype: torch.dtype
     seen: Callable[[Any], None]
+    live: dict[int, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Note the model's own tensors before they are swapped."""
+        live = {id(p): name for name, p in self.model.named_parameters() if name in self.layout.names}
+        object.__setattr__(self, "live", live)
 
     def __call__(self, flat: Float[Tensor, " n"]) -> Tensor:
         """Return the loss at flat parameters."""
@@ -168,11 +175,27 @@ class LossFunction:
 
     def of_parts(self, parts: Mapping[str, Tensor]) -> Tensor:
         """Return the loss at parameters by name."""
-        args, kwargs = arguments(self.x)
-        values = {**constants(self.model, self.layout, self.dtype), **parts}
-        output = torch.func.functional_call(self.model, values, args, kwargs)
-        self.seen(output)
-        return check_scalar(self.loss(output) if self.y is None else self.loss(output, self.y))
+        values = constants(self.model, self.layout, self.dtype) | dict(parts)
+        joint = _ModelAndLoss(self)
+        result = torch.func.functional_call(
+            joint, {f"model.{name}": value for name, value in values.items()}, ()
+        )
+        return check_scalar(result)
+
+
+class _ModelAndLoss(nn.Module):
+    """Both as one module: a loss that reads parameters of the model finds those of the point."""
+
+    def __init__(self, function: LossFunction) -> None:
+        super().__init__()
+        self.model, self._function = function.model, function
+
+    def forward(self) -> Any:
+        of = self._function
+        args, kwargs = arguments(of.x)
+        output = self.model(*args, **kwargs)
+        of.seen(output)
+        return of.loss(output) if of.y is None else of.loss(output, of.y)
 
 
 def check_scalar(value: Tensor) -> Tensor:

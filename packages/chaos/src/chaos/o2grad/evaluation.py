@@ -1,0 +1,205 @@
+"""The loss of a module as a function of its parameters: value, gradient, Jacobian of the output.
+
+What every derivative needs stands here: the point, the batch in the type of the computation, and the
+promise that nothing of the module is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from chaos.o2grad.batches import Inputs, call, cast, num_samples, tensors
+from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
+from chaos.o2grad.generic import check_graph, chunk_size, gradients_of, value_on_leaves
+from chaos.o2grad.losses import Loss
+from chaos.o2grad.observation import check_is_function, random_layer, untouched
+from chaos.o2grad.parameters import (
+    LossFunction,
+    ParameterLayout,
+    Parameters,
+    all_finite,
+    constants,
+    flat_parameters,
+)
+
+
+class DisagreementError(ValueError):
+    """Two evaluations of one function differ."""
+
+    def __init__(self, *, is_random: bool = False) -> None:
+        super().__init__(
+            "Two evaluations of the second derivative disagree, or it is not symmetric. So the loss is no "
+            "function of the parameters (it is random, or keeps state between calls), or an operation's "
+            "derivative is wrong."
+        )
+        self.is_random = is_random
+
+
+class LossEvaluation:
+    """``L(theta; x, y) = loss(model_theta(x), y)``, its gradient, and the Jacobian of the model.
+
+    Args:
+        model: Any module with parameters that require a gradient.
+        loss: As of :class:`~chaos.o2grad.LossSurface`, like the arguments below.
+        dtype: Type of the computation.
+        layers: The parameters that are differentiated.
+        memory_budget: Bytes.
+
+    Raises:
+        ValueError: For an unknown type, or a module without trainable parameters.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        dtype: torch.dtype | None = None,
+        layers: Sequence[str] | None = None,
+        memory_budget: int = DEFAULT_BUDGET,
+    ) -> None:
+        self.model, self.loss, self.memory_budget = model, loss, memory_budget
+        self.layout = ParameterLayout.of(model, layers)
+        self.dtype = _type_of_computation(model, dtype)
+
+    @property
+    def n(self) -> int:
+        """Number of differentiated parameters."""
+        return self.layout.n
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are, and so every result."""
+        return next(self.model.parameters()).device
+
+    def value_and_gradient(self, params: Parameters, x: Inputs, y: Any) -> tuple[Tensor, Float[Tensor, " n"]]:
+        """Loss and flat gradient.
+
+        Args:
+            params: Point of evaluation: ``None`` (the current one), a flat tensor or a dict by name.
+            x: Inputs (batch, ...).
+            y: Targets (batch, ...).
+
+        Raises:
+            ValueError: For an empty or non-finite batch, targets out of range, or a random loss.
+        """
+        with self.evaluation(x, y) as (x, y):
+            function = self.function(x, y)
+            with torch.enable_grad():
+                leaves, value = value_on_leaves(function, self.point(params))
+                check_graph([value], function, second_order=False)
+                gradients = gradients_of(value, leaves, create_graph=False)
+        return value.detach(), torch.cat([part.reshape(-1) for part in gradients])
+
+    def jacobian(self, params: Parameters, x: Inputs, *, chunk: int | None = None) -> Tensor:
+        """Derivative of the output, (batch, outputs, n)."""
+        check_budget(num_samples(x), self.n, self.dtype, self.memory_budget)
+        with self.evaluation(x, None) as (x, _), torch.no_grad():
+            function = torch.func.jacrev(lambda flat: self.output(flat, x).flatten(1), chunk_size=chunk)
+            jacobian: Tensor = function(self.point(params))
+        return jacobian
+
+    def point(self, params: Parameters) -> Float[Tensor, " n"]:
+        """Return the point of evaluation as a flat vector of its own."""
+        return flat_parameters(self.model, self.layout, params, self.dtype)
+
+    def function(self, x: Inputs, y: Any, seen: Callable[[Any], None] = lambda output: None) -> LossFunction:
+        """Return the loss of a batch as a function of the parameters; `seen` is told the outputs."""
+        return LossFunction(self.model, self.layout, self.loss, x, y, self.dtype, seen)
+
+    def check_columns(self, V: Tensor) -> None:
+        """Refuse directions that are not those of this model's parameters.
+
+        Raises:
+            ValueError: If V has another number of rows than there are parameters.
+        """
+        if V.ndim not in (1, 2) or V.shape[0] != self.n:
+            raise ValueError(
+                f"V has {V.shape[0] if V.ndim else 0} rows; this model has {self.n} parameters "
+                "(columns are directions)."
+            )
+
+    def output(self, flat: Tensor, x: Inputs) -> Tensor:
+        """Return the model's output at a point.
+
+        Raises:
+            TypeError: If it is not one tensor.
+        """
+        values = {**constants(self.model, self.layout, self.dtype), **self.layout.unflatten(flat)}
+        output = call(lambda *a, **k: torch.func.functional_call(self.model, values, a, k), x)
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"The model returns {type(output).__name__}; a Jacobian and the Gauss-Newton matrix need a "
+                "model that returns one tensor (batch, ...)."
+            )
+        return output
+
+    def chunk(self, columns: int, x: Inputs, point: Tensor) -> int:
+        """Return how many columns to compute at once, within the memory budget."""
+        activations = 0
+
+        def count(module: nn.Module, inputs: object, output: object) -> None:
+            nonlocal activations
+            activations += sum(tensor.numel() for tensor in tensors(output))
+
+        hooks = [module.register_forward_hook(count) for module in self.model.modules()]
+        try:
+            values = {**constants(self.model, self.layout, self.dtype), **self.layout.unflatten(point)}
+            call(lambda *a, **k: torch.func.functional_call(self.model, values, a, k), x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return min(columns, chunk_size(self.n, activations, point.element_size(), self.memory_budget))
+
+    @contextmanager
+    def evaluation(self, x: Inputs, y: Any) -> Iterator[tuple[Inputs, Any]]:
+        """Check and cast a batch, and leave no trace of what is done with it."""
+        check_is_function(self.model)
+        _check_batch(x)
+        batch = cast(x, self.dtype), cast(y, self.dtype)
+        try:
+            with untouched(self.model, self.loss) as watch:
+                yield batch
+        except IndexError as error:
+            if "Target" not in str(error):
+                raise
+            raise ValueError(f"Targets are out of range for the model's outputs: {error}") from error
+        except DisagreementError as error:
+            if not (error.is_random or watch.random_moved):
+                raise
+            watch.random_moved = True
+        if watch.random_moved:
+            evaluate = self.function(*batch)
+            layer = random_layer(self.model, lambda: evaluate(self.point(None)))
+            where = f"layer {layer!r}" if layer else "the loss"
+            raise ValueError(
+                f"The loss is random ({where} uses the random state), so it has no fixed curvature. "
+                "Call .eval() on the model, or remove the randomness."
+            )
+
+
+def _check_batch(x: Inputs) -> None:
+    num_samples(x)
+    for tensor in tensors(x):
+        if tensor.is_floating_point() and not all_finite(tensor):
+            if not isinstance(x, Tensor) and not torch.isnan(tensor).any():
+                continue  # infinities in a mask among several inputs are meant
+            raise ValueError("x holds non-finite values (NaN or infinity).")
+
+
+def _type_of_computation(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype:
+    asked = dtype
+    if dtype is None:
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        if dtype in (torch.bfloat16, torch.float16):
+            dtype = torch.float32
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"dtype is {asked}; second derivatives are computed in torch.float32 or torch.float64."
+        )
+    return dtype

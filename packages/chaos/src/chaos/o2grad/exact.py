@@ -1,0 +1,171 @@
+"""The dense Hessian of a batch by the fastest backend that applies, checked by one product.
+
+The sweep and the compression read the layers of a module; what a module does besides is seen by the check:
+every result is compared with a Hessian-vector product of the module itself for a random vector.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chaos.o2grad.batches import Inputs
+from chaos.o2grad.budget import check_budget
+from chaos.o2grad.compression import input_frame
+from chaos.o2grad.evaluation import DisagreementError, LossEvaluation
+from chaos.o2grad.frames import IdentityFrame, InputFrame
+from chaos.o2grad.generic import Linearisation, Progress, dense_hessian
+from chaos.o2grad.hessian import Hessian
+from chaos.o2grad.layers import UnsupportedError
+from chaos.o2grad.observation import untouched
+from chaos.o2grad.parameters import ParameterLayout, constants
+from chaos.o2grad.sweep import Sweep
+from chaos.o2grad.tree import build_tree
+
+BACKENDS = ("auto", "generic", "compression", "sweep")
+
+
+@dataclass(frozen=True)
+class ExactHessian:
+    """One Hessian to be computed.
+
+    Attributes:
+        of: The loss.
+        backend: One of :data:`BACKENDS`.
+        point: Flat parameters.
+        x: Inputs, cast and checked.
+        y: Targets.
+    """
+
+    of: LossEvaluation
+    backend: str
+    point: Tensor
+    x: Inputs
+    y: Any
+
+    def compute(self, progress: Progress | None = None) -> Hessian:
+        """Return the Hessian by the first backend whose result agrees with the module.
+
+        Raises:
+            ValueError: As :meth:`LossSurface.hessian`.
+        """
+        frame = self._frame()
+        self._check_budget(frame)
+        if self.backend != "generic":
+            try:
+                H = self._wrap(self.by_sweep(frame), frame, "sweep")
+            except UnsupportedError as reason:
+                if self.backend == "sweep":
+                    raise ValueError(f"backend='sweep' does not apply: {reason}.") from reason
+            else:
+                if self._agrees(H):
+                    return H
+                self._distrust(H)
+                frame = IdentityFrame(self.of.n)
+        H = self.by_products(frame, progress)
+        if isinstance(frame, InputFrame) and not self._agrees(H):
+            self._distrust(H)
+            H = self.by_products(IdentityFrame(self.of.n), progress)
+        gap = (H.core - H.core.T).abs().max()
+        if gap > self._tolerance * H.core.abs().max() or not self._agrees(H):
+            raise DisagreementError
+        return H
+
+    def by_products(self, frame: IdentityFrame | InputFrame, progress: Progress | None = None) -> Hessian:
+        """Return the Hessian by Hessian-vector products with all columns of a frame."""
+        self._check_budget(frame)
+        function = self.of.function(self.x, self.y)
+        chunk = self.of.chunk(frame.rank, self.x, self.point)
+        if isinstance(frame, IdentityFrame):
+            core = dense_hessian(function, self.point, chunk=chunk, progress=progress)
+        else:
+            core = dense_hessian(
+                lambda core: function(self.point + frame.expand(core[:, None])[:, 0]),
+                self.point.new_zeros(frame.rank),
+                chunk=chunk,
+                progress=progress,
+            )
+        return self._wrap(core, frame, "generic")
+
+    def by_sweep(self, frame: IdentityFrame | InputFrame) -> Tensor:
+        """Return the core of the Hessian by the layer-wise sweep.
+
+        Raises:
+            UnsupportedError: If a layer or the loss is not one that the sweep knows.
+        """
+        of = self.of
+        if not isinstance(self.x, Tensor) or not isinstance(self.y, Tensor):
+            raise UnsupportedError("inputs and targets are not single tensors")
+        values = {**constants(of.model, of.layout, of.dtype), **of.layout.unflatten(self.point)}
+        inputs = frame if isinstance(frame, InputFrame) else None
+        sweep = Sweep(build_tree(of.model, of.layout, values), self.x, self.y, of.loss, inputs)
+        return _in_layout_order(sweep.hessian(of.memory_budget), sweep.columns, of.layout)
+
+    def _frame(self) -> IdentityFrame | InputFrame:
+        of = self.of
+        if self.backend in ("auto", "compression"):
+            frame = input_frame(of.model, of.layout, self.x) if isinstance(self.x, Tensor) else None
+            if frame is not None:
+                return frame
+            if self.backend == "compression":
+                raise ValueError(
+                    "backend='compression' does not apply: the first parametric layer is not a linear layer "
+                    "that sees fewer inputs than it has columns."
+                )
+        return IdentityFrame(of.n)
+
+    def _check_budget(self, frame: IdentityFrame | InputFrame) -> None:
+        check_budget(frame.rank, frame.rank, self.of.dtype, self.of.memory_budget)
+
+    def _wrap(self, core: Tensor, frame: IdentityFrame | InputFrame, backend: str) -> Hessian:
+        name = f"compression+{backend}" if isinstance(frame, InputFrame) else backend
+        return Hessian(core, frame, self.of.layout, name, self.of.memory_budget)
+
+    @property
+    def _tolerance(self) -> float:
+        """Half of the digits: what is compared are sums of the same terms, rounded in different orders."""
+        return 10 * float(torch.finfo(self.of.dtype).eps ** 0.5)
+
+    def _agrees(self, H: Hessian) -> bool:
+        """Compare ``H v`` with a Hessian-vector product of the module itself, for one random v."""
+        generator = torch.Generator().manual_seed(self.of.n)
+        v = torch.randn(self.of.n, generator=generator, dtype=torch.float64).to(self.point)
+        with untouched() as watch:
+            lines = Linearisation(self.of.function(self.x, self.y), self.point)
+            expected = lines.product(v, last=True)
+        if watch.random_moved:
+            raise DisagreementError(is_random=True)
+        found = H.matvec(v)
+        both = torch.stack([expected, found])
+        if not torch.isfinite(both).all():
+            return bool((torch.isfinite(expected) == torch.isfinite(found)).all())
+        scale = max(float(both.abs().max()), 1e3 * torch.finfo(self.of.dtype).tiny)
+        return float((expected - found).abs().max()) <= self._tolerance * scale
+
+    def _distrust(self, H: Hessian) -> None:
+        if self.backend in ("sweep", "compression"):
+            raise ValueError(
+                f"backend={self.backend!r} does not apply: its result disagrees with a Hessian-vector "
+                "product of the module, so it does something its layers do not say. Use backend='generic'."
+            )
+        warnings.warn(
+            f"The backend {H.backend} disagrees with a Hessian-vector product of this module and was not "
+            "used; the generic backend was, which is slower. Something in it is not what its class says.",
+            stacklevel=4,
+        )
+
+
+def _in_layout_order(M: Tensor, columns: list[tuple[str, int]], layout: ParameterLayout) -> Tensor:
+    """Put the groups of coordinates that a sweep produced into layout order (the frame's group first)."""
+    wanted = ["", *layout.names]
+    order = sorted(range(len(columns)), key=lambda i: wanted.index(columns[i][0]))
+    if order == list(range(len(columns))):
+        return M
+    starts = np.cumsum([0, *(size for _, size in columns)])
+    index = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in order])
+    return M[index][:, index]
