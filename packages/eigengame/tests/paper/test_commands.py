@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -82,9 +83,49 @@ def test_an_interrupted_fit_ends_in_the_same_bits(file, tmp_path, monkeypatch):
 
 def test_a_checkpoint_of_another_configuration_is_refused(file, tmp_path):
     fit(options(file, tmp_path / "out"))
-    with pytest.raises(ValueError, match=r"belongs to another configuration or file. Pass overwrite=true"):
+    refusal = pytest.raises(ValueError, match=r"belongs to other settings or other data. Pass another out=")
+    with refusal:
         fit(options(file, tmp_path / "out", momentum=0.5))
     fit(options(file, tmp_path / "out", momentum=0.5, overwrite=True))
+    rows = np.load(file)
+    rows[300] += 1  # the same name and shape
+    np.save(file, rows)
+    with refusal:
+        fit(options(file, tmp_path / "out", momentum=0.5))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda path: os.truncate(path, 2000),
+            r"changed while it was read \(14528 bytes before, 2000",
+        ),
+        (lambda path: path.unlink(), r"x\.npy was removed while it was read"),
+        (
+            lambda path: np.save(path, np.ones((600, 6), np.float32)),
+            r"changed while it was read\. Put",
+        ),
+    ],
+)
+def test_a_file_that_changes_while_it_is_read_ends_the_fit_and_the_rest_is_kept(
+    file, tmp_path, monkeypatch, change, message
+):
+    import eigengame.paper.commands as commands
+
+    fit(options(file, tmp_path / "whole"))
+    before = file.read_bytes()
+    monkeypatch.setattr(commands, "print", lambda *_, **__: change(file), raising=False)
+    with pytest.raises(ValueError, match=message):
+        fit(options(file, tmp_path / "cut"))
+    monkeypatch.delattr(commands, "print", raising=False)
+    file.write_bytes(before)
+    fit(options(file, tmp_path / "cut"))
+    with (
+        np.load(tmp_path / "whole" / "components.npz") as whole,
+        np.load(tmp_path / "cut" / "components.npz") as cut,
+    ):
+        assert all(np.array_equal(whole[name], cut[name]) for name in whole.files)
 
 
 def test_embed_from_text_and_npy(tmp_path, rng, capsys):

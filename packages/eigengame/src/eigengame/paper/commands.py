@@ -17,6 +17,7 @@ from eigengame.estimators.streams import array_batches
 from eigengame.exact import pca
 from eigengame.metrics import angles, captured_value_ratio, streak_of_angles, subspace_distance
 from eigengame.paper.config import check_positive
+from eigengame.paper.data_file import fingerprint, watched
 from gdyn_common.storage import (
     FolderLock,
     read_array,
@@ -147,7 +148,7 @@ def read_samples(name: str) -> NDArray:
 
 def fit(config: FitConfig) -> None:
     """Fit, with a checkpoint every so many steps; the same command continues an interrupted fit."""
-    rows = read_samples(config.dataset)
+    rows = watched(read_samples(config.dataset), Path(config.dataset))
     with FolderLock(Path(config.out)) as lock, jax.enable_x64(config.dtype == "float64"):
         _fit(config, rows, lock)
 
@@ -165,13 +166,18 @@ def _fit(config: FitConfig, rows: NDArray, lock: FolderLock) -> None:
         random_state=config.seed,
         dtype=config.dtype,
     )
-    identity = {"data": Path(config.dataset).name, "shape": list(rows.shape), "epochs": config.num_epochs}
+    content = fingerprint(Path(config.dataset))
+    identity = {"content": content, "shape": list(rows.shape), "epochs": config.num_epochs}
     epoch, start, refined = 0, 0, False
     if checkpoint.exists() and not config.overwrite:
         held, position = EigenGame.load(checkpoint)
-        if held.get_params() != model.get_params() or {key: position[key] for key in identity} != identity:
+        if (
+            held.get_params() != model.get_params()
+            or {key: position.get(key) for key in identity} != identity
+        ):
             raise ValueError(
-                f"{checkpoint} belongs to another configuration or file. Pass overwrite=true or another out=."
+                f"{checkpoint} belongs to other settings or other data. Pass another out=, or overwrite=true "
+                "to begin anew in its place."
             )
         model, epoch, start = held, position["epoch"], position["start"]
         refined = position.get("refined", False)
