@@ -243,6 +243,19 @@ FIGURES = (
         },
     ),
     Figure(
+        id="beyond-rank-one",
+        source="ours, beside Figure 4",
+        shows="Exponents of the one-layer network beyond 2 / sharpness on noise and on scanned digits.",
+        module="instability.paper.experiments.beyond_rank_one",
+        config="instability.paper.experiments.beyond_rank_one:BeyondRankOneConfig",
+        presets={
+            "quick": Preset("30 s, 1 core", "scaled down"),
+            "smoke": Preset(
+                "2 s", "smoke", {"rates": [1.25, 2.5], "descent_steps": 200, "num_steps": 10, "seeds": [0]}
+            ),
+        },
+    ),
+    Figure(
         id="precision",
         source="ours, beside Figure 2",
         shows="The same copies in float64, float32 and bfloat16 start at different levels and grow alike.",
