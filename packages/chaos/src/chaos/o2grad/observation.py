@@ -81,7 +81,7 @@ def _parts(module: nn.Module) -> list[Any]:
     ``functional_call`` puts back the parameters of a module that is used twice in the wrong order, which
     leaves the swapped ones in place; so they are put back here as well.
     """
-    return [vars(module), *(part for part in vars(module).values() if isinstance(part, dict | list | set))]
+    return [vars(module), *(part for part in vars(module).values() if type(part) in (dict, list, set))]
 
 
 def _make_differentiable(module: nn.Module) -> None:
@@ -116,7 +116,8 @@ def _equal_states(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
         torch.equal(torch_before, torch_after)
         and len(cuda_before) == len(cuda_after)
         and all(torch.equal(a, b) for a, b in zip(cuda_before, cuda_after, strict=True))
-        and all(np.array_equal(a, b) for a, b in zip(numpy_before, numpy_after, strict=True))
+        and numpy_before[2:] == numpy_after[2:]
+        and np.array_equal(numpy_before[1], numpy_after[1])
         and python_before == python_after
     )
 

@@ -20,6 +20,7 @@ from chaos.o2grad.averaging import Averaging, Observed
 from chaos.o2grad.batches import Batch, Inputs, is_batch, join, num_samples, pairs, select
 from chaos.o2grad.budget import check_budget
 from chaos.o2grad.generic import Linearisation
+from chaos.o2grad.observation import untouched
 from gdyn_common.errors import unknown
 from gdyn_common.seeding import generator as named_generator
 from gdyn_common.spectral import (
@@ -193,13 +194,16 @@ class CurvatureOperator:
 
     def _products(self) -> Iterator[tuple[Product, float]]:
         """Yield each batch's product and weight; of a single batch the graph is kept between calls."""
-        one = is_batch(self._data)
+        if self._kept:
+            with untouched(self.surface.model, self.surface.loss), torch.no_grad():
+                yield self._kept
+            return
         for x, y in pairs(self._data):
             with self.surface.evaluation(x, y) as batch, torch.no_grad():
-                multiply, weight = self._kept or self._linearised(*batch)
-                if one:
-                    self._kept = multiply, weight
-                yield multiply, weight
+                found = self._linearised(*batch)
+                if is_batch(self._data):
+                    self._kept = found
+                yield found
 
     def _linearised(self, x: Inputs, y: Any) -> tuple[Product, float]:
         """Return the product of one batch, and the batch's weight."""
