@@ -96,8 +96,7 @@ class LyapunovTracker:
         num_vectors: k of ``"vectors"``.
         reorthonormalise_every: Steps between factorisations.
         dtype: Type of the tangent vectors.
-        initial: Starting columns (n, k); ``None`` takes the identity, or random orthonormal ones.
-        seed: Of random starting vectors.
+        initial: Starting columns (n, k); ``None`` takes the identity, or fixed random orthonormal ones.
         memory_budget: Bytes that the tangent vectors may take.
         device: Where the tangent vectors are held: that of the model.
         options: The other fields of :class:`OptimiserMap`, by keyword: ``nesterov=True``.
@@ -126,7 +125,6 @@ class LyapunovTracker:
         dtype: torch.dtype = torch.float64,
         *,
         initial: Tensor | None = None,
-        seed: int = 0,
         memory_budget: int = DEFAULT_BUDGET,
         device: torch.device | str = "cpu",
         **options: Unpack[MapOptions],
@@ -149,7 +147,7 @@ class LyapunovTracker:
             self.Y = torch.eye(n, 2 * n, dtype=dtype, device=device)
             self.G: Tensor | None = torch.eye(2 * n, dtype=dtype, device=device)[n:]
         else:
-            self.Y = self._start(initial, num_vectors, dtype, seed).to(device)
+            self.Y = self._start(initial, num_vectors, dtype).to(device)
             self.G = None
         self.log_growth = self.Y.new_zeros(self.Y.shape[1])
         self.num_steps = 0
@@ -158,14 +156,14 @@ class LyapunovTracker:
         self.support: InputFrame | None = None
         self._follow_support = plain
 
-    def _start(self, initial: Tensor | None, k: int | None, dtype: torch.dtype, seed: int) -> Tensor:
+    def _start(self, initial: Tensor | None, k: int | None, dtype: torch.dtype) -> Tensor:
         if initial is not None:
             return initial.to(dtype).clone(memory_format=torch.contiguous_format)
         if k is None:
             return torch.eye(self.n, dtype=dtype)
         if not 1 <= k <= self.n:
             raise ValueError(f"num_vectors is {k}; it must lie between 1 and n = {self.n}.")
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(0)
         Q: Tensor = torch.linalg.qr(torch.randn(self.n, k, generator=generator, dtype=dtype)).Q
         return Q
 

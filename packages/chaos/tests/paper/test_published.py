@@ -22,6 +22,9 @@ from chaos.paper.train.published import repair
         (["data.normalize=unit", "data.root=a"], ["normalize=unit", "data_root=a"], 2),
         (["logging=default"], [], 0),
         (["seed=1,2"], ["seed=1,2"], 0),
+        (["gpus=[]"], ["device=cpu"], 1),
+        (["gpus=['cuda:0']"], ["device=cuda:0"], 1),
+        (["gpus=[cuda:1]"], ["device=cuda:1"], 1),
     ],
 )
 def test_repairs(given, expected, notes, capsys):
@@ -36,6 +39,11 @@ def test_preglobal_tracks_the_tangent_matrix_only():
         "logging.log_subsim=False",
         "logging.log_lyapunov_subsim=False",
     ]
+
+
+def test_one_run_uses_one_device():
+    with pytest.raises(ValueError, match="one run uses one device"):
+        repair(["gpus=[cuda:0,cuda:1]"])
 
 
 @pytest.mark.parametrize("group", ["model=vit", "optim=adam", "logging=all", "optim=sgd,adam"])

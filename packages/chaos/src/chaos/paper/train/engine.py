@@ -262,28 +262,18 @@ def _length(config: TrainConfig, data: Data) -> tuple[int, int]:
 
 
 def _device(config: TrainConfig) -> torch.device:
-    if not config.gpus:
-        return torch.device("cpu")
-    if len(config.gpus) > 1:
-        raise ValueError(f"gpus={list(config.gpus)}: one run uses one device; start one run per device.")
-    if config.gpus[0].startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"gpus={list(config.gpus)} was asked for, but no CUDA device is there; pass gpus=[]."
-        )
-    return torch.device(config.gpus[0])
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device={config.device} was asked for, but no CUDA device is there; pass cpu.")
+    return torch.device(config.device)
 
 
 def _data(config: TrainConfig) -> Data:
     data = configured(dataclasses.replace(config, dataset="digits16") if config.debug else config)
-    if config.gpus:
-        to = config.gpus[0]
-        data = Data(
-            data.x_train.to(to), data.y_train.to(to), data.x_test.to(to), data.y_test.to(to), data.source
-        )
-    if not config.debug:
-        return data
-    a, b = (count * config.batch_size for count in _DEBUG_BATCHES)
-    return Data(data.x_train[:a], data.y_train[:a], data.x_test[:b], data.y_test[:b], data.source)
+    x_train, y_train, x_test, y_test = (
+        tensor.to(config.device) for tensor in (data.x_train, data.y_train, data.x_test, data.y_test)
+    )
+    a, b = (count * config.batch_size if config.debug else None for count in _DEBUG_BATCHES)
+    return Data(x_train[:a], y_train[:a], x_test[:b], y_test[:b], data.source)
 
 
 def _with_directions(config: TrainConfig) -> tuple[TrainConfig, Eigenthings | None]:

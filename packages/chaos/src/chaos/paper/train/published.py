@@ -44,6 +44,9 @@ def repair(overrides: list[str]) -> list[str]:
         key, separator, value = override.partition("=")
         if separator and key in ("model", "optim", "logging"):
             out += _group(key, value)
+        elif separator and key == "gpus":
+            _announce("gpus= is read as device=")
+            out.append(f"device={_device(value)}")
         elif separator and key in MISPLACED:
             _announce(f"{key}= is read as {MISPLACED[key]}=")
             out.append(f"{MISPLACED[key]}={value}")
@@ -65,6 +68,13 @@ def _group(key: str, value: str) -> list[str]:
     if len(choices) > 1 and key != "logging":
         return [f"{key}.name={','.join(choices)}"]
     return [item for choice in choices for item in GROUPS[key, choice]]
+
+
+def _device(gpus: str) -> str:
+    names = [name.strip(" '\"") for name in gpus.strip("[] ").split(",")]
+    if len(names) > 1:
+        raise ValueError(f"gpus={gpus}: one run uses one device; start one run for each.")
+    return names[0] or "cpu"
 
 
 def _announce(repair: str) -> None:
