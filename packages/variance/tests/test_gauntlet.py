@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from variance import per_example
-from variance.errors import CoupledExamples, NonFiniteGradient, SlowPath, UnsupportedLayer
+from variance.errors import ConfigError, CoupledExamples, NonFiniteGradient, SlowPath, UnsupportedLayer
+from variance.gradient_clustering import cluster
 from variance.measurement import measure_model
 
 N = 5
@@ -212,6 +213,51 @@ def test_other_precisions_agree_with_double(dtype: torch.dtype) -> None:
     assert float((low - exact).norm() / exact.norm()) < 10 * torch.finfo(dtype).eps
 
 
+class Mixed(nn.Module):
+    """Linear, normalisation, attention and a tied table; bfloat16 inside, float32 outside."""
+
+    def __init__(self, tied: bool, enabled: bool = True) -> None:
+        super().__init__()
+        self.table, self.inner, self.norm = nn.Embedding(7, 6), nn.Linear(6, 18), nn.LayerNorm(6)
+        self.tied, self.enabled = tied, enabled
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.enabled):
+            q, k, v = self.inner(self.table(x)).chunk(3, -1)
+            h = self.norm(F.scaled_dot_product_attention(q, k, v).mean(1))
+            return (F.linear(h, self.table.weight) if self.tied else h).float()
+
+
+@pytest.mark.filterwarnings("ignore::variance.errors.SlowPath", "ignore:There is a performance drop")
+@pytest.mark.parametrize("tied", [False, True])
+def test_autocast_inside_a_model_is_full_precision_up_to_rounding(tied: bool) -> None:
+    torch.manual_seed(0)
+    model, x, y = Mixed(tied), tokens(), torch.randint(6, (N,))
+    found = per_example.gradients(model, F.cross_entropy, x, y)
+    model.enabled = False
+    expected = oracle(model.double(), F.cross_entropy, x, y)
+    assert found.dtype == torch.float32
+    assert float((found - expected).norm() / expected.norm()) < 3 * torch.finfo(torch.bfloat16).eps
+
+
+def test_layers_of_two_precisions_and_inference_mode() -> None:
+    torch.manual_seed(0)
+    model = Body(lambda m, x: m.head(m.first(x).tanh().bfloat16()).float(), first=linear(),
+                 head=head().bfloat16())  # fmt: skip
+    x, y = flat(), torch.randint(3, (N,))
+    expected = oracle(model, F.cross_entropy, x, y).float()
+    with torch.inference_mode():
+        found = per_example.gradients(model, F.cross_entropy, x, y)
+        measured = measure_model(model, F.cross_entropy, x, y, batch_size=2)
+    assert float((found - expected).norm() / expected.norm()) < 3 * torch.finfo(torch.bfloat16).eps
+    assert measured["avg_var"] > 0
+
+
+def test_an_autocast_block_around_is_refused_by_name() -> None:
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ConfigError, match="into the model's forward"):
+        per_example.gradients(head(), F.cross_entropy, flat(), torch.randint(3, (N,)))
+
+
 def test_dropout_masks_are_those_of_one_pass() -> None:
     """A parameter outside the recorded layers sees the masks of the recorded ones: s dL/ds = h . dL/dh."""
     torch.manual_seed(0)
@@ -324,10 +370,13 @@ def test_batch_gradients_are_those_of_the_users_loss(kind: str) -> None:
     assert found["grad_norm_sq"] == pytest.approx(float(sum(g.square().sum() for g in expected)), rel=1e-9)
 
 
-def test_models_that_mix_examples_are_refused() -> None:
-    model = Body(lambda m, x: m.l(x - x.mean(0)), l=head())
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_models_that_mix_examples_are_refused(dtype: torch.dtype, share: float) -> None:
+    torch.manual_seed(0)
+    model = Body(lambda m, x: m.l(x - share * x.mean(0)), l=head()).to(dtype)
     with pytest.raises(CoupledExamples, match="depends on the other examples"):
-        per_example.gradients(model, F.cross_entropy, flat(), torch.randint(3, (N,)))
+        per_example.gradients(model, F.cross_entropy, flat().to(dtype), torch.randint(3, (N,)))
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs")
@@ -345,6 +394,12 @@ def test_infinite_values_name_their_examples() -> None:
     x[3, 0] = float("inf")
     with pytest.raises(NonFiniteGradient, match=r"examples 3\)"):
         per_example.gradients(head(), F.cross_entropy, x, torch.randint(3, (N,)))
+    many, y = torch.zeros(1500, 6), torch.zeros(1500, dtype=torch.long)
+    many[1400] = float("nan")  # beyond the first chunk of a population
+    with pytest.raises(NonFiniteGradient, match=r"examples 1400\)"):
+        measure_model(head(), F.cross_entropy, many, y, batch_size=8, use="all")
+    with pytest.raises(NonFiniteGradient, match=r"examples 1400\)"):
+        cluster(head(), F.cross_entropy, many, y, 4)
 
 
 def test_a_loss_from_inside_the_model_has_no_examples() -> None:

@@ -47,7 +47,7 @@ def measured(
 ) -> NoiseScale:
     """Eight micro-batches of four a step, at fixed weights."""
     generator = torch.Generator().manual_seed(1)
-    with NoiseMeter(model, 4, population=population) as meter:
+    with NoiseMeter(model, 4, population=population, divided=True) as meter:
         for _ in range(steps):
             model.zero_grad()
             rows = (
@@ -74,7 +74,7 @@ def test_the_exact_value_is_within_three_standard_errors(name: str, population: 
     found = measured(model, x, y, 60, population)
     half = (1 / found.low - 1 / found.high) / 2  # 1.98 standard errors of the inverse
     assert abs(norm / trace - 1 / found.noise_scale) <= 1.6 * half
-    assert found.trace_cov * 64 == pytest.approx(trace, rel=0.15)  # losses were divided by 8
+    assert found.trace_cov == pytest.approx(trace, rel=0.15)
     assert set(found.by_parameter) == {key for key, _ in model.named_parameters()}
     assert "60 steps" in found.summary()
 

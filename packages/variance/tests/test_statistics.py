@@ -1,5 +1,7 @@
 """Statistics: golden arrays, closed forms, the noise floor, scale invariance and standard errors."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -118,6 +120,13 @@ def test_a_batch_beyond_the_population_is_refused_without_replacement() -> None:
 def test_zero_gradients_give_zero_variance_without_nan() -> None:
     found = statistics.exact(torch.zeros(4, 2), 2)
     assert (found.avg_var, found.norm_var_coord, found.norm_var_trace) == (0, 0, 0)
+
+
+def test_no_noise_and_no_gradient_are_told_apart() -> None:
+    same, none = statistics.unbiased(torch.ones(5, 2)), statistics.unbiased(torch.zeros(5, 2))
+    assert (same.noise_scale, same.noise_scale_low, same.noise_scale_high) == (0, 0, 0)
+    assert (none.noise_scale_low, none.noise_scale_high) == (0, math.inf)
+    assert math.isnan(none.noise_scale)
 
 
 def test_draws_that_are_visited_once_give_the_same_numbers(golden) -> None:  # type: ignore[no-untyped-def]

@@ -264,11 +264,11 @@ def measure_model(
     if use not in ("draws", "all"):
         raise ConfigError(f"use is '{use}'; allowed are draws, all.")
     objective, live = Objective(model, loss), Point.of(model)
-    buffers = {name: value.clone() for name, value in live.buffers.items()}
     if not live.parameters:
         raise ConfigError("the model has no trainable parameter; set requires_grad on some.")
-    point = Point({name: value.detach() for name, value in live.parameters.items()}, buffers)
-    with preserved_randomness():
+    with torch.inference_mode(False), preserved_randomness():
+        buffers = {name: value.clone() for name, value in live.buffers.items()}
+        point = Point({name: value.detach() for name, value in live.parameters.items()}, buffers)
         if use == "all":
             mean, variance = population_moments(objective, point, population)
             found = _numbers(statistics.from_moments(mean, variance, len(population), size))

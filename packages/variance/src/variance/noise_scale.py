@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.stats import t as student_t
 from torch import Tensor, nn
 
 from variance.errors import ConfigError
-from variance.statistics import Design
+from variance.statistics import Design, inverse_interval
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,17 @@ class NoiseMeter:
     """Reads the noise scale off the micro-batches of a training loop of your own.
 
     Hooks on the parameters see every gradient as it arrives; only its squared norm is kept. Call `step`
-    after the last backward pass of a step and before the optimiser clears the gradients. Losses may or may
-    not be divided by the number of micro-batches. Under `DistributedDataParallel` the ranks are
-    micro-batches, too; the norms of all ranks are averaged by one all-reduce of a vector with one entry
-    per parameter.
+    after the last backward pass of a step and before gradients are clipped or cleared. Under
+    `DistributedDataParallel` the ranks are micro-batches, too; the norms of all ranks are averaged by one
+    all-reduce of a vector with one entry per parameter.
 
     Args:
         model: The model that is trained.
         micro_batch_size: Examples per backward pass (and rank).
         population: Size of the training set, where it is visited in epochs without replacement: corrects
             for examples of one step being different ones. 0 for independent examples or an endless stream.
+        divided: Whether losses are divided by the number of micro-batches of a step. The noise scale is the
+            same in any case, variance and squared norm are not.
 
     Raises:
         ConfigError: No trainable parameter, or a size below 1.
@@ -89,13 +89,16 @@ class NoiseMeter:
         True
     """
 
-    def __init__(self, model: nn.Module, micro_batch_size: int, *, population: int = 0) -> None:
+    def __init__(
+        self, model: nn.Module, micro_batch_size: int, *, population: int = 0, divided: bool = False
+    ) -> None:
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self._parameters:
             raise ConfigError("the model has no trainable parameter; set requires_grad on some.")
         if micro_batch_size < 1:
             raise ConfigError(f"micro_batch_size is {micro_batch_size}; it must be at least 1.")
         self.micro_batch_size = micro_batch_size
+        self._divided = divided
         self._design = Design("epochs", population) if population else Design()
         self._handles = [p.register_hook(self._hook(name)) for name, p in self._parameters.items()]
         self._arrived: dict[str, list[Tensor]] = {}
@@ -123,13 +126,13 @@ class NoiseMeter:
             )
         device = next(iter(self._parameters.values())).device
         zero = torch.zeros((), dtype=torch.float64, device=device)
-        small, of_mean = [], []
+        small, of_mean, unit = [], [], micro**2 if self._divided else 1
         for name, p in self._parameters.items():
             norms = self._arrived.get(name, [])
-            small.append(torch.stack(norms).sum() / micro if norms else zero)
+            small.append(torch.stack(norms).sum() * (unit / micro) if norms else zero)
             if norms and p.grad is None:
                 raise ConfigError("gradients were cleared before step(); call it before zero_grad.")
-            of_mean.append(zero if p.grad is None else _squared_norm(p.grad.detach()) / micro**2)
+            of_mean.append(zero if p.grad is None else _squared_norm(p.grad.detach()) * (unit / micro**2))
         self._arrived = {}
         pair = (torch.stack(small), torch.stack(of_mean).cpu())
         if ranks > 1:
@@ -154,12 +157,12 @@ class NoiseMeter:
         left = (norm.sum() - norm) / (trace.sum() - trace)  # the ratio without one step
         n = len(steps)
         error = math.sqrt((n - 1) * float(left.var(correction=0)))
-        margin = float(student_t.ppf(0.975, n - 1)) * error
+        low, high = inverse_interval(inverse, error, n)
         means = zip(self._parameters, traces.mean(0).tolist(), norms.mean(0).tolist(), strict=True)
         return NoiseScale(
             noise_scale=1 / inverse if inverse > 0 else math.nan,
-            low=1 / (inverse + margin) if inverse + margin > 0 else math.inf,
-            high=1 / (inverse - margin) if inverse - margin > 0 else math.inf,
+            low=low,
+            high=high,
             trace_cov=float(trace.mean()),
             grad_norm_sq=float(norm.mean()),
             by_parameter={name: t / m if m > 0 else math.nan for name, t, m in means},

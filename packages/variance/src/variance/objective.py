@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from variance import losses as loss_functions
 from variance.errors import ConfigError, CoupledExamples
 from variance.losses import LossFunction
 from variance.per_example.capture import capture
-from variance.per_example.recording import COUPLING, Capture, call_model, differentiate
+from variance.per_example.recording import COUPLING, Capture, call_model, device_of, differentiate
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ class Objective:
         state = {**point.parameters, **point.buffers}
         if self._renormed:  # max_norm writes into its table
             state |= {name: state[name].clone() for name in self._renormed}
-        with self._mode(training, freeze_norms), _seeded(generator, _device(batch.inputs)):
+        with self._mode(training, freeze_norms), _seeded(generator, device_of(batch.inputs)):
             return call_model(self._model, state, batch.inputs)
 
     def gradient(
@@ -232,7 +231,7 @@ class Objective:
         loss: LossFunction | None = None,
     ) -> Capture:
         """Record per-example quantities of a batch; batch norm always uses its running statistics."""
-        with self._mode(training, freeze_norms=True), _seeded(generator, _device(batch.inputs)):
+        with self._mode(training, freeze_norms=True), _seeded(generator, device_of(batch.inputs)):
             return capture(
                 self._model,
                 loss or self.loss,
@@ -241,6 +240,7 @@ class Objective:
                 parameters={**point.parameters, **point.buffers},
                 buffers=point.buffers,
                 weights_only=weights_only,
+                indices=batch.indices,
             )
 
     @contextmanager
@@ -251,10 +251,6 @@ class Objective:
                 wanted = wanted and not freeze_norms
             module.training = wanted
         yield
-
-
-def _device(batch: Any) -> torch.device:
-    return next(leaf.device for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor))
 
 
 def _seeded(generator: torch.Generator | None, device: torch.device) -> AbstractContextManager[None]:

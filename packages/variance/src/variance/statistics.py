@@ -374,10 +374,7 @@ class RunningDraws:
             )
             inverse = abs(inverse_ratio) * math.hypot(*parts)
             errors["noise_scale"] = values["noise_scale"] ** 2 * inverse
-        margin = float(student_t.ppf(0.975, n - 1)) * inverse
-        low, high = inverse_ratio - margin, inverse_ratio + margin
-        interval = (1 / high if high > 0 else math.inf, 1 / low if low > 0 else math.inf)
-        return _unbiased(mean, n, values, errors, interval)
+        return _unbiased(mean, n, values, errors, inverse_interval(inverse_ratio, inverse, n))
 
     def _errors(
         self, totals: "_Totals", scale: float, own: float, of_mean: float, dead: Dead
@@ -432,8 +429,23 @@ class _Totals:
             "grad_sq": power / p,
             "grad_norm_sq": grad_norm_sq,
             "noise_scale": one / grad_norm_sq if grad_norm_sq > 0 else math.nan,
-            "inverse": grad_norm_sq / one if one > 0 else math.inf,
+            "inverse": grad_norm_sq / one if one > 0 else math.inf if grad_norm_sq > 0 else math.nan,
         }
+
+
+def inverse_interval(inverse: float, standard_error: float, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of 1 / x from an estimate of x that is close to normal, over `count` draws.
+
+    Example:
+        >>> inverse_interval(math.inf, 0.0, 5)  # no noise at all
+        (0.0, 0.0)
+    """
+    if not math.isfinite(inverse):
+        return 0.0, 0.0 if inverse > 0 else math.inf
+    margin = float(student_t.ppf(0.975, count - 1)) * standard_error
+    ends = inverse + margin, inverse - margin
+    low, high = (1 / end if end > 0 else math.inf for end in ends)
+    return low, high
 
 
 def _unbiased(

@@ -101,7 +101,7 @@ def cluster(
         raise ConfigError(f"{len(x)} inputs and {len(y)} targets: need equally many.")
 
     def capture_at(indices: Tensor) -> Capture:
-        return capture(model, loss, x[indices], y[indices], weights_only=True)
+        return capture(model, loss, x[indices], y[indices], weights_only=True, indices=indices)
 
     return batch.fit(capture_at, len(x), iterations, init)
 

@@ -71,7 +71,7 @@ def cluster_subset(
     inside, outside = order[:subset_size].sort().values, order[subset_size:].sort().values
 
     def capture_at(rows: Tensor) -> Capture:
-        return capture(model, loss, x[rows], y[rows], weights_only=True)
+        return capture(model, loss, x[rows], y[rows], weights_only=True, indices=rows)
 
     found = capture_at(inside)
     gram = torch.stack([weight_gram(layer) for layer in options.select(found).values()]).sum(0)

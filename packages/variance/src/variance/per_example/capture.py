@@ -14,10 +14,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -33,6 +35,7 @@ from variance.per_example.recording import (
     Capture,
     Recorder,
     call_model,
+    device_of,
     differentiate,
     hooked,
     protected,
@@ -43,7 +46,8 @@ from variance.per_example.recording import (
 __all__ = ["COUPLING", "Capture", "capture"]
 
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
-"""Relative difference (of norms) between our weighted sum and autograd's that counts as rounding."""
+"""Relative difference (of norms) between our weighted sum and autograd's that counts as rounding: that of the
+coarsest precision in the graph."""
 FLOOR = 0.01
 """Share of the whole gradient's norm below which a parameter's gradient may be rounding, as before a norm
 layer."""
@@ -80,6 +84,7 @@ class _Pass:
     state: dict[str, Tensor]
     trainable: tuple[str, ...]
     random_state: Tensor
+    indices: Tensor | None = None
 
     def losses(self, values: Mapping[str, Tensor], loss: LossFunction | None = None) -> tuple[Any, Tensor]:
         """Return outputs and per-example losses, with the random numbers of the first pass."""
@@ -102,6 +107,7 @@ def capture(
     parameters: Mapping[str, Tensor] | None = None,
     buffers: Mapping[str, Tensor] | None = None,
     weights_only: bool = False,
+    indices: Int[Tensor, "n"] | None = None,
 ) -> Capture:
     """Run one forward and one output-gradient backward pass over a batch.
 
@@ -113,12 +119,13 @@ def capture(
         parameters: Values used in place of the model's own.
         buffers: Buffers used in place of the model's own.
         weights_only: Record Linear and Conv layers only and skip all other parameters.
+        indices: Names of the examples in messages; their positions where None.
 
     Returns:
         The recorded layers.
 
     Raises:
-        ConfigError: Inputs and targets differ in number, or there are none.
+        ConfigError: Inputs and targets differ in number, there are none, or autocast is on.
         CoupledExamples: The loss or the model mixes examples.
         UnsupportedLayer: Batch norm in training mode, an input changed in place after its layer used it, or
             parameters that no path gets right.
@@ -126,13 +133,18 @@ def capture(
     """
     require_equally_many(x, y)
     refuse_coupled_examples(model)
+    if torch.is_autocast_enabled(device_of(x).type):
+        raise ConfigError(
+            "per-example quantities would be rounded inside a torch.autocast block; leave it, and put "
+            "autocast into the model's forward where mixed precision is wanted."
+        )
     own = dict(model.named_parameters())
     values = {name: (parameters or own)[name].detach() for name in own}
     state = {**values, **(dict(model.named_buffers()) if buffers is None else dict(buffers))}
     trainable = tuple(name for name, value in own.items() if value.requires_grad)
     known = _known(model, x, y, trainable, weights_only=weights_only)
-    with _own_randomness(x) as random_state:
-        job = _Pass(model, loss, x, y, state, trainable, random_state)
+    with torch.inference_mode(False), _own_randomness(x) as random_state:
+        job = _Pass(model, loss, x, y, state, trainable, random_state, indices)
         if not known.is_due():
             found, structure = _run(job, known, weights_only=weights_only)
             if structure in known.structures:
@@ -167,19 +179,34 @@ def _run(job: _Pass, known: _Known, *, weights_only: bool) -> tuple[Capture, tup
     covered = {name for layer in layers.values() for name in layer.parameter_names}
     left = [] if weights_only else [name for name in shapes if name not in covered]
     rest = _METHODS[known.method](job, left) if left else {}
-    return Capture(losses.detach(), layers, rest, shapes, outputs), _structure(losses)
+    kinds = (job.state[name].dtype for name in job.trainable)
+    dtype = reduce(torch.promote_types, kinds, losses.dtype)
+    for layer in layers.values():
+        for call in layer.calls:
+            call.convert(dtype)
+    rest = {name: value.to(dtype) for name, value in rest.items()}
+    return Capture(losses.detach().to(dtype), layers, rest, shapes, outputs), _structure(losses)
 
 
 def _structure(losses: Tensor) -> tuple[str, ...]:
     """Return the operations between the first recorded output and the losses, in the order of a walk."""
-    names, seen, ahead = [], set(), [losses.grad_fn]
+    return tuple("" if node is None else node.name() for node in _walk(losses))
+
+
+def _walk(losses: Tensor) -> Iterator[Any]:
+    seen, ahead = set(), [losses.grad_fn]
     while ahead:
         node = ahead.pop()
-        names.append("" if node is None else node.name())
+        yield node
         if node is not None and node not in seen:
             seen.add(node)
             ahead += [following for following, _ in node.next_functions]
-    return tuple(names)
+
+
+def _tolerance(losses: Tensor) -> float:
+    """Return the tolerance of the coarsest precision in the graph: with autocast not that of a parameter."""
+    kinds = {kind.dtype for node in _walk(losses) for kind in getattr(node, "_input_metadata", ())}
+    return max(TOLERANCE.get(dtype, 0.0) for dtype in kinds | {losses.dtype})
 
 
 def _is_weight_layer(module: nn.Module) -> bool:
@@ -188,11 +215,10 @@ def _is_weight_layer(module: nn.Module) -> bool:
 
 
 def _record(job: _Pass, modules: Mapping[str, nn.Module]) -> tuple[Tensor, Any, dict[str, Layer]]:
-    device = next(leaf.device for leaf in pytree.tree_leaves(job.x) if isinstance(leaf, Tensor))
-    recorder = Recorder(torch.zeros((), requires_grad=True, device=device))
+    recorder = Recorder(torch.zeros((), requires_grad=True, device=device_of(job.x)))
     with torch.enable_grad(), hooked(modules, recorder):
         outputs, losses = job.losses({})
-        loss_functions.require_finite(losses.detach(), "the loss")
+        loss_functions.require_finite(losses.detach(), "the loss", job.indices)
         if recorder.calls:
             torch.autograd.grad(losses.sum(), recorder.token, allow_unused=True)
     layers = {}
@@ -210,7 +236,7 @@ def _record(job: _Pass, modules: Mapping[str, nn.Module]) -> tuple[Tensor, Any, 
 
 def _checked(job: _Pass, known: _Known, *, weights_only: bool) -> Capture:
     """Run, compare with autograd, and change paths until both agree."""
-    expected, weights, is_random = _by_autograd(job)
+    expected, weights, tolerance, is_random = _by_autograd(job)
     methods = list(_METHODS)[list(_METHODS).index(known.method) :]
     if is_random:  # single examples would draw other random numbers
         methods = [name for name in methods if name == "rows"] or ["rows"]
@@ -224,7 +250,7 @@ def _checked(job: _Pass, known: _Known, *, weights_only: bool) -> Capture:
             reason = str(error).strip().partition("\n")[0]
             known.excluded |= set(recordable(job.model)) - known.excluded
             continue
-        wrong = _wrong(found, expected, weights)
+        wrong = _wrong(found, expected, weights, tolerance)
         if not wrong:
             known.structures.add(structure)
             if known.excluded or (found.rest and known.method != "vmap"):
@@ -254,55 +280,47 @@ def _warn(found: Capture, known: _Known) -> None:
     )
 
 
-def _by_autograd(job: _Pass) -> tuple[dict[str, Tensor], Tensor, bool]:
-    """Return the gradient under random weights, the weights, and whether random numbers are drawn."""
+def _by_autograd(job: _Pass) -> tuple[dict[str, Tensor], Tensor, float, bool]:
+    """Return the gradient under random weights, these, a tolerance, and whether random numbers are drawn."""
     leaves = job.leaves(job.trainable)
     with torch.enable_grad():
         outputs, losses = job.losses(leaves)
         is_random = not torch.equal(torch.get_rng_state(), job.random_state)
         generator = torch.Generator().manual_seed(len(losses))
         weights = torch.randn(len(losses), generator=generator, dtype=torch.float64).to(losses)
-        loss_functions.require_finite(losses.detach(), "the loss")
+        loss_functions.require_finite(losses.detach(), "the loss", job.indices)
+        tolerance = _tolerance(losses)
         if not is_random:
-            _require_independent(job, outputs, len(losses))
+            _require_independent(job, outputs, len(losses), min(tolerance, 0.02))
         if not leaves or not losses.requires_grad:
-            return {}, weights, is_random
+            return {}, weights, tolerance, is_random
         found = differentiate((weights * losses).sum(), list(leaves.values()))
-    return dict(zip(leaves, found, strict=True)), weights, is_random
+    return dict(zip(leaves, found, strict=True)), weights, tolerance, is_random
 
 
-def _require_independent(job: _Pass, outputs: Any, count: int) -> None:
-    """Refuse a model whose output for one example depends on the others.
+def _require_independent(job: _Pass, outputs: Any, count: int, tolerance: float) -> None:
+    """Refuse a model whose output for one example depends on the others: every second one is replaced.
 
     Raises:
         CoupledExamples: It does.
     """
-    if count == 1:
-        return
-    row = count - 1
-    try:
-        with torch.no_grad():
-            alone = call_model(job.model, protected(job.model, job.state), take(job.x, slice(row, row + 1)))
-    except (RuntimeError, ValueError, IndexError):
-        return  # a model that cannot take one example
-    pairs = zip(pytree.tree_leaves(alone), pytree.tree_leaves(outputs), strict=False)
-    for one, all_of_them in pairs:
-        if not (
-            isinstance(one, Tensor) and one.is_floating_point() and one.ndim and len(all_of_them) == count
-        ):
+    even = torch.arange(count) // 2 * 2
+    with torch.no_grad():
+        replaced = call_model(job.model, protected(job.model, job.state), take(job.x, even))
+    pairs = zip(pytree.tree_leaves(replaced), pytree.tree_leaves(outputs), strict=False)
+    for one, other in pairs:
+        if not (isinstance(one, Tensor) and one.is_floating_point() and one.ndim and len(other) == count):
             continue
-        scale = float(all_of_them.detach().abs().max())
-        difference = float((one[0] - all_of_them[row].detach()).abs().max()) if one.numel() else 0.0
-        if difference > 10 * TOLERANCE.get(one.dtype, 1e-3) * scale:
+        difference = (one - other.detach())[::2].abs()
+        if difference.numel() and float(difference.max()) > tolerance * float(other.detach().abs().max()):
             raise CoupledExamples(
                 "the model's output for one example depends on the other examples of the batch, so "
-                "examples have "
-                "no gradients of their own. Look for statistics over the first axis (batch norm of your own, "
-                "x - x.mean(0)), or measure batch gradients with measure_model."
+                "examples have no gradients of their own. Look for statistics over the first axis (batch "
+                "norm of your own, x - x.mean(0)), or measure batch gradients with measure_model."
             )
 
 
-def _wrong(found: Capture, expected: Mapping[str, Tensor], weights: Tensor) -> set[str]:
+def _wrong(found: Capture, expected: Mapping[str, Tensor], weights: Tensor, tolerance: float) -> set[str]:
     """Return the parameters whose weighted sum of per-example gradients is not autograd's."""
     sums = {name: torch.tensordot(weights.to(value), value, 1) for name, value in found.rest.items()}
     for layer in found.layers.values():
@@ -317,7 +335,11 @@ def _wrong(found: Capture, expected: Mapping[str, Tensor], weights: Tensor) -> s
         else:
             sums |= {name: value.sum(0) for name, value in scaled.gradients().items()}
     whole = sum(float(value.double().norm()) ** 2 for value in expected.values()) ** 0.5
-    return {name for name, value in sums.items() if not _same(value, expected[name], FLOOR * whole)}
+    return {
+        name
+        for name, value in sums.items()
+        if not _same(value, expected[name], tolerance, floor=FLOOR * whole)
+    }
 
 
 def _scaled(call: Call, weights: Tensor) -> Call:
@@ -326,9 +348,9 @@ def _scaled(call: Call, weights: Tensor) -> Call:
     return scaled
 
 
-def _same(one: Tensor, other: Tensor, floor: float) -> bool:
+def _same(one: Tensor, other: Tensor, tolerance: float, *, floor: float) -> bool:
     difference = float((one.reshape(-1).double() - other.reshape(-1).double()).norm())
-    return not difference > TOLERANCE.get(one.dtype, 1e-3) * max(float(other.double().norm()), floor)
+    return not difference > tolerance * max(float(other.double().norm()), floor)
 
 
 def _by_vmap(job: _Pass, names: list[str]) -> dict[str, Tensor]:

@@ -29,6 +29,12 @@ class Call:
         """Store the gradient that autograd delivers."""
         self.output_gradients = gradient
 
+    def convert(self, dtype: torch.dtype) -> None:
+        """Bring inputs and output gradients to one precision: with autocast they differ."""
+        self.output_gradients = self.b.to(dtype)
+        if self.inputs.is_floating_point():
+            self.inputs = self.inputs.to(dtype)
+
     @property
     def is_used(self) -> bool:
         """Whether the loss depends on this call."""

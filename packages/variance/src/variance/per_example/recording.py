@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils import _pytree as pytree
 
 from variance.errors import UnsupportedLayer
 from variance.per_example.layers import Call, Layer, layer_for
@@ -143,6 +144,11 @@ def call_model(model: nn.Module, state: Mapping[str, Tensor], x: Any) -> Any:
     if isinstance(x, Mapping):
         return functional_call(model, dict(state), (), dict(x))
     return functional_call(model, dict(state), tuple(x) if isinstance(x, tuple | list) else (x,))
+
+
+def device_of(batch: Any) -> torch.device:
+    """Return where the first tensor of a batch lives."""
+    return next(leaf.device for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor))
 
 
 def differentiate(total: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
