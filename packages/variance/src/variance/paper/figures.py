@@ -130,7 +130,7 @@ FIGURES = (
         config="variance.paper.trajectory:TrainingConfig",
         presets={
             "quick": Preset(
-                "40 s, 1 core",
+                "70 s, 1 core",
                 "scaled down",
                 CORRUPT
                 | {
@@ -139,6 +139,7 @@ FIGURES = (
                     "drop_at": [1500],
                     "clusters": 2,
                     "estimators": ["SG-B", "SVRG", "GC"],
+                    "seeds": FIVE,
                 },
             ),
             "paper": Preset(

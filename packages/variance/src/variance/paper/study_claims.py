@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gdyn_reproduce.claims import Between, Claim, Control, Holds
+from gdyn_reproduce.claims import Between, Control, Holds
+from variance.paper.claims import check, statement
 
 STUDY_CLAIMS = (
-    Claim(
+    statement(
         "clusters_2d.variance",
-        "clusters_2d",
         "four gradient clusters with mean gradients as centres beat uniform sampling",
         "theorem of the paper",
         "stratified_over_uniform",
@@ -15,13 +15,10 @@ STUDY_CLAIMS = (
         "below 1 by construction of good clusters; blobs are well apart. Judged on the published rank-1 "
         "centres before the first run, where it failed (0.95)",
         control=Control("chance_over_uniform", removes="what makes the examples of a cluster alike"),
-        kind="statement",
-        registered="after",
         registered_because="judged on the published rank-1 centres before the first run, where it gave 0.95",
     ),
-    Claim(
+    check(
         "clusters_2d.product",
-        "clusters_2d",
         "rank-1 centres (products of mean factors) give no better clusters than random ones here",
         "this package",
         "product_over_uniform",
@@ -29,25 +26,19 @@ STUDY_CLAIMS = (
         "on data symmetric in sign equal gradients have opposite factors, so the centres vanish, all "
         "distances agree and the weights alone decide; registered after a first run that gave 0.95; 1 for "
         "random clusters",
-        kind="check",
-        registered="after",
         registered_because="a first run gave 0.95",
     ),
-    Claim(
+    statement(
         "clusters_2d.flipped",
-        "clusters_2d",
         "flipped labels have larger gradients than the rest",
         "two-dimensional gallery",
         "flipped_apart",
         Between(1.5, 20.0),
         "ratio of mean gradient norms",
         control=Control("chosen_apart", removes="the flips: as many examples chosen at random"),
-        kind="statement",
-        registered="before",
     ),
-    Claim(
+    statement(
         "gallery.labels",
-        "gallery",
         "gradient clusters are purer in labels than random ones of the same sizes",
         "cluster galleries of the paper's notebooks",
         "purity_over_chance",
@@ -56,66 +47,49 @@ STUDY_CLAIMS = (
         control=Control(
             "another_chance_purity_over_chance", removes="clustering: random clusters of the same sizes"
         ),
-        kind="statement",
-        registered="before",
     ),
-    Claim(
+    statement(
         "gallery.corrupted",
-        "gallery",
         "some cluster consists mostly of examples with random labels",
         "cluster galleries of the paper's notebooks",
         "corrupted_share",
         Between(0.5, 1.0),
         "10 % of the labels are random, so chance is 0.1; half is a clear majority of a cluster",
         control=Control("chance_corrupted_share", removes="clustering: random clusters of the same sizes"),
-        kind="statement",
-        registered="before",
     ),
-    Claim(
+    check(
         "non_interference.bits",
-        "non_interference",
         "measuring changes no bit of any weight or buffer",
         "abstraction of the paper's code",
         "bit_identical",
         Holds(),
         "every estimator, per seed; equality is exact",
-        kind="check",
-        registered="before",
         deterministic=True,
     ),
-    Claim(
+    check(
         "noise_floor.reference",
-        "noise_floor",
         "reference mode reads 1 + 1/(m - 2) on pure noise",
         "the published ImageNet curve saturates at 1.13 with m = 10",
         "reference_over_floor",
         Between(0.99, 1.01),
         "20 000 coordinates: standard error below 0.3 %",
         paper=1.0,
-        kind="check",
-        registered="before",
     ),
-    Claim(
+    check(
         "noise_floor.unbiased",
-        "noise_floor",
         "unbiased mode reads 1 on pure noise",
         "this package",
         "unbiased",
         Between(0.99, 1.01),
         "same reason",
-        kind="check",
-        registered="before",
     ),
-    Claim(
+    check(
         "noise_floor.small",
-        "noise_floor",
         "noise of 1e-4 reads 0.85 with m = 50, an effect of the constant 1e-7",
         "this package",
         "small_noise",
         Between(0.83, 0.87),
         "closed form 1/(1 + 0.2) times the floor",
         paper=0.85,
-        kind="check",
-        registered="before",
     ),
 )

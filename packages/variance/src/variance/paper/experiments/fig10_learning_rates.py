@@ -6,7 +6,7 @@ from scipy.stats import spearmanr
 
 from gdyn_common.seeding import generator
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Estimate, Run
+from gdyn_reproduce.runs import Run
 from variance.paper.calibration import estimate_images
 from variance.paper.curves import flatten, plot_training, stack, tail_mean
 from variance.paper.trajectory import TrainingConfig, image_runs
@@ -26,15 +26,15 @@ def compute(config: TrainingConfig, run: Run) -> Result:
     ends = np.stack([tail_mean(columns[rate]["SG-B.avg_var"]) for rate in rates])
     norm = np.stack([columns[rate][statistic] for rate in rates])
     measurements = {
-        "rises_as_rate_falls": (np.diff(ends, axis=0) > 0).all(0).tolist(),
-        "falls_as_rate_falls": (np.diff(ends, axis=0) < 0).all(0).tolist(),
-        "norm_var_rises": (norm[..., -1] > norm[..., 0]).all(0).tolist(),
+        "rise_per_rate": (ends[1:] / ends[:-1]).min(0).tolist(),
+        "rise_at_one_rate": (ends[0] / np.roll(ends[0], 1)).tolist(),
+        "norm_var_change": (norm[..., -1] / norm[..., 0]).max(0).tolist(),
+        "norm_var_change_of_neighbours": (norm[..., 1:] / norm[..., :-1]).mean((0, 2)).tolist(),
         **_correlations(
             np.stack([columns[rate]["loss"] for rate in rates]),
             norm,
             np.stack([columns[rate]["SG-B.avg_var"] for rate in rates]),
         ),
-        "norm_var_declines": (norm[..., -1] < norm[..., 0]).all(0).tolist(),
         "norm_var_end": tail_mean(norm).mean(0).tolist(),
         "variance_spread": (ends[-1] / ends[0]).tolist(),
     }
@@ -67,9 +67,7 @@ def _correlations(loss: np.ndarray, norm: np.ndarray, average: np.ndarray) -> di
     return found
 
 
-def estimate(config: TrainingConfig) -> Estimate:
-    """Return the expected cost."""
-    return estimate_images(config)
+estimate = estimate_images
 
 
 def plot(result: Result) -> Figure:

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Estimate, Run
+from gdyn_reproduce.runs import Run
 from variance.paper.calibration import estimate_images
 from variance.paper.curves import flatten, plot_training, stack, tail_mean
 from variance.paper.trajectory import TrainingConfig, image_runs
@@ -42,9 +42,7 @@ def _jump(values: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarr
     return np.asarray(values[:, after][:, :3].mean(1) - values[:, before][:, -3:].mean(1))
 
 
-def estimate(config: TrainingConfig) -> Estimate:
-    """Return the expected cost."""
-    return estimate_images(config)
+estimate = estimate_images
 
 
 def plot(result: Result) -> Figure:

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Estimate, Run
+from gdyn_reproduce.runs import Run
 from variance.paper.calibration import estimate_images
 from variance.paper.curves import flatten, plot_training, ratio_at_end, stack
 from variance.paper.trajectory import TrainingConfig, image_runs
@@ -34,9 +34,7 @@ def compute(config: TrainingConfig, run: Run) -> Result:
     return Result(measurements, flatten(found))
 
 
-def estimate(config: TrainingConfig) -> Estimate:
-    """Return the expected cost."""
-    return estimate_images(config)
+estimate = estimate_images
 
 
 def plot(result: Result) -> Figure:

@@ -191,11 +191,11 @@ def _measure(
         "gc_below_svrg_at_high_ratio": np.asarray((gc < svrg)[-1, :, high].all(0)).tolist(),
     }
     if len(rates) > 1:
-        found["rises_as_rate_falls"] = (np.diff(last[:, high], axis=0) > 0).all(0).tolist()
         gap = last[-1] / last[0]
-        found["gap_grows_with_ratio"] = (gap[high] > gap[low]).tolist()
-        found["falls_as_rate_falls"] = (np.diff(last[:, high], axis=0) < 0).all(0).tolist()
-        found["gap_falls_with_ratio"] = (gap[high] < gap[low]).tolist()
+        found["rise_per_rate"] = (last[1:] / last[:-1])[:, high].min(0).tolist()
+        found["rise_at_one_rate"] = (last[0, high] / np.roll(last[0, high], 1)).tolist()
+        found["gap_growth"] = (gap[high] / gap[low]).tolist()
+        found["gap_growth_at_one_ratio"] = (gap[high] / np.roll(gap[high], 1)).tolist()
     return found
 
 

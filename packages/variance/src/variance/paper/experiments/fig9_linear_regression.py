@@ -76,24 +76,28 @@ def compute(config: LinearRegressionConfig, run: Run) -> Result:
             key = f"{name}|{column.rpartition('.')[2]}"
             arrays[key] = np.stack([pieces[(name, seed)][column] for seed in config.seeds])
     arrays["GC-chance|avg_var"] = np.stack([pieces["GC", seed]["GC-chance.avg_var"] for seed in config.seeds])
-    variance = np.stack([tail_mean(arrays[f"{name}|avg_var"]) for name in ("SVRG", "GC", "SG-2B", "SG-B")])
-    excess = np.stack([tail_mean(arrays[f"{name}|excess"]) for name in ("SVRG", "GC", "SG-2B", "SG-B")])
+    names, plain = ("SVRG", "GC", "SG-2B", "SG-B"), [0, 2, 3]
+    variance = np.stack([tail_mean(arrays[f"{name}|avg_var"]) for name in names])
+    excess = np.stack([tail_mean(arrays[f"{name}|excess"]) for name in names])
+    at_start = np.stack([arrays[f"{name}|excess"][:, 0] for name in names])
     chance = tail_mean(arrays["GC-chance|avg_var"])
-    without = np.stack([variance[0], chance, *variance[2:]])
-    plain = np.diff(np.delete([variance, excess], 1, axis=1), axis=1)
     measurements = {
-        "variance_order": (np.diff(variance, axis=0) > 0).all(0).tolist(),
-        "loss_order": (np.diff(excess, axis=0) > 0).all(0).tolist(),
-        "plain_order": (plain > 0).all((0, 1)).tolist(),
-        "variance_order_chance": (np.diff(without, axis=0) > 0).all(0).tolist(),
-        "loss_order_reversed": (np.diff(excess, axis=0) < 0).all(0).tolist(),
-        "plain_order_reversed": (plain < 0).all((0, 1)).tolist(),
+        "variance_order": _rises(variance).tolist(),
+        "loss_order": _rises(excess).tolist(),
+        "plain_order": (_rises(variance[plain]) & _rises(excess[plain])).tolist(),
+        "variance_order_chance": _rises(np.stack([variance[0], chance, *variance[2:]])).tolist(),
+        "loss_order_at_start": _rises(at_start).tolist(),
+        "plain_order_at_start": _rises(at_start[plain]).tolist(),
         "chance_over_sg": (chance / variance[3]).tolist(),
         "gc_over_sg": (variance[1] / variance[3]).tolist(),
         "excess_sg": excess[3].tolist(),
         "excess_gc": excess[1].tolist(),
     }
     return Result(measurements, arrays)
+
+
+def _rises(values: np.ndarray) -> np.ndarray:
+    return np.asarray((np.diff(values, axis=0) > 0).all(0))
 
 
 def _setting(config: LinearRegressionConfig, seed: int) -> Setting:
