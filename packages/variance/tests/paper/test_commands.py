@@ -55,14 +55,14 @@ def test_every_estimator_is_measured_and_drives(tmp_path: Path) -> None:
     (result,) = tmp_path.rglob("result.json")
     measured = read_record(result.parent).measurements
     assert {f"{name}.avg_var" for name in everyone} <= measured.keys()
-    for driver in ("SVRG", "GC", "Adam", "EK-FAC", "NTK"):
-        assert (
-            train(tmp_path, *options, *frequent, "momentum=0", "estimators=[SG-B]", f"driver={driver}") == 0
-        )
+    for driver in ("SVRG", "GC", "Adam", "EK-FAC", "NTK", "GC-chance"):
+        beside = "SG-B,GC" if driver == "GC-chance" else "SG-B"  # whose strata it deals out
+        choice = (f"estimators=[{beside}]", f"driver={driver}")
+        assert train(tmp_path, *options, *frequent, "momentum=0", *choice) == 0
     losses = {
         read_record(path.parent).measurements["SG-B.avg_var"][0] for path in tmp_path.rglob("result.json")
     }
-    assert len(losses) == 6, "some drivers train alike"
+    assert len(losses) == 7, "some drivers train alike"
 
 
 def test_one_run_per_rate_and_seed(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ class Trainer:
         infrequent = infrequent and self.timing.infrequent_is_due(step)
         if not frequent and not infrequent:
             return
-        for estimator in (self.driver, *self.beside):
+        for estimator in (*self.beside, self.driver):  # the driver may deal out what is renewed beside it
             if not infrequent and not _has_frequent(estimator):
                 continue
             with preserved_randomness():

@@ -1,7 +1,6 @@
 """F6 and F7: variance against over-parametrisation with random features, without and with duplicates."""
 
 import dataclasses
-import time
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
@@ -28,6 +27,8 @@ from variance.paper.trajectory import Setting, follow, trainer_for
 
 ESTIMATORS = ("SG-B", "SG-2B", "SVRG", "GC")
 CONTROL = "GC-chance"
+TIMED = 1000
+"""Largest dimension of inputs and teacher at which the cost is measured; their product scales it."""
 
 
 @dataclass
@@ -201,12 +202,14 @@ def _measure(
 
 def estimate(config: RandomFeaturesConfig) -> Estimate:
     """Return the expected cost: plain steps, and snapshots with measurements in proportion to the data."""
-    ratio, middle = min(config.ratios), sorted(config.ratios)[len(config.ratios) // 2]
-    started = time.perf_counter()
-    _trainer(config, 0.0, config.learning_rates[0], middle, config.seeds[0])
-    data = (time.perf_counter() - started) * middle  # of one problem with as many examples as features
-    narrow = dataclasses.replace(config, input_dim=1, teacher_width=1)  # the trained features stay
-    trainer = _trainer(narrow, 0.0, config.learning_rates[0], ratio, config.seeds[0])
+    middle = sorted(config.ratios)[len(config.ratios) // 2]
+    sizes = {name: min(getattr(config, name), TIMED) for name in ("input_dim", "teacher_width")}
+    small = dataclasses.replace(config, **sizes)
+    trainer = _trainer(small, 0.0, config.learning_rates[0], middle, config.seeds[0])
+    of_small = (small.hidden, small.input_dim, small.teacher_width, small.unit_rows, middle, None)
+    one = seconds_of(lambda: _population.__wrapped__(*of_small, config.seeds[0]), 1)
+    growth = config.input_dim * config.teacher_width / (small.input_dim * small.teacher_width)
+    data = one * middle * growth  # of a problem with as many examples as features
     step = seconds_of(trainer.step, 20)
     timing = trainer.timing
     point, population = trainer.optimizer.point.copy(), trainer.stream.population
@@ -220,12 +223,12 @@ def estimate(config: RandomFeaturesConfig) -> Estimate:
         seconds_of(lambda: trainer.measurement and trainer.measurement(0, point), 1),
     )
     measurements, snapshots = occurrences(timing, config.num_steps)
-    relative = sum(ratio / other for other in config.ratios)
+    relative = sum(middle / other for other in config.ratios)
     problems = len(config.seeds) * len(config.duplicate_fractions)
     runs = problems * len(config.learning_rates)
     plain = config.num_steps * len(config.ratios) * step
     seconds = runs * (plain + relative * (snapshots * each[0] + measurements * each[1]))
-    n = config.hidden / ratio
+    n = config.hidden / min(config.ratios)
     inputs = 8.0 * config.input_dim * (n + max(config.hidden, config.teacher_width))
     return Estimate(
         seconds + problems * data * sum(1 / other for other in config.ratios),
