@@ -14,7 +14,7 @@ draws as independent would subtract noise that is not there.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -360,12 +360,12 @@ class RunningDraws:
         found = [_coordinate_ratios(s * scale, s / n + m.square()) for m, s in pieces]
         ratios, live = math.fsum(ratio for ratio, _ in found), sum(count for _, count in found)
         totals = _Totals(float(spread.sum(dtype=torch.float64)), _square(mean), n)
-        values = totals.values(len(mean), scale, own, of_mean)
+        values: dict[str, Any] = totals.values(len(mean), scale, own, of_mean)
         values["norm_var_coord"] = ratios / max(live if dead == "skip" else len(mean), 1)
         values["dead_fraction"] = 1 - live / len(mean)
         inverse_ratio = values.pop("inverse")
         if not self._standard_errors:
-            return _unbiased(mean, n, values, {}, (math.nan, math.nan))
+            return UnbiasedStatistics(mean, n, **values)
         errors, inverse = self._errors(totals, scale, own, of_mean, dead)
         if n * of_mean < own * (1 - 1e-9):  # draws that repel each other: their mean varies less
             errors["grad_norm_sq"] *= math.sqrt((n - 1) * of_mean / (own - of_mean))
@@ -374,7 +374,9 @@ class RunningDraws:
             )
             inverse = abs(inverse_ratio) * math.hypot(*parts)
             errors["noise_scale"] = values["noise_scale"] ** 2 * inverse
-        return _unbiased(mean, n, values, errors, inverse_interval(inverse_ratio, inverse, n))
+        low, high = inverse_interval(inverse_ratio, inverse, n)
+        ends = {"noise_scale_low": low, "noise_scale_high": high}
+        return UnbiasedStatistics(mean, n, **values, **ends, standard_errors=errors)
 
     def _errors(
         self, totals: "_Totals", scale: float, own: float, of_mean: float, dead: Dead
@@ -446,24 +448,6 @@ def inverse_interval(inverse: float, standard_error: float, count: int) -> tuple
     ends = inverse + margin, inverse - margin
     low, high = (1 / end if end > 0 else math.inf for end in ends)
     return low, high
-
-
-def _unbiased(
-    mean: Tensor, n: int, values: dict[str, float], errors: dict[str, float], interval: tuple[float, float]
-) -> UnbiasedStatistics:
-    return UnbiasedStatistics(
-        mean,
-        n,
-        values["avg_var"],
-        values["norm_var_coord"],
-        values["norm_var_trace"],
-        values["grad_sq"],
-        values["grad_norm_sq"],
-        values["noise_scale"],
-        values["dead_fraction"],
-        *interval,
-        errors,
-    )
 
 
 def _square(values: Tensor) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+from typing_extensions import override
 
 from gdyn_common.seeding import generator as named_generator
 from variance.data import Population
@@ -17,15 +18,14 @@ from variance.sampling.index_samplers import (
     Draw,
     IndexSampler,
     UniformSampler,
-    load_generator,
-    store_generator,
 )
+from variance.state import Stateful
 
 MakeSampler = Callable[[int, np.random.Generator], IndexSampler]
 """`make(num_examples, generator)`."""
 
 
-class DataStream:
+class DataStream(Stateful):
     """Batches in an order that depends on the seed and the stream's name only.
 
     A fork has its own generator and position: drawing from it moves nothing else. With workers, batches are
@@ -46,6 +46,8 @@ class DataStream:
         >>> sorted(torch.cat([stream.next().indices, stream.next().indices]).tolist())
         [0, 1, 2, 3]
     """
+
+    STATE = ("sampler", "_augmentation")
 
     def __init__(
         self,
@@ -109,14 +111,9 @@ class DataStream:
         """Forget batches loaded ahead; needed after the sampler was changed from outside."""
         self._ahead = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position: sampler state and augmentation generator."""
-        return {"sampler": self.sampler.state_dict(), "augmentation": store_generator(self._augmentation)}
-
+    @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.sampler.load_state_dict(state["sampler"])
-        load_generator(self._augmentation, state["augmentation"])
+        super().load_state_dict(state)
         self.restart_workers()
 
 

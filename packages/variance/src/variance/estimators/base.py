@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from variance.data import Population
 from variance.errors import ConfigError
 from variance.objective import Batch, Objective, Point
 from variance.sampling.index_samplers import IndexSampler, UniformSampler
+from variance.state import Stateful
 from variance.statistics import ExactStatistics
 
 
@@ -32,7 +32,7 @@ class Direction:
     info: Mapping[str, float] = field(default_factory=dict)
 
 
-class GradientEstimator(ABC):
+class GradientEstimator(Stateful, ABC):
     """A step direction without side effects, and two operations that change its state.
 
     `direction` may be called any number of times at any point. State moves only in `on_frequent` (cost of
@@ -57,12 +57,12 @@ class GradientEstimator(ABC):
         """Return the index sampler that this estimator's batches must come from."""
         return UniformSampler(num_examples, generator)
 
-    def on_frequent(  # noqa: B027 - most estimators have no state
+    def on_frequent(
         self, step: int, point: Point, batch: Batch, generator: torch.Generator | None = None
     ) -> None:
         """Update state that costs about one gradient."""
 
-    def on_infrequent(  # noqa: B027 - same reason
+    def on_infrequent(
         self, step: int, point: Point, population: Population, generator: torch.Generator | None = None
     ) -> None:
         """Update state that costs about a pass over the data."""
@@ -78,10 +78,3 @@ class GradientEstimator(ABC):
     def info(self) -> dict[str, float]:
         """Return numbers about the current state for the log."""
         return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all state, as nested plain containers of tensors and numbers."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - same reason
-        """Restore what `state_dict` returned."""

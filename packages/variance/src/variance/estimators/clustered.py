@@ -1,8 +1,7 @@
 """Gradient clustering as an estimator: stratified batches from batch or online clusters."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,19 +13,21 @@ from variance.data import Population
 from variance.errors import ConfigError, NotReady
 from variance.estimators.base import Direction, GradientEstimator
 from variance.estimators.sg import EXACT_CHUNK
-from variance.gradient_clustering import BatchClustering, Centres, OnlineClustering
+from variance.gradient_clustering import BatchClustering, OnlineClustering
 from variance.gradient_clustering.centres import dense_sums
 from variance.gradient_clustering.initialisation import Initialisation
 from variance.objective import Batch, Objective, Point, mean_point
 from variance.per_example import quantities
 from variance.per_example.capture import Capture
-from variance.sampling.index_samplers import IndexSampler, UniformSampler, load_generator, store_generator
+from variance.sampling.index_samplers import IndexSampler, UniformSampler
 from variance.sampling.stratified import StratifiedSampler, cluster_sizes
 from variance.statistics import ExactStatistics, batch_mean_factor, from_moments
 
 
 class Stratified(GradientEstimator):
     """Weighted gradients of batches drawn from clusters."""
+
+    STATE: ClassVar[tuple[str, ...]] = ("assignment",)
 
     def __init__(self, objective: Objective, *, clamp: float | None = None, **sampler_options: Any) -> None:
         super().__init__(objective)
@@ -144,6 +145,8 @@ class GC(Stratified):
     """
 
     name = "GC"
+    STATE = ("assignment", "clustering", "_points", "_distortion", "_num_splits")
+    KINDS = (("_points", Point),)
 
     def __init__(
         self,
@@ -169,8 +172,9 @@ class GC(Stratified):
     def on_infrequent(
         self, step: int, point: Point, population: Population, generator: torch.Generator | None = None
     ) -> None:
-        self._points = [*self._points, point.copy()][-self.average_points :]
-        where = mean_point(self._points)
+        points = [*self._points, point.copy()]
+        where = mean_point(points)
+        self._points = points[1 - self.average_points :] if self.average_points > 1 else []
         found = self.clustering.fit(
             lambda indices: self._capture_at(where, population, indices),
             len(population),
@@ -193,28 +197,6 @@ class GC(Stratified):
             f"{self.name.lower()}/largest": float(sizes.max()),
         }
 
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        centres = self.clustering.centres
-        return {
-            "assignment": self.assignment,
-            "centres": None if centres is None else centres.state_dict(),
-            "generator": store_generator(self.clustering.generator),
-            "distortion": self._distortion,
-            "num_splits": self._num_splits,
-            "points": [point.state_dict() for point in self._points] if self.average_points > 1 else [],
-        }
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.assignment = state["assignment"]
-        self.clustering.centres = (
-            None if state["centres"] is None else Centres.from_state_dict(state["centres"])
-        )
-        load_generator(self.clustering.generator, state["generator"])
-        self._points = [Point.from_state_dict(stored) for stored in state["points"]]
-        self._distortion, self._num_splits = float(state["distortion"]), int(state["num_splits"])
-
 
 class GCOnline(Stratified):
     """Online gradient clustering: centres follow the stream, an infrequent pass assigns the population.
@@ -227,6 +209,7 @@ class GCOnline(Stratified):
     """
 
     name = "GC-online"
+    STATE = ("assignment", "clustering")
 
     def __init__(
         self, objective: Objective, clustering: OnlineClustering, *, chunk: int = 128, **sampler_options: Any
@@ -259,12 +242,3 @@ class GCOnline(Stratified):
             "gc-online/reinits": float(self.clustering.num_reinits),
             "gc-online/largest": float(self.clustering.sizes.max()),
         }
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        return {"assignment": self.assignment, "clustering": self.clustering.state_dict()}
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.assignment = state["assignment"]
-        self.clustering.load_state_dict(state["clustering"])

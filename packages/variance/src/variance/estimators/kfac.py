@@ -9,8 +9,7 @@ Eschenhagen et al. 2023 (`expand` and `reduce`).
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name
@@ -78,6 +77,7 @@ class KFAC(GradientEstimator):
     """
 
     name = "K-FAC"
+    STATE = ("inputs", "outputs", "_bases", "_spectra", "_biased", "_labels", "_step")
 
     def __init__(
         self,
@@ -190,26 +190,6 @@ class KFAC(GradientEstimator):
         if self.kl_clip is None or predicted <= 0:
             return 1.0
         return min(1.0, math.sqrt(self.kl_clip / predicted))
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "inputs": dict(self.inputs),
-            "outputs": dict(self.outputs),
-            "bases": {name: list(pair) for name, pair in self._bases.items()},
-            "spectra": dict(self._spectra),
-            "biased": dict(self._biased),
-            "labels": self._labels.get_state(),
-            "step": self._step,
-        }
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.inputs, self.outputs = dict(state["inputs"]), dict(state["outputs"])
-        self._bases = {name: (pair[0], pair[1]) for name, pair in state["bases"].items()}
-        self._spectra, self._biased = dict(state["spectra"]), dict(state["biased"])
-        self._labels.set_state(state["labels"])
-        self._step = int(state["step"])
 
 
 class EKFAC(KFAC):

@@ -1,8 +1,5 @@
 """Momentum methods as estimators: `direction` shows the next step, `on_frequent` takes it into the state."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -26,6 +23,7 @@ class HeavyBall(GradientEstimator):
     """
 
     name = "heavy-ball"
+    STATE = ("velocity",)
 
     def __init__(self, objective: Objective, *, momentum: float = 0.9) -> None:
         super().__init__(objective)
@@ -49,14 +47,6 @@ class HeavyBall(GradientEstimator):
         self, step: int, point: Point, batch: Batch, generator: torch.Generator | None = None
     ) -> None:
         self.velocity = self.direction(point, batch, generator).values
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        return {"velocity": self.velocity}
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.velocity = state["velocity"]
 
 
 class Nesterov(HeavyBall):
@@ -97,6 +87,7 @@ class Adam(GradientEstimator):
     """
 
     name = "Adam"
+    STATE = ("_first", "_second", "_count")
 
     def __init__(
         self, objective: Objective, *, betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8
@@ -132,14 +123,6 @@ class Adam(GradientEstimator):
         self._first, self._second, _ = self._moments(point, batch, generator)
         self._count += 1
 
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        return {"first": self._first, "second": self._second, "count": self._count}
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._first, self._second, self._count = state["first"], state["second"], int(state["count"])
-
 
 class IGT(GradientEstimator):
     """Implicit gradient transport: the running mean of gradients, each taken at an extrapolated point.
@@ -150,6 +133,7 @@ class IGT(GradientEstimator):
     """
 
     name = "IGT"
+    STATE = ("velocity", "_previous", "_count")
 
     def __init__(self, objective: Objective) -> None:
         super().__init__(objective)
@@ -174,11 +158,3 @@ class IGT(GradientEstimator):
         self.velocity = self.direction(point, batch, generator).values
         self._previous = point.flat().clone()
         self._count += 1
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        return {"velocity": self.velocity, "previous": self._previous, "count": self._count}
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.velocity, self._previous, self._count = state["velocity"], state["previous"], int(state["count"])

@@ -1,8 +1,5 @@
 """Gradients of one batch, averaged over the points of recent snapshots."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from typing_extensions import override
 
@@ -24,6 +21,8 @@ class SnapshotAverage(GradientEstimator):
     """
 
     name = "snapshot-average"
+    STATE = ("points",)
+    KINDS = (("points", Point),)
 
     def __init__(self, objective: Objective, *, count: int = 3) -> None:
         super().__init__(objective)
@@ -42,11 +41,3 @@ class SnapshotAverage(GradientEstimator):
     def direction(self, point: Point, batch: Batch, generator: torch.Generator | None = None) -> Direction:
         found = [self.objective.gradient(where, batch, generator) for where in (point, *self.points)]
         return Direction(torch.stack([gradient for gradient, _ in found]).mean(0), found[0][1])
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        return {"points": [point.state_dict() for point in self.points]}
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.points = [Point.from_state_dict(stored) for stored in state["points"]]

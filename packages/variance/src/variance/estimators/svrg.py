@@ -6,8 +6,7 @@ direction = g_b(theta) - alpha m * (g_b(snapshot) - mean gradient at the snapsho
 Source: Johnson and Zhang 2013; the clipped variant of Faghri et al. 2020; alpha-SVRG of Yin et al. 2024.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -45,6 +44,8 @@ class SVRG(GradientEstimator):
     """
 
     name = "SVRG"
+    STATE = ("snapshot", "snapshot_mean", "snapshot_step", "_step", "_moments")
+    KINDS = (("snapshot", Point),)
     DECAY = 0.9
 
     def __init__(
@@ -155,20 +156,3 @@ class SVRG(GradientEstimator):
         variance = (second / len(population) - centre.square()).clamp_min(0)
         mean = centre + scale * self.snapshot_mean
         return from_moments(mean, variance, len(population), batch_size, replacement=False)
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "snapshot": None if self.snapshot is None else self.snapshot.state_dict(),
-            "snapshot_mean": self.snapshot_mean,
-            "snapshot_step": self.snapshot_step,
-            "step": self._step,
-            "moments": dict(self._moments),
-        }
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.snapshot = None if state["snapshot"] is None else Point.from_state_dict(state["snapshot"])
-        self.snapshot_mean = state["snapshot_mean"]
-        self.snapshot_step, self._step = int(state["snapshot_step"]), int(state["step"])
-        self._moments = dict(state["moments"])

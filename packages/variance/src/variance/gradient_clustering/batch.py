@@ -23,6 +23,7 @@ from variance.gradient_clustering.centres import (
 from variance.gradient_clustering.initialisation import CaptureAt, Initialisation, initial_centres
 from variance.losses import LossFunction, require_finite
 from variance.per_example.capture import Capture, capture
+from variance.state import Stateful
 
 Weighting = Literal["none", "sequential", "frozen"]
 PASS_EXAMPLES = 128
@@ -106,7 +107,7 @@ def cluster(
     return batch.fit(capture_at, len(x), iterations, init)
 
 
-class BatchClustering:
+class BatchClustering(Stateful):
     """The clustering loop behind `cluster` and the clustered estimator; keeps centres between calls.
 
     Args:
@@ -115,6 +116,9 @@ class BatchClustering:
         weighting: See `cluster`.
         seed: Seed or generator.
     """
+
+    STATE = ("generator", "centres")
+    KINDS = (("centres", Centres),)
 
     def __init__(
         self,

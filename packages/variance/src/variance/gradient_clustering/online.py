@@ -4,8 +4,7 @@ n_k <- beta n_k + (1 - beta) cnt_k and C_k <- (beta n_k_old C_k + (1 - beta) sum
 by factor.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,15 +13,14 @@ from torch import Tensor
 
 from variance.errors import ConfigError, NotReady
 from variance.gradient_clustering.centres import Centres, ClusteringOptions, RunningSums, squared_distances
-from variance.gradient_clustering.initialisation import initial_centres
 from variance.losses import require_finite
 from variance.per_example.capture import Capture
-from variance.sampling.index_samplers import load_generator, store_generator
+from variance.state import Stateful
 
 Reinitialise = Literal["largest", "data"]
 
 
-class OnlineClustering:
+class OnlineClustering(Stateful):
     """K rank-1 centres that follow a stream of mini-batches; needs no indices and no finite data set.
 
     Args:
@@ -36,6 +34,9 @@ class OnlineClustering:
             examples of the current batch.
         seed: Seed or generator.
     """
+
+    STATE = ("generator", "num_batches", "num_reinits", "centres", "sizes", "distortions")
+    KINDS = (("centres", Centres),)
 
     def __init__(
         self,
@@ -164,29 +165,3 @@ class OnlineClustering:
         self.sizes[small] = self.min_size * self.initial_size * len(batch)
         self.distortions[small] = 0.0
         self.num_reinits += len(small)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything needed to continue."""
-        return {
-            "generator": store_generator(self.generator),
-            "num_batches": self.num_batches,
-            "num_reinits": self.num_reinits,
-            "centres": None if self.centres is None else self.centres.state_dict(),
-            "sizes": self.sizes,
-            "distortions": self.distortions,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        load_generator(self.generator, state["generator"])
-        self.num_batches, self.num_reinits = int(state["num_batches"]), int(state["num_reinits"])
-        self.centres = None if state["centres"] is None else Centres.from_state_dict(state["centres"])
-        self.sizes, self.distortions = state["sizes"].clone(), state["distortions"].clone()
-
-
-def uniform_start(example: Capture, online: OnlineClustering) -> None:
-    """Give an online clustering the original's start, uniform [0, 1)/(i + o) per factor."""
-    online.centres = initial_centres(
-        "uniform", lambda _: example, len(example), online.num_clusters, online.options, online.generator
-    )
-    online.sizes += online.min_size * online.initial_size * len(example)

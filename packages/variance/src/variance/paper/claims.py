@@ -32,8 +32,8 @@ UNTRAINED = "training: the first measurement"
 
 def _claim(kind: Kind, id: str, *stated: Any, **more: Any) -> Claim:
     """Return a claim of the figure its id begins with; registered after its run where a reason is given."""
-    registered = "after" if "registered_because" in more else "before"
-    return Claim(id, id.partition(".")[0], *stated, kind=kind, registered=registered, **more)
+    more["registered"] = "after" if "registered_because" in more else "before"
+    return Claim(id, id.partition(".")[0], *stated, **more, kind=kind)  # type: ignore[misc]
 
 
 number, statement, check = (partial(_claim, kind) for kind in ("number", "statement", "check"))

@@ -5,8 +5,7 @@ of the `GC` before it at random: strata of the same sizes, without what makes th
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -57,14 +56,6 @@ class ChanceStrata(Stratified):
         if (found := self._like.assignment) is not None:
             order = seeded(self._seed, "chance", step).permutation(len(found))
             self.assignment = found[torch.from_numpy(np.asarray(order))]
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        return {"assignment": self.assignment}
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.assignment = state["assignment"]
 
 
 def has_exact(name: str) -> bool:

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from variance.errors import ConfigError
+from variance.state import Stateful
 
 
 @dataclass(frozen=True)
@@ -37,33 +39,7 @@ class IndexSampler(Protocol):
         """Continue where `state_dict` was taken."""
 
 
-def store_generator(generator: np.random.Generator) -> list[int]:
-    """Return the state of a PCG64 generator as 64-bit words, so that tensors-only checkpoints can hold it."""
-    state: Any = generator.bit_generator.state
-    if state["bit_generator"] != "PCG64":
-        raise ConfigError(
-            f"generators of type {state['bit_generator']} cannot be stored; use numpy.random.default_rng."
-        )
-    return [
-        int(state["state"]["state"]),
-        int(state["state"]["inc"]),
-        int(state["has_uint32"]),
-        int(state["uinteger"]),
-    ]
-
-
-def load_generator(generator: np.random.Generator, stored: list[int]) -> None:
-    """Restore what `store_generator` returned."""
-    state, increment, has_uint32, uinteger = stored
-    generator.bit_generator.state = {
-        "bit_generator": "PCG64",
-        "state": {"state": state, "inc": increment},
-        "has_uint32": has_uint32,
-        "uinteger": uinteger,
-    }
-
-
-class UniformSampler:
+class UniformSampler(Stateful):
     """Every example equally likely.
 
     Without replacement the population is visited in random order, epoch after epoch; a batch may cross the
@@ -78,6 +54,8 @@ class UniformSampler:
         >>> sorted(UniformSampler(4, seed=0).draw(4).indices.tolist())
         [0, 1, 2, 3]
     """
+
+    STATE = ("_generator", "epoch", "_pending")
 
     def __init__(
         self, num_examples: int, seed: int | np.random.Generator = 0, *, replacement: bool = False
@@ -112,18 +90,8 @@ class UniformSampler:
             indices, self._pending = self._pending[:count], self._pending[count:]
         return Draw(torch.from_numpy(indices), torch.ones(count, dtype=torch.float64))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return generator state, epoch and the rest of the current permutation."""
-        pending = torch.from_numpy(self._pending.copy())
-        return {"generator": store_generator(self._generator), "epoch": self.epoch, "pending": pending}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        load_generator(self._generator, state["generator"])
-        self.epoch, self._pending = int(state["epoch"]), state["pending"].numpy().copy()
-
-
-class ImportanceSampler:
+class ImportanceSampler(Stateful):
     """Draw with replacement with probability proportional to a score, weight 1/(N p).
 
     Unbiased for every positive score; with scores equal to gradient norms the variance is the smallest
@@ -138,6 +106,8 @@ class ImportanceSampler:
         >>> bool(draw.weights[0] == (2.0 if draw.indices[0] == 0 else 2 / 3))
         True
     """
+
+    STATE = ("_generator", "probabilities")
 
     def __init__(self, scores: Float[Tensor, "n"], seed: int | np.random.Generator = 0) -> None:
         self._generator = np.random.default_rng(seed)
@@ -169,15 +139,7 @@ class ImportanceSampler:
             torch.from_numpy(indices), torch.from_numpy(1 / (self.num_examples * self.probabilities[indices]))
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return generator state and probabilities."""
-        return {
-            "generator": store_generator(self._generator),
-            "probabilities": torch.from_numpy(self.probabilities.copy()),
-        }
-
+    @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        load_generator(self._generator, state["generator"])
-        self.probabilities = state["probabilities"].numpy().copy()
+        super().load_state_dict(state)
         self.num_examples, self._cumulative = len(self.probabilities), np.cumsum(self.probabilities)

@@ -1,7 +1,6 @@
 """Training batches from a scheduler: random order within a round, a new round when it is used up."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,12 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from variance.errors import ConfigError
-from variance.sampling.index_samplers import Draw, load_generator, store_generator
+from variance.sampling.index_samplers import Draw
 from variance.sampling.schedulers import Scheduler
 from variance.sampling.scores import Normalisation, ScoreMemory
+from variance.state import Stateful
 
 
-class RoundSampler:
+class RoundSampler(Stateful):
     """Draws the examples that a scheduler keeps awake; call `update` with the scores of every batch.
 
     A batch may cross the end of a round. Biased unless the scheduler's weights undo its choice (see
@@ -38,6 +38,8 @@ class RoundSampler:
         >>> sorted(sampler.draw(2).indices.tolist())
         [1, 2]
     """
+
+    STATE = ("_generator", "_pending", "scheduler", "memory")
 
     def __init__(
         self,
@@ -77,22 +79,6 @@ class RoundSampler:
     def num_examples(self) -> int:
         """Size of the population."""
         return self.scheduler.num_examples
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything needed to continue the sequence."""
-        return {
-            "generator": store_generator(self._generator),
-            "pending": torch.from_numpy(self._pending.copy()),
-            "scheduler": self.scheduler.state_dict(),
-            "memory": self.memory.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        load_generator(self._generator, state["generator"])
-        self._pending = state["pending"].numpy().copy()
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.memory.load_state_dict(state["memory"])
 
     def _capped(self) -> np.ndarray:
         return np.asarray(np.minimum(self.scheduler.weights, self.cap))

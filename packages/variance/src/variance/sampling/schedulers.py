@@ -6,27 +6,28 @@ examples by score. A round is one pass over the examples that are awake.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, get_args
+from typing import ClassVar, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from typing_extensions import override
 
 from gdyn_common.errors import unknown
 from variance.errors import ConfigError
 from variance.sampling.thresholds import RULES, SelfTuningPercentile, Threshold
+from variance.state import Stateful
 
 
-class Scheduler(ABC):
+class Scheduler(Stateful, ABC):
     """Decides, round by round, which examples are visited.
 
     Args:
         num_examples: N.
         min_examples: Smallest round; the examples of largest score are added back when fewer are awake.
     """
+
+    STATE: ClassVar[tuple[str, ...]] = ("round", "wait", "weights")
 
     def __init__(self, num_examples: int, *, min_examples: int = 1) -> None:
         if not 1 <= min_examples <= num_examples:
@@ -52,19 +53,6 @@ class Scheduler(ABC):
             chosen[asleep[np.argsort(-values[asleep], kind="stable")[:missing]]] = True
         self.round += 1
         return torch.from_numpy(np.flatnonzero(chosen))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return round, waiting times and weights."""
-        return {
-            "round": self.round,
-            "wait": torch.from_numpy(self.wait.copy()),
-            "weights": torch.from_numpy(self.weights.copy()),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.round = int(state["round"])
-        self.wait, self.weights = state["wait"].numpy().copy(), state["weights"].numpy().copy()
 
     @abstractmethod
     def _snoozes(self, scores: np.ndarray, awake: np.ndarray) -> np.ndarray:
@@ -130,6 +118,8 @@ class ExponentialSnooze(Scheduler):
         [[1, 2], [1, 2], [1, 2]]
     """
 
+    STATE = (*Scheduler.STATE, "exponent", "_tuned")
+
     def __init__(
         self,
         num_examples: int,
@@ -148,16 +138,6 @@ class ExponentialSnooze(Scheduler):
         self.threshold, self.value, self.period, self.max_exponent = threshold, value, period, max_exponent
         self.exponent = np.zeros(num_examples, dtype=np.int64)
         self._tuned = SelfTuningPercentile(value)
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        own = {"exponent": torch.from_numpy(self.exponent.copy()), "percentile": self._tuned.percentile}
-        return super().state_dict() | own
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.exponent, self._tuned.percentile = state["exponent"].numpy().copy(), float(state["percentile"])
 
     def _tau(self, scores: np.ndarray) -> float:
         known = scores[np.isfinite(scores)]

@@ -1,7 +1,6 @@
 """Scores of examples for schedulers and importance sampling, and their memory."""
 
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from gdyn_common.errors import unknown
 from variance.errors import ConfigError
 from variance.per_example import quantities
 from variance.per_example.capture import Capture
+from variance.state import Stateful
 
 Score = Literal["loss", "norm", "alignment", "positive-alignment", "random", "one"]
 Normalisation = Literal["none", "sum", "class", "softmax", "batch"]
@@ -51,7 +51,7 @@ def score(
     return inner.abs() if kind == "alignment" else inner.clamp_min(0)
 
 
-class ScoreMemory:
+class ScoreMemory(Stateful):
     """Exponential memory of per-example scores, with bias correction by the number of visits.
 
     alpha <- decay alpha + (1 - decay) new; reading divides by 1 - decay^visits.
@@ -67,6 +67,8 @@ class ScoreMemory:
         >>> memory.read().tolist()
         [3.0, inf]
     """
+
+    STATE = ("_sums", "_last", "_visits")
 
     def __init__(self, num_examples: int, *, decay: float = 0.0, difference: bool = False) -> None:
         if num_examples < 1 or not 0 <= decay < 1:
@@ -116,16 +118,6 @@ class ScoreMemory:
         elif normalisation != "none":
             raise ConfigError(unknown("normalisation", normalisation, get_args(Normalisation)))
         return torch.from_numpy(values)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return memory, last scores and visits."""
-        pairs = {"sums": self._sums, "last": self._last, "visits": self._visits}
-        return {name: torch.from_numpy(value.copy()) for name, value in pairs.items()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self._sums, self._last = state["sums"].numpy().copy(), state["last"].numpy().copy()
-        self._visits = state["visits"].numpy().copy()
 
 
 def _scaled(values: np.ndarray, total: float) -> np.ndarray:

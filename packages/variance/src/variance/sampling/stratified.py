@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from variance.errors import ConfigError
-from variance.sampling.index_samplers import Draw, load_generator, store_generator
+from variance.sampling.index_samplers import Draw
+from variance.state import Stateful
 
 Allocation = Literal["equal", "proportional", "neyman"]
 
@@ -148,7 +150,7 @@ def neyman_variance(
     return float((sizes * spread).sum() / sizes.sum()) ** 2 / batch_size
 
 
-class StratifiedSampler:
+class StratifiedSampler(Stateful):
     """Draw indices cluster by cluster, with weights that keep the estimate unbiased.
 
     `equal`: rounds, each a random permutation of the non-empty clusters. Other allocations fill a
@@ -176,6 +178,8 @@ class StratifiedSampler:
         [0.5, 1.5]
     """
 
+    STATE = ("_generator", "_members", "_sizes", "_cursor", "_pending", "_shares", "_weights")
+
     def __init__(
         self,
         assignment: Int[Tensor, "n"],
@@ -196,25 +200,29 @@ class StratifiedSampler:
     def set_assignment(self, assignment: Int[Tensor, "n"], spreads: Float[Tensor, "k"] | None = None) -> None:
         """Start over with a new clustering; the generator carries on."""
         ids = check_assignment(assignment).cpu().numpy()
-        self.num_examples, self.assignment = len(ids), torch.from_numpy(ids)
+        self.assignment = torch.from_numpy(ids)
         sizes = np.bincount(ids)
         if self._within is not None and not (0 <= self._within < len(sizes) and sizes[self._within]):
             raise ConfigError(
                 f"within_cluster {self._within} is empty or unknown; clusters are 0 to {len(sizes) - 1}."
             )
-        self._clusters = np.flatnonzero(sizes) if self._within is None else np.array([self._within])
         shuffled = self._generator.permutation(len(ids))
         narrow = ids[shuffled].astype(
             np.int16 if len(sizes) < 2**15 else np.int64
         )  # 16 bits take the radix sort
         self._members = shuffled[np.argsort(narrow, kind="stable")]
         self._sizes = sizes
-        self._starts = np.cumsum(sizes) - sizes
+        self._arrange()
         self._cursor = np.zeros(len(sizes), dtype=np.int64)
         self._pending = np.empty(0, dtype=np.int64)
         self._shares = self._shares_of(sizes[self._clusters], spreads)
         self._weights = np.zeros(len(sizes))
         self._weights[self._clusters] = self._cluster_weights()
+
+    def _arrange(self) -> None:
+        self.num_examples = len(self._members)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        self._clusters = np.flatnonzero(self._sizes) if self._within is None else np.array([self._within])
 
     def _shares_of(self, sizes: np.ndarray, spreads: Tensor | None) -> Any:
         m = len(sizes)
@@ -326,26 +334,10 @@ class StratifiedSampler:
         block = slice(self._starts[k], self._starts[k] + self._sizes[k])
         self._members[block] = self._generator.permutation(self._members[block])
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything needed to continue the sequence."""
-        return {
-            "generator": store_generator(self._generator),
-            "members": torch.from_numpy(self._members.copy()),
-            "sizes": torch.from_numpy(self._sizes.copy()),
-            "cursor": torch.from_numpy(self._cursor.copy()),
-            "pending": torch.from_numpy(self._pending.copy()),
-            "shares": torch.from_numpy(self._shares.copy()),
-            "weights": torch.from_numpy(self._weights.copy()),
-        }
-
+    @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        load_generator(self._generator, state["generator"])
-        self._members = state["members"].numpy().copy()
-        self._sizes = state["sizes"].numpy().copy()
-        self._cursor = state["cursor"].numpy().copy()
-        self._pending = state["pending"].numpy().copy()
-        self._shares, self._weights = state["shares"].numpy().copy(), state["weights"].numpy().copy()
-        self.num_examples = len(self._members)
-        self._starts = np.cumsum(self._sizes) - self._sizes
-        self._clusters = np.flatnonzero(self._sizes) if self._within is None else np.array([self._within])
+        super().load_state_dict(state)
+        self._arrange()
+        ids = np.empty(self.num_examples, dtype=np.int64)
+        ids[self._members] = np.repeat(np.arange(len(self._sizes)), self._sizes)
+        self.assignment = torch.from_numpy(ids)

@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from variance.state import Stateful
+
 Threshold = Literal[
     "constant", "median", "mean", "percentile", "self-tuning", "falling-decades", "rising-decades",
     "deviation", "log-deviation", "cumulative", "biased-log",
@@ -55,7 +57,7 @@ RULES: dict[str, Rule] = {
 1 + score, minus 1."""
 
 
-class SelfTuningPercentile:
+class SelfTuningPercentile(Stateful):
     """A percentile that rises by `step` after every round in which at most 2 % of the sleepers woke.
 
     Args:
@@ -69,6 +71,7 @@ class SelfTuningPercentile:
         (15.0, 15.0)
     """
 
+    STATE = ("percentile",)
     QUIET = 0.02
 
     def __init__(self, start: float, *, step: float = 5.0, largest: float = 90.0) -> None:
