@@ -13,7 +13,7 @@ draws as independent would subtract noise that is not there.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -357,26 +357,26 @@ class RunningDraws:
         own, of_mean = (design or Design()).factors(n, batch_size)
         scale = 1 / (n - n * of_mean / own) if own > of_mean else 0.0  # from centred squares to a variance
         pieces = zip(mean.split(self.SKETCH), spread.split(self.SKETCH), strict=True)  # memory of a piece
-        found = [_coordinate_ratios(s * scale, s / n + m.square()) for m, s in pieces]
-        ratios, live = math.fsum(ratio for ratio, _ in found), sum(count for _, count in found)
+        parts = [_coordinate_ratios(s * scale, s / n + m.square()) for m, s in pieces]
+        ratios, live = math.fsum(ratio for ratio, _ in parts), sum(count for _, count in parts)
         totals = _Totals(float(spread.sum(dtype=torch.float64)), _square(mean), n)
         values: dict[str, Any] = totals.values(len(mean), scale, own, of_mean)
         values["norm_var_coord"] = ratios / max(live if dead == "skip" else len(mean), 1)
         values["dead_fraction"] = 1 - live / len(mean)
         inverse_ratio = values.pop("inverse")
+        found = UnbiasedStatistics(mean, n, **values)
         if not self._standard_errors:
-            return UnbiasedStatistics(mean, n, **values)
+            return found
         errors, inverse = self._errors(totals, scale, own, of_mean, dead)
         if n * of_mean < own * (1 - 1e-9):  # draws that repel each other: their mean varies less
             errors["grad_norm_sq"] *= math.sqrt((n - 1) * of_mean / (own - of_mean))
-            parts = (
+            relative = (
                 errors[name] / values[name] if values[name] else 0.0 for name in ("avg_var", "grad_norm_sq")
             )
-            inverse = abs(inverse_ratio) * math.hypot(*parts)
+            inverse = abs(inverse_ratio) * math.hypot(*relative)
             errors["noise_scale"] = values["noise_scale"] ** 2 * inverse
         low, high = inverse_interval(inverse_ratio, inverse, n)
-        ends = {"noise_scale_low": low, "noise_scale_high": high}
-        return UnbiasedStatistics(mean, n, **values, **ends, standard_errors=errors)
+        return replace(found, noise_scale_low=low, noise_scale_high=high, standard_errors=errors)
 
     def _errors(
         self, totals: "_Totals", scale: float, own: float, of_mean: float, dead: Dead

@@ -28,6 +28,8 @@ from variance.state import Stateful
 Weighting = Literal["none", "sequential", "frozen"]
 PASS_EXAMPLES = 128
 """Examples per pass through the network where chunks are smaller; distances do not depend on the weights."""
+WIDE_PASS_EXAMPLES = 2048
+"""The same where all layers have one position, so that nothing grows but activations."""
 
 
 @dataclass(frozen=True)
@@ -221,8 +223,12 @@ class BatchClustering(Stateful):
         distortion = torch.zeros(self.num_clusters, dtype=torch.float64)
         counts = torch.zeros(self.num_clusters, dtype=torch.long)
         sums = RunningSums(self.num_clusters, self.options)
-        for indices in order.split(self.chunk * max(1, PASS_EXAMPLES // self.chunk)):
+        size, ahead = PASS_EXAMPLES, order
+        while len(ahead):
+            indices, ahead = ahead.tensor_split((self.chunk * max(1, size // self.chunk),))
             found = capture_at(indices)
+            if all(layer.num_positions == 1 for layer in self.options.select(found).values()):
+                size = WIDE_PASS_EXAMPLES
             distances = squared_distances(found, self.centres, self.options, scales).cpu()
             require_finite(distances, "the distance to the centres", indices)
             if self.weighting == "sequential":

@@ -1,6 +1,7 @@
 """Squared norms, Gram matrices, moments and inner products of per-example gradients, by layer."""
 
 from collections.abc import Iterator
+from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -38,14 +39,11 @@ def materialised(capture: Capture) -> dict[str, Tensor]:
     found = dict(capture.rest)
     for layer in capture.layers.values():
         found |= layer.gradients()
-    n = len(capture)
-    zeros = {
-        name: capture.losses.new_zeros((n, *shape))
+    zero = capture.losses.new_zeros(())
+    return {
+        name: found[name] if name in found else zero.expand(len(capture), *shape)
         for name, shape in capture.shapes.items()
-        if name not in found
     }
-    found |= zeros
-    return {name: found[name] for name in capture.shapes}
 
 
 def flat_gradients(capture: Capture) -> Float[Tensor, "n p"]:
@@ -129,8 +127,7 @@ def weight_second_moments(layer: WeightLayer) -> Float[Tensor, "o i"]:
     if choice_for(layer, "second_moments").formulation == "outer":
         a, b = layer.positions()
         return b[:, 0].square().T @ a[:, 0].square()
-    pieces = [kernels.square().sum(0) for _, kernels in kernel_chunks(layer)]
-    return sum(pieces[1:], pieces[0])
+    return reduce(torch.add, (kernels.square().sum(0) for _, kernels in kernel_chunks(layer)))
 
 
 def weight_inner_products(layer: WeightLayer, directions: Float[Tensor, "k o i"]) -> Float[Tensor, "n k"]:
@@ -146,8 +143,7 @@ def weight_inner_products(layer: WeightLayer, directions: Float[Tensor, "k o i"]
 def weight_sum(layer: WeightLayer) -> Float[Tensor, "o i"]:
     """Return sum_n G_n of one weight layer without separating examples."""
     if isinstance(layer, ConvLayer):
-        pieces = [kernels.sum(0) for _, kernels in kernel_chunks(layer)]
-        return sum(pieces[1:], pieces[0])
+        return reduce(torch.add, (kernels.sum(0) for _, kernels in kernel_chunks(layer)))
     a, b = layer.positions()
     return b.flatten(0, 1).T @ a.flatten(0, 1)
 
@@ -183,8 +179,7 @@ def first_and_second_moments(capture: Capture) -> tuple[Float[Tensor, "p"], Floa
             first[name], second[name] = weight_sum(layer), weight_second_moments(layer)
         else:
             pieces = [(kernels.sum(0), kernels.square().sum(0)) for _, kernels in kernel_chunks(layer)]
-            first[name] = sum((s for s, _ in pieces[1:]), pieces[0][0])
-            second[name] = sum((q for _, q in pieces[1:]), pieces[0][1])
+            first[name], second[name] = (reduce(torch.add, part) for part in zip(*pieces, strict=True))
     return _flat(capture, first), _flat(capture, second)
 
 
@@ -219,8 +214,8 @@ def _cross_moments(one: Capture, other: Capture) -> Float[Tensor, "p"]:
             parts[name] = (b[:, 0].double() * d[:, 0].double()).T @ (a[:, 0].double() * c[:, 0].double())
         else:
             chunks = ((k, layers[name].kernels(rows)) for rows, k in kernel_chunks(layer))
-            pieces = [(first.double() * second.double()).sum(0) for first, second in chunks]
-            parts[name] = sum(pieces[1:], pieces[0])
+            products = ((first.double() * second.double()).sum(0) for first, second in chunks)
+            parts[name] = reduce(torch.add, products)
     return _flat(one, parts).double()
 
 
@@ -233,8 +228,8 @@ def weighted_second_moments(capture: Capture, weights: Float[Tensor, "n"]) -> Fl
             a, b = layer.positions()
             parts[name] = (w.unsqueeze(1) * b[:, 0].square()).T @ a[:, 0].square()
         else:
-            pieces = [torch.einsum("n,noi->oi", w[rows], k.square()) for rows, k in kernel_chunks(layer)]
-            parts[name] = sum(pieces[1:], pieces[0])
+            pieces = (torch.einsum("n,noi->oi", w[rows], k.square()) for rows, k in kernel_chunks(layer))
+            parts[name] = reduce(torch.add, pieces)
     return _flat(capture, parts)
 
 
@@ -244,18 +239,10 @@ def trace_of_covariance(capture: Capture) -> Float[Tensor, ""]:
     The mean gradient of a layer with one position is not formed where the sum of its n x n inner products is
     cheaper.
     """
-    n, norms, of_sum = (
-        len(capture),
-        torch.zeros((), dtype=torch.float64),
-        torch.zeros((), dtype=torch.float64),
-    )
-    for _, value in small_gradients(capture):
-        norms = norms + value.square().sum().double().cpu()
-        of_sum = of_sum + value.sum(0).square().sum().double().cpu()
-    for _, layer in weight_layers(capture):
-        own, total = _norm_totals(layer)
-        norms, of_sum = norms + own.double().cpu(), of_sum + total.double().cpu()
-    return (norms / n - of_sum / n**2).clamp_min(0)
+    small = ((g.square().sum(), g.sum(0).square().sum()) for _, g in small_gradients(capture))
+    totals = [(0.0, 0.0), *small, *(_norm_totals(layer) for _, layer in weight_layers(capture))]
+    n, (norms, of_sum) = len(capture), (sum(map(float, part)) for part in zip(*totals, strict=True))
+    return torch.tensor(max(norms / n - of_sum / n**2, 0.0), dtype=torch.float64)
 
 
 def _norm_totals(layer: WeightLayer) -> tuple[Tensor, Tensor]:
@@ -263,8 +250,8 @@ def _norm_totals(layer: WeightLayer) -> tuple[Tensor, Tensor]:
     shape = shape_of(layer)
     if choice_for(layer, "squared_norms").formulation == "kernels":
         pieces = [(kernels.square().sum(), kernels.sum(0)) for _, kernels in kernel_chunks(layer)]
-        total = sum((part for _, part in pieces[1:]), pieces[0][1])
-        return sum((own for own, _ in pieces[1:]), pieces[0][0]), total.square().sum()
+        own, total = (reduce(torch.add, part) for part in zip(*pieces, strict=True))
+        return own, total.square().sum()
     own = weight_squared_norms(layer).sum()
     if shape.t == 1 and shape.groups == 1 and shape.n * (shape.i + shape.o) < shape.i * shape.o:
         return own, weight_gram(layer).sum()

@@ -1,6 +1,5 @@
 """Table: weights with and without measuring, for every estimator."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,40 +13,17 @@ from gdyn_reproduce.plotting import new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run, RunOptions
 from variance.data import TensorPopulation
-from variance.estimators import (
-    EKFAC,
-    GC,
-    IGT,
-    KFAC,
-    NTK,
-    SGB,
-    SVRG,
-    Adam,
-    GCOnline,
-    GradientEstimator,
-    HeavyBall,
-    Nesterov,
-)
-from variance.gradient_clustering import BatchClustering, OnlineClustering
+from variance.estimators import SGB
 from variance.losses import cross_entropy
 from variance.objective import Objective
+from variance.paper.estimators import estimators_for
 from variance.paper.training import Timing
 from variance.paper.trajectory import Setting, trainer_for
 
-BUILD: dict[str, Callable[[Objective], GradientEstimator]] = {
-    "SG-B": SGB,
-    "SG-2B": lambda objective: SGB(objective, batch_factor=2),
-    "SVRG": SVRG,
-    "GC": lambda objective: GC(objective, BatchClustering(4)),
-    "GC-online": lambda objective: GCOnline(objective, OnlineClustering(4)),
-    "heavy-ball": HeavyBall,
-    "Nesterov": lambda objective: Nesterov(objective, learning_rate=0.05),
-    "Adam": Adam,
-    "IGT": IGT,
-    "K-FAC": KFAC,
-    "EK-FAC": EKFAC,
-    "NTK": NTK,
-}
+ESTIMATORS = (
+    "SG-B", "SG-2B", "SVRG", "GC", "GC-online", "heavy-ball", "Nesterov", "Adam", "IGT", "K-FAC", "EK-FAC",
+    "NTK", "snapshot-average",
+)  # fmt: skip
 
 
 @dataclass
@@ -67,10 +43,10 @@ class NonInterferenceConfig(RunOptions):
 
 def compute(config: NonInterferenceConfig, run: Run) -> Result:
     """Train with one estimator measured beside, and compare all weights and buffers with the plain run."""
-    differences = np.zeros((len(BUILD), len(config.seeds)))
+    differences = np.zeros((len(ESTIMATORS), len(config.seeds)))
     for column, seed in enumerate(config.seeds):
         plain = run.piece(f"plain/seed={seed}", partial(_weights, config, seed, None))["weights"]
-        for row, name in enumerate(BUILD):
+        for row, name in enumerate(ESTIMATORS):
             piece = run.piece(f"{name}/seed={seed}", partial(_weights, config, seed, name))
             differences[row, column] = np.abs(piece["weights"] - plain).max()
     identical = [bool(value) for value in (differences == 0).all(0)]
@@ -104,7 +80,9 @@ def _weights(config: NonInterferenceConfig, seed: int, measured: str | None) -> 
         num_draws=3,
         seed=seed,
     )
-    estimators: list[GradientEstimator] = [BUILD[measured](objective)] if measured else [SGB(objective)]
+    estimators = estimators_for(
+        [measured or "SG-B"], objective, clusters=4, iterations=3, batch_size=8, seed=seed, learning_rate=0.05
+    )
     trainer = trainer_for(setting, estimators, SGB(objective))
     if measured is None:
         trainer.measurement = None
@@ -121,7 +99,7 @@ def _jitter(inputs: Tensor, source: np.random.Generator) -> Tensor:
 def plot(result: Result) -> Figure:
     """Draw the largest difference per estimator (all bars should be empty)."""
     figure, ax = new_figure()
-    ax.plot(list(BUILD), result.arrays["differences"].max(1), "o")
+    ax.plot(ESTIMATORS, result.arrays["differences"].max(1), "o")
     ax.set(
         title="Weights after training with and without measuring the variance",
         ylabel="largest difference of any weight",
