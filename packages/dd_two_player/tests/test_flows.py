@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from dd_two_player.drift import Coefficients, Drift, PlayerTerms, drift_coefficients
-from dd_two_player.flows import discrete_path, integrate, jacobian, modified_field, modified_flow, step_map
+from dd_two_player.flows import (
+    discrete_path,
+    integrate,
+    jacobian,
+    modified_field,
+    modified_flow,
+    runge_kutta_map,
+    step_map,
+)
+from dd_two_player.game import Game
 from dd_two_player.regularization import Regularization
 from dd_two_player.toy_games import dirac_gan, linear_game, linear_game_thresholds, random_smooth_game
 
@@ -230,3 +239,71 @@ def test_a_field_that_no_budget_can_follow_is_refused_and_not_waited_for():
 
     with pytest.raises(FloatingPointError, match=r"500 evaluations reached time .* of 1; lower"):
         integrate(spin, (1.0, 0.0), [1.0], max_evaluations=500)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (3.0, r"params is a float; a game takes a pair \(disc_params, gen_params\)"),
+        ((np.ones(2),), "params is a tuple of 1"),
+        (
+            (np.ones(2), np.ones(3)),
+            r"the game fails at parameters of shapes \(2,\) and \(3,\): mul got incompat",
+        ),
+        (("x", np.ones(2)), "the parameters of disc hold str at their root"),
+        ((np.ones(2), np.ones(2, int)), "the parameters of gen hold int"),
+    ],
+)
+def test_wrong_parameters_are_refused_in_one_line(params, message):
+    game = Game(lambda p, t, _: (p * t).sum(), lambda p, t, _: -(p * t).sum())
+    tools = (
+        modified_flow(game, Drift.of((0.1, 0.1))),
+        step_map(game, (0.1, 0.1)),
+        runge_kutta_map(game, (1, 1)),
+    )
+    for tool in tools:
+        with pytest.raises(TypeError, match=message) as caught:
+            tool(params)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda game: step_map(game, 0.1), "learning_rates is 0.1; it must be a pair"),
+        (lambda game: Drift.of((0.1, 0.1, 0.1)), "learning_rates is .*; it must be a pair"),
+        (lambda game: Drift.of((0.1, 0.1), 2), "num_updates is 2; it must be a pair"),
+        (lambda game: modified_field(game, rates=(0.1,)), "rates is .*; it must be a pair"),
+        (
+            lambda game: step_map(game, (0.1, 0.1), coefficients=PlayerTerms(1.0)),
+            "coefficients is PlayerTerms",
+        ),
+        (lambda game: game.gradients((1.0, 1.0), None, PlayerTerms(1.0)), "coefficients is PlayerTerms"),
+    ],
+)
+def test_what_is_no_pair_is_refused_at_once(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(Game(lambda p, t, _: p * t, lambda p, t, _: -p * t))
+
+
+def test_a_program_ends_with_its_game():
+    """Also for losses that compare by value and therefore have no hash."""
+    import gc
+    import weakref
+
+    class Loss:
+        def __init__(self):
+            self.data = np.ones(3)
+
+        def __eq__(self, other):
+            return bool((self.data == other.data).all())
+
+        def __call__(self, p, t, _):
+            return p * t * self.data.sum()
+
+    loss = Loss()
+    alive = weakref.ref(loss)
+    assert [float(v) for v in modified_field(Game(loss, loss))((1.0, 2.0))] == [-6.0, -3.0]
+    del loss
+    gc.collect()
+    assert alive() is None

@@ -1,5 +1,7 @@
 """What people bring to a game, as one table: tools agree with nested gradients, or refuse in a sentence."""
 
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import haiku as hk
@@ -118,6 +120,32 @@ def flax_case():
     return Case(*params, (x, z), loss_disc, lambda d, g, b: -loss_disc(d, g, b), 1e-4)
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["layers"], meta_fields=["activation", "name"])
+@dataclass
+class Module:
+    """A module as libraries make them: layers are its leaves, functions and names are static."""
+
+    layers: list
+    activation: object
+    name: str
+
+    def __call__(self, x):
+        for weights in self.layers[:-1]:
+            x = self.activation(x @ weights.w + weights.b)
+        return x @ self.layers[-1].w + self.layers[-1].b
+
+
+def module_case():
+    disc = Module([Weights(array(2, 4), array(4)), Weights(array(4, 1), array(1))], jnp.tanh, "disc")
+    gen = Module([Weights(array(3, 2), array(2))], jax.nn.relu, "gen")
+    batch = (jax.random.normal(jax.random.key(0), (6, 2)), jax.random.normal(jax.random.key(1), (6, 3)))
+
+    def loss_disc(d, g, b):
+        return jax.nn.softplus(-d(b[0])).mean() + jax.nn.softplus(d(g(b[1]))).mean()
+
+    return Case(disc, gen, batch, loss_disc, lambda d, g, b: -jax.nn.softplus(d(g(b[1]))).mean(), 1e-4)
+
+
 CASES = {
     "python numbers": lambda: trees(0.5, -0.3),
     "0-d arrays": lambda: trees(jnp.float32(0.5), {"scale": jnp.float32(0.2)}),
@@ -132,6 +160,7 @@ CASES = {
     "haiku": haiku_case,
     "haiku with batch norm": lambda: haiku_case(state=True),
     "haiku with dropout": lambda: haiku_case(random=True),
+    "modules with static fields": module_case,
     "equinox": equinox_case,
     "flax": flax_case,
 }

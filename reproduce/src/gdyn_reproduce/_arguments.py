@@ -20,6 +20,7 @@ from gdyn_reproduce.registry import Command, resolve
 def name_positionals(command: Command, arguments: list[str]) -> list[str]:
     """Turn arguments without ``=``, and paths that have one, into overrides of the positional keys."""
     known = {item.name for item in dataclasses.fields(resolve(command.config))} | {*command.groups, "hydra"}
+    arguments = _join_options(arguments)
 
     def is_value(argument: str) -> bool:
         key = re.split(r"[.@/=]", argument.lstrip("+~"), maxsplit=1)[0]
@@ -36,6 +37,23 @@ def name_positionals(command: Command, arguments: list[str]) -> list[str]:
         first = len(keys) - 1
         named[first:] = [f"{keys[-1]}=[{','.join(map(_quote, plain[first:]))}]"]
     return named + rest
+
+
+def _join_options(arguments: Sequence[str]) -> list[str]:
+    """Read the word after an option that is not ours as its value, so that the option is what is refused.
+
+    >>> _join_options(["--seed", "3", "--cfg", "job", "num_steps=2"])
+    ['--seed=3', '--cfg', 'job', 'num_steps=2']
+    """
+    joined: list[str] = []
+    for argument in arguments:
+        option = joined[-1] if joined else ""
+        foreign = option.startswith("--") and "=" not in option and option not in ("--cfg", "--multirun")
+        if foreign and "=" not in argument and not argument.startswith("-"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _quote(value: str) -> str:

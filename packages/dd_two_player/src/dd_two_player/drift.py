@@ -97,6 +97,21 @@ def player_index(player: str) -> int:
     return PLAYERS.index(player)
 
 
+def check_two(name: str, value: Any) -> None:
+    """Refuse what does not hold one entry for each player.
+
+    >>> check_two("learning_rates", 0.1)
+    Traceback (most recent call last):
+    ValueError: learning_rates is 0.1; it must be a pair: one for disc, one for gen.
+    """
+    try:
+        good = len(value) == 2 and not isinstance(value, str)
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"{name} is {value!r}; it must be a pair: one for disc, one for gen.")
+
+
 def concrete(value: Any) -> np.ndarray | None:
     """Return a number or array in double precision, ``None`` if it is traced and has no value yet."""
     try:
@@ -236,6 +251,8 @@ def _check(lrs: Any, num_updates: Any, scheme: str, first: str, convention: str)
     ):
         if given not in allowed:
             raise ValueError(f"{what} is {given!r}; allowed: {', '.join(allowed)}.")
+    check_two("learning_rates", lrs)
+    check_two("num_updates", num_updates)
     for player, rate in zip(PLAYERS, lrs, strict=True):
         value = concrete(rate)
         if value is not None and not np.all(np.isfinite(value) & (value > 0)):

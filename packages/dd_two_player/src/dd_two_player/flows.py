@@ -6,7 +6,6 @@ Everything here is deterministic and low-dimensional by intention: toy games and
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +14,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from scipy.integrate import solve_ivp
 
-from dd_two_player.drift import Coefficients, Drift, drift_coefficients
-from dd_two_player.game import Game
+from dd_two_player.drift import Coefficients, Drift, check_two, drift_coefficients
+from dd_two_player.game import Game, call_compiled
 from dd_two_player.regularization import active_terms
 from dd_two_player.runge_kutta import TABLEAUX
 
@@ -71,12 +70,12 @@ def modified_field(
             "clocks, or use modified_flow(game, Drift.of(learning_rates))."
         )
     chosen = Coefficients() if coefficients is None else coefficients
-    rates = rates or (1.0, 1.0)
+    rates = (1.0, 1.0) if rates is None else rates
+    check_two("rates", rates)
     mask = active_terms(chosen)
 
     def field(params: Pair) -> Pair:
-        velocity: Pair = _field(game, mask, params, chosen, rates, batch)
-        return velocity
+        return call_compiled(game, _field, mask, params, chosen, rates, batch)
 
     return field
 
@@ -114,7 +113,6 @@ def modified_flow(game: Game, drift: Drift, *, batch: Any = None) -> Callable[[P
     return modified_field(game, drift.coefficients, rates=drift.clock, batch=batch)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def _field(
     game: Game,
     mask: Coefficients,
@@ -182,11 +180,10 @@ def step_map(
     """Return one gradient-descent step of a game as a map of the parameters, regularisers included."""
     drift_coefficients(learning_rates, num_updates, scheme, first)  # validates the setting
     chosen = Coefficients() if coefficients is None else coefficients
-    turns = Turns(scheme, first, num_updates, active_terms(chosen))
+    turns = Turns(scheme, first, (num_updates[0], num_updates[1]), active_terms(chosen))
 
     def step(params: Pair) -> Pair:
-        moved: Pair = _step(game, turns, params, learning_rates, chosen, batch)
-        return moved
+        return call_compiled(game, _step, turns, params, chosen, learning_rates, batch)
 
     return step
 
@@ -211,9 +208,8 @@ class Turns(NamedTuple):
         return [(player,) for player in players for _ in range(self.num_updates[player])]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def _step(
-    game: Game, turns: Turns, params: Pair, rates: tuple[Any, Any], coefficients: Coefficients, batch: Any
+    game: Game, turns: Turns, params: Pair, coefficients: Coefficients, rates: tuple[Any, Any], batch: Any
 ) -> Pair:
     def update(params: Pair, gradients: Pair, player: int) -> Pair:
         moved = jax.tree.map(lambda x, g: x - rates[player] * g, params[player], gradients[player])
@@ -234,13 +230,11 @@ def runge_kutta_map(
         raise ValueError(f"order is {order}; allowed: 1, 2, 4.")
 
     def step(params: Pair) -> Pair:
-        moved: Pair = _runge_kutta(game, order, params, learning_rates, batch)
-        return moved
+        return call_compiled(game, _runge_kutta, order, params, learning_rates, batch)
 
     return step
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def _runge_kutta(game: Game, order: int, params: Pair, rates: tuple[Any, Any], batch: Any) -> Pair:
     def moved(slopes: Pair, scale: float) -> Pair:
         return tuple(

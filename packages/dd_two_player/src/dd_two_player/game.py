@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,8 @@ __all__ = ["Game", "GameValues"]
 
 Params = Any
 Pair = tuple[Params, Params]
+T = TypeVar("T")
+SAME_BATCH = ESTIMATORS["biased_estimate_general_grad_fn"]
 
 
 class GameValues(NamedTuple):
@@ -103,10 +105,8 @@ class Game:
         """
         chosen = coefficients or Coefficients()
         active = mask or active_terms(chosen)
-        found = []
-        for own, player in enumerate(PLAYERS):
-            check_leaves(player, params[own])
-            found.append(jax.value_and_grad(self._losses[own], own, has_aux=True)(*params, batch))
+        check_pair(params)
+        found = [jax.value_and_grad(self._losses[own], own, has_aux=True)(*params, batch) for own in (0, 1)]
         plain = (found[0][1], found[1][1])  # the factors under stop-gradient as well: computed once
         gradients = list(plain)
         for own, player in enumerate(PLAYERS):
@@ -129,6 +129,11 @@ class Game:
             )
         return value, aux
 
+    @cached_property
+    def programs(self) -> dict[Any, Callable[..., Any]]:
+        """What was compiled for this game, see `flows`; it ends with the game."""
+        return {}
+
     @property
     def _losses(self) -> tuple[Callable[..., tuple[Any, Any]], Callable[..., tuple[Any, Any]]]:
         return partial(self._evaluate, 0), partial(self._evaluate, 1)
@@ -140,35 +145,15 @@ class Game:
         return self.player_value_and_gradient(player, params, batch, terms, **how)[1]
 
     def player_value_and_gradient(
-        self,
-        player: str,
-        params: Pair,
-        batch: Any,
-        terms: PlayerTerms,
-        *,
-        mask: PlayerTerms,
-        estimator: Estimator = ESTIMATORS["biased_estimate_general_grad_fn"],
-        resample: Callable[[Any], Any] | None = None,
-        second_batch: Any = None,
-        num_shards: int = 1,
+        self, player: str, params: Pair, batch: Any, terms: PlayerTerms, *, mask: PlayerTerms, **sources: Any
     ) -> tuple[tuple[Any, Any], Params]:
         """Return one player's loss with its aux, and the loss gradient plus its weighted regularisers.
 
-        Args:
-            player: ``disc`` or ``gen``.
-            params: ``(disc_params, gen_params)``.
-            batch: Batch of the loss.
-            terms: Weights of the regularisers, may be traced.
-            mask: Static booleans; terms that are false are not computed.
-            estimator: Where the regularisers take their two factors from.
-            resample: Replaces the latents of the split halves by fresh ones: a function of ``(first,
-                second)``.
-            second_batch: The batch under stop-gradient for the two-batch estimator.
-            num_shards: Devices that an estimator without averaging imitates; the batch is cut into that many
-                parts.
+        Arguments are those of ``regularizer``; ``batch`` is that of the loss as well.
         """
         own = player_index(player)
-        whole = estimator.batches == "same" and (estimator.averaged or num_shards == 1)
+        estimator = sources.get("estimator", SAME_BATCH)
+        whole = estimator.batches == "same" and (estimator.averaged or sources.get("num_shards", 1) == 1)
         if any(mask) and whole and not mask.self_norm:
             # One reverse pass for loss and regularisers. The self term needs the loss gradient by itself.
             frozen = frozen_gradients(self._losses, params, batch, frozen_needed(player, mask))
@@ -182,17 +167,7 @@ class Game:
             return found, gradient
         found, gradient = jax.value_and_grad(self._losses[own], own, has_aux=True)(*params, batch)
         if any(mask):
-            extra = self.regularizer(
-                player,
-                params,
-                batch,
-                terms,
-                mask=mask,
-                estimator=estimator,
-                resample=resample,
-                second_batch=second_batch,
-                num_shards=num_shards,
-            )
+            extra = self.regularizer(player, params, batch, terms, mask=mask, **sources)
             gradient = jax.tree.map(jnp.add, gradient, extra)
         return found, gradient
 
@@ -204,12 +179,26 @@ class Game:
         terms: PlayerTerms,
         *,
         mask: PlayerTerms,
-        estimator: Estimator = ESTIMATORS["biased_estimate_general_grad_fn"],
+        estimator: Estimator = SAME_BATCH,
         resample: Callable[[Any], Any] | None = None,
         second_batch: Any = None,
         num_shards: int = 1,
     ) -> Params:
-        """Return the estimated gradient of the weighted regularisers alone; arguments as above."""
+        """Return the estimated gradient of one player's weighted regularisers alone.
+
+        Args:
+            player: ``disc`` or ``gen``.
+            params: ``(disc_params, gen_params)``.
+            batch: Data of the regularisers.
+            terms: Weights of the regularisers, may be traced.
+            mask: Static booleans; terms that are false are not computed.
+            estimator: Where the regularisers take their two factors from.
+            resample: Replaces the latents of the split halves by fresh ones: a function of ``(first,
+                second)``.
+            second_batch: The batch under stop-gradient for the two-batch estimator.
+            num_shards: Devices that an estimator without averaging imitates; the batch is cut into that many
+                parts.
+        """
         own = player_index(player)
         if not any(mask):
             return jax.tree.map(jnp.zeros_like, params[own])
@@ -235,18 +224,49 @@ class Game:
         return jax.tree.map(lambda a: a.mean(0), per_shard)
 
 
-def check_leaves(player: str, params: Params) -> None:
-    """Refuse what is no array of real or complex numbers: counters, strings, functions of a module."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        kind = getattr(leaf, "dtype", None) or (
-            jnp.result_type(leaf) if isinstance(leaf, float | complex) else None
-        )
-        if kind is None or not jnp.issubdtype(kind, jnp.inexact):
-            raise TypeError(
-                f"the parameters of {player} hold {kind or type(leaf).__name__} at "
-                f"{jax.tree_util.keystr(path) or 'their root'}, which has no gradient; split it off, as "
-                "equinox.partition(net, equinox.is_inexact_array) does, and combine inside of the loss."
+def check_pair(params: Any) -> None:
+    """Refuse what is no pair of trees of real or complex arrays: counters, strings, functions of a module.
+
+    >>> check_pair(3.0)
+    Traceback (most recent call last):
+    TypeError: params is a float; a game takes a pair (disc_params, gen_params).
+    """
+    if not isinstance(params, tuple | list) or len(params) != 2:
+        given = f"{type(params).__name__}{f' of {len(params)}' if hasattr(params, '__len__') else ''}"
+        raise TypeError(f"params is a {given}; a game takes a pair (disc_params, gen_params).")
+    for player, side in zip(PLAYERS, params, strict=True):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(side):
+            kind = getattr(leaf, "dtype", None) or (
+                jnp.result_type(leaf) if isinstance(leaf, float | complex) else None
             )
+            if kind is None or not jnp.issubdtype(kind, jnp.inexact):
+                raise TypeError(
+                    f"the parameters of {player} hold {kind or type(leaf).__name__} at "
+                    f"{jax.tree_util.keystr(path) or 'their root'}, which has no gradient; split it off, as "
+                    "equinox.partition(net, equinox.is_inexact_array) does, and combine inside of the loss."
+                )
+
+
+def call_compiled(game: Game, body: Callable[..., T], static: Any, params: Pair, *values: Any) -> T:
+    """Return ``body(game, static, params, *values)``, compiled once; the program ends with the game.
+
+    Raises:
+        TypeError: In one line, if this is no game, or if it does not take such parameters.
+        ValueError: Likewise.
+    """
+    if not isinstance(game, Game):
+        raise TypeError(f"game is a {type(game).__name__}; pass a Game(loss_disc, loss_gen).")
+    if (body, static) not in game.programs:
+        game.programs[body, static] = jax.jit(partial(body, game, static))
+    try:
+        found: T = game.programs[body, static](params, *values)
+    except (TypeError, ValueError) as error:
+        check_pair(params)
+        shapes = " and ".join(str(jax.tree.map(jnp.shape, side)) for side in params)
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        reason = str(error).partition("\n")[0]
+        raise kind(f"the game fails at parameters of shapes {shapes}: {reason}") from error
+    return found
 
 
 def _cut(batch: Any, num_shards: int) -> Any:

@@ -12,7 +12,6 @@ without them, by a Runge-Kutta method of order 3, whose error is of order ``h^4`
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from jaxtyping import Array, Float
 
 from dd_two_player.drift import PLAYERS, Coefficients, Drift
 from dd_two_player.flows import Turns
-from dd_two_player.game import Game, check_leaves
+from dd_two_player.game import Game, call_compiled
 
 __all__ = ["DriftMicroscope", "DriftReport", "LayerDrift", "measure_drift"]
 
@@ -164,9 +163,8 @@ def measure_drift(
     """
     drift = Drift.of(learning_rates, num_updates, scheme, first)
     turns = Turns(scheme, first, (int(num_updates[0]), int(num_updates[1])))
-    for player, side in zip(PLAYERS, params, strict=True):
-        check_leaves(player, side)
-    found = _products(game, turns, params, batch, learning_rates, drift.clock, drift.coefficients)
+    values = (batch, learning_rates, drift.clock, drift.coefficients)
+    found = call_compiled(game, _products, turns, params, *values)
     products = np.asarray(found, float)
     paths = [(player, _layer(path)) for player, side in zip(PLAYERS, params, strict=True)
              for path, _ in jax.tree_util.tree_leaves_with_path(side)]  # fmt: skip
@@ -239,7 +237,6 @@ def _row(player: str, layer: str, products: Float[np.ndarray, " products"]) -> L
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def _products(
     game: Game, turns: Turns, params: Pair, batch: Any, rates: Pair, clock: Pair, coefficients: Coefficients
 ) -> Float[Array, "leaves products"]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dd_two_player.drift import Coefficients, PlayerTerms, concrete
+from dd_two_player.drift import Coefficients, PlayerTerms, check_two, concrete
 
 __all__ = ["Regularization", "active_terms", "combine"]
 
@@ -145,6 +145,7 @@ def active_terms(coefficients: Coefficients) -> Coefficients:
     >>> active_terms(Coefficients(disc=PlayerTerms(other_norm=0.5))).disc
     PlayerTerms(self_norm=False, other_norm=True, other_dot_prod=False)
     """
+    check_two("coefficients", coefficients)
     return Coefficients(
         *(PlayerTerms(*(not isinstance(c, int | float) or c != 0 for c in terms)) for terms in coefficients)
     )

@@ -42,30 +42,22 @@ class Estimator:
             stop-gradient. ``two``: the caller supplies two batches.
         averaged: Whether the factor under stop-gradient is averaged over devices, which makes the result
             independent of their number; otherwise every device multiplies its own two factors.
-        summary: One line for documentation and error messages.
     """
 
     name: str
     batches: Literal["same", "halves", "two"]
     averaged: bool
-    summary: str
 
 
 ESTIMATORS: dict[str, Estimator] = {
     e.name: e
     for e in (
-        Estimator("biased_estimate_grad_fn", "same", False, "same batch, each device on its own"),
-        Estimator("biased_estimate_general_grad_fn", "same", True, "same batch, averaged over devices"),
-        Estimator(
-            "biased_estimate_multiple_devices_grad_fn", "same", True, "same batch, averaged over devices"
-        ),
-        Estimator(
-            "unbiased_estimate_fn_lowest_variance", "halves", True, "two half batches, averaged over devices"
-        ),
-        Estimator(
-            "unbiased_estimate_fn_different_device_results", "halves", False, "two half batches per device"
-        ),
-        Estimator("two_data_estimate_grad_fn", "two", True, "two explicit batches"),
+        Estimator("biased_estimate_grad_fn", "same", averaged=False),
+        Estimator("biased_estimate_general_grad_fn", "same", averaged=True),
+        Estimator("biased_estimate_multiple_devices_grad_fn", "same", averaged=True),
+        Estimator("unbiased_estimate_fn_lowest_variance", "halves", averaged=True),
+        Estimator("unbiased_estimate_fn_different_device_results", "halves", averaged=False),
+        Estimator("two_data_estimate_grad_fn", "two", averaged=True),
     )
 }
 

@@ -35,13 +35,6 @@ def test_an_epoch_uses_every_sample_at_most_once_and_epochs_differ():
     assert not np.array_equal(*epochs)
 
 
-def test_hosts_share_a_batch_without_overlap():
-    samples = load_samples("digits")
-    whole = BatchStream(samples, 32, 0).indices(5)
-    parts = [BatchStream(samples, 32, 0, host, 2).indices(5) for host in (0, 1)]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
-
-
 def test_step_takes_consecutive_batches():
     stream = BatchStream(load_samples("digits"), 8, 0)
     np.testing.assert_array_equal(stream.step(3, 2)[1], stream.samples.scaled(stream.indices(7)))
@@ -52,8 +45,6 @@ def test_bad_input():
         load_samples("digit")
     with pytest.raises(ValueError, match="batch_size is 5000; digits has"):
         BatchStream(load_samples("digits"), 5000, 0)
-    with pytest.raises(ValueError, match="batch_size 9 is not divisible by 2 hosts"):
-        BatchStream(load_samples("digits"), 9, 0, 0, 2)
 
 
 def test_an_epoch_is_shuffled_once(monkeypatch):

@@ -11,7 +11,7 @@ from dd_two_player.paper.experiment_config import (
     QuadraticConfig,
     TrackingConfig,
 )
-from dd_two_player.paper.gan_study import ARMS, build_program
+from dd_two_player.paper.gan_study import build_program
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,4 @@ def test_bad_values(make, message):
 def test_a_generator_of_another_size_is_refused_before_training():
     config = GanStudyConfig(nets=NetsConfig(gen="MnistGenerator"))
     with pytest.raises(ValueError, match=r"samples of shape \(28, 28, 1\); the data set has \(8, 8, 1\)"):
-        build_program(config, load_samples("digits"), ARMS["plain"])
+        build_program(config, load_samples("digits"), "plain")

@@ -4,7 +4,8 @@ import pytest
 from dd_two_player.paper import PAPER
 from dd_two_player.paper.data import load_samples
 from dd_two_player.paper.experiments.gan_study import estimate, plot
-from dd_two_player.paper.gan_study import ARMS, _draws, _mean_ratio, build_program, measure, train_setting
+from dd_two_player.paper.gan_study import _mean_ratio, build_program, measure, train_setting
+from dd_two_player.regularization import Regularization
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import configure
 
@@ -22,18 +23,45 @@ def samples(config):
 def ends(config, samples, rates, seeds):
     """Return the discriminator's parameters after three steps, one program for all calls."""
     import jax
-    import jax.numpy as jnp
 
-    program = build_program(config, samples, ARMS["cancel"])
-    drawn = _draws(config, samples, seeds, 0, 3, program.width)
-    found = []
+    program = build_program(config, samples, "cancel")
+    draw, found = program.draws(seeds), []
     for rate in rates:
-        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(program.start(seed) for seed in seeds))
+        state = program.start(seeds)
         for i in range(3):
-            state, _ = program.advance(state, program.rates(rate), tuple(a[:, i] for a in drawn))
+            state, _ = program.advance(state, program.hyper(rate), draw(i))
         leaves = jax.tree.leaves(state.params[0])
         found.append(np.concatenate([np.asarray(leaf).reshape(len(seeds), -1) for leaf in leaves], 1))
     return program, found
+
+
+RECIPES = {
+    "plain": Regularization.leave(),
+    "cancel": Regularization.cancel_interaction(),
+    "strengthen": Regularization.cancel_and_strengthen(),
+    "sga": Regularization.sga(0.3),
+    "consensus": Regularization.consensus(0.3),
+    "alternating_cancel": Regularization.cancel_interaction(),
+    "rk4": Regularization.leave(),
+}
+
+
+@pytest.mark.parametrize(("arm", "recipe"), RECIPES.items())
+def test_arms_are_trainings_with_the_recipes_of_the_library(config, samples, arm, recipe):
+    import dataclasses
+
+    program = build_program(dataclasses.replace(config, strength=0.3), samples, arm)
+    hyper, rule = program.hyper((0.1, 0.2)), program.trainer.rule
+    assert hyper.learning_rates == (0.1, 0.2)
+    assert (hyper.dd_multiplier, hyper.explicit) == (
+        recipe.dd_coeffs_multiplier,
+        recipe.explicit_non_dd_coeffs,
+    )
+    assert rule.mask == recipe.mask()
+    assert rule.scheme == {"alternating_cancel": "alternating", "rk4": "runge_kutta"}.get(arm, "simultaneous")
+    assert program.steps == config.num_steps // (4 if arm == "rk4" else 1)
+    adam = build_program(config, samples, "adam")
+    assert adam.hyper((0.1, 0.2)).learning_rates == (config.adam_rate, config.adam_rate)
 
 
 def test_one_program_serves_all_rates(config, samples):
@@ -125,8 +153,10 @@ def test_a_resumed_study_is_the_uninterrupted_one_bit_for_bit(config, samples):
         return images.reshape(len(images), -1)[:, :3], images.reshape(len(images), -1)
 
     def trained(run):
-        program = build_program(config, samples, ARMS["cancel"])
-        return train_setting(config, run, samples, classifier, program, (0.1, 0.1), [0, 1], "x")
+        program = build_program(config, samples, "cancel")
+        return train_setting(
+            config, run, samples, classifier, program, program.hyper((0.1, 0.1)), [0, 1], "x"
+        )
 
     whole, resumed = Kept(), Kept()
     whole.stops = False

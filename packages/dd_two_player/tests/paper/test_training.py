@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -68,6 +70,7 @@ def test_train_then_eval_and_restore_from_a_folder(tmp_path, capsys):
     assert 1 <= report["classifier_score_mean"] <= 10
     assert report["frechet_classifier_distance_mean"] > 0
     assert report["step"] == 4
+    assert 0.9 < report["classifier_accuracy"] < 1
     assert read_arrays(tmp_path / "samples.npz")["samples"].shape == (200, 8, 8, 1)
     other = tmp_path / "other"
     assert run("train", *TINY, "num_steps=5", f"restore_path={folder}", f"out={other}", "seed=9") == 0
@@ -189,6 +192,7 @@ def test_bad_references(content, message, trained, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["train", "disc_reg_disc_norm=1"], "use grad_regularizes.explicit_non_dd_coeffs.disc.self_norm"),
+        (["train", "--config", "config"], "--config is now experiment=NAME"),
         (["train", "experiment=sgd_cifer_config"], "Did you mean 'sgd_cifar_config'?"),
         (["train", "optimizers.disc.learning=1"], "Unknown key 'optimizers.disc.learning'"),
         (["train", "batch_size=many"], "batch_size"),
@@ -325,3 +329,26 @@ def test_references_of_the_usual_tools(trained, tmp_path, capsys):
         assert code == 0
         both[names] = report["frechet_classifier_distance_mean"]
     assert len(set(both.values())) == 1
+
+
+def test_double_precision_from_the_first_draw_to_the_score(tmp_path, capsys):
+    out = f"out={tmp_path}"
+    assert run("train", *TINY, out, "num_steps=2", "dtype=float64", "device=cpu:0") == 0
+    kinds = {a.dtype.name for name, a in last(tmp_path).items() if name.startswith(".params")}
+    assert kinds == {"float64"}
+    assert run("eval", out, "num_samples=50", "num_splits=1", "device=cpu") == 0
+    assert not jax.config.jax_enable_x64
+    assert run("train", *TINY, out, "device=tpu:3") == 2
+    assert "device is 'tpu:3'; JAX sees" in capsys.readouterr().err
+
+
+def test_the_logged_rate_leaves_out_what_happens_between_steps(tmp_path, monkeypatch):
+    """A picture that takes a second must not look like slow steps."""
+    from dd_two_player.paper import monitoring
+
+    monkeypatch.setattr(monitoring.Observer, "__call__", lambda self, *a, **k: time.sleep(0.5))
+    assert run("train", *TINY, f"out={tmp_path}", "num_steps=40", "log_every=20") == 0
+    (path,) = tmp_path.rglob("metrics.jsonl")
+    rates = [json.loads(line)["steps_per_second"] for line in path.read_text().splitlines()]
+    assert len(rates) == 2
+    assert min(rates) > 8  # ten visits of half a second and the compilation would leave at most 8

@@ -65,10 +65,10 @@ class UpdateRule:
         if self.scheme == "alternating":
             count = sum(self.num_updates)
         else:
-            stages = len(TABLEAUX[self.rk_order].nodes) if self._draws_per_stage else 1
-            count = stages * (1 if self.shared_batch else 2)
+            count = (self.stages if self.fresh_stages else 1) * (1 if self.shared_batch else 2)
         return count * (2 if ESTIMATORS[self.estimator].batches == "two" else 1)
 
     @property
-    def _draws_per_stage(self) -> bool:
-        return self.scheme == "runge_kutta" and self.fresh_stages
+    def stages(self) -> int:
+        """Return how many gradients of each player a simultaneous or Runge-Kutta step costs."""
+        return len(TABLEAUX[self.rk_order].nodes) if self.scheme == "runge_kutta" else 1

@@ -14,6 +14,7 @@ from gdyn_reproduce.runs import RunOptions
 
 __all__ = ["EvalConfig", "TrainConfig", "load_config"]
 
+DTYPES = ("float32", "float64")
 TERM_KEYS = ("self_norm", "other_norm", "other_dot_prod")
 
 
@@ -178,11 +179,11 @@ class TrainConfig(RunOptions):
         experiment: Name of the run's folder; ``experiment=NAME`` also loads that published configuration.
         dataset: digits, digits16, mog16, ring8, textures32, mnist, fashion_mnist, cifar10 and others, or
             ``module:name`` of your own function: samples ``(n, ...)`` as a network should see them.
-        data_path: Folder with the data; GDYN_DATA_DIR by default.
         batch_size: Over all devices.
         num_steps: Steps in all; raising it continues a finished run.
-        seed: Of everything random.
+        device: Where to compute; by default where JAX does.
         device_count: Devices that share each batch.
+        dtype: float32 or float64.
         optimizers: Both players'.
         nets: Networks.
         losses: Losses.
@@ -200,11 +201,13 @@ class TrainConfig(RunOptions):
 
     experiment: str = "digits"
     dataset: str = "digits"
-    data_path: str | None = None
+    data_root: str | None = None
     batch_size: int = 64
     num_steps: int = 1000
     seed: int = 0
+    device: str | None = None
     device_count: int = 1
+    dtype: str = "float32"
     optimizers: OptimizersConfig = field(default_factory=OptimizersConfig)
     nets: NetsConfig = field(default_factory=NetsConfig)
     losses: LossesConfig = field(default_factory=LossesConfig)
@@ -221,6 +224,7 @@ class TrainConfig(RunOptions):
 
     def __post_init__(self) -> None:
         """Check counts and combinations that need no framework."""
+        choice("dtype", self.dtype, DTYPES)
         for name in ("batch_size", "num_steps", "device_count", "log_every", "checkpoint_every"):
             value = getattr(self, name)
             require(name, value, value >= 1, "integers of at least 1")
@@ -261,8 +265,7 @@ class EvalConfig(RunOptions):
         save_samples: File for the samples (npz), if wanted.
         which: best or last checkpoint of a run folder.
         batch_size: Samples per call of generator and classifier.
-        seed: Of the latents.
-        data_path: Folder with the data.
+        device: Where to compute; by default where JAX does.
     """
 
     restore_path: str | None = None
@@ -275,7 +278,8 @@ class EvalConfig(RunOptions):
     which: str = "last"
     batch_size: int = 100
     seed: int = 0
-    data_path: str | None = None
+    data_root: str | None = None
+    device: str | None = None
 
     def __post_init__(self) -> None:
         """Check counts."""

@@ -113,35 +113,28 @@ class BatchStream:
 
     Attributes:
         samples: The data set.
-        batch_size: Of the whole run, over all hosts.
+        batch_size: Of the whole run, over all devices.
         seed: Of the permutations.
-        host: This host's number.
-        num_hosts: Hosts that share the batches; each takes an equal, consecutive part.
     """
 
     samples: Samples
     batch_size: int
     seed: int
-    host: int = 0
-    num_hosts: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse sizes that leave no batch or do not divide."""
+        """Refuse sizes that leave no batch."""
         if not 0 < self.batch_size <= len(self.samples):
             raise ValueError(
                 f"batch_size is {self.batch_size}; {self.samples.name} has {len(self.samples)} samples."
             )
-        if self.batch_size % self.num_hosts:
-            raise ValueError(f"batch_size {self.batch_size} is not divisible by {self.num_hosts} hosts.")
 
     def indices(self, number: int) -> Int[np.ndarray, " n"]:
-        """Return which samples make up a batch on this host."""
+        """Return which samples make up a batch."""
         per_epoch = len(self.samples) // self.batch_size
         epoch, position = divmod(number, per_epoch)
         order = _epoch_order(self.seed, epoch, len(self.samples))
-        width = self.batch_size // self.num_hosts
-        start = position * self.batch_size + self.host * width
-        return order[start : start + width]
+        start = position * self.batch_size
+        return order[start : start + self.batch_size]
 
     def step(self, step: int, batches_per_step: int) -> Float[np.ndarray, "batches n ..."]:
         """Return the data of one training step."""

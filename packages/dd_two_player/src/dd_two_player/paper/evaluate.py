@@ -12,11 +12,11 @@ import numpy as np
 from dd_two_player.evaluation import Moments, classify, evaluate_samples, moments
 from dd_two_player.gans.checkpoints import restore_checkpoint
 from dd_two_player.gans.mixtures import mixture_scores
-from dd_two_player.paper.classifiers import INCEPTION, load_classifier
-from dd_two_player.paper.config import EvalConfig, load_config
+from dd_two_player.paper import engine
+from dd_two_player.paper.classifiers import INCEPTION, accuracy, load_classifier
+from dd_two_player.paper.config import EvalConfig, TrainConfig, load_config
 from dd_two_player.paper.data import MIXTURES, Samples, load_samples
 from dd_two_player.paper.monitoring import draw_samples
-from dd_two_player.paper.training import build
 from gdyn_common.storage import atomic_write, open_regular, read_arrays, reading, write_arrays
 from gdyn_reproduce.records import dump_json
 
@@ -32,10 +32,17 @@ def evaluate(config: EvalConfig) -> int:
     """
     checkpoint = find_checkpoint(config)
     trained = load_config(checkpoint.parent.parent / "config.json")
-    samples = load_samples(trained.dataset, "train", config.data_path or trained.data_path)
-    trained.device_count = 1
-    trainer = build(trained, samples.shape)
-    state = restore_checkpoint(checkpoint, trainer.start())
+    with engine.computing(config.device, trained.dtype):
+        report = _report(config, checkpoint, trained)
+    print(json.dumps(report))
+    atomic_write(checkpoint.parent.parent / f"eval_{checkpoint.stem}.json", dump_json(report))
+    return 0
+
+
+def _report(config: EvalConfig, checkpoint: Path, trained: TrainConfig) -> dict[str, Any]:
+    samples = load_samples(trained.dataset, "train", config.data_root or trained.data_root)
+    trainer = engine.build(trained, samples.shape)
+    state = restore_checkpoint(checkpoint, trainer.start(0))
 
     def draw(split: int, count: int) -> np.ndarray:
         return draw_samples(trainer.gan, state, count, config.seed + split, config.batch_size)
@@ -43,9 +50,22 @@ def evaluate(config: EvalConfig) -> int:
     if config.save_samples:
         write_arrays(Path(config.save_samples), {"samples": draw(0, config.num_samples)})
     mixture = trained.dataset in MIXTURES
-    values = (
-        _mixture_values(config, trained.dataset, draw) if mixture else _image_values(config, samples, draw)
-    )
+    accuracies: dict[str, float] = {}
+    if mixture:
+        values = _mixture_values(config, trained.dataset, draw)
+    else:
+        classifier = load_classifier(config.classifier, samples)
+        if config.classifier == "auto" and ":" not in trained.dataset:  # own data have no labels
+            test = load_samples(trained.dataset, "test", config.data_root or trained.data_root)
+            accuracies["classifier_accuracy"] = accuracy(classifier, test)
+        values = evaluate_samples(
+            draw,
+            _reference(config, samples, classifier),
+            classifier,
+            num_samples=config.num_samples,
+            num_splits=config.num_splits,
+            batch_size=config.batch_size,
+        )
     inception = config.classifier.startswith(INCEPTION)
     names = {"classifier_score": "IS", "frechet_classifier_distance": "FID"} if inception else {}
     report: dict[str, Any] = {
@@ -55,27 +75,12 @@ def evaluate(config: EvalConfig) -> int:
         "reference": config.reference or f"{trained.dataset} train",
         "num_samples": config.num_samples,
         "num_splits": config.num_splits,
+        **accuracies,
     }
     for name, per_split in values.items():
         report[f"{names.get(name, name)}_mean"] = float(np.mean(per_split))
         report[f"{names.get(name, name)}_std"] = float(np.std(per_split))
-    print(json.dumps(report))
-    atomic_write(checkpoint.parent.parent / f"eval_{checkpoint.stem}.json", dump_json(report))
-    return 0
-
-
-def _image_values(
-    config: EvalConfig, samples: Samples, draw: Callable[[int, int], np.ndarray]
-) -> dict[str, list[float]]:
-    classifier = load_classifier(config.classifier, samples)
-    return evaluate_samples(
-        draw,
-        _reference(config, samples, classifier),
-        classifier,
-        num_samples=config.num_samples,
-        num_splits=config.num_splits,
-        batch_size=config.batch_size,
-    )
+    return report
 
 
 def _mixture_values(

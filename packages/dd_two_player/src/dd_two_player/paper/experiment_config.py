@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dd_two_player.gans.mixtures import STANDARD_DEVIATION
-from dd_two_player.paper.config import NetsConfig, require
+from dd_two_player.paper.config import DTYPES, NetsConfig, choice, require
 from gdyn_reproduce.runs import RunOptions
 
 
@@ -97,7 +97,6 @@ class TrackingConfig(RunOptions):
         whole = all(abs(round(1 / rate) - 1 / rate) < 1e-6 for rate in self.small_rates)
         require("small_rates", self.small_rates, whole, "numbers whose inverses are whole")
         _require_positive(self, "horizon", "ratio")
-        _require_counts(self)
 
 
 @dataclass
@@ -118,7 +117,6 @@ class LocalErrorConfig(RunOptions):
         """Check ranges."""
         _require_rates("learning_rates", self.learning_rates, 2)
         _require_positive(self, "ratio")
-        _require_counts(self)
 
 
 @dataclass
@@ -150,7 +148,6 @@ class FlowOrdersConfig(RunOptions):
     def __post_init__(self) -> None:
         """Check ranges."""
         _require_rates("learning_rates", self.learning_rates, 2)
-        _require_counts(self)
 
 
 @dataclass
@@ -191,7 +188,7 @@ class GanStudyConfig(RunOptions):
 
     Attributes:
         dataset: Images with labels.
-        arms: Methods, see `dd_two_player.paper.gan_study.ARMS`; the first one is the reference.
+        arms: Methods, see `dd_two_player.paper.gan_study.arms_of`; the first one is the reference.
         disc_rates: Learning rates of the discriminator, paired with ``gen_rates``.
         gen_rates: Learning rates of the generator.
         adam_rate: Rate of both players for the arm ``adam``.
@@ -206,7 +203,7 @@ class GanStudyConfig(RunOptions):
         convention: Of the drift coefficients.
         eval_samples: Samples of the Frechet distance.
         classifier_steps: Training steps of the scoring classifier.
-        data_path: Folder with the data.
+        device: Where to compute; by default where JAX does.
     """
 
     dataset: str = "digits"
@@ -225,10 +222,13 @@ class GanStudyConfig(RunOptions):
     convention: str = "joint"
     eval_samples: int = 1000
     classifier_steps: int = 1500
-    data_path: str | None = None
+    data_root: str | None = None
+    device: str | None = None
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         """Check lengths and ranges."""
+        choice("dtype", self.dtype, DTYPES)
         require("arms", list(self.arms), len(self.arms) >= 1, "one method or more, the reference first")
         if len(self.disc_rates) != len(self.gen_rates):
             raise ValueError(

@@ -2,73 +2,57 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dd_two_player.drift import Coefficients, PlayerTerms
 from dd_two_player.evaluation import classifier_score, classify, frechet_distance, moments
 from dd_two_player.gans.checkpoints import state_arrays, state_from_arrays
-from dd_two_player.gans.model import Batch, Gan
-from dd_two_player.gans.optimizers import make_optimizer
-from dd_two_player.gans.steps import (
-    Hyperparameters,
-    TrainState,
-    UpdateRule,
-    init_train_state,
-    make_step,
-)
-from dd_two_player.paper.building import build_gan
+from dd_two_player.gans.model import Batch
+from dd_two_player.gans.steps import Hyperparameters, Step, TrainState
+from dd_two_player.paper import engine
 from dd_two_player.paper.classifiers import Classifier, accuracy, train_classifier
-from dd_two_player.paper.config import LossesConfig, choice
+from dd_two_player.paper.config import TrainConfig, choice
 from dd_two_player.paper.data import Samples, load_samples
 from dd_two_player.paper.experiment_config import GanStudyConfig
-from dd_two_player.regularization import Regularization
 from gdyn_common.seeding import generator
+from gdyn_reproduce import keys
 from gdyn_reproduce.runs import Run
 
-__all__ = ["ARMS", "Arm", "Program", "build_program", "measure", "seconds_of", "train_setting"]
+__all__ = ["Program", "arms_of", "build_program", "measure", "seconds_of", "train_setting"]
 
 PICTURES = 36
 DRAWN = 500  # samples per call of the generator
 
 
-@dataclass(frozen=True)
-class Arm:
-    """A method of the comparison.
+def arms_of(config: GanStudyConfig) -> dict[str, dict[str, Any]]:
+    """Return every method of the comparison, as what it overrides in `TrainConfig`."""
 
-    Attributes:
-        scheme: As in `UpdateRule`.
-        recipe: Name of the regularisation.
-        optimizer: ``sgd`` or ``adam``.
-        gradients_per_step: Gradients per player that one step costs.
-    """
+    def both(group: str, **terms: float) -> dict[str, Any]:
+        return {"grad_regularizes": {group: {"disc": terms, "gen": terms}}}
 
-    scheme: str = "simultaneous"
-    recipe: str = "leave"
-    optimizer: str = "sgd"
-    gradients_per_step: int = 1
-
-
-ARMS = {
-    "plain": Arm(),
-    "cancel": Arm(recipe="cancel_interaction"),
-    "strengthen": Arm(recipe="cancel_and_strengthen"),
-    "double": Arm(recipe="double_interaction"),
-    "sga": Arm(recipe="sga"),
-    "consensus": Arm(recipe="consensus"),
-    "alternating": Arm("alternating"),
-    "alternating_cancel": Arm("alternating", "cancel_interaction"),
-    "alternating_double": Arm("alternating", "double_interaction"),
-    "rk4": Arm("runge_kutta", gradients_per_step=4),
-    "adam": Arm("alternating", optimizer="adam"),
-}
+    cancel = both("dd_coeffs_multiplier", other_dot_prod=-1.0)
+    double = both("dd_coeffs_multiplier", other_dot_prod=1.0)  # the opposite of cancelling, for controls
+    norm, adam = config.strength, {"name": "adam", "lr": config.adam_rate}
+    alternating = {"updates": {"scheme": "alternating"}}
+    return {
+        "plain": {},
+        "cancel": cancel,
+        "strengthen": both("dd_coeffs_multiplier", self_norm=1.0, other_dot_prod=-1.0),
+        "double": double,
+        "sga": both("explicit_non_dd_coeffs", other_norm=norm),
+        "consensus": both("explicit_non_dd_coeffs", self_norm=norm, other_norm=norm),
+        "alternating": alternating,
+        "alternating_cancel": alternating | cancel,
+        "alternating_double": alternating | double,
+        "rk4": {"updates": {"scheme": "runge_kutta"}},
+        "adam": alternating | {"optimizers": {"disc": adam, "gen": adam}},
+    }
 
 
 def measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -87,28 +71,33 @@ def measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str,
         test split.
     """
     for arm in config.arms:
-        choice("arm", arm, tuple(ARMS))
-    samples = load_samples(config.dataset, "train", config.data_path)
+        choice("arm", arm, tuple(arms_of(config)))
+    with engine.computing(config.device, config.dtype):
+        return _measure(config, run)
+
+
+def _measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    samples = load_samples(config.dataset, "train", config.data_root)
     run.note(data=samples.provenance)
     classifier = train_classifier(samples, steps=config.classifier_steps)
     count = min(config.eval_samples, len(samples))
     real = moments(classify(classifier, samples.scaled(slice(count)))[1])
     groups = [list(config.seeds)] if config.vmapped else [[seed] for seed in config.seeds]
 
-    test = load_samples(config.dataset, "test", config.data_path)
+    test = load_samples(config.dataset, "test", config.data_root)
     measured: dict[str, Any] = {"classifier_accuracy": accuracy(classifier, test)}
     arrays: dict[str, np.ndarray] = {}
     distances = np.zeros((len(config.arms), len(config.disc_rates), len(config.seeds)))
     untrained = np.zeros(distances.shape)
     for i, arm in enumerate(config.arms):
-        program = build_program(config, samples, ARMS[arm])
+        program = build_program(config, samples, arm)
         for j, rates in enumerate(zip(config.disc_rates, config.gen_rates, strict=True)):
-            used = program.rates(rates)
-            label = f"{arm}@{used[0]:g}:{used[1]:g}"
+            hyper = program.hyper(rates)
+            label = "{}@{:g}:{:g}".format(arm, *hyper.learning_rates)
             parts = []
             for group in groups:
                 name = f"{label}/seeds={group}"
-                train = partial(train_setting, config, run, samples, classifier, program, used, group, name)
+                train = partial(train_setting, config, run, samples, classifier, program, hyper, group, name)
                 parts.append(run.piece(name, train))
             drawn = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             for k in range(len(config.seeds)):
@@ -146,87 +135,71 @@ class Program(NamedTuple):
     """One arm, compiled once for all rates and seeds.
 
     Attributes:
-        gan: Networks and losses.
-        width: Batches per step.
-        rates: Learning rates that the arm really uses, given those of the setting.
+        trainer: The arm as a training run.
+        hyper: What it really uses at the learning rates of a setting.
         steps: Steps for a number of gradients per player.
-        start: Draws the state of one seed.
-        advance: One step, ``(states, rates, (examples, latents)) -> (states, disc_losses)``, with a leading
-            axis of seeds; the states given are used up. A Python loop calls it: inside of a compiled loop XLA
-            runs convolutions on the CPU seven times slower.
+        start: Draws the states of the given seeds, along a leading axis.
+        advance: One step of all of them; the states given are used up.
+        draws: Examples and latents of a step of the given seeds.
     """
 
-    gan: Gan
-    width: int
-    rates: Callable[[tuple[float, float]], tuple[float, float]]
+    trainer: engine.Trainer
+    hyper: Callable[[tuple[float, float]], Hyperparameters]
     steps: int
-    start: Callable[[int], TrainState]
-    advance: Callable[[TrainState, Any, Any], tuple[TrainState, Any]]
+    start: Callable[[list[int]], TrainState]
+    advance: Step
+    draws: Callable[[list[int]], Callable[[int], Any]]
 
 
-def build_program(config: GanStudyConfig, samples: Samples, arm: Arm) -> Program:
+def build_program(config: GanStudyConfig, samples: Samples, arm: str) -> Program:
     """Return the compiled step of an arm; it compiles when it is first called."""
-    gan = build_gan(config.nets, LossesConfig(), samples.shape)
-    recipe = _recipe(arm.recipe, config.strength)
-    rule = UpdateRule(
-        arm.scheme,  # type: ignore[arg-type]
-        convention=config.convention,
-        estimator=config.estimator,
-        mask=recipe.mask(),
-    )
-    optimizers = (make_optimizer(arm.optimizer), make_optimizer(arm.optimizer))
-    step = make_step(gan, rule, optimizers)
-    raw = jnp.asarray(samples.raw)
+    overrides = arms_of(config)[arm]
+    updates = {"estimator": config.estimator, "convention": config.convention} | overrides.get("updates", {})
+    shared = {"dataset": config.dataset, "batch_size": config.batch_size, "nets": asdict(config.nets)}
+    trainer = engine.build(keys.build(TrainConfig, overrides | shared | {"updates": updates}), samples.shape)
+    raw, first = jnp.asarray(samples.raw), jax.jit(trainer.start)
 
-    def start(seed: int) -> TrainState:
-        example = jnp.zeros((2, *samples.shape))
-        return init_train_state(gan, optimizers, jax.random.key(seed), example)
+    def start(seeds: list[int]) -> TrainState:
+        states: TrainState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(first, seeds))
+        return states
 
-    def advance(state: TrainState, rates: Any, drawn: tuple[Any, Any]) -> tuple[TrainState, Any]:
+    def advance(state: TrainState, hyper: Hyperparameters, drawn: Any) -> tuple[TrainState, Any]:
         chosen, latents = drawn
-        data = (raw[chosen].astype(jnp.float32) - samples.offset) / samples.scale
-        hyper = Hyperparameters(rates, recipe.dd_coeffs_multiplier, recipe.explicit_non_dd_coeffs)
-        moved, metrics = step(state, hyper, Batch(data, latents))
-        return moved, metrics["disc_loss"]
+        data = (raw[chosen].astype(config.dtype) - samples.offset) / samples.scale
+        return trainer.step(state, hyper, Batch(data, latents.astype(config.dtype)))
 
-    def alone(states: TrainState, rates: Any, drawn: tuple[Any, Any]) -> tuple[TrainState, Any]:
+    def alone(states: TrainState, hyper: Hyperparameters, drawn: Any) -> tuple[TrainState, Any]:
         # not vmapped: a batch of kernels makes grouped convolutions, which are slow on the CPU
-        state, first = jax.tree.map(lambda a: a[0], (states, drawn))
-        moved: tuple[TrainState, Any] = jax.tree.map(lambda a: a[None], advance(state, rates, first))
+        state, one = jax.tree.map(lambda a: a[0], (states, drawn))
+        moved: tuple[TrainState, Any] = jax.tree.map(lambda a: a[None], advance(state, hyper, one))
         return moved
 
-    fixed = (config.adam_rate, config.adam_rate) if arm.optimizer == "adam" else None
+    steps = config.num_steps // trainer.rule.stages
     return Program(
-        gan,
-        rule.batches_per_step,
-        lambda rates: fixed or rates,
-        config.num_steps // arm.gradients_per_step,
-        jax.jit(start),
+        trainer,
+        lambda rates: trainer.hyper if arm == "adam" else trainer.hyper._replace(learning_rates=rates),
+        steps,
+        start,
         jax.jit(jax.vmap(advance, (0, None, 0)) if config.vmapped else alone, donate_argnums=0),
+        lambda seeds: _draws(config, len(samples), seeds, steps, trainer.rule.batches_per_step),
     )
 
 
-def seconds_of(config: GanStudyConfig, steps: int = 3) -> float:
+def seconds_of(config: GanStudyConfig) -> float:
     """Return the wall time of all training steps of a study, from a few steps of every arm on this machine.
 
     Compiling, some ten seconds per arm, and scoring are not in it.
     """
-    samples = load_samples(config.dataset, "train", config.data_path)
+    samples = load_samples(config.dataset, "train", config.data_root)
     seeds = list(config.seeds) if config.vmapped else config.seeds[:1]
-    runs = len(config.disc_rates) * (1 if config.vmapped else len(config.seeds))
-    total = 0.0
-    for name in config.arms:
-        program = build_program(config, samples, ARMS[name])
-        rates = program.rates((config.disc_rates[0], config.gen_rates[0]))
-        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(program.start(seed) for seed in seeds))
-        drawn = _draws(config, samples, seeds, 0, steps + 1, program.width)
-        started = 0.0
-        for i in range(steps + 1):
-            state, _ = program.advance(state, rates, tuple(a[:, i] for a in drawn))
-            jax.block_until_ready(state)
-            if i == 0:  # that one compiled
-                started = time.perf_counter()
-        total += (time.perf_counter() - started) / steps * program.steps * runs
+    runs, total = len(config.disc_rates) * (1 if config.vmapped else len(config.seeds)), 0.0
+    with engine.computing(config.device, config.dtype):
+        for name in config.arms:
+            program = build_program(config, samples, name)
+            hyper = program.hyper((config.disc_rates[0], config.gen_rates[0]))
+            draw = partial(program.draws(seeds), 0)  # always the first batch, however short the run
+            seconds = engine.seconds_per_step(program.advance, program.start(seeds), hyper, draw)
+            total += seconds * program.steps * runs
     return total
 
 
@@ -236,21 +209,20 @@ def train_setting(
     samples: Samples,
     classifier: Classifier,
     program: Program,
-    rates: tuple[float, float],
+    hyper: Hyperparameters,
     seeds: list[int],
     name: str,
 ) -> dict[str, np.ndarray]:
-    """Train one arm at one pair of rates for a group of seeds in one program; resumable by chunks.
+    """Train one arm at the rates in ``hyper`` for a group of seeds in one program; resumable by chunks.
 
     Returns:
         Per seed: logits and features of samples after training, features before, a few samples, the
         discriminator's losses, whether everything stayed finite.
     """
-    gan = program.gan
-    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(program.start(seed) for seed in seeds))
+    state = program.start(seeds)
     shape = (config.eval_samples, config.nets.num_latents)
     latents = generator(0, "gan-study", "evaluation").standard_normal(shape, dtype=np.float32)
-    draw = jax.jit(gan.sample)
+    sample = jax.jit(program.trainer.gan.sample)
 
     def classified(state: TrainState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return samples, logits and features of every seed."""
@@ -258,7 +230,7 @@ def train_setting(
         for k in range(len(seeds)):
             one = jax.tree.map(lambda leaf, k=k: leaf[k], state)
             parts = [latents[i : i + DRAWN] for i in range(0, len(latents), DRAWN)]
-            images = np.concatenate([draw(one.params[1], one.state, z) for z in parts])
+            images = np.concatenate([sample(one.params[1], one.state, z) for z in parts])
             bounded = np.nan_to_num(images, nan=0.0, posinf=1.0, neginf=-1.0)
             rows.append((images, *classify(classifier, bounded)))
         images, logits, features = (np.stack(column) for column in zip(*rows, strict=True))
@@ -271,16 +243,15 @@ def train_setting(
     if saved is not None:
         done, history = int(saved.pop("done")), saved.pop("history")
         state = jax.device_put(state_from_arrays(saved, state, name))
-    while done < program.steps:
-        length = min(config.chunk, program.steps - done)
-        drawn = _draws(config, samples, seeds, done, length, program.width)
-        values = []
-        for i in range(length):
-            state, loss = program.advance(state, rates, tuple(a[:, i] for a in drawn))
-            values.append(loss)
-        done, history = done + length, np.concatenate([history, np.stack(values, 1)], 1)
+
+    def visit(done: int, state: TrainState, metrics: list[dict[str, Any]]) -> None:
+        nonlocal history
+        history = np.concatenate([history, np.stack([m["disc_loss"] for m in metrics], 1)], 1)
         if done < program.steps:
             checkpoint.save(done=np.asarray(done), history=history, **state_arrays(state))
+
+    steps, draw = range(done, program.steps), program.draws(seeds)
+    state = engine.run(program.advance, state, hyper, draw, steps, lambda n: n % config.chunk == 0, visit)
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)]
     finite = [all(np.isfinite(a[k]).all() for a in arrays) for k in range(len(seeds))]
     images, logits, features = classified(state)
@@ -296,22 +267,22 @@ def train_setting(
 
 
 def _draws(
-    config: GanStudyConfig, samples: Samples, seeds: list[int], done: int, length: int, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw examples and latents of a chunk on the host: the same for every arm, and cheap to compile."""
-    shape = (length, width, config.batch_size)
-    chosen, latents = [], []
-    for seed in seeds:
-        stream = generator(seed, "gan-study", done)
-        chosen.append(stream.integers(len(samples), size=shape, dtype=np.int32))
-        latents.append(stream.standard_normal((*shape, config.nets.num_latents), dtype=np.float32))
-    return np.stack(chosen), np.stack(latents)
+    config: GanStudyConfig, count: int, seeds: list[int], steps: int, width: int
+) -> Callable[[int], Any]:
+    """Return examples and latents by step, drawn by chunks on the host: the same for every arm."""
 
+    @lru_cache(maxsize=1)
+    def chunk(first: int) -> tuple[np.ndarray, np.ndarray]:
+        shape = (min(config.chunk, steps - first), width, config.batch_size)
+        chosen, latents = [], []
+        for seed in seeds:
+            stream = generator(seed, "gan-study", first)
+            chosen.append(stream.integers(count, size=shape, dtype=np.int32))
+            latents.append(stream.standard_normal((*shape, config.nets.num_latents), dtype=np.float32))
+        return np.stack(chosen), np.stack(latents)
 
-def _recipe(name: str, strength: float) -> Regularization:
-    if name == "double_interaction":  # the opposite of cancelling, for controls
-        terms = PlayerTerms(other_dot_prod=1.0)
-        return Regularization(dd_coeffs_multiplier=Coefficients(terms, terms))
-    if name in ("sga", "consensus"):
-        return getattr(Regularization, name)(strength)  # type: ignore[no-any-return]
-    return getattr(Regularization, name)()  # type: ignore[no-any-return]
+    def draw(number: int) -> Any:
+        first = number - number % config.chunk
+        return tuple(a[:, number - first] for a in chunk(first))
+
+    return draw

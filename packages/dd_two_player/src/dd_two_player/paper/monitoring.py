@@ -59,13 +59,13 @@ class Observer:
 
     Args:
         config: Intervals, classifier.
-        trainer: The built run.
+        gan: Networks and losses.
         samples: The training data.
         folder: The run's folder.
     """
 
-    def __init__(self, config: TrainConfig, trainer: Any, samples: Samples, folder: Path) -> None:
-        self.config, self.trainer, self.samples, self.folder = config, trainer, samples, folder
+    def __init__(self, config: TrainConfig, gan: Gan, samples: Samples, folder: Path) -> None:
+        self.config, self.gan, self.samples, self.folder = config, gan, samples, folder
         self._classifier: Any = None
         self._lines = folder / "scores.jsonl"
 
@@ -79,7 +79,7 @@ class Observer:
         """Save a picture and a score if they are due."""
         config = self.config
         if config.sample_every and (step % config.sample_every == 0 or final):
-            drawn = draw_samples(self.trainer.gan, state, 64 if len(self.samples.shape) == 3 else 1000, 1)
+            drawn = draw_samples(self.gan, state, 64 if len(self.samples.shape) == 3 else 1000, 1)
             with house_style():
                 figure = sample_figure(drawn, f"step {step}", self.samples.scaled(slice(2000)))
                 path = self.folder / "samples" / f"step_{step:07d}.png"
@@ -103,7 +103,7 @@ class Observer:
 
     def _keep_best(self, step: int, state: TrainState) -> None:
         config = self.config
-        drawn = draw_samples(self.trainer.gan, state, config.eval_samples, 2)
+        drawn = draw_samples(self.gan, state, config.eval_samples, 2)
         if not np.isfinite(drawn).all():
             print(f'{{"step": {step}, "scores": "samples are not finite"}}', flush=True)
             return

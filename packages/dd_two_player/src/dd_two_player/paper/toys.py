@@ -17,13 +17,12 @@ from dd_two_player.drift import Coefficients, PlayerTerms, drift_coefficients
 from dd_two_player.flows import discrete_path, integrate, modified_field, runge_kutta_map, step_map
 from dd_two_player.paper.data import load_samples
 from dd_two_player.paper.toy_config import DalConfig, PrincipalFlowConfig, ToyConfig
-from dd_two_player.principal_flow import (
-    dal as dal_transformation,
-)
+from dd_two_player.principal_flow import dal as dal_transformation
 from dd_two_player.principal_flow import exact_hvp, quadratic_principal_flow
 from dd_two_player.regularization import Regularization
 from dd_two_player.toy_games import dirac_gan, linear_game
 from gdyn_common.storage import atomic_write
+from gdyn_reproduce import keys
 from gdyn_reproduce.plotting import house_style, new_figure, save_figure
 from gdyn_reproduce.runs import config_hash
 
@@ -179,43 +178,30 @@ def dal(config: DalConfig) -> int:
 
 def _mixture(config: ToyConfig) -> int:
     """Train a small GAN on a mixture with the options of the ``toy`` command."""
-    from dd_two_player.paper.config import (
-        GradRegularizesConfig,
-        NetsConfig,
-        OptimizerConfig,
-        OptimizersConfig,
-        PlayersConfig,
-        TermsConfig,
-        TrainConfig,
-        UpdatesConfig,
-    )
+    from dd_two_player.paper.config import TrainConfig
     from dd_two_player.paper.training import train
 
-    terms = TermsConfig(*CANCEL_ALL) if config.correct != "none" else TermsConfig()
+    terms = CANCEL_ALL._asdict() if config.correct != "none" else {}
     schemes = {"sim": "simultaneous", "alt": "alternating", "rk4": "runge_kutta"}
-    return train(
-        TrainConfig(
-            out=config.out,
-            overwrite=config.overwrite,
-            dry_run=config.dry_run,
-            experiment=f"toy-{config.game}",
-            dataset=config.game,
-            num_steps=config.num_steps,
-            classifier="modes",
-            eval_every=config.num_steps,
-            optimizers=OptimizersConfig(
-                OptimizerConfig(lr=config.learning_rate),
-                OptimizerConfig(lr=config.gen_learning_rate or config.learning_rate),
-            ),
-            nets=NetsConfig(gen="PointMLP"),
-            updates=UpdatesConfig(
-                scheme=schemes[config.scheme],
-                first=config.first,
-                convention="joint" if config.correct == "joint" else "paper",
-            ),
-            grad_regularizes=GradRegularizesConfig(dd_coeffs_multiplier=PlayersConfig(terms, terms)),
-        )
-    )
+    values = {
+        "experiment": f"toy-{config.game}",
+        "dataset": config.game,
+        "classifier": "modes",
+        "eval_every": config.num_steps,
+        "optimizers": {
+            "disc": {"lr": config.learning_rate},
+            "gen": {"lr": config.gen_learning_rate or config.learning_rate},
+        },
+        "nets": {"gen": "PointMLP"},
+        "updates": {
+            "scheme": schemes[config.scheme],
+            "first": config.first,
+            "convention": "joint" if config.correct == "joint" else "paper",
+        },
+        "grad_regularizes": {"dd_coeffs_multiplier": {"disc": terms, "gen": terms}},
+    }
+    run = {name: getattr(config, name) for name in ("out", "overwrite", "dry_run", "num_steps")}
+    return train(keys.build(TrainConfig, values | run))
 
 
 def _check_end(ends: dict[str, Any]) -> None:
