@@ -336,7 +336,7 @@ def test_double_precision_from_the_first_draw_to_the_score(tmp_path, capsys):
     assert run("train", *TINY, out, "num_steps=2", "dtype=float64", "device=cpu:0") == 0
     kinds = {a.dtype.name for name, a in last(tmp_path).items() if name.startswith(".params")}
     assert kinds == {"float64"}
-    assert run("eval", out, "num_samples=50", "num_splits=1", "device=cpu") == 0
+    assert run("eval", out, "num_samples=100", "num_splits=1", "device=cpu") == 0
     assert not jax.config.jax_enable_x64
     assert run("train", *TINY, out, "device=tpu:3") == 2
     assert "device is 'tpu:3'; JAX sees" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from dd_two_player.principal_flow.flow import (
     quadratic_principal_flow,
     third_order_flow,
 )
+from dd_two_player.principal_flow.matrix_free import principal_velocity
 
 __all__ = [
     "StabilityCoefficients",
@@ -28,6 +29,7 @@ __all__ = [
     "integrate_principal_flow",
     "principal_coefficient",
     "principal_field",
+    "principal_velocity",
     "quadratic_principal_flow",
     "stability_coefficients",
     "third_order_flow",
