@@ -308,7 +308,7 @@ FIGURES = (
         module="variance.paper.experiments.gallery",
         config="variance.paper.experiments.gallery:GalleryConfig",
         presets={
-            "quick": Preset("40 s, 1 core", "scaled down"),
+            "quick": Preset("2 min, 1 core", "scaled down"),
             "smoke": Preset("5 s", "smoke", {"max_size": 120, "num_steps": 20, "clusters": 4, "seeds": [0]}),
         },
         in_default=False,

@@ -65,7 +65,7 @@ class GalleryConfig(RunOptions):
     num_steps: int = 400
     clusters: int = 16
     cluster_iterations: int = 5
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeds: list[int] = field(default_factory=lambda: list(range(10)))
 
     def __post_init__(self) -> None:
         require(self.num_steps >= 1, f"num_steps={self.num_steps} must be at least 1.")
