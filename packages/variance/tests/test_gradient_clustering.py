@@ -406,3 +406,17 @@ def test_the_order_of_the_data_does_not_decide_about_the_clusters() -> None:
     mixed = cluster(model, F.cross_entropy, x[order], y[order], 8, iterations=5).assignment
     ratio = stratified_variance(g, by_class) / stratified_variance(g[order], mixed)
     assert ratio < 1.5
+
+
+@pytest.mark.parametrize("weighting", ["sequential", "frozen"])
+def test_the_size_of_a_pass_decides_nothing(weighting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+    x, y = torch.randn(300, 5, dtype=torch.float64), torch.randint(3, (300,))
+    found = []
+    for size in (1, 2048):
+        monkeypatch.setattr("variance.gradient_clustering.batch.WIDE_PASS_EXAMPLES", size)
+        options = ClusteringOptions(chunk=16)
+        found.append(cluster(model, F.cross_entropy, x, y, 6, weighting=weighting, options=options))  # type: ignore[arg-type]
+    assert torch.equal(found[0].assignments, found[1].assignments)
+    torch.testing.assert_close(found[0].distortions, found[1].distortions, rtol=1e-10, atol=0)

@@ -147,6 +147,17 @@ def test_a_restored_sampler_continues_the_sequence(name: str) -> None:
     assert [other.draw(5).indices.tolist() for _ in range(20)] == expected  # type: ignore[attr-defined]
 
 
+def test_a_sampler_restored_over_other_clusters_has_the_law_of_the_stored_ones() -> None:
+    ids = torch.tensor([0, 0, 3, 3, 3, 1, 5])
+    sampler, other = StratifiedSampler(ids, 0), StratifiedSampler(torch.zeros(7, dtype=torch.long), 1)
+    sampler.draw(3)
+    other.load_state_dict(sampler.state_dict())
+    assert other.assignment.tolist() == ids.tolist()
+    for own, restored in zip(sampler.law(6), other.law(6), strict=True):
+        torch.testing.assert_close(restored, own)
+    assert other.draw(6).indices.tolist() == sampler.draw(6).indices.tolist()
+
+
 def test_within_cluster_and_robust_weights() -> None:
     ids = torch.tensor([0, 0, 0, 1])
     diagnosis = StratifiedSampler(ids, 0, within_cluster=0).draw(6)
