@@ -96,11 +96,9 @@ own; pass a loss with reduction='none' or 'sum', which says what one example cou
     values, reduction = reduced(loss, outputs, targets)
     if reduction == "other":
         raise CoupledExamples(
-            "the loss of the batch is neither the mean nor the sum of the losses of its examples "
-            "(class weights, "
-            "ignored or masked positions in a mean?), so examples have no losses of their own; "
-            "pass a loss with "
-            "reduction='none' or 'sum', which says what one example counts."
+            "the loss of the batch is neither the mean nor the sum of the losses of its examples (class "
+            "weights, ignored or masked positions in a mean?), so examples have no losses of their own; "
+            "pass a loss with reduction='none' or 'sum', which says what one example counts."
         )
     return values
 

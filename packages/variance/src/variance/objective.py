@@ -206,9 +206,8 @@ class Objective:
             if reduction == "other":  # the batch has a gradient, its examples have none
                 if bool((batch.weights != 1).any()):
                     raise CoupledExamples(
-                        "weighted batches need one loss per example, and this loss is neither the "
-                        "mean nor the "
-                        "sum of such; pass it with reduction='none' or 'sum'."
+                        "weighted batches need one loss per example, and this loss is neither the mean nor "
+                        "the sum of such; pass it with reduction='none' or 'sum'."
                     )
                 total, found = found, found.reshape(1)
             else:

@@ -259,10 +259,9 @@ def _checked(job: _Pass, known: _Known, *, weights_only: bool) -> Capture:
         known.excluded |= {name for name, layer in found.layers.items() if wrong & set(layer.parameter_names)}
         reason = f"gradients of {', '.join(sorted(wrong)[:4])} differ from those of autograd"
     raise UnsupportedLayer(
-        f"no path gives per-example gradients of this model that add up to the gradient of the "
-        f"batch ({reason}). "
-        "Reentrant checkpointing (pass use_reentrant=False) and losses that draw random numbers "
-        "are known reasons."
+        "no path gives per-example gradients of this model that add up to the gradient of the batch "
+        f"({reason}). Reentrant checkpointing (pass use_reentrant=False) and losses that draw random "
+        "numbers are known reasons."
     )
 
 
@@ -270,9 +269,8 @@ def _warn(found: Capture, known: _Known) -> None:
     names = list(found.rest) or sorted(known.excluded)
     shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     warnings.warn(
-        f"{len(names)} parameters take a slow exact path ({known.method}): {shown}. Their values "
-        f"are right; the "
-        "recorded pass does not fit them (a weight that is also used as a function's argument, "
+        f"{len(names)} parameters take a slow exact path ({known.method}): {shown}. Their values are "
+        "right; the recorded pass does not fit them (a weight that is also used as a function's argument, "
         "another order of "
         "examples, random numbers, or an operation without batching rule).",
         SlowPath,
