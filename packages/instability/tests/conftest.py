@@ -6,7 +6,7 @@ import torch
 from jaxtyping import install_import_hook
 
 # Shapes and types are checked while the tests run, in the modules that do not report bad input themselves.
-CHECKED = ["pde.activations", "pde.reduced_map", "curvature", "lyapunov", "copies"]
+CHECKED = ["pde.activations", "pde.reduced_map", "curvature", "exponents.separation", "copies"]
 install_import_hook([f"instability.{name}" for name in CHECKED], "beartype.beartype")
 torch.set_num_threads(1)
 

@@ -19,9 +19,14 @@ def test_settings_name_what_changes_rounding():
 
 def test_context_restores_the_flags():
     before = torch.are_deterministic_algorithms_enabled()
-    with bit_reproducible():
-        assert torch.are_deterministic_algorithms_enabled()
-        assert not torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        with bit_reproducible():
+            assert torch.are_deterministic_algorithms_enabled()
+            assert not torch.backends.cudnn.benchmark
+        assert torch.backends.cudnn.benchmark
+    finally:
+        torch.backends.cudnn.benchmark = False
     assert torch.are_deterministic_algorithms_enabled() == before
 
 

@@ -8,7 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from instability import Copies, PerturbedSGD, lyapunov_estimate, lyapunov_exponents, training_map
+from instability import (
+    Copies,
+    PerturbedSGD,
+    lyapunov_estimate,
+    lyapunov_exponents,
+    perturb_optimizer,
+    training_map,
+)
 from instability.pde.activations import swish
 from instability.pde.reduced_map import ReducedMap
 
@@ -105,6 +112,11 @@ OPTIMIZERS = {
     "nadam": lambda p: torch.optim.NAdam(p, lr=0.01),
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5),
     "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1),
+    "maximize": lambda p: torch.optim.Adam(p, lr=0.01, maximize=True),
+    "foreach": lambda p: torch.optim.Adam(p, lr=0.01, foreach=True),
+    "fused": lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
+    "factored": lambda p: torch.optim.Adafactor(p, lr=0.01),
+    "wrapped": lambda p: perturb_optimizer(torch.optim.Adam(p, lr=0.01), 3),
     "perturbed": lambda p: PerturbedSGD(p, lr=0.05, momentum=0.9),
 }
 
@@ -113,7 +125,7 @@ def network():
     torch.manual_seed(0)
     x, y = torch.randn(12, 3, dtype=torch.float64), torch.arange(12) % 2
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
-    return model, lambda m, _: F.cross_entropy(m(x), y)
+    return model, lambda m, n: F.cross_entropy(m(x[n % 3 :: 3]), y[n % 3 :: 3])  # another batch in each step
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -124,17 +136,21 @@ def test_the_map_is_the_optimisers_own_step_and_its_tangent_is_exact(name):
     step, state = training_map(model, optimizer, loss_of)
     found = lyapunov_exponents(step, state, num_steps=10)
     assert found.exact is (name != "amsgrad")  # torch takes its maximum in a form without a derivative
-    for _ in range(11):  # the map makes one step at the start
+    for number in range(11):  # the map makes one step at the start
         optimizer.zero_grad()
-        loss_of(model, 0).backward()
+        loss_of(model, number).backward()
         optimizer.step()
     for key, weight in model.named_parameters():
         torch.testing.assert_close(found.state[key], weight.detach(), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", ["momentum", "adam"])
+@pytest.mark.parametrize("name", ["momentum", "adam", "factored"])
 def test_equal_to_the_separation_of_copies(name):
-    model, loss_of = network()
+    model, batches = network()
+
+    def loss_of(m, _):
+        return sum(batches(m, n) for n in range(3)) / 3
+
     make = OPTIMIZERS[name]
     step, state = training_map(model, make(model.parameters()), loss_of)
     # Both start in a direction of their own; what is left of that after the transient falls like 1 / steps.
@@ -176,10 +192,10 @@ def test_accumulated_and_clipped_steps():
     )
     found = lyapunov_exponents(step, state, num_steps=5)
     assert found.exact
-    for _ in range(6):
+    for number in range(6):
         optimizer.zero_grad()
-        loss_of(model, 0).backward()
-        (0.5 * loss_of(model, 0)).backward()
+        loss_of(model, number).backward()
+        (0.5 * loss_of(model, number)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.01)
         optimizer.step()
     torch.testing.assert_close(found.state["0.weight"], model[0].weight.detach(), rtol=1e-10, atol=1e-12)
@@ -240,3 +256,68 @@ def test_lbfgs_is_refused():
     model, loss_of = network()
     with pytest.raises(TypeError, match="use lyapunov_estimate"):
         training_map(model, torch.optim.LBFGS(model.parameters()), loss_of)
+
+
+def test_what_an_optimiser_keeps_in_another_shape_is_part_of_the_state():
+    model, loss_of = network()
+    _, state = training_map(model, torch.optim.Adafactor(model.parameters()), loss_of)
+    assert {key.partition("/")[2] for key in state if key.startswith("0.weight")} == {
+        "",
+        "row_var",
+        "col_var",
+    }
+
+
+def test_any_name_of_a_parameter():
+    model = nn.ParameterDict({"a/b": nn.Parameter(torch.ones(2, dtype=torch.float64))})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    step, state = training_map(model, optimizer, lambda m, _: 2.5 * m["a/b"].square().sum())
+    found = lyapunov_exponents(step, state, num_steps=40, k=4)
+    moduli = np.abs(np.linalg.eigvals(update_matrix(5.0, 0.1, 0.5, False)))
+    assert found.exponents.sum() == pytest.approx(2 * np.log(moduli).sum(), rel=1e-9)
+
+
+class Counted(Careless):
+    """It keeps a count in its group, where no state shows it."""
+
+    def step(self, closure=None):
+        group = self.param_groups[0]
+        group["count"] = group.get("count", 0) + 1
+        group["lr"] = 0.1 / group["count"]
+        super().step()
+
+
+class Scaled(Careless):
+    """Its rate depends on the gradients seen so far, and is one number."""
+
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            total = self.state[p].get("total", torch.zeros((), dtype=p.dtype)) + p.grad.square().sum()
+            self.state[p]["total"] = total
+            p.data.add_(p.grad, alpha=-0.1 / (1 + float(total.detach())))
+
+
+@pytest.mark.parametrize(("kind", "message"), [(Counted, "does not follow"), (Scaled, "total depends on")])
+def test_what_is_kept_elsewhere_is_refused(kind, message):
+    model, loss_of = network()
+    with pytest.raises(ValueError, match=message):
+        training_map(model, kind(model.parameters(), 0.1), loss_of)
+
+
+def test_parameters_of_no_model_are_refused():
+    model, loss_of = network()
+    outside = nn.Parameter(torch.ones(1))
+    with pytest.raises(ValueError, match="not the model's"):
+        training_map(model, torch.optim.SGD([*model.parameters(), outside], lr=0.1), loss_of)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_refused(dtype):
+    with pytest.raises(ValueError, match=r"too coarse for a tangent; call model.double\(\)"):
+        lyapunov_exponents(lambda s, _: s, torch.ones(2, dtype=dtype), num_steps=1)
+
+
+def test_a_direction_that_is_annihilated_is_forgotten():
+    found = lyapunov_exponents(lambda s, _: {"x": 0 * s["x"]}, torch.ones(1).double(), num_steps=20)
+    assert found.exponents[0] == -math.inf
+    assert found.amplifies is False

@@ -19,7 +19,7 @@ from instability import (
     sharpness,
 )
 from instability.determinism import bit_reproducible, numerical_settings
-from instability.lyapunov import _rescale
+from instability.exponents.separation import _rescale
 
 
 def mlp(width=32):
@@ -163,15 +163,27 @@ def test_a_direction_that_cannot_matter_is_named():
     assert model[1].num_batches_tracked == 0  # neither training nor evaluating the copies touches the model
 
 
-def test_the_total_is_the_average_over_all_trained_entries():
+@pytest.mark.parametrize(
+    # Each entry is computed in the weights' own type, with three roundings.
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-12), (torch.float32, 4e-7), (torch.bfloat16, 4e-7)],
+)
+def test_the_total_is_the_average_over_all_trained_entries(dtype, tolerance):
     from instability.metrics import average_relative_l1
 
-    report_of = SensitivityProbe(mlp(), sgd(0.5), (1, 3))
+    x, y = batch()
+    probe = SensitivityProbe(mlp().to(dtype), sgd(0.5), (1, 3))
     for _ in range(3):
-        report_of.step(lambda m: F.cross_entropy(m(batch()[0]), batch()[1]))
-    report = report_of.report()
-    weights = [report_of.copies.weights(i).astype(np.float64) for i in (1, 0)]
-    assert report.divergence[1, -1] == pytest.approx(average_relative_l1(*weights), rel=1e-12)
+        probe.step(lambda m: F.cross_entropy(m(x.to(dtype)), y))
+    with torch.no_grad():
+        for model in probe.copies.models:  # zero in both, zero in one, subnormal
+            model[0].bias[:3] = torch.tensor([0.0, 0.0, 1e-39])
+        probe.copies.models[1][0].bias[1] = 1.0
+        probe.copies.models[1][0].bias[2] *= 3
+    probe._measure()
+    report = probe.report()
+    weights = [probe.copies.weights(i).astype(np.float64) for i in (1, 0)]
+    assert report.divergence[1, -1] == pytest.approx(average_relative_l1(*weights), rel=tolerance)
 
 
 def test_a_model_without_trained_parameters_is_refused():
@@ -457,7 +469,7 @@ def test_the_imaginary_part_counts():
     probe = SensitivityProbe(ComplexWeight(), sgd(0.1), (1, 1, 2))
     with torch.no_grad():
         probe.copies.models[1].w += 1.0j
-    probe._measure()
+    probe.advance(lambda model, optimizer: None)
     assert probe.report().divergence[1, 0] > 0.1
 
 

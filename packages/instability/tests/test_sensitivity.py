@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
+from instability import SensitivityProbe, numerical_sensitivity
 from instability.perturbed_sgd import PerturbedSGD
-from instability.sensitivity import SensitivityProbe, numerical_sensitivity
 
 
 class Transformer(nn.Module):

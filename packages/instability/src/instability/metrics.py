@@ -14,14 +14,10 @@ from numpy.typing import ArrayLike
 __all__ = [
     "accuracy_spread",
     "average_relative_l1",
-    "disagreement",
-    "equal_fraction",
     "first_step_above",
     "growth_rate",
-    "max_abs",
     "moving_average",
     "relative_l2",
-    "ulp_distance",
 ]
 
 
@@ -38,16 +34,6 @@ def average_relative_l1(a: ArrayLike, b: ArrayLike) -> float:
     return float(2 * np.mean(np.divide(difference, size, out=np.zeros_like(size), where=size != 0)))
 
 
-def max_abs(a: ArrayLike, b: ArrayLike) -> float:
-    """Return the largest absolute difference.
-
-    >>> max_abs([1.0, 2.0], [1.0, 5.0])
-    3.0
-    """
-    a, b = _pair(a, b)
-    return float(np.max(np.abs(a - b)))
-
-
 def relative_l2(a: ArrayLike, b: ArrayLike) -> float:
     """Return ``2 |a - b| / (|a| + |b|)`` in the Euclidean norm; 0 if both vanish.
 
@@ -57,40 +43,6 @@ def relative_l2(a: ArrayLike, b: ArrayLike) -> float:
     a, b = _pair(a, b)
     size = float(np.linalg.norm(a) + np.linalg.norm(b))
     return 2 * float(np.linalg.norm(a - b)) / size if size else 0.0
-
-
-def ulp_distance(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """Return, entry by entry, the number of floating-point numbers between a and b, in their own type.
-
-    >>> ulp_distance(np.float32([1.0, -0.0]), np.float32([1 + 2**-22, 0.0])).tolist()
-    [2, 0]
-    """
-    a, b = np.asarray(a), np.asarray(b)
-    if a.dtype != b.dtype or a.dtype not in (np.float32, np.float64):
-        raise TypeError(
-            f"ulp_distance compares two float32 or two float64 arrays, got {a.dtype} and {b.dtype}."
-        )
-    return np.asarray(np.abs(_ordinal(a) - _ordinal(b)))
-
-
-def equal_fraction(a: ArrayLike, b: ArrayLike) -> float:
-    """Return the share of entries that are equal.
-
-    >>> equal_fraction([1.0, 2.0], [1.0, 5.0])
-    0.5
-    """
-    a, b = _pair(a, b)
-    return float(np.mean(a == b))
-
-
-def disagreement(logits_a: ArrayLike, logits_b: ArrayLike) -> float:
-    """Return the share of samples whose predicted class differs.
-
-    >>> disagreement([[1.0, 0.0], [0.0, 1.0]], [[2.0, 0.0], [1.0, 0.0]])
-    0.5
-    """
-    a, b = _pair(logits_a, logits_b)
-    return float(np.mean(a.argmax(axis=-1) != b.argmax(axis=-1)))
 
 
 def moving_average(x: ArrayLike, window: int = 100) -> Float[np.ndarray, "m"]:
@@ -165,9 +117,3 @@ def _pair(a: object, b: object) -> tuple[np.ndarray, np.ndarray]:
     if first.size == 0:
         raise ValueError("the arrays are empty; there is nothing to compare.")
     return first, second
-
-
-def _ordinal(x: np.ndarray) -> np.ndarray:
-    bits = np.ascontiguousarray(x).view(np.int32 if x.dtype == np.float32 else np.int64).astype(np.int64)
-    lowest = -(2**31) if x.dtype == np.float32 else np.iinfo(np.int64).min
-    return np.where(bits < 0, lowest - bits, bits)

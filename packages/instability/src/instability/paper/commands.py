@@ -22,7 +22,7 @@ from instability.paper.training import TrainingPlan, make_copies, test_accuracie
 from instability.paper.training import train as train_copies
 from instability.pde.reduced_map import ReducedMap
 from instability.perturbed_sgd import PerturbedSGD
-from instability.sensitivity import numerical_sensitivity
+from instability.sensitivity.study import numerical_sensitivity
 from instability.stability import linear_thresholds
 
 __all__ = ["accuracy_spread", "sensitivity", "thresholds", "train"]

@@ -15,7 +15,7 @@ from gdyn_reproduce.data import load_dataset
 from gdyn_reproduce.plotting import COLOURS, band, label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run, RunOptions
-from instability.exponents import lyapunov_exponents
+from instability.exponents.spectrum import lyapunov_exponents
 from instability.paper.config import check_not_empty
 from instability.pde.convolution import ValidCorrelation
 from instability.pde.descent import DescentOptions

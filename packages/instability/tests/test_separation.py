@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from instability.copies import Copies
-from instability.lyapunov import lyapunov_estimate
+from instability.exponents.separation import lyapunov_estimate
 from instability.pde.activations import swish
 from instability.pde.convolution import checkerboard
 from instability.pde.reduced_map import ReducedMap

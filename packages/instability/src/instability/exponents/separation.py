@@ -1,6 +1,6 @@
 """Largest Lyapunov exponent of a training run, by two copies and renormalisation.
 
-It takes any model and optimiser; where the step has a tangent, ``instability.exponents`` is exact.
+It takes any model and optimiser; where the step has a tangent, ``lyapunov_exponents`` is exact.
 
 Source: Benettin et al. 1980; Sec. 5.3 of Sun et al. 2022 for what it says about rounding errors.
 """
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 
 from instability.copies import Copies, LossOf
-from instability.exponents import SQUARES
+from instability.exponents.training_step import SQUARES, varies
 
 __all__ = ["lyapunov_estimate"]
 
@@ -73,7 +73,7 @@ def lyapunov_estimate(
 
 
 def _state(copies: Copies) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Trained weights and what the optimiser keeps of their shape; batch norm's averages do not feed back."""
+    """Trained weights and what the optimiser keeps for them; batch norm's averages do not feed back."""
     states = []
     for model, optimizer in zip(copies.models, copies.optimizers, strict=True):
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -81,7 +81,7 @@ def _state(copies: Copies) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
             value
             for p in parameters
             for name, value in sorted(optimizer.state[p].items())
-            if name != "step" and isinstance(value, torch.Tensor) and value.shape == p.shape
+            if varies(name, value, p)
         ]
         states.append([p.detach() for p in parameters] + kept)
     return states[0], states[1]
@@ -93,7 +93,7 @@ def _squares(copies: Copies) -> set[int]:
 
 
 def _norm(tensors: list[torch.Tensor]) -> float:
-    return float(torch.stack([t.to(torch.float64).square().sum() for t in tensors]).sum().sqrt())
+    return float(torch.stack([t.abs().double().square().sum() for t in tensors]).sum().sqrt())
 
 
 def _distance(copies: Copies) -> float:

@@ -1,0 +1,1 @@
+"""How much of a result is rounding error? The probe for your own model, loop and optimiser."""

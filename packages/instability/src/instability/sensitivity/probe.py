@@ -1,0 +1,197 @@
+"""Shadow copies that ride along in your own training loop and leave your model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from instability.copies import Copies, LossOf, OptimizerFn, StepFn
+from instability.determinism import numerical_settings
+from instability.metrics import first_step_above, growth_rate, relative_l2
+from instability.rounding import Rooms
+from instability.sensitivity.distance import layer_divergence
+from instability.sensitivity.report import CopyOutcome, SensitivityReport
+from instability.streams import RandomStreams, unchanged
+
+__all__ = ["SensitivityProbe"]
+
+VISIBLE = 1e-3
+"""Divergence that counts as no longer rounding level; in half precision, four units in the last place."""
+
+
+class SensitivityProbe:
+    """Shadow copies of a model that train beside it in your own loop.
+
+    The probe copies the model once, then trains its own copies on the losses you show it. Your model, your
+    optimiser and every random stream are as if the probe were not there.
+
+    Args:
+        model: the model at the start.
+        optimizer: the optimiser that trains it, whose state every copy takes over and whose settings (such as
+            a scheduled rate) they follow; or a function that makes one like it for a list of parameters.
+        perturbations: the integers ``k``; keep a second 1 and a power of two as null controls.
+        every: measure the divergence every so many steps.
+        outputs: maps a model to its outputs on a probe batch, for the distance of the copies as functions;
+            called in evaluation mode without gradients. Directions of weight space that cannot matter, such
+            as a bias before batch norm, do not show there.
+
+    Raises:
+        ValueError: ``every`` or the perturbations are out of range, or nothing is trained.
+        TypeError: the model cannot be copied.
+
+    >>> model = nn.Linear(3, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> probe = SensitivityProbe(model, optimizer, (1, 1, 2, 3), every=5)
+    >>> for x in torch.eye(3).repeat(7, 1)[:20]:
+    ...     loss_of = lambda m: (m(x) - 1).square().sum()
+    ...     probe.step(loss_of)
+    ...     optimizer.zero_grad()
+    ...     loss_of(model).backward()
+    ...     optimizer.step()
+    >>> report = probe.report()
+    >>> report.controls_hold, report.divergence.shape
+    (True, (4, 4))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerFn | Optimizer,
+        perturbations: Sequence[int] = (1, 1, 2, 3, 5),
+        *,
+        every: int = 1,
+        outputs: Callable[[nn.Module], Tensor] | None = None,
+    ) -> None:
+        if every < 1:
+            raise ValueError(f"every={every} must be at least 1.")
+        self.copies = Copies(model, optimizer, perturbations)
+        self.every = every
+        self.num_steps = 0
+        self._followed = optimizer if isinstance(optimizer, Optimizer) else None
+        self._outputs_of = outputs
+        self._steps: list[int] = []
+        self._by_layer: list[list[dict[str, float]]] = []
+        self._total: list[list[float]] = []
+        self._outputs: list[list[float]] = []
+        self._injected = [False] * len(self.copies.models)
+        self._nonfinite_at = [-1] * len(self.copies.models)
+        self._broken_control_at = -1
+        self._rooms = Rooms()
+
+    def step(self, loss_of: LossOf) -> None:
+        """Train every shadow copy on one loss; call it once per step of your loop, before your own update."""
+        streams = RandomStreams.now()
+        try:
+            self._advance(lambda: self.copies.step(loss_of))
+        finally:
+            streams.restore()
+
+    def advance(self, step: StepFn) -> None:
+        """Make one whole step of your own with every shadow copy, before you make it with your model.
+
+        Args:
+            step: takes a model and its optimiser and does all that your loop does in a step: accumulation,
+                clipping, ``optimizer.step()``. It returns the loss, or ``None``.
+        """
+        streams = RandomStreams.now()
+        try:
+            self._advance(lambda: self.copies.advance(step))
+        finally:
+            streams.restore()
+
+    def _advance(self, make: Callable[[], list[float]]) -> None:
+        if self._followed is not None:
+            self.copies.follow(self._followed)
+        losses = make()
+        self.num_steps += 1
+        for index, loss in enumerate(losses):
+            if self._nonfinite_at[index] < 0 and not np.isfinite(loss) and not self.copies.is_finite(index):
+                self._nonfinite_at[index] = self.num_steps
+            if not self._injected[index]:
+                self._injected[index] = index > 0 and not self.copies.same_bits(index)
+        if self.num_steps % self.every == 0:
+            self._measure()
+
+    def _measure(self) -> None:
+        self._steps.append(self.num_steps)
+        baseline, *twins = self.copies.models
+        own = layer_divergence(baseline, baseline, self._rooms)
+        layers = [own]  # also that of a copy of the same bits
+        for twin, injected in zip(twins, self._injected[1:], strict=True):
+            layers.append(layer_divergence(baseline, twin, self._rooms) if injected else own)
+        self._by_layer.append([{name: total / size for name, (total, size) in one.items()} for one in layers])
+        sizes = sum(size for _, size in layers[0].values())
+        self._total.append([sum(total for total, _ in one.values()) / sizes for one in layers])
+        for index, total in enumerate(self._total[-1]):
+            if np.isnan(total) and self._nonfinite_at[index] < 0 and not self.copies.is_finite(index):
+                self._nonfinite_at[index] = self.num_steps
+        if self._broken_control_at < 0 and any(self._injected[i] for i in self.copies.controls):
+            self._broken_control_at = self.num_steps
+        if self._outputs_of is not None:
+            outputs = [self._evaluate(self._outputs_of, model) for model in self.copies.models]
+            doubles = [output.double().cpu().numpy() for output in outputs]
+            self._outputs.append([relative_l2(output, doubles[0]) for output in doubles])
+
+    def _evaluate(self, function: Callable[[nn.Module], Any], model: nn.Module) -> Any:
+        with unchanged(model), torch.no_grad():
+            return function(model.eval())
+
+    def _score(self, evaluate: Callable[[nn.Module], float] | None, model: nn.Module) -> float:
+        if evaluate is None:
+            return float("nan")
+        with unchanged(model):
+            return float(evaluate(model))
+
+    def report(self, evaluate: Callable[[nn.Module], float] | None = None) -> SensitivityReport:
+        """Return what was measured so far.
+
+        Args:
+            evaluate: optional score of a model, e.g. its test accuracy.
+
+        Raises:
+            ValueError: nothing was measured yet.
+        """
+        if not self._steps:
+            raise ValueError(
+                f"nothing measured yet: {self.num_steps} steps made, one measurement every {self.every}."
+            )
+        models = self.copies.models
+        dtype = next(p.dtype for p in models[0].parameters() if p.requires_grad)
+        eps = torch.finfo(dtype).eps
+        visible = max(VISIBLE, 4 * eps)
+        steps, curves = np.array(self._steps), np.array(self._total).T
+        last = max(1, len(steps) // 10)
+        outcomes = []
+        for index, (k, curve) in enumerate(zip(self.copies.perturbations, curves, strict=True)):
+            known = np.where(np.isfinite(curve), curve, np.inf)
+            crossing = first_step_above(known, visible) if index else -1
+            outcomes.append(
+                CopyOutcome(
+                    k=k,
+                    is_control=index in self.copies.controls,
+                    injected=self._injected[index],
+                    nonfinite_at=self._nonfinite_at[index],
+                    visible_at=int(steps[crossing]) if crossing >= 0 else -1,
+                    growth_rate=growth_rate(curve, 10 * eps, max(1e-2, 100 * eps)) / self.every,
+                    final=float(curve[-last:].mean()),
+                    score=self._score(evaluate, models[index]),
+                )
+            )
+        names = list(self._by_layer[0][0])
+        return SensitivityReport(
+            copies=tuple(outcomes),
+            steps=steps,
+            divergence=curves,
+            by_layer={
+                n: np.array([[one[n] for one in record] for record in self._by_layer]).T for n in names
+            },
+            outputs=np.array(self._outputs).T if self._outputs else None,
+            broken_control_at=self._broken_control_at,
+            visible=visible,
+            settings=numerical_settings(dtype),
+        )
