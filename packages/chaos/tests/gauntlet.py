@@ -214,6 +214,30 @@ def fused_weight_norm():
 
 
 @case
+def a_wrong_derivative_of_an_operation():
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, a, b):
+            ctx.save_for_backward(a, b)
+            return a * b
+
+        @staticmethod
+        def backward(ctx, g):
+            a, b = ctx.saved_tensors
+            return g * b.detach(), g * a
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 3), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return Product.apply(self.a(x), self.b(x))
+
+    return Case(Net().double(), CE, draw(4, 5), classes(4), refused="it is not symmetric")
+
+
+@case
 def torch_script():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

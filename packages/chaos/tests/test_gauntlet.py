@@ -130,8 +130,8 @@ def test_hessian_and_products_agree_with_autograd(name):
 @pytest.mark.parametrize("tool", ["hessian", "hvp", "trace"])
 def test_what_has_no_curvature_is_refused_by_name(name, tool):
     case = made(name)
-    if name == "a_random_stream_of_its_own" and tool != "hessian":
-        pytest.skip("one product of a private random stream cannot be told from another")
+    if case.refused in ("disagree|no second derivative", "it is not symmetric") and tool != "hessian":
+        pytest.skip("one product alone does not show a private random stream, or an asymmetry")
     before = state(case)
     surface = LossSurface(case.model, case.loss, **case.kwargs)
     calls = {
