@@ -153,3 +153,25 @@ def test_probe_without_measurements():
         probe.report()
     with pytest.raises(ValueError, match="every=0"):
         SensitivityProbe(nn.Linear(1, 1), lambda p: torch.optim.SGD(p, lr=0.1), every=0)
+
+
+def test_growth_is_per_step_and_begins_above_rounding_level():
+    """A plateau at rounding level, then growth by half an e-fold in each step, measured every fifth."""
+    probe = SensitivityProbe(nn.Linear(1, 1).double(), lambda p: PerturbedSGD(p, lr=0.1), (1, 3), every=5)
+    curve = np.concatenate([np.full(20, 1e-17), 1e-14 * np.exp(0.5 * 5 * np.arange(14))])
+    probe._steps = [5 * (i + 1) for i in range(len(curve))]
+    probe._total = [[0.0, value] for value in curve]
+    probe._by_layer = [[{}, {}]] * len(curve)
+    report = probe.report()
+    assert report.growth_rates[0] == pytest.approx(0.5, rel=1e-9)
+    assert report.saturation[0] == pytest.approx(curve[-3:].mean())
+
+
+def test_other_optimisers_are_perturbed_at_the_gradient():
+    """There every weight is reached; a step of 1e-6 beside a weight of 1 hides what follows it."""
+    model = nn.Linear(64, 1, bias=False)
+    nn.init.ones_(model.weight)
+    probe = SensitivityProbe(model, lambda p: torch.optim.Adam(p, lr=1e-6), (1, 3))
+    probe.step(lambda m: (m.weight * torch.linspace(1.1, 1.9, 64)).sum())
+    kept = [optimizer.state_dict()["state"][0]["exp_avg"] for optimizer in probe.copies.optimizers]
+    assert not torch.equal(*kept)
