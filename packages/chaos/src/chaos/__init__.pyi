@@ -4,6 +4,8 @@ from .divergence import exponential_bounds as exponential_bounds
 from .divergence import fit_divergence as fit_divergence
 from .divergence import fit_theoretical_bound as fit_theoretical_bound
 from .eigenthings import load_eigenthings as load_eigenthings
+from .exponents import AsymptoticExponents as AsymptoticExponents
+from .exponents import FiniteTimeExponents as FiniteTimeExponents
 from .exponents import local_exponents as local_exponents
 from .lyapunov import LyapunovTracker as LyapunovTracker
 from .lyapunov import tangent_error as tangent_error
@@ -12,8 +14,6 @@ from .perturbation import perturb as perturb
 from .subspace import eigenbasis_dissimilarity as eigenbasis_dissimilarity
 from .subspace import random_similarity as random_similarity
 from .subspace import subspace_similarity as subspace_similarity
-from .training_map import AsymptoticExponents as AsymptoticExponents
-from .training_map import FiniteTimeExponents as FiniteTimeExponents
 from .training_map import TrainingMap as TrainingMap
 from .training_map import asymptotic_exponents as asymptotic_exponents
 from .training_map import finite_time_exponents as finite_time_exponents

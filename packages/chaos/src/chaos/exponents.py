@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -85,3 +86,77 @@ class Spectrum:
     def edge(self) -> int:
         """Number of neutral directions."""
         return int((self.exponents == 0).sum())
+
+
+@dataclass(frozen=True)
+class FiniteTimeExponents:
+    """The leading exponents of T steps and their directions.
+
+    Attributes:
+        values: ``log sigma_i(Y) / T`` per step, the largest first (k,).
+        start: Directions at time 0, right singular vectors as columns (n, k).
+        end: Directions at time T, left singular vectors (n, k).
+        residuals: ``|Y'Y v - sigma^2 v| / sigma_1^2`` for each; what is left to converge.
+        num_steps: T.
+    """
+
+    values: Tensor
+    start: Tensor
+    end: Tensor
+    residuals: Tensor
+    num_steps: int
+
+    def summary(self) -> str:
+        """One line."""
+        found = ", ".join(f"{value:.4g}" for value in self.values.tolist())
+        worst = float(self.residuals.max())
+        return f"finite-time exponents of {self.num_steps} steps: {found} per step (residual <= {worst:.0e})"
+
+    __repr__ = summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers without the directions."""
+        return {
+            "kind": "finite-time",
+            "exponents": self.values.tolist(),
+            "residuals": self.residuals.tolist(),
+            "num_steps": self.num_steps,
+        }
+
+
+@dataclass(frozen=True)
+class AsymptoticExponents:
+    """Estimated rates of endless training.
+
+    Attributes:
+        values: Mean rate per step over the windows, the largest first (k,).
+        standard_errors: Of these means, from the spread over windows; NaN for one window.
+        windows: Rate in each window (w, k): convergence is seen here.
+        num_steps: Steps that were counted.
+        warm_up: Steps before that, in which the vectors turned.
+    """
+
+    values: Tensor
+    standard_errors: Tensor
+    windows: Tensor
+    num_steps: int
+    warm_up: int
+
+    def summary(self) -> str:
+        """One line."""
+        pairs = zip(self.values.tolist(), self.standard_errors.tolist(), strict=True)
+        found = ", ".join(f"{value:.4g} +- {error:.1g}" for value, error in pairs)
+        return f"asymptotic exponents over {self.num_steps} steps: {found} per step"
+
+    __repr__ = summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers, with every window."""
+        return {
+            "kind": "asymptotic",
+            "exponents": self.values.tolist(),
+            "standard_errors": self.standard_errors.tolist(),
+            "windows": self.windows.tolist(),
+            "num_steps": self.num_steps,
+            "warm_up": self.warm_up,
+        }

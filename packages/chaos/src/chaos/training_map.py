@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from jaxtyping import Float
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
+from chaos.exponents import AsymptoticExponents, FiniteTimeExponents
 from chaos.o2grad import LossSurface
 from chaos.o2grad.batches import pairs
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
@@ -146,80 +146,6 @@ class TrainingMap:
     def _hvp(self, t: int, rows: Tensor) -> Tensor:
         x, y = self.batches[t]
         return self.surface.hvp(self._run[t][0], x, y, rows.T.contiguous()).T
-
-
-@dataclass(frozen=True)
-class FiniteTimeExponents:
-    """The leading exponents of T steps and their directions.
-
-    Attributes:
-        values: ``log sigma_i(Y) / T`` per step, the largest first (k,).
-        start: Directions at time 0, right singular vectors as columns (n, k).
-        end: Directions at time T, left singular vectors (n, k).
-        residuals: ``|Y'Y v - sigma^2 v| / sigma_1^2`` for each; what is left to converge.
-        num_steps: T.
-    """
-
-    values: Tensor
-    start: Tensor
-    end: Tensor
-    residuals: Tensor
-    num_steps: int
-
-    def summary(self) -> str:
-        """One line."""
-        found = ", ".join(f"{value:.4g}" for value in self.values.tolist())
-        worst = float(self.residuals.max())
-        return f"finite-time exponents of {self.num_steps} steps: {found} per step (residual <= {worst:.0e})"
-
-    __repr__ = summary
-
-    def to_dict(self) -> dict[str, Any]:
-        """Numbers without the directions."""
-        return {
-            "kind": "finite-time",
-            "exponents": self.values.tolist(),
-            "residuals": self.residuals.tolist(),
-            "num_steps": self.num_steps,
-        }
-
-
-@dataclass(frozen=True)
-class AsymptoticExponents:
-    """Estimated rates of endless training.
-
-    Attributes:
-        values: Mean rate per step over the windows, the largest first (k,).
-        standard_errors: Of these means, from the spread over windows; NaN for one window.
-        windows: Rate in each window (w, k): convergence is seen here.
-        num_steps: Steps that were counted.
-        warm_up: Steps before that, in which the vectors turned.
-    """
-
-    values: Tensor
-    standard_errors: Tensor
-    windows: Tensor
-    num_steps: int
-    warm_up: int
-
-    def summary(self) -> str:
-        """One line."""
-        pairs = zip(self.values.tolist(), self.standard_errors.tolist(), strict=True)
-        found = ", ".join(f"{value:.4g} +- {error:.1g}" for value, error in pairs)
-        return f"asymptotic exponents over {self.num_steps} steps: {found} per step"
-
-    __repr__ = summary
-
-    def to_dict(self) -> dict[str, Any]:
-        """Numbers, with every window."""
-        return {
-            "kind": "asymptotic",
-            "exponents": self.values.tolist(),
-            "standard_errors": self.standard_errors.tolist(),
-            "windows": self.windows.tolist(),
-            "num_steps": self.num_steps,
-            "warm_up": self.warm_up,
-        }
 
 
 def finite_time_exponents(
@@ -378,13 +304,10 @@ def _begin(
     schedule: Callable[[int], float] | None,
 ) -> tuple[UpdateRule, Tensor, Tensor]:
     """The rule, and parameters and state before the first step."""
-    named = dict(surface.model.named_parameters())
-    parameters = [named[name] for name in surface.layout.names]
-    theta = surface.layout.flatten(named) if params is None else params
-    theta = theta if isinstance(theta, Tensor) else surface.layout.flatten(theta)
-    theta = theta.detach().to(parameters[0].device, surface.dtype)
+    theta = surface.point(params)
     if isinstance(optimizer, torch.optim.Optimizer):
-        rule, state = rule_of(optimizer, parameters, schedule)
+        named = dict(surface.model.named_parameters())
+        rule, state = rule_of(optimizer, [named[name] for name in surface.layout.names], schedule)
         return rule, theta, state.to(theta)
     if schedule is not None:
         raise ValueError(
