@@ -45,6 +45,8 @@ class GradientEstimator(Stateful, ABC):
     name: str
     batch_factor: int = 1
     """Examples per draw, in units of the batch size."""
+    is_derived: bool = False
+    """Whether its state follows from that of another estimator, which must be updated first."""
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective

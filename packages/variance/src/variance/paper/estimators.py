@@ -44,6 +44,7 @@ class ChanceStrata(Stratified):
     """
 
     name = "GC-chance"
+    is_derived = True
 
     def __init__(self, like: Stratified, seed: int) -> None:
         super().__init__(like.objective)

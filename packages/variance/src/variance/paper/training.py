@@ -148,7 +148,7 @@ class Trainer:
         infrequent = infrequent and self.timing.infrequent_is_due(step)
         if not frequent and not infrequent:
             return
-        for estimator in (*self.beside, self.driver):  # the driver may deal out what is renewed beside it
+        for estimator in sorted((self.driver, *self.beside), key=lambda one: one.is_derived):
             if not infrequent and not _has_frequent(estimator):
                 continue
             with preserved_randomness():
