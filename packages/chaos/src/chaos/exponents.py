@@ -12,6 +12,7 @@ from torch import Tensor
 
 from chaos.o2grad import Eigenpairs
 from chaos.o2grad.eigenpairs import ZERO_FACTOR
+from gdyn_common.display import Axes, Figure, axes_for
 
 
 def local_exponents(pairs: Eigenpairs, h: float) -> Float[Tensor, " n"]:
@@ -149,6 +150,21 @@ class AsymptoticExponents:
         return f"asymptotic exponents over {self.num_steps} steps: {found} per step"
 
     __repr__ = summary
+
+    def plot(self, axes: Axes | None = None) -> Figure:
+        """Draw the rate of each direction in every window, with its mean, and return the figure.
+
+        Args:
+            axes: Axes of matplotlib to draw into; ``None`` makes a new figure.
+        """
+        axes = axes_for(axes)
+        curves = zip(self.windows.T.tolist(), self.values.tolist(), strict=True)
+        for number, (curve, mean) in enumerate(curves, 1):
+            (line,) = axes.plot(range(1, len(curve) + 1), curve, "o-", label=f"exponent {number}")
+            axes.axhline(mean, color=line.get_color(), linestyle="--", linewidth=0.8)
+        axes.set(title="Exponents by window (dashed: mean)", xlabel="window", ylabel="growth per step")
+        axes.legend()
+        return axes.figure
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, with every window."""

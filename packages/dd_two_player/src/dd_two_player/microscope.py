@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from dd_two_player.drift import PLAYERS, Coefficients, Drift
 from dd_two_player.flows import Turns
 from dd_two_player.game import Game, call_compiled
+from gdyn_common.display import Axes, Figure, Shown, axes_for
 
 __all__ = ["DriftMicroscope", "DriftReport", "LayerDrift", "measure_drift"]
 
@@ -73,8 +74,8 @@ class LayerDrift:
     residual: float
 
 
-@dataclass(frozen=True)
-class DriftReport:
+@dataclass(frozen=True, repr=False)
+class DriftReport(Shown):
     """Drift of one step of a game.
 
     Attributes:
@@ -101,25 +102,26 @@ class DriftReport:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
-    def __repr__(self) -> str:
-        """Show the table."""
-        return self.summary()
-
     def to_dict(self) -> list[dict[str, Any]]:
         """Return one row per layer, then per player, then of all; `pandas.DataFrame` takes it as is."""
         return [asdict(row) for row in (*self.layers, *self.players, self.total)]
 
-    def plot(self, axes: Any) -> Any:
-        """Draw the sizes of both terms relative to the step, per layer, into axes of matplotlib."""
+    def plot(self, axes: Axes | None = None) -> Figure:
+        """Draw the sizes of both terms relative to the step, per layer, and return the figure.
+
+        Args:
+            axes: Axes of matplotlib to draw into; None makes a new figure.
+        """
+        axes = axes_for(axes)
         places = np.arange(len(self.layers))
         for shift, name in ((-0.2, "self_term"), (0.2, "interaction")):
             sizes = [getattr(row, name) / row.step if row.step else 0.0 for row in self.layers]
             axes.barh(places + shift, sizes, 0.4, label=name.replace("_", " "))
         axes.set_yticks(places, [f"{row.player} {row.layer}" for row in self.layers])
         axes.invert_yaxis()
-        axes.set(xlabel="size of the drift relative to the step", xscale="log")
+        axes.set(title="Drift of one step by layer", xlabel="size relative to the step", xscale="log")
         axes.legend()
-        return axes
+        return axes.figure
 
 
 def measure_drift(

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gdyn_common.display import Shown
 from variance.errors import ConfigError
 from variance.statistics import Design, inverse_interval
 
 
-@dataclass(frozen=True)
-class NoiseScale:
+@dataclass(frozen=True, repr=False)
+class NoiseScale(Shown):
     """Noise scale of a model over some steps.
 
     Attributes:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from chaos.o2grad.budget import check_budget
 from chaos.o2grad.frames import Frame, IdentityFrame
+from gdyn_common.display import Axes, Figure, axes_for
 
 #: An eigenvalue is zero when |w| <= ZERO_FACTOR * eps * max|w|. Rounding leaves exact zeros at 1.5 eps max|w|
 #: (float32, n = 5350), so this keeps a factor of twenty.
@@ -56,6 +57,19 @@ class Eigenpairs:
     core_vectors: Tensor
     frame: Frame
     tol: float
+
+    def plot(self, axes: Axes | None = None) -> Figure:
+        """Draw the eigenvalues in ascending order, symmetric-logarithmic, and return the figure.
+
+        Args:
+            axes: Axes of matplotlib to draw into; ``None`` makes a new figure.
+        """
+        axes = axes_for(axes)
+        axes.plot(range(1, len(self.values) + 1), self.values.tolist(), ".")
+        axes.axhline(0, color="0.5", linewidth=0.8)
+        axes.set_yscale("symlog", linthresh=max(float(self.values.abs().max()) * 1e-4, 1e-300))
+        axes.set(title=f"Spectrum, {self.num_zero} zeros left out", xlabel="direction", ylabel="eigenvalue")
+        return axes.figure
 
     @classmethod
     def of(cls, matrix: Float[Tensor, "r r"], frame: Frame | None = None) -> Eigenpairs:

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gdyn_common.display import Shown
+
 __all__ = ["COARSER", "Certificate", "Effect"]
 
 COARSER = ("autocast", "tf32")
@@ -34,8 +36,8 @@ class Effect:
         return f"{self.condition}: " + (f"not run, {self.skipped}" if self.skipped else found)
 
 
-@dataclass(frozen=True)
-class Certificate:
+@dataclass(frozen=True, repr=False)
+class Certificate(Shown):
     """What survives of a score.
 
     Attributes:

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from gdyn_common.display import Axes, Figure, axes_for
+
 __all__ = ["LyapunovExponents"]
 
 
@@ -61,11 +63,17 @@ class LyapunovExponents:
             "exact": self.exact,
         }
 
-    def plot(self, axis: Any) -> None:
-        """Draw, on an axis of matplotlib, each exponent as it settles with the number of steps averaged."""
+    def plot(self, axes: Axes | None = None) -> Figure:
+        """Draw each exponent as it settles with the number of steps averaged, and return the figure.
+
+        Args:
+            axes: axes of matplotlib to draw into; ``None`` makes a new figure.
+        """
+        axes = axes_for(axes)
         steps = np.arange(1, len(self.growth) + 1)
         for number, curve in enumerate((np.cumsum(self.growth, axis=0) / steps[:, None]).T, 1):
-            axis.plot(steps, curve, label=f"exponent {number}")
-        axis.axhline(0, color="0.5", linewidth=0.8)
-        axis.set(xlabel="steps averaged", ylabel="growth per step")
-        axis.legend()
+            axes.plot(steps, curve, label=f"exponent {number}")
+        axes.axhline(0, color="0.5", linewidth=0.8)
+        axes.set(title="Lyapunov exponents", xlabel="steps averaged", ylabel="growth per step")
+        axes.legend()
+        return axes.figure

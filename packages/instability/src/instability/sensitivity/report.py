@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from gdyn_common.display import Axes, Figure, Shown, axes_for
+
 __all__ = ["CopyOutcome", "SensitivityReport"]
 
 
@@ -51,8 +53,8 @@ class CopyOutcome:
         return f"k={self.k}: {when}, {growth}, {last}"
 
 
-@dataclass(frozen=True)
-class SensitivityReport:
+@dataclass(frozen=True, repr=False)
+class SensitivityReport(Shown):
     """What the copies did.
 
     Attributes:
@@ -133,6 +135,25 @@ class SensitivityReport:
         """Return trained parameters with their final divergence, that of the farthest copy, largest first."""
         last = {name: float(np.nanmax(curve[:, -1], initial=0.0)) for name, curve in self.by_layer.items()}
         return sorted(last.items(), key=lambda item: -item[1])
+
+    def plot(self, axes: Axes | None = None) -> Figure:
+        """Draw how far each perturbed copy is from the baseline at each step, and return the figure.
+
+        Args:
+            axes: axes of matplotlib to draw into; ``None`` makes a new figure.
+        """
+        axes = axes_for(axes)
+        for outcome, curve in zip(self.copies[1:], self.divergence[1:], strict=True):
+            if not outcome.is_control:
+                axes.semilogy(self.steps, np.where(curve > 0, curve, np.nan), label=f"k = {outcome.k}")
+        axes.axhline(self.visible, color="0.5", linestyle="--", linewidth=0.8)
+        axes.set(
+            title="Distance from the unperturbed run (dashed: visible)",
+            xlabel="step",
+            ylabel="average relative L1",
+        )
+        axes.legend()
+        return axes.figure
 
     def to_dict(self) -> dict[str, Any]:
         """Return the outcomes and settings as plain data."""
