@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from dd_two_player.paper import PAPER
 from dd_two_player.paper.cli import COMMANDS
 from dd_two_player.paper.config import TrainConfig
+from dd_two_player.paper.engine import build
 from dd_two_player.paper.published import EXPERIMENTS
-from dd_two_player.paper.training import build
 from gdyn_common.storage import read_arrays
 from gdyn_reproduce.cli import dispatch
 
