@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from dd_two_player.gans.model import Batch
 from dd_two_player.paper import PAPER
 from dd_two_player.paper.cli import COMMANDS
 from dd_two_player.paper.config import TrainConfig
@@ -27,9 +28,10 @@ def test_every_configuration_traces_at_its_published_batch(name):
     trainer = build(config, shape)
     width = trainer.rule.batches_per_step
     assert width == DRAWS.get(name, 2)
-    state = jax.eval_shape(trainer.start)
+    state = jax.eval_shape(trainer.start, 0)
     data = jax.ShapeDtypeStruct((width, config.batch_size, *shape), np.float32)
-    moved, metrics = jax.eval_shape(trainer.advance, state, trainer.hyper, data)
+    latents = jax.ShapeDtypeStruct((width, config.batch_size, trainer.gan.num_latents), np.float32)
+    moved, metrics = jax.eval_shape(trainer.step, state, trainer.hyper, Batch(data, latents))
     assert jax.tree.map(lambda a: a.shape, moved) == jax.tree.map(lambda a: a.shape, state)
     assert metrics["disc_loss"].shape == ()
 
