@@ -133,9 +133,9 @@ class LossSurface(LossEvaluation):
     def hvp(
         self, params: Parameters, x: Inputs, y: Any, V: Float[Tensor, "n *k"], chunk: int | None = None
     ) -> Float[Tensor, "n *k"]:
-        """``H V`` for a vector or columns; a vector costs about three gradients. Memory n k.
+        """``H V`` for a vector or columns; a vector costs about four gradients. Memory n k.
 
-        For many products at one point, :meth:`operator` keeps the graph and costs two gradients each.
+        For many products at one point, :meth:`operator` keeps the graph and costs about 2.5 gradients each.
 
         Raises:
             ValueError: If V has another number of rows than there are parameters.
