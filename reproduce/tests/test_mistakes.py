@@ -58,6 +58,7 @@ MISTAKES = [
     ("run all preset=huge", "Unknown preset 'huge'"),
     # keys
     ("run fig1 num_step=3", "Did you mean 'num_steps'?"),
+    ("run fig1 ++seeds.x=[0.0]", "++seeds.x=[0.0] cannot be put into the settings"),
     ("run fig1 num-steps=3", "Did you mean 'num_steps'?"),
     ("run fig1 steps=3", "Unknown key 'steps'; here it is called 'num_steps'."),
     ("run fig1 max_steps=3", "here it is called 'num_steps'"),

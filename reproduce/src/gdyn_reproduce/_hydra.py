@@ -73,6 +73,11 @@ def run_hydra(
         try:
             # Without a folder Hydra searches this package, and takes its folder `data` for a config group.
             hydra.main(version_base="1.3", config_path=nothing, config_name="command")(job)()
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except Exception as error:  # of the job itself nothing arrives here: values that cannot be merged
+            told = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(f"{' '.join(values)} cannot be put into the settings: {told}") from error
         finally:
             sys.argv = argv
             os.environ.clear()

@@ -19,6 +19,8 @@ from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run, RunOptions
 
 DIRECTIONS = {"mu": mu_direction, "alpha": alpha_direction}
+QUARTERS = 4
+"""Parts at which the error is judged; the picture shows all."""
 
 
 @dataclass
@@ -49,10 +51,12 @@ class BiasConfig(RunOptions):
 def compute(config: BiasConfig, run: Run) -> Result:
     """Measure relative errors of averaged directions in float64."""
     errors = run.piece("errors", partial(_errors, config))
-    measurements: dict[str, list[float] | list[bool]] = {}
-    for name in DIRECTIONS:
-        for column, parts in enumerate(config.parts):
-            measurements[f"{name}_error_parts{parts}"] = errors[name][:, column].tolist()
+    measurements: dict[str, list[float] | list[bool]] = {
+        f"{name}_error_parts{QUARTERS}": errors[name][:, column].tolist()
+        for column, parts in enumerate(config.parts)
+        if parts == QUARTERS
+        for name in DIRECTIONS
+    }
     split = [column for column, parts in enumerate(config.parts) if parts > 1]
     measurements["mu_worst_error"] = errors["mu"].max(axis=1).tolist()
     for name in DIRECTIONS:

@@ -93,8 +93,8 @@ def compute(config: Fig4RightConfig, run: Run) -> Result:
             "controls": all(float(p["controls"]) == 0 for p in pieces),
         },
         arrays={
-            "divergence": curves,
-            "predicted": predicted,
+            "divergence": curves[0, :, 0],
+            "predicted": predicted[0],
             "learning_rates": rates,
             "chaotic": chaotic,
             "window": np.array(config.window),
@@ -112,12 +112,12 @@ def plot(result: Result) -> Figure:
     """Draw raw curves from rounding level up, with their prediction, and the paper's moving average."""
     arrays = result.arrays
     figure, axes = new_figure(1, 2)
-    first = arrays["divergence"][0, :, 0]
+    first = arrays["divergence"]
     window = int(arrays["window"])
     for i, (colour, rate) in enumerate(zip(COLOURS, arrays["learning_rates"], strict=False)):
         axes[0].plot(np.maximum(first[i], 1e-17), color=colour, label=f"{rate:.3g}", linewidth=1)
         if arrays["chaotic"][i]:
-            growth = arrays["predicted"][0, i]
+            growth = arrays["predicted"][i]
             line = np.exp(np.minimum(growth - growth[0], 100)) * max(first[i][0], 1e-16)
             axes[0].plot(np.where(line < 2, line, np.nan), ":", color=colour, linewidth=1)
         axes[1].plot(metrics.moving_average(first[i], window), color=colour)

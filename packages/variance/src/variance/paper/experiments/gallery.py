@@ -112,6 +112,9 @@ def _clusters(config: GalleryConfig, seed: int) -> dict[str, np.ndarray]:
     )
     ids, labels = result.assignment, everything.targets
     distances = squared_distances(found, result.centres, clustering.options)
+    distances = distances.gather(1, ids.unsqueeze(1)).squeeze(1)
+    members = [(ids == k).nonzero()[:, 0] for k in ids.unique()]
+    shown = torch.cat([some[distances[some].argsort()[:SHOWN]] for some in members])
     corrupted = torch.from_numpy(getattr(population, "corrupted", np.zeros(len(population), dtype=bool)))
     source = torch.Generator().manual_seed(seed)
     shuffled, again = (ids[torch.randperm(len(ids), generator=source)] for _ in range(2))
@@ -121,8 +124,8 @@ def _clusters(config: GalleryConfig, seed: int) -> dict[str, np.ndarray]:
         "labels": labels.numpy(),
         "corrupted": corrupted.numpy(),
         "losses": found.losses.numpy(),
-        "distances": distances.gather(1, ids.unsqueeze(1)).squeeze(1).numpy(),
-        "images": everything.inputs.mean(1).numpy(),
+        "shown": shown.numpy(),
+        "images": everything.inputs[shown].mean(1).numpy(),
         **_map(quantities.gram(found), seed),
         "purity": np.array(purity(ids, labels)),
         "chance_purity": np.array(purity(shuffled, labels)),
@@ -180,10 +183,9 @@ def plot(result: Result) -> Figure:
     side = a["images"].shape[1]
     sheet = np.full((len(order) * (side + 1), SHOWN * (side + 1)), a["images"].min())
     for row, k in enumerate(order):
-        members = np.flatnonzero(a["assignment"] == k)
-        for column, member in enumerate(members[np.argsort(a["distances"][members])][:SHOWN]):
+        for column, image in enumerate(a["images"][a["assignment"][a["shown"]] == k]):
             top, left = row * (side + 1), column * (side + 1)
-            sheet[top : top + side, left : left + side] = a["images"][member]
+            sheet[top : top + side, left : left + side] = image
     axes[1].imshow(sheet, cmap="gray_r")
     axes[1].set(title="clusters by falling loss, nearest to the centre first", xticks=[])
     ticks = [

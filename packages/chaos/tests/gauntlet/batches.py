@@ -1,0 +1,60 @@
+"""Batches of one, of several inputs, and dictionaries."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gauntlet.case import CE, Case, case, classes, draw, mlp
+
+
+@case
+def one_sample():
+    return Case(mlp(), CE, draw(1, 5), classes(1))
+
+
+@case
+def two_inputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 3), nn.Linear(2, 3)
+
+        def forward(self, x, z):
+            return torch.tanh(self.a(x)) * self.b(z)
+
+    return Case(Two().double(), CE, (draw(4, 5), draw(4, 2)), classes(4))
+
+
+class Answer(dict):
+    @property
+    def loss(self):
+        return self["loss"]
+
+
+class LanguageModel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(7, 4), nn.Linear(4, 7)
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        logits = self.head(torch.tanh(self.embedding(input_ids) * attention_mask[..., None]))
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+        return Answer(loss=loss, logits=logits)
+
+
+@case
+def a_model_that_returns_its_loss():
+    ids = torch.randint(7, (3, 4))
+    batch = {"input_ids": ids, "attention_mask": torch.ones(3, 4, dtype=torch.float64), "labels": ids.clone()}
+    batch["labels"][0, 2:] = -100
+    return Case(LanguageModel().double(), lambda output: output.loss, batch, None)
+
+
+@case
+def dictionary_of_targets():
+    def loss(output, y):
+        return F.cross_entropy(output, y["class"]) + F.mse_loss(output[:, 0], y["value"])
+
+    return Case(mlp(), loss, draw(4, 5), {"class": classes(4), "value": draw(4)})

@@ -1,0 +1,204 @@
+"""Hooks, and modules that are not what their class says."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import nn
+
+from gauntlet.case import CE, Case, case, classes, draw, mlp, shift
+
+
+@case
+def pre_hook_on_the_first_linear():
+    model = mlp(12)
+    model[0].register_forward_pre_hook(shift)
+    return Case(model, CE, draw(4, 12), classes(4))
+
+
+@case
+def pre_hook_on_the_whole():
+    model = mlp(12)
+    model.register_forward_pre_hook(shift)
+    return Case(model, CE, draw(4, 12), classes(4))
+
+
+@case
+def hook_on_an_activation():
+    model = mlp(12)
+    model[1].register_forward_hook(lambda module, args, out: out**2)
+    return Case(model, CE, draw(4, 12), classes(4))
+
+
+@case
+def forward_of_the_instance():
+    model = mlp(12)
+    model[1].forward = lambda z: z.sin()
+    return Case(model, CE, draw(4, 12), classes(4))
+
+
+@case
+def forward_of_the_whole_instance():
+    model = mlp(12)
+    inner = model.forward
+    model.forward = lambda x: 2 * inner(x) ** 2
+    return Case(model, CE, draw(4, 12), classes(4))
+
+
+@case
+def subclass_of_linear():
+    class Squared(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) ** 2
+
+    return Case(nn.Sequential(Squared(5, 4), nn.Tanh(), nn.Linear(4, 3)).double(), CE, draw(4, 5), classes(4))
+
+
+@case
+def sequential_with_a_call_of_its_own():
+    class Doubled(nn.Sequential):
+        def __call__(self, x):
+            return super().__call__(x) * 2
+
+    model = nn.Sequential(Doubled(nn.Linear(12, 4), nn.Tanh()), nn.Linear(4, 3)).double()
+    return Case(model, CE, draw(4, 12), classes(4))
+
+
+@case
+def weight_norm():
+    model = mlp()
+    model[0] = nn.utils.parametrizations.weight_norm(model[0])
+    return Case(model, CE, draw(4, 5), classes(4), by_differences=True)
+
+
+@case
+def orthogonal_parametrization():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    nn.utils.parametrizations.orthogonal(model[0])
+    return Case(model, CE, draw(4, 4), classes(4))
+
+
+@case
+def a_module_used_twice():
+    shared = nn.Linear(5, 5)
+    return Case(
+        nn.Sequential(shared, nn.Tanh(), shared, nn.Linear(5, 3)).double(), CE, draw(4, 5), classes(4)
+    )
+
+
+@case
+def an_activation_used_twice():
+    act = nn.Tanh()
+    model = nn.Sequential(nn.Linear(5, 4), act, nn.Linear(4, 4), act, nn.Linear(4, 3)).double()
+    return Case(model, CE, draw(4, 5), classes(4))
+
+
+@case
+def an_activation_used_before_and_after():
+    act = nn.Tanh()
+    model = nn.Sequential(act, act, nn.Linear(12, 4), act, nn.Linear(4, 3)).double()
+    return Case(model, CE, draw(4, 12), classes(4))
+
+
+@case
+def compiled():
+    return Case(torch.compile(mlp(), backend="eager"), CE, draw(4, 5), classes(4))
+
+
+@case
+def compiled_in_place():
+    model = mlp(12)
+    model.compile(backend="eager")
+    return Case(model, CE, draw(4, 12), classes(4))
+
+
+@case
+def checkpointed():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            body = lambda z: torch.tanh(self.body(z))  # noqa: E731
+            return self.head(torch.utils.checkpoint.checkpoint(body, x, use_reentrant=False))
+
+    return Case(Net().double(), CE, draw(4, 5), classes(4))
+
+
+@case
+def hidden_from_autograd():
+    class Hidden(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = nn.Linear(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            h = torch.tanh(self.inner(x))
+            with torch.no_grad():
+                scale = self.inner(x).mean()
+            return self.outer(h * h.detach()) * scale
+
+    return Case(Hidden().double(), CE, draw(4, 5), classes(4))
+
+
+@case
+def a_hook_on_a_gradient():
+    class Hooked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = nn.Linear(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            h = torch.tanh(self.inner(x))
+            if h.requires_grad:
+                h.register_hook(lambda g: 2 * g)
+            return self.outer(h)
+
+    return Case(Hooked().double(), CE, draw(4, 5), classes(4))
+
+
+@case
+def fused_weight_norm():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = nn.Sequential(nn.utils.weight_norm(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 3)).double()
+    return Case(model, CE, draw(4, 5), classes(4), refused="fused weight norm has a wrong second derivative")
+
+
+@case
+def a_wrong_derivative_of_an_operation():
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, a, b):
+            ctx.save_for_backward(a, b)
+            return a * b
+
+        @staticmethod
+        def backward(ctx, g):
+            a, b = ctx.saved_tensors
+            return g * b.detach(), g * a
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 3), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return Product.apply(self.a(x), self.b(x))
+
+    return Case(Net().double(), CE, draw(4, 5), classes(4), refused="it is not symmetric")
+
+
+@case
+def torch_script():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torch.jit.script(mlp())
+    return Case(model, CE, draw(4, 5), classes(4), refused="is a RecursiveScriptModule")
+
+
+@case
+def data_parallel():
+    return Case(nn.DataParallel(mlp()), CE, draw(4, 5), classes(4), refused="is a DataParallel")
