@@ -1,6 +1,7 @@
 """Measurement: global random states, agreement with exact values, one line in any loop."""
 
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,17 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
-from variance.errors import ConfigError
+from variance.errors import ConfigError, UnsupportedLayer
 from variance.estimators import SGB
 from variance.measurement import Measurement, measure_model, preserved_randomness
 from variance.statistics import RunningDraws
@@ -150,3 +160,48 @@ def test_memory_is_that_of_four_parameter_vectors_and_sketches() -> None:
         measure_model(model, F.cross_entropy, x, y, batch_size=4, num_draws=3)
     parameters = sum(p.numel() for p in model.parameters())
     assert peak / 4 <= 4.25 * parameters + 8 * RunningDraws.SKETCH  # a quarter: one byte for each sign
+
+
+def test_loaders_that_prefer_examples_are_refused_or_understood() -> None:
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(4, 3), torch.randn(40, 4), torch.randint(3, (40,))
+    data = TensorDataset(x, y)
+
+    def measure(loader: Any, **options: Any) -> float:
+        return measure_model(model, nn.functional.cross_entropy, loader, num_draws=5, **options)["avg_var"]
+
+    plain = measure(data, batch_size=8)
+    assert measure(DataLoader(data, 8, shuffle=True)) == plain
+    assert (
+        measure(
+            DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 8, drop_last=False)),
+            batch_size=8,
+        )
+        == plain
+    )
+    assert measure(DataLoader(data, 8, sampler=DistributedSampler(data, num_replicas=2, rank=0))) == plain
+    inside = measure(DataLoader(data, 8, sampler=SubsetRandomSampler(range(20))))
+    assert inside == measure(TensorDataset(x[:20], y[:20]), batch_size=8)
+    with pytest.raises(ConfigError, match="WeightedRandomSampler may draw some examples more often"):
+        measure(DataLoader(data, 8, sampler=WeightedRandomSampler(torch.rand(40), 40)))
+    with pytest.raises(ConfigError, match="list may draw some examples more often"):
+        measure(DataLoader(data, batch_sampler=[[0, 1], [0, 2]]), batch_size=2)
+    with pytest.raises(ConfigError, match="targets were given beside a DataLoader"):
+        measure_model(model, nn.functional.cross_entropy, DataLoader(data, 8), y)
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "message"),
+    [
+        (nn.Dropout(0.5), ConfigError, "draws random numbers"),
+        (nn.BatchNorm1d(4), UnsupportedLayer, "uses batch statistics"),
+    ],
+)
+def test_all_examples_have_no_exact_answer_in_training_mode(
+    layer: nn.Module, error: type[Exception], message: str
+) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), layer, nn.Linear(4, 3))
+    x, y = torch.randn(20, 4), torch.randint(3, (20,))
+    with pytest.raises(error, match=message):
+        measure_model(model, nn.functional.cross_entropy, x, y, batch_size=4, use="all")
+    measure_model(model.eval(), nn.functional.cross_entropy, x, y, batch_size=4, use="all")

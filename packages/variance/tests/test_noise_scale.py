@@ -3,7 +3,10 @@
 import copy
 import os
 import socket
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -43,11 +46,11 @@ MODELS = {
 
 
 def measured(
-    model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int, population: int = 0
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int, population: int = 0, **options: Any
 ) -> NoiseScale:
     """Eight micro-batches of four a step, at fixed weights."""
     generator = torch.Generator().manual_seed(1)
-    with NoiseMeter(model, 4, population=population, divided=True) as meter:
+    with NoiseMeter(model, 4, population=population, divided=True, **options) as meter:
         for _ in range(steps):
             model.zero_grad()
             rows = (
@@ -150,3 +153,170 @@ def test_ranks_are_micro_batches() -> None:
             F.cross_entropy(model(x[part]), y[part]).backward()
         meter.step()
     assert results.get() == pytest.approx(meter.result().noise_scale, rel=1e-4)
+
+
+def looped(
+    sizes: list[int], change: Callable[[int, nn.Module], None], steps: int = 60, **options: Any
+) -> NoiseScale:
+    """A loop of unequal micro-batches, with something done between backward passes and `step`."""
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(6, 3), torch.randn(96, 6), torch.randint(3, (96,))
+    generator = torch.Generator().manual_seed(1)
+    with NoiseMeter(model, 4, divided=True, **options) as meter:
+        for step in range(steps):
+            model.zero_grad()
+            parts = torch.randint(96, (sum(sizes),), generator=generator).split(sizes)
+            for part in parts:
+                (F.cross_entropy(model(x[part]), y[part]) / len(sizes)).backward()
+            change(step, model)
+            meter.step()
+        return meter.result()
+
+
+def nothing(step: int, model: nn.Module) -> None: ...
+
+
+def test_steps_with_unequal_micro_batches_are_left_out() -> None:
+    with (
+        pytest.warns(UserWarning, match="are not all of micro_batch_size"),
+        pytest.raises(ConfigError, match="0 steps were taken in"),
+    ):
+        looped([4, 4, 1], nothing)
+    with pytest.warns(UserWarning, match="none of which is micro_batch_size=4"):
+        looped([8, 8], nothing)
+
+
+def test_gradients_that_are_not_finite_are_left_out() -> None:
+    def spoil(step: int, model: nn.Module) -> None:
+        with torch.no_grad():  # the gradients of step 4 are those of the weights that step 3 leaves behind
+            model.weight.fill_(torch.nan if step == 3 else 0.1)
+
+    with pytest.warns(UserWarning, match="not finite"):
+        found = looped([4] * 4, spoil)
+    assert found.num_skipped == 1
+    assert found.num_steps == 59
+    assert np.isfinite(found.noise_scale)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda step, model: nn.utils.clip_grad_norm_(model.parameters(), 0.1),
+        lambda step, model: nn.utils.clip_grad_value_(model.parameters(), 0.01),
+        lambda step, model: [p.grad.mul_(2) for p in model.parameters()],
+        lambda step, model: [setattr(p, "grad", p.grad / 2) for p in model.parameters()],
+    ],
+    ids=["norm", "value", "unscaled", "replaced"],
+)
+def test_gradients_changed_before_the_step_are_refused(change: Callable[[int, nn.Module], None]) -> None:
+    with pytest.raises(ConfigError, match="was changed after its last backward pass"):
+        looped([4] * 4, change)
+
+
+def test_gradients_of_the_step_before_are_refused() -> None:
+    model, x = nn.Linear(6, 3), torch.randn(8, 6)
+    with NoiseMeter(model, 4) as meter:
+        for part in x.split(4):
+            model(part).square().mean().backward()
+        meter.step()
+        for part in x.split(4):
+            model(part).square().mean().backward()
+        with pytest.raises(ConfigError, match="were not cleared"):
+            meter.step()
+
+
+def test_a_loss_scale_that_changes_drops_out() -> None:
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(6, 3), torch.randn(64, 6), torch.randint(3, (64,))
+
+    def measure(scales: list[float]) -> NoiseScale:
+        with NoiseMeter(model, 4, norms_every=1) as meter:
+            for scale in scales:
+                model.zero_grad()
+                for part in torch.arange(64).split(4):
+                    (F.cross_entropy(model(x[part]), y[part]) * scale).backward()
+                meter.step(loss_scale=scale)
+            return meter.result()
+
+    plain, scaled = measure([1.0] * 4), measure([1024.0, 2.0, 64.0, 1.0])
+    assert plain.to_dict() == pytest.approx(scaled.to_dict(), rel=1e-5)
+
+
+def of_norm(name: str, gradients: torch.Tensor, shapes: list[torch.Size]) -> torch.Tensor:
+    """Norms of flat gradients by NumPy: sums of absolute or of singular values, over parameters."""
+    pieces = gradients.split([shape.numel() for shape in shapes], 1)
+    total = np.zeros(len(gradients))
+    for piece, shape in zip(pieces, shapes, strict=True):
+        matrices = piece.numpy().reshape(len(piece), shape[0], -1)
+        if name == "l1":
+            total += np.abs(matrices).sum((1, 2))
+        else:
+            total += np.linalg.svd(matrices, compute_uv=False).sum(1)
+    return torch.from_numpy(total)
+
+
+@pytest.mark.parametrize("population", [0, 96])
+@pytest.mark.parametrize("name", MODELS)
+def test_other_norms_are_those_of_per_example_gradients(name: str, population: int) -> None:
+    make, inputs = MODELS[name]
+    torch.manual_seed(0)
+    model, x, y = make(), inputs(), torch.randint(3, (96,))
+    rows = []
+    for i in range(96):
+        found = torch.autograd.grad(
+            F.cross_entropy(model(x[i : i + 1]), y[i : i + 1]), list(model.parameters())
+        )
+        rows.append(torch.cat([g.flatten() for g in found]).double())
+    g, shapes = torch.stack(rows), [p.shape for p in model.parameters()]
+    generator = torch.Generator().manual_seed(2)
+    draws = torch.stack(
+        [
+            torch.randperm(96, generator=generator)[:32]
+            if population
+            else torch.randint(96, (32,), generator=generator)
+            for _ in range(4000)
+        ]
+    )
+    means = g[draws].reshape(4000, 8, 4, -1).mean(2)
+    correction = (population - 1) / population if population else 1.0
+    measured_norms = measured(model, x, y, 60, population, norms_every=1).norms
+    for norm in ("l1", "nuclear"):
+        noise = of_norm(norm, means[:, 0] - means[:, 1], shapes) * (4 / 2 * correction) ** 0.5
+        batch = of_norm(norm, means.mean(1), shapes)
+        found = measured_norms[norm]
+        for value, sample in ((found.noise_norm, noise), (found.batch_norm, batch)):
+            error = float(sample.std()) * (1 / 60 + 1 / 4000) ** 0.5
+            assert abs(value - float(sample.mean())) < 3 * error  # 20 comparisons at p = 0.0027 each
+        shared = (1 / 32) * ((96 - 32) / 95 if population else 1)
+        expected = float(batch.mean()) ** 2 - float(noise.mean()) ** 2 * shared
+        assert found.mean_norm**2 == pytest.approx(found.batch_norm**2 - found.noise_norm**2 * shared)
+        exact = float(of_norm(norm, g.mean(0, keepdim=True), shapes))
+        assert found.batch_norm > exact - 3 * float(batch.std()) / 60**0.5  # an upper bound
+        assert 0.8 * exact < max(expected, 0) ** 0.5 < 1.3 * exact  # the bias that the module states
+
+
+def test_norms_of_a_mean_without_noise_are_exact() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(6, 3), torch.randn(1, 6).expand(8, 6)
+    with NoiseMeter(model, 4, norms_every=1) as meter:
+        for _ in range(3):
+            model.zero_grad()
+            for part in x.split(4):
+                model(part).square().mean().backward()
+            meter.step()
+    gradients = torch.autograd.grad(model(x).square().mean(), list(model.parameters()))
+    found = meter.result().norms
+    assert found["l1"].batch_norm == pytest.approx(2 * sum(float(g.abs().sum()) for g in gradients) / 2)
+    assert found["nuclear"].batch_norm == pytest.approx(
+        np.linalg.svd(gradients[0].numpy(), compute_uv=False).sum() + float(gradients[1].norm())
+    )
+    assert found["l1"].noise_norm == pytest.approx(0, abs=1e-6)
+
+
+def test_norms_need_two_micro_batches_and_every_parameter() -> None:
+    model = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
+    with NoiseMeter(model, 4, norms_every=1) as meter:
+        for part in (0, 1, 1):
+            model[part](torch.randn(4, 2)).sum().backward()
+        with pytest.raises(ConfigError, match="is not used in all"):
+            meter.step()

@@ -12,7 +12,16 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+)
 
 from variance import statistics
 from variance.data import DatasetPopulation, Population, TensorPopulation
@@ -21,6 +30,7 @@ from variance.estimators import SGB, GradientEstimator
 from variance.estimators.sg import population_moments
 from variance.losses import LossFunction
 from variance.objective import Objective, Point
+from variance.per_example.capture import refuse_coupled_examples
 from variance.sampling.index_samplers import UniformSampler
 from variance.stream import DataStream
 
@@ -245,8 +255,10 @@ def measure_model(
         errors, and `noise_scale_low` and `noise_scale_high`, a 95 % interval.
 
     Raises:
-        ConfigError: Fewer than three draws, no batch size, or examples of an unknown kind.
+        ConfigError: Fewer than three draws, no batch size, examples of an unknown kind, a loader whose
+            sampler prefers some, or `all` with dropout in training mode.
         CoupledExamples: `all` with a loss or a model that mixes examples.
+        UnsupportedLayer: `all` with batch norm in training mode.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -270,6 +282,8 @@ def measure_model(
         buffers = {name: value.clone() for name, value in live.buffers.items()}
         point = Point({name: value.detach() for name, value in live.parameters.items()}, buffers)
         if use == "all":
+            refuse_coupled_examples(model)
+            _require_no_randomness(objective, point, population)
             mean, variance = population_moments(objective, point, population)
             found = _numbers(statistics.from_moments(mean, variance, len(population), size))
             ends = {f"noise_scale_{end}": found["noise_scale"] for end in ("low", "high")}
@@ -288,9 +302,50 @@ def measure_model(
 
 def _population_of(inputs: Any, targets: Any) -> tuple[Population, int]:
     """Return examples that can be fetched by index, and the batch size of a loader (else 0)."""
+    is_batch = isinstance(inputs, Tensor | Mapping | tuple | list)
+    if targets is not None and not is_batch:
+        raise ConfigError(
+            f"targets were given beside a {type(inputs).__name__}, which holds its own; leave them out."
+        )
     if isinstance(inputs, DataLoader):
-        return DatasetPopulation(inputs.dataset, collate=inputs.collate_fn), inputs.batch_size or 0
+        return DatasetPopulation(_examples_of(inputs), collate=inputs.collate_fn), inputs.batch_size or 0
     if hasattr(inputs, "fetch"):
         return inputs, 0
-    is_batch = isinstance(inputs, Tensor | Mapping | tuple | list)
     return (TensorPopulation(inputs, targets) if is_batch else DatasetPopulation(inputs)), 0
+
+
+def _examples_of(loader: "DataLoader[Any]") -> Any:
+    """Return the data set whose examples a loader draws equally often.
+
+    Raises:
+        ConfigError: Its sampler prefers some examples, or says nothing about it.
+    """
+    own = loader.batch_sampler if loader.batch_size is None else loader.sampler
+    sampler = own.sampler if type(own) is BatchSampler else own or loader.sampler
+    if isinstance(sampler, SubsetRandomSampler):
+        return Subset(loader.dataset, list(sampler.indices))
+    equally = (SequentialSampler, RandomSampler, DistributedSampler)
+    if type(sampler) in equally or isinstance(loader.dataset, IterableDataset):  # the latter is refused later
+        return loader.dataset
+    raise ConfigError(
+        f"the loader's {type(sampler).__name__} may draw some examples more often than others, but what is "
+        "measured draws all equally often. Pass the data set and batch_size, and weigh the loss instead."
+    )
+
+
+def _require_no_randomness(objective: Objective, point: Point, population: Population) -> None:
+    """Refuse dropout in training mode: single examples have no exact gradient.
+
+    Raises:
+        ConfigError: A forward pass draws random numbers.
+    """
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        objective.losses(
+            point, population.fetch(torch.arange(min(2, len(population)))), training=None, freeze_norms=True
+        )
+    if not torch.equal(before, torch.get_rng_state()):
+        raise ConfigError(
+            "use='all' is exact, but the model draws random numbers (dropout?); call model.eval(), or pass "
+            "use='draws'."
+        )

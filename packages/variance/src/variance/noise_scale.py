@@ -5,21 +5,80 @@ knows k small gradients and their mean. With |g_small|^2 = |mu|^2 + v own and |g
 of_mean in expectation, the variance v of one example and |mu|^2 follow without bias, for the model and for
 each of its parameters.
 
-Source: McCandlish et al. 2018, Appendix A.1 (two batch sizes); here the small one is that of the
-micro-batches.
+Optimisers that take the sign or the polar factor of a gradient (signSGD, Muon) see noise in the dual norms,
+l1 and nuclear. There the noise of one example is n = sqrt(b) E|g - g'| / sqrt(2) of two micro-batches, which
+has an unbiased estimate. The norm m of the mean has none: a norm is no polynomial, and E|g_mean| exceeds it.
+It is extrapolated as the Euclidean one is, m^2 = (E|g_mean|)^2 - n^2 of_mean. That is exact without noise,
+and without a mean if the noise is Gaussian. In between it errs: where noise prevails in all coordinates
+alike, m of l1 is 0.8 of the true one (sqrt(2/pi)); where coordinates differ in their noise it can be larger.
+The noise scale is n^2 / m^2, so that noise and mean have equal norm in batches of that size.
+
+Source: McCandlish et al. 2018, Appendix A.1 (two batch sizes; here the small one is that of the
+micro-batches); Bernstein et al. 2018 (l1, signSGD); Jordan et al. 2024 (spectral descent, whose dual norm is
+the nuclear one).
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from gdyn_common.display import Shown
 from variance.errors import ConfigError
 from variance.statistics import Design, inverse_interval
+
+
+def l1_norm(values: Tensor) -> Tensor:
+    """Return the sum of absolute values."""
+    return torch.linalg.vector_norm(values, 1, dtype=torch.float64)
+
+
+def nuclear_norm(values: Tensor) -> Tensor:
+    """Return the sum of singular values of a tensor as matrix of its first axis by all others.
+
+    Example:
+        >>> float(nuclear_norm(torch.eye(3))), float(nuclear_norm(torch.tensor([3.0, 4.0])))  # of a vector
+        (3.0, 5.0)
+    """
+    if values.ndim < 2:
+        return torch.linalg.vector_norm(values, dtype=torch.float64)
+    matrix = values.flatten(1)
+    kind = torch.promote_types(matrix.dtype, torch.float32)
+    return torch.linalg.svdvals(matrix.to(kind)).sum(dtype=torch.float64)
+
+
+NORMS: dict[str, Callable[[Tensor], Tensor]] = {"l1": l1_norm, "nuclear": nuclear_norm}
+"""Norms beside the Euclidean one; that of a model is the sum of those of its parameters."""
+
+
+@dataclass(frozen=True)
+class NormNoise:
+    """Noise in a norm that has no inner product, see `variance.noise_scale`.
+
+    Attributes:
+        noise_scale: Batch size at which noise and mean have equal norm (NaN where `mean_norm` is zero).
+        low: Lower end of its 95 % interval, of the statistical error alone.
+        high: Upper end.
+        noise_norm: n, of one example: sqrt(b) E|g - g'| / sqrt(2) of two micro-batches of b.
+        mean_norm: m, of the mean gradient, extrapolated; 0 where the extrapolation is negative.
+        batch_norm: E|g| of the whole step, an upper bound of the norm of the mean.
+        by_parameter: Noise scale by parameter name.
+        num_steps: Steps behind it.
+    """
+
+    noise_scale: float
+    low: float
+    high: float
+    noise_norm: float
+    mean_norm: float
+    batch_norm: float
+    by_parameter: Mapping[str, float]
+    num_steps: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,6 +94,8 @@ class NoiseScale(Shown):
         grad_norm_sq: Squared norm of the mean gradient, unbiased.
         by_parameter: Noise scale by parameter name.
         num_steps: Steps behind it.
+        num_skipped: Steps left out: unequal micro-batches, or gradients that are not finite.
+        norms: The same in `l1` and `nuclear` norm, where they were measured.
     """
 
     noise_scale: float
@@ -44,6 +105,8 @@ class NoiseScale(Shown):
     grad_norm_sq: float
     by_parameter: Mapping[str, float]
     num_steps: int
+    num_skipped: int = 0
+    norms: Mapping[str, NormNoise] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Return one sentence."""
@@ -51,18 +114,23 @@ class NoiseScale(Shown):
         return f"noise scale {self.noise_scale:.3g} examples (95 %: {interval}), from {self.num_steps} steps"
 
     def to_dict(self) -> dict[str, float]:
-        """Return the numbers by name, those of parameters as `noise_scale/<name>`."""
-        own = {k: float(v) for k, v in vars(self).items() if isinstance(v, float | int)}
-        return own | {f"noise_scale/{name}": value for name, value in self.by_parameter.items()}
+        """Return the numbers by name: `noise_scale/<parameter>`, and those of a norm behind `l1/`."""
+        found = {}
+        for prefix, part in [("", self), *((f"{name}/", part) for name, part in self.norms.items())]:
+            found |= {f"{prefix}{k}": float(v) for k, v in vars(part).items() if isinstance(v, float | int)}
+            found |= {f"{prefix}noise_scale/{name}": value for name, value in part.by_parameter.items()}
+        return found
 
 
 class NoiseMeter:
     """Reads the noise scale off the micro-batches of a training loop of your own.
 
     Hooks on the parameters see every gradient as it arrives; only its squared norm is kept. Call `step`
-    after the last backward pass of a step and before gradients are clipped or cleared. Under
+    after the last backward pass of a step and before gradients are clipped, unscaled or cleared. Under
     `DistributedDataParallel` the ranks are micro-batches, too; the norms of all ranks are averaged by one
-    all-reduce of a vector with one entry per parameter.
+    all-reduce of a vector with one entry per parameter. Steps whose micro-batches are not all of the given
+    size, as at the end of an epoch, and steps with gradients that are not finite are left out, with a
+    warning.
 
     Args:
         model: The model that is trained.
@@ -71,6 +139,8 @@ class NoiseMeter:
             for examples of one step being different ones. 0 for independent examples or an endless stream.
         divided: Whether losses are divided by the number of micro-batches of a step. The noise scale is the
             same in any case, variance and squared norm are not.
+        norms_every: Steps between two measurements of the `l1` and `nuclear` norms; none where 0. Each takes
+            the memory of the largest parameter, and the singular values of two matrices per parameter.
 
     Raises:
         ConfigError: No trainable parameter, or a size below 1.
@@ -78,7 +148,7 @@ class NoiseMeter:
     Example:
         >>> _ = torch.manual_seed(0)
         >>> model = nn.Linear(3, 1)
-        >>> meter = NoiseMeter(model, micro_batch_size=4)
+        >>> meter = NoiseMeter(model, micro_batch_size=4, norms_every=5)
         >>> for _ in range(50):
         ...     model.zero_grad()
         ...     for _ in range(8):
@@ -88,35 +158,83 @@ class NoiseMeter:
         >>> found = meter.result()
         >>> found.low < found.noise_scale < found.high
         True
+        >>> found.norms["l1"].num_steps
+        10
     """
 
     def __init__(
-        self, model: nn.Module, micro_batch_size: int, *, population: int = 0, divided: bool = False
+        self,
+        model: nn.Module,
+        micro_batch_size: int,
+        *,
+        population: int = 0,
+        divided: bool = False,
+        norms_every: int = 0,
     ) -> None:
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self._parameters:
             raise ConfigError("the model has no trainable parameter; set requires_grad on some.")
         if micro_batch_size < 1:
             raise ConfigError(f"micro_batch_size is {micro_batch_size}; it must be at least 1.")
-        self.micro_batch_size = micro_batch_size
+        if norms_every < 0:
+            raise ConfigError(f"norms_every is {norms_every}; it must be at least 0.")
+        self.micro_batch_size, self.norms_every, self.num_skipped = micro_batch_size, norms_every, 0
         self._divided = divided
         self._design = Design("epochs", population) if population else Design()
-        self._handles = [p.register_hook(self._hook(name)) for name, p in self._parameters.items()]
-        self._arrived: dict[str, list[Tensor]] = {}
+        self._handles: list[Any] = [model.register_forward_pre_hook(self._see_inputs, with_kwargs=True)]
+        for name, p in self._parameters.items():
+            self._handles.append(p.register_hook(self._hook(name, p)))
+            self._handles.append(p.register_post_accumulate_grad_hook(self._mark(name)))
         self._steps: list[tuple[Tensor, Tensor]] = []
+        self._norms: list[Tensor] = []
+        self._count, self._knows_sizes = 0, False
+        self._forget()
 
-    def _hook(self, name: str) -> Callable[[Tensor], None]:
+    def _forget(self) -> None:
+        self._arrived: dict[str, list[Tensor]] = {}
+        self._left_over: list[Tensor] = []
+        self._differences: dict[str, list[Tensor]] = {}
+        self._marks: dict[str, tuple[int, int]] = {}
+        self._shapes: list[tuple[int, ...]] = []
+
+    def _hook(self, name: str, p: Tensor) -> Callable[[Tensor], None]:
         def see(gradient: Tensor) -> None:
-            values = gradient.coalesce().values() if gradient.is_sparse else gradient
-            self._arrived.setdefault(name, []).append(_squared_norm(values))
+            seen = self._arrived.setdefault(name, [])
+            before = None if p.grad is None else p.grad.detach()
+            if before is not None and not seen:
+                self._left_over.append(_squared_norm(before))
+            if before is not None and len(seen) == 1 and self._norms_are_due:
+                difference = _dense(gradient.detach()) - _dense(before)
+                self._differences[name] = [norm(difference) for norm in NORMS.values()]
+            seen.append(_squared_norm(gradient))
 
         return see
 
-    def step(self) -> None:
+    def _mark(self, name: str) -> Callable[[Tensor], None]:
+        def mark(p: Tensor) -> None:
+            if p.grad is not None:
+                self._marks[name] = _state_of(p.grad)
+
+        return mark
+
+    def _see_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if torch.is_grad_enabled():
+            leaves = pytree.tree_leaves((args, kwargs))
+            self._shapes += [tuple(leaf.shape[:2]) for leaf in leaves if isinstance(leaf, Tensor)][:1]
+
+    @property
+    def _norms_are_due(self) -> bool:
+        return self.norms_every > 0 and self._count % self.norms_every == 0
+
+    def step(self, *, loss_scale: float = 1.0) -> None:
         """Take in the micro-batches since the last call.
 
+        Args:
+            loss_scale: What losses are multiplied by: `scaler.get_scale()` with a `GradScaler`.
+
         Raises:
-            ConfigError: A single micro-batch on a single rank, or gradients were cleared.
+            ConfigError: A single micro-batch on a single rank, gradients were cleared, clipped or unscaled
+                before, or not cleared after the last step.
         """
         counts = {len(norms) for norms in self._arrived.values()}
         micro, ranks = max(counts, default=0), _world_size()
@@ -125,23 +243,95 @@ class NoiseMeter:
                 f"{micro} backward pass on {ranks} rank: at least two micro-batches a step are needed. "
                 "Split the batch, or use measure_model beside the loop."
             )
+        self._require_untouched()
         device = next(iter(self._parameters.values())).device
         zero = torch.zeros((), dtype=torch.float64, device=device)
-        small, of_mean, unit = [], [], micro**2 if self._divided else 1
+        unit = (micro if self._divided else 1) / loss_scale  # of one micro-batch's gradient
+        small, of_mean = [], []
         for name, p in self._parameters.items():
             norms = self._arrived.get(name, [])
-            small.append(torch.stack(norms).sum() * (unit / micro) if norms else zero)
-            if norms and p.grad is None:
-                raise ConfigError("gradients were cleared before step(); call it before zero_grad.")
-            of_mean.append(zero if p.grad is None else _squared_norm(p.grad.detach()) * (unit / micro**2))
-        self._arrived = {}
+            small.append(torch.stack(norms).sum() * (unit**2 / micro) if norms else zero)
+            of_mean.append(zero if p.grad is None else _squared_norm(p.grad) * (unit / micro) ** 2)
         pair = (torch.stack(small), torch.stack(of_mean).cpu())
         if ranks > 1:
             torch.distributed.all_reduce(pair[0])
         own, shared = self._design.factors(micro * ranks, self.micro_batch_size)
         difference = (pair[0] / ranks).cpu() - pair[1]
         trace = difference / (own - shared)
-        self._steps.append((trace, pair[1] - shared * trace))
+        norms_of_step = self._norms_of_step(micro, unit, ranks) if self._norms_are_due else None
+        is_finite = bool(torch.isfinite(trace).all())
+        if self._is_even(micro) and is_finite:
+            self._steps.append((trace, pair[1] - shared * trace))
+            if norms_of_step is not None:
+                self._norms.append(
+                    torch.cat([norms_of_step, norms_of_step.new_full((1, *norms_of_step.shape[1:]), shared)])
+                )
+        else:
+            self.num_skipped += 1
+            if self.num_skipped == 1:
+                said = (
+                    "are not all of micro_batch_size" if is_finite else "have gradients that are not finite"
+                )
+                warnings.warn(f"NoiseMeter leaves out steps whose micro-batches {said}.", stacklevel=2)
+        self._count += 1
+        self._forget()
+
+    def _require_untouched(self) -> None:
+        for name, mark in self._marks.items():
+            gradient = self._parameters[name].grad
+            if gradient is None:
+                raise ConfigError("gradients were cleared before step(); call it before zero_grad.")
+            if _state_of(gradient) != mark and not _is_distributed():  # an all-reduce changes them, too
+                raise ConfigError(
+                    f"the gradient of '{name}' was changed after its last backward pass; call step() "
+                    "before gradients are clipped or unscaled (with step(loss_scale=scaler.get_scale()))."
+                )
+        if self._left_over and float(torch.stack(self._left_over).sum()) > 0:
+            raise ConfigError(
+                "gradients of the last step were not cleared; call zero_grad before the next backward pass."
+            )
+
+    def _is_even(self, micro: int) -> bool:
+        """Whether all micro-batches have the given size, as far as the model's inputs tell."""
+        if len(self._shapes) != micro:
+            return True
+        fits = [self.micro_batch_size in shape for shape in self._shapes]
+        if not self._knows_sizes and not any(fits):
+            if self._count == 0:
+                warnings.warn(
+                    f"the model's inputs begin with axes of {self._shapes[0]}, none of which is "
+                    f"micro_batch_size={self.micro_batch_size}, the examples of one backward pass.",
+                    stacklevel=3,
+                )
+            return True
+        self._knows_sizes = True
+        return all(fits)
+
+    def _norms_of_step(self, micro: int, unit: float, ranks: int) -> Tensor:
+        """Return n and the norm of the step's mean, by norm and parameter: (2, norms, parameters)."""
+        partly = [name for name, norms in self._arrived.items() if len(norms) < micro]
+        if micro < 2 or partly:
+            raise ConfigError(
+                "l1 and nuclear norms compare the first two micro-batches of a rank, "
+                + (
+                    f"but '{partly[0]}' is not used in all."
+                    if partly
+                    else "and there is one; pass norms_every=0."
+                )
+            )
+        n = self._design.population
+        one = unit * math.sqrt(self.micro_batch_size / 2 * ((n - 1) / n if n else 1))
+        zeros = [torch.zeros((), dtype=torch.float64)] * len(NORMS)
+        noise, of_mean = [], []
+        for name, p in self._parameters.items():
+            noise.append(torch.stack([one * value for value in self._differences.get(name, zeros)]))
+            whole = None if p.grad is None else _dense(p.grad.detach())
+            values = zeros if whole is None else [unit / micro * norm(whole) for norm in NORMS.values()]
+            of_mean.append(torch.stack(values))
+        found = torch.stack([torch.stack(noise, 1), torch.stack(of_mean, 1)])
+        if ranks > 1:
+            torch.distributed.all_reduce(found)
+        return (found / ranks).cpu()
 
     def result(self, last: int | None = None) -> NoiseScale:
         """Return the noise scale over the last steps, all by default.
@@ -155,10 +345,7 @@ class NoiseMeter:
         traces, norms = (torch.stack(column) for column in zip(*steps, strict=True))
         trace, norm = traces.sum(1), norms.sum(1)
         inverse = float(norm.mean() / trace.mean())
-        left = (norm.sum() - norm) / (trace.sum() - trace)  # the ratio without one step
-        n = len(steps)
-        error = math.sqrt((n - 1) * float(left.var(correction=0)))
-        low, high = inverse_interval(inverse, error, n)
+        low, high = _interval(inverse, (norm.sum() - norm) / (trace.sum() - trace))
         means = zip(self._parameters, traces.mean(0).tolist(), norms.mean(0).tolist(), strict=True)
         return NoiseScale(
             noise_scale=1 / inverse if inverse > 0 else math.nan,
@@ -167,18 +354,54 @@ class NoiseMeter:
             trace_cov=float(trace.mean()),
             grad_norm_sq=float(norm.mean()),
             by_parameter={name: t / m if m > 0 else math.nan for name, t, m in means},
-            num_steps=n,
+            num_steps=len(steps),
+            num_skipped=self.num_skipped,
+            norms=self._norm_noise(self._norms[-last:] if last else self._norms),
         )
 
+    def _norm_noise(self, steps: list[Tensor]) -> dict[str, NormNoise]:
+        if len(steps) < 3:
+            return {}
+        columns = torch.stack(steps)  # steps, (noise, batch, factor), norms, parameters
+        found = {}
+        for row, name in enumerate(NORMS):
+            noise, batch, factor = columns[:, :, row].unbind(1)
+            shared = float(factor.mean())
+            n, whole = noise.sum(1), batch.sum(1)
+
+            def inverse(n: Tensor, whole: Tensor, shared: float = shared) -> Tensor:
+                return (whole / n).square() - shared
+
+            count = len(steps)
+            point = float(inverse(n.mean(), whole.mean()))
+            left = inverse((n.sum() - n) / (count - 1), (whole.sum() - whole) / (count - 1))
+            low, high = _interval(point, left)
+            each = inverse(noise.mean(0), batch.mean(0)).tolist()
+            found[name] = NormNoise(
+                noise_scale=1 / point if point > 0 else math.nan,
+                low=low,
+                high=high,
+                noise_norm=float(n.mean()),
+                mean_norm=float(n.mean()) * math.sqrt(max(point, 0.0)),
+                batch_norm=float(whole.mean()),
+                by_parameter={
+                    name: 1 / value if value > 0 else math.nan
+                    for name, value in zip(self._parameters, each, strict=True)
+                },
+                num_steps=count,
+            )
+        return found
+
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the steps taken in so far, for a checkpoint: two arrays of steps by parameters."""
-        empty = torch.zeros(0, len(self._parameters), dtype=torch.float64)
-        traces, norms = (
-            (torch.stack(column) for column in zip(*self._steps, strict=True))
-            if self._steps
-            else (empty, empty)
-        )
-        return {"traces": traces, "norms": norms}
+        """Return the steps taken in so far, for a checkpoint: arrays of steps by parameters."""
+        width = len(self._parameters)
+        traces, norms = zip(*self._steps, strict=True) if self._steps else ((), ())
+        shapes = {"traces": (width,), "norms": (width,), "other_norms": (3, len(NORMS), width)}
+        parts = (traces, norms, self._norms)
+        return {
+            name: torch.stack(list(part)) if part else torch.zeros(0, *shape, dtype=torch.float64)
+            for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from the steps of a checkpoint.
@@ -186,13 +409,15 @@ class NoiseMeter:
         Raises:
             ConfigError: The steps are those of a model with another number of parameters.
         """
-        traces, norms = state["traces"], state["norms"]
-        if traces.shape != norms.shape or traces.ndim != 2 or traces.shape[1] != len(self._parameters):
-            raise ConfigError(
-                f"the state has steps of shape {tuple(traces.shape)}, but the model has "
-                f"{len(self._parameters)} trainable parameters; load the state of the same model."
-            )
-        self._steps = list(zip(traces.unbind(), norms.unbind(), strict=True))
+        own = {name: value.shape[1:] for name, value in self.state_dict().items()}
+        for name, shape in own.items():
+            if state[name].shape[1:] != shape:
+                raise ConfigError(
+                    f"the state has steps of shape {tuple(state[name].shape)}, but the model has "
+                    f"{len(self._parameters)} trainable parameters; load the state of the same model."
+                )
+        self._steps = list(zip(state["traces"].unbind(), state["norms"].unbind(), strict=True))
+        self._norms = list(state["other_norms"].unbind())
 
     def close(self) -> None:
         """Remove the hooks from the model."""
@@ -206,12 +431,29 @@ class NoiseMeter:
         self.close()
 
 
-def _squared_norm(values: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(values.detach(), dtype=torch.float64)
+def _interval(inverse: float, left_out: Tensor) -> tuple[float, float]:
+    """Return the interval of the noise scale from the jackknife values of its inverse."""
+    n = len(left_out)
+    return inverse_interval(inverse, math.sqrt((n - 1) * float(left_out.var(correction=0))), n)
+
+
+def _state_of(gradient: Tensor) -> tuple[int, int]:
+    return gradient.data_ptr() if not gradient.is_sparse else 0, gradient._version
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+def _squared_norm(gradient: Tensor) -> Tensor:
+    values = gradient.detach().coalesce().values() if gradient.is_sparse else gradient.detach()
+    norm: Tensor = torch.linalg.vector_norm(values, dtype=torch.float64)
     return norm.square()
 
 
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def _world_size() -> int:
-    distributed = torch.distributed
-    ready = distributed.is_available() and distributed.is_initialized()
-    return distributed.get_world_size() if ready else 1
+    return torch.distributed.get_world_size() if _is_distributed() else 1
