@@ -314,6 +314,19 @@ FIGURES = (
         in_default=False,
     ),
     Figure(
+        id="ad_hoc",
+        source="beyond the paper; the zero gradients and ad-hoc sampling of its code's README",
+        shows="What sampling by loss or norm, by strata and by clusters is worth at equal budget.",
+        module="variance.paper.experiments.ad_hoc",
+        config="variance.paper.experiments.ad_hoc:AdHocConfig",
+        presets={
+            "quick": Preset("50 s, 1 core", "scaled down"),
+            "smoke": Preset(
+                "5 s", "smoke", {"max_size": 150, "num_steps": 12, "snapshot_every": 6, "seeds": [0, 1]}
+            ),
+        },
+    ),
+    Figure(
         id="non_interference",
         source="beyond the paper; the abstraction of its code",
         shows="Weights are bit-identical with and without measuring, for every estimator.",
