@@ -13,6 +13,7 @@ from toy_paper.paper import PAPER
 from gdyn_reproduce.cli import dispatch
 from gdyn_reproduce.data.command import main as data_main
 from gdyn_reproduce.exits import guard
+from gdyn_reproduce.records import load_records
 from gdyn_reproduce.report import main as report_main
 
 # What is typed, and what the answer must contain.
@@ -112,6 +113,7 @@ MISTAKES = [
     ("run fig1 --config-name=x", "Unknown option --config-name."),
     ("run fig1 --cfg", "--cfg takes job"),
     ("run fig1 --cfg hydra", "--cfg takes job"),
+    ("run fig1 hydra.job.chdir=true", "hydra.job.chdir=true is a setting of sweeps; add -m."),
     # own commands
     ("greet A model.depth=2", "model.depth"),
     ("greet A name=B", "Did you mean 'names'?"),
@@ -207,6 +209,28 @@ def test_a_command_runs_in_a_thread():
     thread.start()
     thread.join()
     assert codes == [0]
+
+
+def test_commands_in_several_threads_do_not_meet(tmp_path):
+    import matplotlib as mpl
+
+    settings, environment, arguments = dict(mpl.rcParams), dict(os.environ), list(sys.argv)
+    together, codes = threading.Barrier(4), []
+
+    def command(steps):
+        together.wait()
+        more = ["-m"] if steps == 4 else []
+        codes.append(dispatch(PAPER, COMMANDS, ["run", "fig1", f"num_steps={steps}", *more]))
+
+    threads = [threading.Thread(target=command, args=(steps,)) for steps in (1, 2, 3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(codes) <= {0, 1}, codes  # some claims need more steps
+    found = {record.config["num_steps"] for record in load_records(tmp_path)}
+    assert found == {1, 2, 3, 4}
+    assert (dict(mpl.rcParams), dict(os.environ), sys.argv) == (settings, environment, arguments)
 
 
 def _fails(error):

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import json
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from gdyn_reproduce import sources
 from gdyn_reproduce.registry import Command, Paper, resolve
 
 _compiled = tempfile.TemporaryDirectory()  # so that a restarted run need not compile again
@@ -57,7 +59,15 @@ WORKLOADS = (
     *(Workload(package, ("train", *text.split(), "out={out}")) for package, text in _TRAIN.items()),
     Workload(
         "eigengame",
-        ("fit", "data={data}", "k=2", "batch_size=32", "epochs=1", "checkpoint_every=2", "out={out}"),
+        (
+            "fit",
+            "dataset={data}",
+            "num_components=2",
+            "batch_size=32",
+            "num_epochs=1",
+            "checkpoint_every=2",
+            "out={out}",
+        ),
     ),
     Workload("instability", ("run", "fig2-right", "preset=smoke", "out={out}")),
 )
@@ -87,24 +97,30 @@ def command_line(package: str) -> tuple[Paper, Sequence[Command]]:
 
 @functools.cache
 def warm(workload: Workload) -> None:
-    """Import here whatever the workload imports, so that no child has to."""
+    """Import here whatever the workload imports, and digest its code, so that no child has to."""
     with tempfile.TemporaryDirectory() as scratch:
-        modules = Path(scratch) / "modules"
+        notes = Path(scratch) / "notes"
 
-        def note_modules(folder: Path) -> None:
-            leave = os._exit
-            before = set(sys.modules)
+        def note(folder: Path) -> None:
+            leave, digest = os._exit, sources.digest
+            before, digested = set(sys.modules), []
 
-            def leave_names(code: int) -> None:
-                modules.write_text("\n".join(name for name in list(sys.modules) if name not in before))
+            def leave_notes(code: int) -> None:
+                modules = [name for name in list(sys.modules) if name not in before]
+                notes.write_text(json.dumps([modules, digested]))
                 leave(code)
 
-            os._exit = leave_names
+            os._exit = leave_notes
+            sources.digest = lambda *names: digested.append(names) or digest(*names)
 
-        _attempt(workload, Path(scratch) / "out", note_modules, None, Path(scratch))
-        for name in modules.read_text().split():
+        result = _attempt(workload, Path(scratch) / "out", note, None, Path(scratch))
+        assert result.code in (0, 1), result.err
+        modules, digested = json.loads(notes.read_text())
+        for name in modules:
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
+        for names in digested:
+            sources.digest(*names)
 
 
 @contextlib.contextmanager

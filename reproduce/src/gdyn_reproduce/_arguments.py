@@ -74,9 +74,9 @@ def prepare(overrides: Sequence[str], config_class: type, groups: Mapping[str, A
             not Hydra's, an unknown option of a group, or several values without ``-m``.
     """
     arguments = list(overrides)
-    ready = [argument for argument in arguments if argument in ("-m", "--multirun")]
-    sweeps = bool(ready)
-    arguments = [argument for argument in arguments if argument not in ready]
+    sweeps = not {"-m", "--multirun"}.isdisjoint(arguments)
+    arguments = [argument for argument in arguments if argument not in ("-m", "--multirun")]
+    ready = ["-m"] if sweeps else []
     for flag in ("--cfg", "-c"):
         if flag in arguments:
             where = arguments.index(flag)
@@ -98,6 +98,8 @@ def _prepare_one(argument: str, sweeps: bool, config_class: type, groups: Mappin
     if not separator or not key:
         raise ValueError(f"Unexpected argument {argument!r}. Arguments have the form key=value; no spaces.")
     if key.partition("/")[0].partition(".")[0] == "hydra":
+        if not sweeps:
+            raise ValueError(f"{argument} is a setting of sweeps; add -m.")
         return argument
     values = _parts(value)
     if values is None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gdyn_reproduce.exits import guard, worst
+from gdyn_reproduce.exits import DONE, guard, worst
 from gdyn_reproduce.keys import check
 
 _CODES = "GDYN_SWEEP_CODES"
@@ -34,57 +36,84 @@ def run_hydra(
     groups: Mapping[str, Mapping[str, Mapping[str, Any]]],
     default_groups: Mapping[str, str],
 ) -> int:
-    """Run `task` under `hydra.main`; see `gdyn_reproduce.cli.hydra_main`."""
-    for override in overrides:
-        if not override.startswith("-") and override != "job":
-            _check_syntax(override)
-    _register(config_class, groups, default_groups)
+    """Compose the settings and run `task`; see `gdyn_reproduce.cli.hydra_main`."""
+    flags = [argument for argument in overrides if argument.startswith("-") or argument == "job"]
+    values = [argument for argument in overrides if argument not in flags]
+    for override in values:
+        _check_syntax(override)
 
-    def job(composed: DictConfig) -> None:
-        hydra_config = HydraConfig.get()
-        preset = hydra_config.runtime.choices.get("preset", "")
-        # As typed: an override may hold a lookup, and one that fails is to be told below, in one line.
-        given = list(map(str, OmegaConf.to_container(hydra_config.overrides.task, resolve=False) or ()))
-
+    def job(composed: DictConfig, preset: str, given: list[str]) -> int:
         def checked() -> int:
             config = OmegaConf.to_object(composed)
             check(config)
             return task(config, preset, given)
 
-        code = guard(package, checked)
+        return guard(package, checked)
+
+    with _one_at_a_time, _told(values), tempfile.TemporaryDirectory() as nothing:
+        _register(config_class, groups, default_groups)
+        if "-m" in flags and "--cfg" not in flags:
+            return _sweep(name, nothing, job, values)
+        # Not under `hydra.main`, which composes twice, and reads and writes what belongs to the process.
+        with hydra.initialize_config_dir(nothing, version_base="1.3", job_name=name):
+            composed = hydra.compose("command", values, return_hydra_config=True)
+    preset = composed.hydra.runtime.choices.get("preset", "")
+    OmegaConf.set_struct(composed, False)
+    del composed["hydra"]
+    OmegaConf.set_struct(composed, True)
+    if "--cfg" in flags:
+        print(OmegaConf.to_yaml(composed), end="")
+        return DONE
+    return job(composed, preset, values)
+
+
+_one_at_a_time = threading.RLock()
+"""Hydra keeps what it knows in the process, so two threads take turns."""
+
+
+@contextlib.contextmanager
+def _told(values: list[str]) -> Iterator[None]:
+    """Tell in one line what Hydra and OmegaConf raise by classes that are not their own."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException):
+        raise
+    except Exception as error:
+        told = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{' '.join(values)} cannot be put into the settings: {told}") from error
+
+
+def _sweep(
+    name: str, folder: str, job: Callable[[DictConfig, str, list[str]], int], values: list[str]
+) -> int:
+    """Run one job for every combination of values; return the worst of their exit codes."""
+
+    def note_code(composed: DictConfig) -> None:
+        known = HydraConfig.get()
+        # As typed: an override may hold a lookup, and one that fails is to be told by the job, in one line.
+        given = list(map(str, OmegaConf.to_container(known.overrides.task, resolve=False) or ()))
+        code = job(composed, known.runtime.choices.get("preset", ""), given)
         with Path(os.environ[_CODES]).open("a") as codes:
             codes.write(f"{code}\n")
 
-    quiet = [
-        "hydra/job_logging=none",
-        "hydra/hydra_logging=none",
-        "hydra.run.dir=.",
-        "hydra.output_subdir=null",
-    ]
-    sweeps = ["hydra.sweep.dir=runs/sweeps/${now:%Y-%m-%d_%H-%M-%S}", "hydra.sweep.subdir=${hydra.job.num}"]
-    argv, environment = sys.argv, dict(os.environ)
-    with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as nothing:
-        codes = Path(scratch) / "codes"
-        codes.touch()
-        os.environ |= {_CODES: str(codes), "HYDRA_FULL_ERROR": "1"}  # let errors reach us as they are
-        flags = [argument for argument in overrides if argument.startswith("-") or argument == "job"]
-        values = [argument for argument in overrides if argument not in flags]
-        sys.argv = [name, *flags, *quiet, *sweeps, *values]  # its parser wants flags first
-        try:
-            # Without a folder Hydra searches this package, and takes its folder `data` for a config group.
-            hydra.main(version_base="1.3", config_path=nothing, config_name="command")(job)()
-        except (HydraException, OmegaConfBaseException):
-            raise
-        except Exception as error:  # of the job itself nothing arrives here: values that cannot be merged
-            told = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ValueError(f"{' '.join(values)} cannot be put into the settings: {told}") from error
-        finally:
-            sys.argv = argv
-            os.environ.clear()
-            os.environ.update(environment)
-            GlobalHydra.instance().clear()
-        finished = [int(line) for line in codes.read_text().split()]
-    return worst(finished)
+    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null"]
+    places = ["hydra.sweep.dir=runs/sweeps/${now:%Y-%m-%d_%H-%M-%S}", "hydra.sweep.subdir=${hydra.job.num}"]
+    codes = Path(folder) / "codes"
+    codes.touch()
+    variables = {_CODES: str(codes), "HYDRA_FULL_ERROR": "1"}  # let errors reach us as they are
+    argv, before = sys.argv, {name: os.environ.get(name) for name in variables}
+    sys.argv = [name, "-m", *quiet, *places, *values]
+    os.environ |= variables
+    try:
+        # Without a folder Hydra searches this package, and takes its folder `data` for a config group.
+        hydra.main(version_base="1.3", config_path=folder, config_name="command")(note_code)()
+    finally:
+        sys.argv = argv
+        for variable, value in before.items():
+            del os.environ[variable]
+            os.environ |= {} if value is None else {variable: value}
+        GlobalHydra.instance().clear()
+    return worst([int(line) for line in codes.read_text().split()])
 
 
 def to_object(config_class: type, values: Mapping[str, Any]) -> Any:

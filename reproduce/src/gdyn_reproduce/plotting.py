@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,10 @@ _STYLE: dict[str, Any] = {
 }
 
 
+_one_at_a_time = threading.RLock()
+"""Matplotlib keeps its settings in the process, so two threads take turns."""
+
+
 @contextlib.contextmanager
 def house_style() -> Iterator[None]:
     """Draw in the house style, without a display, and leave matplotlib's settings as they were."""
@@ -48,7 +53,7 @@ def house_style() -> Iterator[None]:
     from matplotlib.rcsetup import cycler
 
     style: Any = _STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}
-    with mpl.rc_context(style):
+    with _one_at_a_time, mpl.rc_context(style):
         yield
 
 
