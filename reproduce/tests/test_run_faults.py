@@ -41,6 +41,7 @@ def test_following_the_advice_about_a_damaged_record_recovers(tmp_path):
         "[" * 10_000,
         '{"format": ' + "1" * 5000 + "}",
         '{"format": 1, "header": 0}',
+        '{"format": 2, "header": ' + '{"a": ' * 900 + "0" + "}" * 901,
     ):
         (first.folder / "result.json").write_text(body)
         with pytest.raises(ValueError, match="delete its folder and run its command again") as caught:

@@ -202,13 +202,15 @@ def _parse(body: Mapping[str, Any], provenance: Mapping[str, Any], folder: Path)
     return Record(header, body["config"], measurements, verdicts, folder, provenance, arrays)
 
 
-def _clean(value: Any) -> Any:
+def _clean(value: Any, levels: int = 50) -> Any:
     """Spell out what could steer a terminal or break a line, in all text of JSON data."""
+    if levels == 0:  # whatever reads it later may go down level by level
+        raise ValueError("it is nested too deeply")
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, Mapping):
-        return {printable(key): _clean(item) for key, item in value.items()}
-    return [_clean(item) for item in value] if isinstance(value, list) else value
+        return {printable(key): _clean(item, levels - 1) for key, item in value.items()}
+    return [_clean(item, levels - 1) for item in value] if isinstance(value, list) else value
 
 
 def _check_form(value: Any) -> None:

@@ -70,6 +70,8 @@ def test_names_spell_varied_keys_only() -> None:
         ("grid: {a: [", "damaged or of another kind"),
         ("a: !!python/name:os.system x", "damaged or of another kind"),
         ("a: &a [1]\nb: *a", "refers to its own parts"),
+        ("[" * (1 << 19), "is nested more than 50 deep"),
+        ("- " * (1 << 19), "is nested more than 50 deep"),
         ("[" * 5000, "damaged or of another kind"),
         ("a: 1", "keys figure and grid"),
         ("figure: F1\ngird: {}", "Did you mean 'grid'"),

@@ -19,6 +19,7 @@ from gdyn_common.storage import read_text, reading
 from variance.errors import ConfigError
 
 Grid = Mapping[str, Any] | Sequence[Any]
+_DEEPEST = 50
 FILE_KEYS = {"figure", "preset", "grid", "exclude_from_name"}
 
 
@@ -89,7 +90,7 @@ def load_grid(path: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: No such file.
         ConfigError: Unknown or missing keys.
-        ValueError: Not YAML, or YAML that refers to its own parts.
+        ValueError: Not YAML, or YAML that refers to its own parts or is nested too deeply.
     """
     import yaml
 
@@ -100,9 +101,12 @@ def load_grid(path: str | Path) -> dict[str, Any]:
         )
     text = read_text(file, limit=1 << 20, advice="write it anew")
     with reading(file, "write it anew"):
-        # A reference may stand for a billion others; no grid needs one.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ConfigError("it refers to its own parts")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            # A reference may stand for a billion others, and every level makes all below it slower to read.
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
+                raise ConfigError(f"it refers to its own parts, or is nested more than {_DEEPEST} deep")
         body = yaml.safe_load(text)
     if not isinstance(body, dict) or "figure" not in body:
         raise ConfigError(f"grid file {file} must be a mapping with the keys figure and grid.")
