@@ -216,28 +216,29 @@ def test_tfgan(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-m", "tfgan", test, *session.posargs, env=ONE_THREAD | QUIET)
 
 
+def faults(session: nox.Session, *arguments: str) -> None:
+    """Run suites of faults; `docs` among the arguments writes docs/reliability.md from all that has run."""
+    words = [word for word in session.posargs if word != "docs"]
+    tally = ["--tally", "runs/faults"]
+    session.run("python", "-m", "pytest", *arguments, *tally, *words, env=ONE_THREAD | QUIET)
+    if "docs" in session.posargs:
+        session.run("python", "tests/faults/reliability.py", "runs/faults")
+
+
 @nox.session(name="test-faults", default=False)
 def test_faults(session: nox.Session) -> None:
     """Kill, interrupt and starve runs, damage files, type nonsense; `-- --long` takes hours."""
     install(session, "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", *everything())
-    form = "long" if "--long" in session.posargs else "short"
-    tally = ROOT / "runs" / "faults" / form
-    shutil.rmtree(tally, ignore_errors=True)
-    words = [word for word in session.posargs if word != "docs"]
-    command = ["python", "-m", "pytest", "-n", "2", "tests/faults", "--ignore=tests/faults/test_slurm.py"]
-    command += ["--tally", str(tally), *words]
-    session.run(*command, env=ONE_THREAD | QUIET)
-    if "docs" in session.posargs:
-        session.run("python", "tests/faults/reliability.py", str(tally.parent))
+    shutil.rmtree(ROOT / "runs" / "faults" / ("long" if "--long" in session.posargs else "short"), True)
+    # What imports the same package goes to the same worker.
+    faults(session, "-n", "2", "--dist", "loadgroup", "tests/faults", "--ignore=tests/faults/test_slurm.py")
 
 
 @nox.session(name="test-slurm", default=False)
 def test_slurm(session: nox.Session) -> None:
     """Run a sweep through a real SLURM of one node, and requeue a job; skipped where that cannot start."""
     install(session, *editable("variance", "[test,sweep]"))
-    session.run(
-        "python", "-m", "pytest", "tests/faults/test_slurm.py", *session.posargs, env=ONE_THREAD | QUIET
-    )
+    faults(session, "tests/faults/test_slurm.py")
 
 
 @nox.session(default=False)

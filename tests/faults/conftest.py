@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
-from collections import Counter
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -65,25 +66,23 @@ def random(request: pytest.FixtureRequest, seed: int) -> Random:
     return Random(f"{request.node.name} {seed}")
 
 
-_tally: Counter[tuple[str, str]] = Counter()
-
-
 @pytest.fixture
-def tally():
-    """Return a function that adds to the number of things of a kind that were tried on a subject."""
+def tally(request: pytest.FixtureRequest, seed: int):
+    """Return a function that notes how many things of a kind passed on a subject."""
+    folder, form = request.config.getoption("--tally"), request.config.getoption("--long")
 
     def add(kind: str, subject: str, count: int = 1) -> None:
-        _tally[kind, subject] += count
+        note = {"kind": kind, "subject": subject, "count": count, "seed": seed} | machine()
+        if folder:
+            path = Path(folder) / ("long" if form else "short") / f"{os.getpid()}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as lines:
+                lines.write(json.dumps(note) + "\n")
 
     return add
 
 
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    folder = session.config.getoption("--tally")
-    if folder and _tally:
-        worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-        path = Path(folder) / f"{worker}-{os.getpid()}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        counts = [[*key, count] for key, count in sorted(_tally.items())]
-        seed = session.config.getoption("--fault-seed")
-        path.write_text(json.dumps({"seed": seed, "failed": exitstatus != 0, "counts": counts}))
+def machine() -> dict[str, str]:
+    """Say when and on what kind of machine this is, without its name."""
+    kind = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return {"date": time.strftime("%Y-%m-%d"), "machine": f"{kind}, Python {platform.python_version()}"}

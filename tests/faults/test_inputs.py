@@ -23,6 +23,10 @@ from gdyn_reproduce.registry import resolve
 
 pytestmark = [pytest.mark.timeout(3600), pytest.mark.filterwarnings("ignore")]
 
+each_package = pytest.mark.parametrize(
+    "package", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in PACKAGES]
+)
+
 
 def alternatives(text: str) -> list[str]:
     return text.split("|")
@@ -107,7 +111,7 @@ def at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@each_package
 def test_any_command_line_is_answered(package, tmp_path, form, seed, tally, monkeypatch):
     paper, commands = command_line(package)
     # Everything up to the computation is real; the computation itself is not what is tried here.
@@ -156,7 +160,7 @@ def test_any_command_line_is_answered(package, tmp_path, form, seed, tally, monk
     tally("command lines", package, tried)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@each_package
 def test_any_path_arrives_as_it_was_typed(package, tmp_path, monkeypatch):
     paper, commands = command_line(package)
     places = ("data", "edges", "components", "checkpoint", "file", "grid", "folder")

@@ -25,7 +25,9 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="counts writes through /proc and fork"),
     pytest.mark.timeout(3600),
 ]
-each_workload = pytest.mark.parametrize("workload", WORKLOADS, ids=str)
+each_workload = pytest.mark.parametrize(
+    "workload", [pytest.param(w, id=str(w), marks=pytest.mark.xdist_group(w.package)) for w in WORKLOADS]
+)
 
 
 @dataclass
