@@ -1,13 +1,17 @@
 """Configurations: defaults are the paper's, every impossible value is refused by name."""
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from gdyn_reproduce.registry import resolve
+from gdyn_reproduce.cli import dispatch
+from gdyn_reproduce.registry import Figure, resolve
 from variance.paper import PAPER
 from variance.paper.cli import COMMANDS
+from variance.paper.compute import ComputeOptions
 
 CONFIGS = {kind.__name__: kind for entry in (*PAPER.figures, *COMMANDS) for kind in [resolve(entry.config)]}
 
@@ -70,7 +74,7 @@ def test_train_runs_every_rate_and_seed_that_it_is_given() -> None:
         ("LinearRegressionConfig", {"switch_at": 100_000}, "switch_at=100000 must lie inside num_steps"),
         ("LinearRegressionConfig", {"clusters": 501}, "clusters=501 exceed num_examples"),
         ("GalleryConfig", {"clusters": 1}, "clusters=1: a gallery needs at least 2"),
-        ("GalleryConfig", {"num_steps": 0}, "num_steps=0 must be at least 1"),
+        ("GalleryConfig", {"num_steps": 0}, "num_steps and batch_size must be at least 1"),
         ("NoiseFloorConfig", {"draws": [3]}, r"draws=\[3\]: at least 4"),
         ("GridConfig", {"executor": "slurm"}, "executor=slurm: serial, joblib, submitit"),
         ("GridConfig", {"jobs": 0}, "jobs=0 must be at least 1"),
@@ -83,3 +87,36 @@ def test_impossible_values(kind: str, options: dict[str, Any], message: str) -> 
 
 def test_plain_gradients_need_no_snapshot() -> None:
     CONFIGS["TrainingConfig"](first_snapshot=20, estimators=["SG-B", "SG-2B"])
+
+
+@pytest.mark.parametrize("figure", PAPER.figures, ids=lambda figure: figure.id)
+def test_every_figure_reads_device_and_dtype(figure: Figure, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch(PAPER, (), ["run", figure.id, "preset=smoke", "device=cuda:7"]) == 2
+    assert capsys.readouterr().err.count("device=cuda:7 is not present here; use device=cpu.") == 1
+    assert dispatch(PAPER, (), ["run", figure.id, "preset=smoke", "dtype=float16"]) == 2
+    assert "dtype=float16 is unknown" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "figure", ["F2", "F6", "F8", "F9", "clusters_2d", "gallery", "noise_floor", "ad_hoc"]
+)
+def test_figures_compute_in_double_precision(
+    figure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is trained or measured in double precision has tensors of that type, and other numbers."""
+    seen: set[torch.dtype] = set()
+    moved, placed = ComputeOptions.tensor, ComputeOptions.network
+
+    def tensor(self: ComputeOptions, values: torch.Tensor) -> torch.Tensor:
+        seen.add(moved(self, values).dtype)
+        return moved(self, values)
+
+    def network(self: ComputeOptions, model: torch.nn.Module) -> torch.nn.Module:
+        seen.update(p.dtype for p in placed(self, model).parameters())
+        return model
+
+    monkeypatch.setattr(ComputeOptions, "tensor", tensor)
+    monkeypatch.setattr(ComputeOptions, "network", network)
+    options = [f"out={tmp_path}", "preset=smoke", "dtype=float64", "seeds=[0]"]
+    assert dispatch(PAPER, (), ["run", figure, *options]) == 0
+    assert {kind for kind in seen if kind.is_floating_point} == {torch.float64}

@@ -10,9 +10,8 @@ from variance.gradient_clustering import ClusteringOptions
 from variance.gradient_clustering.centres import RunningSums, squared_distances
 from variance.losses import cross_entropy
 from variance.objective import Objective, Point
-from variance.paper.models import build
 from variance.paper.training import Timing
-from variance.paper.trajectory import TrainingConfig, population_for, timing_for
+from variance.paper.trajectory import TrainingConfig, network_for, population_for, timing_for
 
 REPEATS = 3
 GRADIENTS = {"SG-2B": 2, "SVRG": 2, "EK-FAC": 2, "NTK": 2}
@@ -49,8 +48,8 @@ def estimate_images(config: TrainingConfig) -> Estimate:
     figure's own network and data.
     """
     population = population_for(config, config.seeds[0])
-    objective = Objective(build(config.model, config.classes, config.seeds[0]), cross_entropy)
-    point = Point.of(build(config.model, config.classes, config.seeds[0]))
+    model = network_for(config, population, config.seeds[0])
+    objective, point = Objective(model, cross_entropy), Point.of(model)
     batch = population.fetch(torch.arange(min(config.batch_size, len(population))))
     gradient = seconds_of(lambda: objective.gradient(point, batch))
     options = ClusteringOptions()

@@ -1,7 +1,7 @@
 """Where a figure computes, and in which precision."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,17 +39,22 @@ class ComputeOptions(RunOptions):
         """Return a network, moved there."""
         return model.to(device=self.device, dtype=getattr(torch, self.dtype))
 
+    def tensor(self, values: Tensor) -> Tensor:
+        """Return a tensor, moved there; integers keep their type."""
+        kind = getattr(torch, self.dtype) if values.is_floating_point() else values.dtype
+        return values.to(self.device, kind)
+
     def population(self, found: Population) -> Population:
         """Return a population whose batches are there."""
         is_default = self.device == "cpu" and self.dtype == "float32"
-        return found if is_default else Placed(found, self.device, getattr(torch, self.dtype))
+        return found if is_default else Placed(found, self)
 
 
 class Placed:
-    """A population whose batches are moved to a device and a floating type."""
+    """A population whose batches are moved to where a configuration computes."""
 
-    def __init__(self, population: Population, device: str, dtype: torch.dtype) -> None:
-        self._population, self._device, self._dtype = population, device, dtype
+    def __init__(self, population: Population, where: ComputeOptions) -> None:
+        self._population, self._where = population, where
 
     def __len__(self) -> int:
         return len(self._population)
@@ -60,8 +65,5 @@ class Placed:
     def fetch(self, indices: Int[Tensor, "n"], generator: np.random.Generator | None = None) -> Batch:
         """Return examples with unit weights."""
         found = self._population.fetch(indices, generator)
-        inputs, targets = (self._moved(cast("Tensor", part)) for part in (found.inputs, found.targets))
+        inputs, targets = self._where.tensor(found.inputs), self._where.tensor(found.targets)
         return Batch(inputs, targets, found.indices, found.weights)
-
-    def _moved(self, values: Tensor) -> Tensor:
-        return values.to(self._device, self._dtype if values.is_floating_point() else values.dtype)

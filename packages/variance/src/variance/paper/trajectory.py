@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +13,14 @@ from torch import nn
 from gdyn_common.seeding import named_seed
 from gdyn_reproduce.data import load_dataset
 from gdyn_reproduce.data.catalogue import data_folder
-from gdyn_reproduce.runs import Run, RunOptions
+from gdyn_reproduce.runs import Run
 from variance.data import DatasetPopulation, IndexedDataset, Population, TensorPopulation, shift_and_flip
 from variance.estimators import GradientEstimator
 from variance.losses import LossFunction, cross_entropy
 from variance.measurement import Measurement, Mode
 from variance.objective import Objective, Point
 from variance.paper.checks import require
+from variance.paper.compute import ComputeOptions
 from variance.paper.estimators import estimators_for
 from variance.paper.image_folder import ImageFolder
 from variance.paper.models import build
@@ -28,18 +30,52 @@ from variance.stream import DataStream
 
 
 @dataclass
-class ImageConfig(RunOptions):
-    """An image classifier trained by SGD while estimators are measured beside it.
+class NetworkConfig(ComputeOptions):
+    """An image classifier and its training by SGD.
 
     Attributes:
         dataset: Name in `gdyn_reproduce.data`.
         model: Name in `variance.paper.models`.
         classes: Number of classes.
-        drop_at: Steps at which the learning rate is divided by 10.
+        corrupt_percent: Percentage of labels replaced by random ones.
+        duplicates: Empty, or [n, times]: n examples appended `times` times.
+        augment: Random shifts and mirroring.
+        max_size: Use a random subset of this size; 0 for all.
         momentum: Heavy-ball momentum.
         weight_decay: Coefficient of |theta|^2 / 2.
         batch_size: B; SG-2B uses twice as many.
         num_steps: Training steps.
+        clusters: K.
+        cluster_iterations: Passes per clustering.
+    """
+
+    dataset: str = "mnist"
+    model: str = "mnist-mlp"
+    classes: int = 10
+    corrupt_percent: float = 0.0
+    duplicates: list[int] = field(default_factory=list)
+    augment: bool = False
+    max_size: int = 0
+    momentum: float = 0.5
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+    num_steps: int = 50_000
+    clusters: int = 128
+    cluster_iterations: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_steps >= 1 and self.batch_size >= 1, "num_steps and batch_size must be at least 1.")
+        require(self.clusters >= 1, f"clusters={self.clusters} must be at least 1.")
+        require(len(self.duplicates) in (0, 2), f"duplicates={self.duplicates}: empty or [n, times].")
+
+
+@dataclass
+class ImageConfig(NetworkConfig):
+    """A classifier with estimators measured beside its training.
+
+    Attributes:
+        drop_at: Steps at which the learning rate is divided by 10.
         estimators: What is measured; names as in `variance.paper.estimators`.
         mode: exact, unbiased or reference.
         num_draws: Draws per set, unless exact.
@@ -48,23 +84,10 @@ class ImageConfig(RunOptions):
         snapshot_every: Steps between SVRG snapshots and clusterings.
         first_snapshot: Step of the first snapshot.
         frequent_every: Steps between cheap updates (online clustering).
-        clusters: K.
-        cluster_iterations: Passes per clustering.
         kahan: Compensated sums of centres.
-        corrupt_percent: Percentage of labels replaced by random ones.
-        duplicates: Empty, or [n, times]: n examples appended `times` times.
-        augment: Random shifts and mirroring.
-        max_size: Use a random subset of this size; 0 for all.
     """
 
-    dataset: str = "mnist"
-    model: str = "mnist-mlp"
-    classes: int = 10
     drop_at: list[int] = field(default_factory=list)
-    momentum: float = 0.5
-    weight_decay: float = 5e-4
-    batch_size: int = 128
-    num_steps: int = 50_000
     estimators: list[str] = field(default_factory=lambda: ["SG-B", "SG-2B", "SVRG", "GC"])
     mode: str = "reference"
     num_draws: int = 50
@@ -73,18 +96,11 @@ class ImageConfig(RunOptions):
     snapshot_every: int = 2000
     first_snapshot: int = 10
     frequent_every: int = 10
-    clusters: int = 128
-    cluster_iterations: int = 10
     kahan: bool = False
-    corrupt_percent: float = 0.0
-    duplicates: list[int] = field(default_factory=list)
-    augment: bool = False
-    max_size: int = 0
 
     def __post_init__(self) -> None:
-        require(self.num_steps >= 1 and self.batch_size >= 1, "num_steps and batch_size must be at least 1.")
+        super().__post_init__()
         require(self.measure_every >= 1, f"measure_every={self.measure_every} must be at least 1.")
-        require(self.clusters >= 1, f"clusters={self.clusters} must be at least 1.")
         require(
             self.mode in ("exact", "unbiased", "reference"),
             f"mode={self.mode}: exact, unbiased or reference.",
@@ -93,7 +109,6 @@ class ImageConfig(RunOptions):
             self.mode == "exact" or self.num_draws >= 3,
             f"num_draws={self.num_draws}: at least 3, below that the noise floor is undefined.",
         )
-        require(len(self.duplicates) in (0, 2), f"duplicates={self.duplicates}: empty or [n, times].")
         require(
             self.first_measure >= self.first_snapshot
             or not any(name.startswith(("SVRG", "GC")) for name in self.estimators),
@@ -256,32 +271,31 @@ def unpack(packed: np.ndarray) -> dict[str, object]:
     return state
 
 
-def population_for(config: ImageConfig, seed: int) -> Population:
+def population_for(config: NetworkConfig, seed: int) -> Population:
     """Return the training data: standardised images, in the variant the configuration asks for.
 
     Raises:
         ValueError: A variant of ImageNet, whose images are not held in memory.
     """
+    has_variant = bool(config.duplicates or config.corrupt_percent or config.max_size)
     if config.dataset == "imagenet":
-        if config.duplicates or config.corrupt_percent or config.max_size:
-            raise ValueError(
-                "dataset=imagenet has no duplicates, corrupt_percent or max_size; leave them out."
-            )
-        return DatasetPopulation(ImageFolder(data_folder() / "imagenet" / "train"))
-    x, y = _images(config.dataset)
-    augment = shift_and_flip if config.augment else None
-    base = TensorPopulation(x, y, augment)
-    duplicates = (config.duplicates[0], config.duplicates[1]) if config.duplicates else None
-    if not (duplicates or config.corrupt_percent or config.max_size):
-        return base
-    return IndexedDataset(
+        require(
+            not has_variant,
+            "dataset=imagenet has no duplicates, corrupt_percent or max_size; leave them out.",
+        )
+        return config.population(DatasetPopulation(ImageFolder(data_folder() / "imagenet" / "train")))
+    base = TensorPopulation(*_images(config.dataset), shift_and_flip if config.augment else None)
+    if not has_variant:
+        return config.population(base)
+    variant = IndexedDataset(
         base,
-        duplicates=duplicates,
+        duplicates=(config.duplicates[0], config.duplicates[1]) if config.duplicates else None,
         corrupt_percent=config.corrupt_percent,
         shuffle_ids=True,
         max_size=config.max_size or None,
         seed=named_seed(seed, "variant"),
     )
+    return config.population(variant)
 
 
 def _images(name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -292,25 +306,51 @@ def _images(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     return (x - x.mean()) / x.std(), torch.from_numpy(np.asarray(found.y)).long()
 
 
-def network_for(name: str, classes: int, population: Population, seed: int) -> nn.Module:
-    """Return a named network that fits the data.
+def network_for(config: NetworkConfig, population: Population, seed: int) -> nn.Module:
+    """Return the named network, where it fits the data.
 
     Raises:
         ValueError: Unknown name, inputs of another shape, or more labels than classes.
     """
-    model = build(name, classes, seed)
+    model = config.network(build(config.model, config.classes, seed))
     inputs = population.fetch(torch.arange(1)).inputs
     try:
         with torch.no_grad():
             model.eval()(inputs)
     except RuntimeError as error:
         raise ValueError(
-            f"model={name} cannot take the inputs of shape {tuple(inputs.shape[1:])}: {error}; choose "
-            "another model or dataset."
+            f"model={config.model} cannot take the inputs of shape {tuple(inputs.shape[1:])}: {error}; "
+            "choose another model or dataset."
         ) from None
-    if isinstance(population, TensorPopulation | IndexedDataset) and int(population.targets.max()) >= classes:
-        raise ValueError(f"classes={classes}, but labels run up to {int(population.targets.max())}.")
+    largest = int(population.targets.max()) if hasattr(population, "targets") else 0
+    require(largest < config.classes, f"classes={config.classes}, but labels run up to {largest}.")
     return model.train()
+
+
+def setting_for(
+    config: NetworkConfig,
+    seed: int,
+    learning_rate: float,
+    *,
+    drops: Sequence[int] = (),
+    timing: Timing | None = None,
+    **more: Any,
+) -> Setting:
+    """Return the training that a configuration describes, at its initial weights."""
+    population = population_for(config, seed)
+    return Setting(
+        model=network_for(config, population, seed),
+        loss=cross_entropy,
+        population=population,
+        batch_size=config.batch_size,
+        learning_rate=lambda step: learning_rate * 0.1 ** sum(step >= drop for drop in drops),
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        num_steps=config.num_steps,
+        timing=timing or Timing(),
+        seed=seed,
+        **more,
+    )
 
 
 def timing_for(config: ImageConfig) -> Timing:
@@ -338,24 +378,11 @@ def image_run(
     `controls` are estimators that are measured beside those of the configuration; `driver` is the one that
     trains.
     """
-    population = population_for(config, seed)
-    model = network_for(config.model, config.classes, population, seed)
-    objective = Objective(model, cross_entropy)
-    drops = list(config.drop_at)
-    setting = Setting(
-        model=model,
-        loss=cross_entropy,
-        population=population,
-        batch_size=config.batch_size,
-        learning_rate=lambda step: learning_rate * 0.1 ** sum(step >= drop for drop in drops),
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        num_steps=config.num_steps,
-        timing=timing_for(config),
-        mode=config.mode,  # type: ignore[arg-type]  # checked by Measurement
+    setting = setting_for(
+        config, seed, learning_rate, drops=list(config.drop_at), timing=timing_for(config), mode=config.mode,
         num_draws=config.num_draws,
-        seed=seed,
-    )
+    )  # fmt: skip
+    objective = Objective(setting.model, cross_entropy)
     names = [*config.estimators, *controls]
     *measured, drives = estimators_for(
         [*names, driver],

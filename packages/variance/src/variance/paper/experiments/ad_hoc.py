@@ -27,15 +27,14 @@ from variance.gradient_clustering import BatchClustering, ClusteringOptions
 from variance.losses import cross_entropy
 from variance.objective import Objective, Point
 from variance.paper.checks import require
-from variance.paper.compute import ComputeOptions
 from variance.paper.optimizer import Optimizer
-from variance.paper.trajectory import ImageConfig, network_for, population_for
+from variance.paper.trajectory import NetworkConfig, setting_for
 from variance.per_example import quantities
 from variance.sampling import ImportanceSampler, StratifiedSampler, UniformSampler
 from variance.sampling.index_samplers import IndexSampler
 from variance.sampling.rounds import RoundSampler
 from variance.sampling.schedulers import ExponentialSnooze, LinearRank, MinimumVariance, Scheduler
-from variance.sampling.scores import ScoreMemory, score
+from variance.sampling.scores import ScoreMemory
 from variance.statistics import batch_mean_factor
 
 IDEAS = ("snooze by loss", "snooze by norm", "drop by loss", "minimum variance")
@@ -47,38 +46,26 @@ EXTRA = 0.1
 
 
 @dataclass
-class AdHocConfig(ComputeOptions):
+class AdHocConfig(NetworkConfig):
     """Training with every sampler at the budget of plain batches.
 
     Attributes:
-        dataset: Name in `gdyn_reproduce.data`.
-        model: Name in `variance.paper.models`.
-        classes: Number of classes.
         learning_rate: Learning rate.
-        momentum: Heavy-ball momentum.
-        weight_decay: Coefficient of |theta|^2 / 2.
-        batch_size: B.
         num_steps: Steps of plain batches; others take as many as their budget pays for.
         snapshot_every: Steps between two renewals of a sampler.
         clusters: K, a multiple of the number of classes.
-        cluster_iterations: Passes per clustering.
-        max_size: Use a random subset of this size; 0 for all.
         seeds: Seeds.
     """
 
     dataset: str = "digits"
     model: str = "digits-mlp"
-    classes: int = 10
-    learning_rate: float = 0.02
-    momentum: float = 0.5
-    weight_decay: float = 5e-4
+    learning_rate: float = 0.05
     batch_size: int = 60
-    num_steps: int = 1000
+    num_steps: int = 500
     snapshot_every: int = 250
     clusters: int = 60
     cluster_iterations: int = 3
-    max_size: int = 0
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,12 +106,11 @@ class _Training:
 
     def __init__(self, config: AdHocConfig, seed: int) -> None:
         self.config, self.seed, self.step = config, seed, 0
-        data = ImageConfig(dataset=config.dataset, model=config.model, max_size=config.max_size)
-        self.population: Population = config.population(population_for(data, seed))
-        model = config.network(network_for(config.model, config.classes, population_for(data, seed), seed))
-        self.objective, self.point = Objective(model, cross_entropy), Point.of(model)
+        setting = setting_for(config, seed, config.learning_rate)
+        self.population: Population = setting.population
+        self.objective, self.point = Objective(setting.model, cross_entropy), Point.of(setting.model)
         rates = {"lr": config.learning_rate, "momentum": config.momentum, "weight_decay": config.weight_decay}
-        self.optimizer = Optimizer(self.point, torch.optim.SGD(model.parameters(), **rates))
+        self.optimizer = Optimizer(self.point, torch.optim.SGD(setting.model.parameters(), **rates))
 
     @classmethod
     def trained(cls, config: AdHocConfig, name: str, seed: int) -> dict[str, np.ndarray]:
@@ -140,10 +126,10 @@ class _Training:
     def follow(
         self,
         renewed: Callable[[], tuple[IndexSampler, float]],
-        seen: Callable[[Tensor, Tensor], None] | None = None,
+        seen: Callable[[Tensor], None] | None = None,
         budget: float | None = None,
     ) -> None:
-        """Train until the budget is spent; `seen` is told indices and weights of every batch."""
+        """Train until the budget is spent; `seen` is told the indices of every batch."""
         config = self.config
         left = config.num_steps * config.batch_size if budget is None else budget
         while left >= config.batch_size:
@@ -153,7 +139,7 @@ class _Training:
             draw = sampler.draw(config.batch_size)
             batch = self.population.fetch(draw.indices)
             if seen is not None:
-                seen(draw.indices, draw.weights)
+                seen(draw.indices)
             batch = type(batch)(batch.inputs, batch.targets, batch.indices, draw.weights)
             self.optimizer.apply(self.objective.gradient(self.point, batch)[0])
             left -= config.batch_size
@@ -173,9 +159,14 @@ class _Training:
         source = torch.Generator().manual_seed(named_seed(self.seed, "random scores"))
         sampler = RoundSampler(scheduler, memory, named_seed(self.seed, "order"))
 
-        def seen(indices: Tensor, weights: Tensor) -> None:
-            found = self.objective.capture(self.point, self.population.fetch(indices))
-            sampler.update(indices, score(kind, found, generator=source).cpu())  # type: ignore[arg-type]
+        def seen(indices: Tensor) -> None:
+            if kind == "loss":
+                scores = self.losses(indices)
+            elif kind == "random":
+                scores = torch.rand(len(indices), generator=source)
+            else:
+                scores = quantities.squared_norms(self._capture(indices)).sqrt()
+            sampler.update(indices, scores.cpu())
 
         return (lambda: (sampler, 0.0)), seen
 
@@ -211,11 +202,11 @@ class _Training:
             ids[ordered] = label * ranks + torch.arange(len(members)) * ranks // len(members)
         return ids
 
-    def losses(self) -> Float[Tensor, "n"]:
-        """Return the loss of every example."""
+    def losses(self, rows: Tensor | None = None) -> Float[Tensor, "n"]:
+        """Return the losses of some examples, all by default."""
+        rows = torch.arange(len(self.population)) if rows is None else rows
         with torch.no_grad():
-            everything = self.population.fetch(torch.arange(len(self.population)))
-            return self.objective.losses(self.point, everything, training=False)
+            return self.objective.losses(self.point, self.population.fetch(rows), training=False)
 
     def _capture(self, rows: Tensor) -> Any:
         return self.objective.capture(self.point, self.population.fetch(rows))

@@ -18,11 +18,12 @@ from torch import Tensor
 from gdyn_common.seeding import generator, named_seed
 from gdyn_reproduce.plotting import new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run, RunOptions
+from gdyn_reproduce.runs import Run
 from variance import per_example
 from variance.gradient_clustering import ClusteringOptions, cluster
 from variance.gradient_clustering.centres import CentreForm
 from variance.losses import cross_entropy
+from variance.paper.compute import ComputeOptions
 from variance.paper.problems import four_blobs
 from variance.sampling import stratified_variance
 
@@ -30,7 +31,7 @@ FORMS: tuple[CentreForm, ...] = ("mean", "product")
 
 
 @dataclass
-class PlaneConfig(RunOptions):
+class PlaneConfig(ComputeOptions):
     """Gradient clusters of logistic regression in the plane.
 
     Attributes:
@@ -66,16 +67,17 @@ def _clusters(config: PlaneConfig, seed: int) -> dict[str, np.ndarray]:
     x, y = four_blobs(config.points_per_blob, separation=config.separation, seed=named_seed(seed, "points"))
     flipped = torch.from_numpy(generator(seed, "flips").permutation(len(x))[: config.noise_labels])
     y[flipped] = 1 - y[flipped]
+    x, y = config.tensor(x), config.tensor(y)
     is_flipped = torch.zeros(len(x), dtype=torch.bool)
     is_flipped[flipped] = True
     model = _trained(config, x, y, seed)
     g = per_example.gradients(model, cross_entropy, x, y)
     norms = g.norm(dim=1)
     found = {
-        "points": x.numpy(),
-        "labels": y.numpy(),
+        "points": x.cpu().numpy(),
+        "labels": y.cpu().numpy(),
         "flipped": is_flipped.numpy(),
-        "gradients": g.numpy(),
+        "gradients": g.cpu().numpy(),
         "flipped_apart": _apart(norms, is_flipped),
         "chosen_apart": _apart(norms, is_flipped[generator(seed, "other flips").permutation(len(x))]),
     }
@@ -106,10 +108,10 @@ def _apart(norms: Tensor, chosen: Tensor) -> np.ndarray:
     return np.array(float(norms[chosen].mean() / norms[~chosen].mean()))
 
 
-def _trained(config: PlaneConfig, x: Tensor, y: Tensor, seed: int) -> torch.nn.Linear:
+def _trained(config: PlaneConfig, x: Tensor, y: Tensor, seed: int) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(named_seed(seed, "init"))
-        model = torch.nn.Linear(2, 2)
+        model = config.network(torch.nn.Linear(2, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate)
     for _ in range(config.num_steps):
         optimizer.zero_grad()

@@ -11,13 +11,14 @@ from torch import nn
 from gdyn_common.seeding import named_seed
 from gdyn_reproduce.plotting import label_curves, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Estimate, Run, RunOptions
+from gdyn_reproduce.runs import Estimate, Run
 from variance.data import TensorPopulation
 from variance.estimators import SGB
 from variance.losses import cross_entropy
 from variance.objective import Objective
 from variance.paper.calibration import occurrences, seconds_of
 from variance.paper.checks import require
+from variance.paper.compute import ComputeOptions
 from variance.paper.curves import COLOURS
 from variance.paper.estimators import estimators_for
 from variance.paper.models import mlp
@@ -32,7 +33,7 @@ TIMED = 1000
 
 
 @dataclass
-class RandomFeaturesConfig(RunOptions):
+class RandomFeaturesConfig(ComputeOptions):
     """Random features over ratios h_s / N, learning rates and duplicate fractions.
 
     Attributes:
@@ -74,6 +75,7 @@ class RandomFeaturesConfig(RunOptions):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(min(self.ratios, default=0) > 0, f"ratios={self.ratios} must be positive.")
         require(len(self.ratios) >= 2, f"ratios={self.ratios}: at least two, the figure compares them.")
         smallest = round(self.hidden / max(self.ratios))
@@ -144,8 +146,8 @@ def _population(
 def _trainer(config: RandomFeaturesConfig, fraction: float, rate: float, ratio: float, seed: int) -> Trainer:
     duplicates = (config.duplicate_points, fraction) if fraction else None
     sizes = (config.hidden, config.input_dim, config.teacher_width)
-    population = _population(*sizes, config.unit_rows, ratio, duplicates, seed)
-    model: nn.Module = mlp(config.hidden, 2)
+    population = config.population(_population(*sizes, config.unit_rows, ratio, duplicates, seed))
+    model = config.network(mlp(config.hidden, 2))
     for parameter in model.parameters():
         nn.init.zeros_(parameter)
     objective = Objective(model, cross_entropy)

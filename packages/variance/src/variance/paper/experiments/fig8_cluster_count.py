@@ -13,7 +13,7 @@ from torch import Tensor
 from gdyn_common.seeding import generator, named_seed
 from gdyn_reproduce.plotting import label_curves, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Estimate, Run, RunOptions
+from gdyn_reproduce.runs import Estimate, Run
 from variance.data import Population, TensorPopulation
 from variance.estimators import SGB
 from variance.estimators.clustered import stratified_statistics
@@ -23,15 +23,8 @@ from variance.losses import cross_entropy
 from variance.objective import Objective, Point
 from variance.paper.calibration import seconds_of
 from variance.paper.checks import require
-from variance.paper.training import Timing, Trainer
-from variance.paper.trajectory import (
-    ImageConfig,
-    Setting,
-    follow,
-    network_for,
-    population_for,
-    trainer_for,
-)
+from variance.paper.training import Trainer
+from variance.paper.trajectory import NetworkConfig, follow, setting_for, trainer_for
 from variance.per_example.capture import Capture
 from variance.sampling import StratifiedSampler
 
@@ -40,36 +33,26 @@ CHECKPOINTS = 10
 
 
 @dataclass
-class ClusterCountConfig(RunOptions):
+class ClusterCountConfig(NetworkConfig):
     """Distortion against the number of clusters.
 
     Attributes:
-        dataset: Name in `gdyn_reproduce.data`.
-        model: Name in `variance.paper.models`.
-        classes: Number of classes.
         learning_rate: Learning rate of the training before clustering.
-        momentum: Heavy-ball momentum.
-        weight_decay: Coefficient of |theta|^2 / 2.
-        batch_size: B.
         num_steps: Training steps before clustering.
         counts: Values of K.
         cluster_iterations: Passes per clustering (the first pass only assigns to initial centres).
         seeds: Seeds.
     """
 
-    dataset: str = "mnist"
     model: str = "mnist-cnn"
-    classes: int = 10
     learning_rate: float = 0.02
-    momentum: float = 0.5
-    weight_decay: float = 5e-4
-    batch_size: int = 128
     num_steps: int = 1000
     counts: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32, 64, 128, 256])
     cluster_iterations: int = 2
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.counts[:1] == [1],
             f"counts={self.counts} must start with 1, the distortion D0 of one cluster.",
@@ -123,15 +106,10 @@ def _train(config: ClusterCountConfig, seed: int, run: Run) -> _Trained:
 
 def _start(config: ClusterCountConfig, seed: int) -> tuple[_Trained, Trainer]:
     """Return the network, and the trainer that moves it."""
-    population = population_for(ImageConfig(dataset=config.dataset, model=config.model), seed)
-    model = network_for(config.model, config.classes, population, seed)
-    objective = Objective(model, cross_entropy)
-    setting = Setting(
-        model, cross_entropy, population, config.batch_size, lambda step: config.learning_rate,
-        config.momentum, config.weight_decay, config.num_steps, Timing(), seed=seed,
-    )  # fmt: skip
+    setting = setting_for(config, seed, config.learning_rate)
+    objective = Objective(setting.model, cross_entropy)
     trainer = trainer_for(setting, [SGB(objective)], SGB(objective))
-    return _Trained(objective, trainer.optimizer.point, population), trainer
+    return _Trained(objective, trainer.optimizer.point, setting.population), trainer
 
 
 def _distortions(

@@ -11,12 +11,13 @@ from torch import nn
 from gdyn_common.seeding import named_seed
 from gdyn_reproduce.plotting import label_curves, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Estimate, Run, RunOptions
+from gdyn_reproduce.runs import Estimate, Run
 from variance.estimators import SGB
 from variance.losses import half_squared_error
 from variance.objective import Batch, Objective, Point
 from variance.paper.calibration import seconds_of
 from variance.paper.checks import require
+from variance.paper.compute import ComputeOptions
 from variance.paper.curves import COLOURS, tail_mean
 from variance.paper.estimators import estimators_for
 from variance.paper.problems import linear_regression
@@ -27,7 +28,7 @@ ESTIMATORS = ("SG-B", "SG-2B", "SVRG", "GC")
 
 
 @dataclass
-class LinearRegressionConfig(RunOptions):
+class LinearRegressionConfig(ComputeOptions):
     """Noisy linear regression, each estimator driving its own run.
 
     Attributes:
@@ -59,6 +60,7 @@ class LinearRegressionConfig(RunOptions):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 < self.switch_at < self.num_steps, f"switch_at={self.switch_at} must lie inside num_steps.")
         require(self.clusters <= self.num_examples, f"clusters={self.clusters} exceed num_examples.")
 
@@ -101,13 +103,13 @@ def _rises(values: np.ndarray) -> np.ndarray:
 
 
 def _setting(config: LinearRegressionConfig, seed: int) -> Setting:
-    population = linear_regression(
+    problem = linear_regression(
         config.num_examples,
         config.dim,
         signal_to_noise=config.signal_to_noise,
         seed=named_seed(seed, "problem"),
     )
-    model = nn.Linear(config.dim, 1, bias=False)
+    population, model = config.population(problem), config.network(nn.Linear(config.dim, 1, bias=False))
     nn.init.zeros_(model.weight)
     timing = Timing(
         infrequent_every=config.snapshot_every,

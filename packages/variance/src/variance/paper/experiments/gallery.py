@@ -15,22 +15,14 @@ from torch import Tensor
 from gdyn_common.seeding import named_seed
 from gdyn_reproduce.plotting import new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run, RunOptions
+from gdyn_reproduce.runs import Run
 from variance.estimators import SGB
 from variance.gradient_clustering import BatchClustering, ClusteringOptions
 from variance.gradient_clustering.centres import squared_distances
 from variance.losses import cross_entropy
 from variance.objective import Objective, Point
 from variance.paper.checks import require
-from variance.paper.training import Timing
-from variance.paper.trajectory import (
-    ImageConfig,
-    Setting,
-    follow,
-    network_for,
-    population_for,
-    trainer_for,
-)
+from variance.paper.trajectory import NetworkConfig, follow, setting_for, trainer_for
 from variance.per_example import quantities
 
 SHOWN = 12
@@ -38,28 +30,18 @@ SHOWN = 12
 
 
 @dataclass
-class GalleryConfig(RunOptions):
+class GalleryConfig(NetworkConfig):
     """Clusters of the gradients of a trained classifier.
 
     Attributes:
-        dataset: Name in `gdyn_reproduce.data`.
-        model: Name in `variance.paper.models`.
-        classes: Number of classes.
-        corrupt_percent: Percentage of labels replaced by random ones.
-        max_size: Use a random subset of this size; 0 for all.
         learning_rate: Learning rate of the training before clustering.
-        batch_size: B.
         num_steps: Training steps before clustering.
-        clusters: K.
-        cluster_iterations: Passes of the clustering.
         seeds: Seeds.
     """
 
     dataset: str = "digits"
     model: str = "digits-mlp"
-    classes: int = 10
     corrupt_percent: float = 10.0
-    max_size: int = 0
     learning_rate: float = 0.02
     batch_size: int = 64
     num_steps: int = 400
@@ -68,7 +50,7 @@ class GalleryConfig(RunOptions):
     seeds: list[int] = field(default_factory=lambda: list(range(10)))
 
     def __post_init__(self) -> None:
-        require(self.num_steps >= 1, f"num_steps={self.num_steps} must be at least 1.")
+        super().__post_init__()
         require(self.clusters >= 2, f"clusters={self.clusters}: a gallery needs at least 2.")
 
 
@@ -85,21 +67,10 @@ def compute(config: GalleryConfig, run: Run) -> Result:
 
 
 def _clusters(config: GalleryConfig, seed: int) -> dict[str, np.ndarray]:
-    data = ImageConfig(
-        dataset=config.dataset,
-        model=config.model,
-        max_size=config.max_size,
-        corrupt_percent=config.corrupt_percent,
-    )
-    population = population_for(data, seed)
-    model = network_for(config.model, config.classes, population, seed)
-    objective = Objective(model, cross_entropy)
-    setting = Setting(
-        model, cross_entropy, population, config.batch_size, lambda step: config.learning_rate, 0.5, 5e-4,
-        config.num_steps, Timing(), seed=seed,
-    )  # fmt: skip
+    setting = setting_for(config, seed, config.learning_rate)
+    population, objective = setting.population, Objective(setting.model, cross_entropy)
     follow(trainer_for(setting, [SGB(objective)], SGB(objective)), config.num_steps)
-    point = Point.of(model).copy()
+    point = Point.of(setting.model).copy()
     everything = population.fetch(torch.arange(len(population)))
     found = objective.capture(point, everything, weights_only=True)
     clustering = BatchClustering(
@@ -110,23 +81,24 @@ def _clusters(config: GalleryConfig, seed: int) -> dict[str, np.ndarray]:
         len(population),
         config.cluster_iterations,
     )
-    ids, labels = result.assignment, everything.targets
+    ids, labels = result.assignment, everything.targets.cpu()
+    losses = found.losses.cpu()
     distances = squared_distances(found, result.centres, clustering.options)
-    distances = distances.gather(1, ids.unsqueeze(1)).squeeze(1)
+    distances = distances.cpu().gather(1, ids.unsqueeze(1)).squeeze(1)
     members = [(ids == k).nonzero()[:, 0] for k in ids.unique()]
     shown = torch.cat([some[distances[some].argsort()[:SHOWN]] for some in members])
     corrupted = torch.from_numpy(getattr(population, "corrupted", np.zeros(len(population), dtype=bool)))
     source = torch.Generator().manual_seed(seed)
     shuffled, again = (ids[torch.randperm(len(ids), generator=source)] for _ in range(2))
-    by_loss = torch.stack([found.losses[ids == k].mean() for k in ids.unique()])
+    by_loss = torch.stack([losses[ids == k].mean() for k in ids.unique()])
     return {
         "assignment": ids.numpy(),
         "labels": labels.numpy(),
         "corrupted": corrupted.numpy(),
-        "losses": found.losses.numpy(),
+        "losses": losses.numpy(),
         "shown": shown.numpy(),
-        "images": everything.inputs[shown].mean(1).numpy(),
-        **_map(quantities.gram(found), seed),
+        "images": everything.inputs.cpu()[shown].mean(1).numpy(),
+        **_map(quantities.gram(found).cpu(), seed),
         "purity": np.array(purity(ids, labels)),
         "chance_purity": np.array(purity(shuffled, labels)),
         "another_chance_purity": np.array(purity(again, labels)),

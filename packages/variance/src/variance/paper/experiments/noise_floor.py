@@ -9,13 +9,14 @@ from matplotlib.figure import Figure
 from gdyn_common.seeding import named_seed
 from gdyn_reproduce.plotting import new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run, RunOptions
+from gdyn_reproduce.runs import Run
 from variance import statistics
 from variance.paper.checks import require
+from variance.paper.compute import ComputeOptions
 
 
 @dataclass
-class NoiseFloorConfig(RunOptions):
+class NoiseFloorConfig(ComputeOptions):
     """Normalised variance of pure noise against the number of draws.
 
     Attributes:
@@ -29,8 +30,10 @@ class NoiseFloorConfig(RunOptions):
     coordinates: int = 20_000
     deviation: float = 1.0
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    dtype: str = "float64"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             min(self.draws, default=0) >= 4, f"draws={self.draws}: at least 4 (the mean of the floor exists)."
         )
@@ -42,9 +45,8 @@ def compute(config: NoiseFloorConfig, run: Run) -> Result:
     arrays = {name: np.zeros(shape) for name in ("reference", "unbiased", "small")}
     for (i, m), (j, seed) in ((a, b) for a in enumerate(config.draws) for b in enumerate(config.seeds)):
         generator = torch.Generator().manual_seed(named_seed(seed, "noise", m))
-        noise = config.deviation * torch.randn(
-            2 * m, config.coordinates, generator=generator, dtype=torch.float64
-        )
+        drawn = torch.randn(2 * m, config.coordinates, generator=generator, dtype=torch.float64)
+        noise = config.tensor(config.deviation * drawn)
         arrays["reference"][i, j] = statistics.reference(noise[:m], noise[m:]).norm_var
         arrays["unbiased"][i, j] = statistics.unbiased(noise, standard_errors=False).norm_var_coord
         arrays["small"][i, j] = statistics.reference(1e-4 * noise[:m], 1e-4 * noise[m:]).norm_var

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from gdyn_common.seeding import generator, named_seed
 from gdyn_reproduce.plotting import new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run, RunOptions
+from gdyn_reproduce.runs import Run
 from variance.data import TensorPopulation
 from variance.estimators import SGB
 from variance.losses import cross_entropy
 from variance.objective import Objective
+from variance.paper.compute import ComputeOptions
 from variance.paper.estimators import estimators_for
 from variance.paper.training import Timing
 from variance.paper.trajectory import Setting, trainer_for
@@ -27,7 +28,7 @@ ESTIMATORS = (
 
 
 @dataclass
-class NonInterferenceConfig(RunOptions):
+class NonInterferenceConfig(ComputeOptions):
     """Weights with and without measuring.
 
     Attributes:
@@ -62,14 +63,16 @@ def _weights(config: NonInterferenceConfig, seed: int, measured: str | None) -> 
     y = torch.from_numpy(source.integers(3, size=80))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(named_seed(seed, "init"))
-        model = nn.Sequential(
-            nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(12, 3)
+        model = config.network(
+            nn.Sequential(
+                nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(12, 3)
+            )
         )
     objective = Objective(model, cross_entropy)
     setting = Setting(
         model,
         cross_entropy,
-        TensorPopulation(x, y, _jitter),
+        config.population(TensorPopulation(x, y, _jitter)),
         batch_size=8,
         learning_rate=lambda step: 0.05,
         momentum=0.9,
