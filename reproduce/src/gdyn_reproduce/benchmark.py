@@ -132,13 +132,16 @@ def optional(make: Callable[[], Callable[[], object]]) -> Contender:
         return error
 
 
-def main(package: str, cases: Sequence[Case], argv: Sequence[str] | None = None) -> None:
+def main(
+    package: str, cases: Sequence[Case], argv: Sequence[str] | None = None, *, together: bool = False
+) -> None:
     """Run a package's benchmark script.
 
     Args:
         package: Import name of the package; results go to ``packages/<package>/results/bench.json``.
         cases: What to measure.
         argv: Arguments; those of the process if ``None``.
+        together: The short form times all cases in each process: starting one may take longer than they do.
     """
     parser = argparse.ArgumentParser(description=f"Benchmarks of {package}.")
     parser.add_argument("--full", action="store_true", help="7 processes instead of 2, 9 rounds instead of 3")
@@ -151,11 +154,13 @@ def main(package: str, cases: Sequence[Case], argv: Sequence[str] | None = None)
     processes, rounds = (7, 9) if options.full else (2, 3)
     script = Path(sys.argv[0]).resolve()
     if options.child:
-        (case,) = (case for case in cases if case.name == options.child)
-        print(json.dumps(asdict(_time(case.contenders(), rounds, wall=options.threads != 1))))
+        by_name, wall = {case.name: case for case in cases}, options.threads != 1
+        for name in options.child.split(","):
+            print(json.dumps(asdict(_time(by_name[name].contenders(), rounds, wall))))
         return
     chosen = [case for case in cases if options.only in case.name]
-    rows = [row for case in chosen for row in _measure(script, case, processes, rounds, options.full)]
+    groups = [chosen] if together and not options.full else [[case] for case in chosen]
+    rows = [row for group in groups for row in _measure(script, group, processes, rounds, options.full)]
     folder = script.parents[1] / "results"
     measured = {row.case for row in rows}
     known = {case.name for case in cases}
@@ -166,18 +171,20 @@ def main(package: str, cases: Sequence[Case], argv: Sequence[str] | None = None)
     print(table([*kept, *rows]))
 
 
-def _measure(script: Path, case: Case, processes: int, rounds: int, full: bool) -> list[Row]:
+def _measure(script: Path, cases: Sequence[Case], processes: int, rounds: int, full: bool) -> list[Row]:
     rows = []
-    for threads in case.threads:
+    for threads in dict.fromkeys(threads for case in cases for threads in case.threads):
+        group = [case for case in cases if threads in case.threads]
+        names = ",".join(case.name for case in group)
         for allocator, variables in ALLOCATORS.items():
             count = str(threads or os.cpu_count() or 1)
             limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count)
             if threads == 1:
                 limits["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-            command = [sys.executable, str(script), "--child", case.name, "--threads", str(threads)]
-            samples = []
+            command = [sys.executable, str(script), "--child", names, "--threads", str(threads)]
+            samples: list[list[_Sample]] = [[] for _ in group]
             for _ in range(processes):
-                print(f"{case.name} threads={count} allocator={allocator}", file=sys.stderr, flush=True)
+                print(f"{names} threads={count} allocator={allocator}", file=sys.stderr, flush=True)
                 out = subprocess.run(
                     [*command, *(["--full"] if full else [])],
                     env=os.environ | limits | variables,
@@ -185,8 +192,11 @@ def _measure(script: Path, case: Case, processes: int, rounds: int, full: bool) 
                     text=True,
                     check=True,
                 )
-                samples.append(_Sample(**json.loads(out.stdout.splitlines()[-1])))
-            rows += _rows(case, threads, allocator, samples, rounds)
+                lines = out.stdout.splitlines()[-len(group) :]
+                for found, line in zip(samples, lines, strict=True):
+                    found.append(_Sample(**json.loads(line)))
+            for case, found in zip(group, samples, strict=True):
+                rows += _rows(case, threads, allocator, found, rounds)
     return rows
 
 

@@ -38,6 +38,8 @@ from variance.sampling.scores import ScoreMemory
 from variance.statistics import batch_mean_factor
 
 IDEAS = ("snooze by loss", "snooze by norm", "drop by loss", "minimum variance")
+SCHEDULERS = ("snooze by loss", "drop by loss", "minimum variance")
+"""One idea for each scheduler: on random scores it does not matter which it was to read."""
 UNBIASED = ("label strata", "label and loss strata", "importance by norm", "clusters", "chance strata")
 LOOKS = {"label and loss strata": 1 / 3, "importance by norm": 1.0}
 """What it costs an unbiased sampler to look at one example, in gradients; clusters: one per pass."""
@@ -78,7 +80,7 @@ class AdHocConfig(NetworkConfig):
 
 def compute(config: AdHocConfig, run: Run) -> Result:
     """Train with every sampler; measure the variance of the unbiased ones halfway through plain training."""
-    names = ["uniform", *IDEAS, *(f"{name}, random scores" for name in IDEAS), *UNBIASED]
+    names = ["uniform", *IDEAS, *(f"{name}, random scores" for name in SCHEDULERS), *UNBIASED]
     loss, variance = np.zeros((len(names), len(config.seeds))), np.zeros((len(UNBIASED), len(config.seeds)))
     for column, seed in enumerate(run.progress(config.seeds, "seeds")):
         for row, name in enumerate(names):
@@ -91,7 +93,7 @@ def compute(config: AdHocConfig, run: Run) -> Result:
     cheapest = np.min([left[name] for name in UNBIASED[:3]], axis=0)
     measurements = {
         "worst_idea": np.max([of[name] for name in IDEAS], axis=0).tolist(),
-        "worst_random": np.max([of[f"{name}, random scores"] for name in IDEAS], axis=0).tolist(),
+        "worst_random": np.max([of[f"{name}, random scores"] for name in SCHEDULERS], axis=0).tolist(),
         "clusters_over_cheapest": (left["clusters"] / cheapest).tolist(),
         "chance_over_cheapest": (left["chance strata"] / cheapest).tolist(),
         "clusters_at_budget": (of["clusters"] / np.min([of[name] for name in UNBIASED[:3]], axis=0)).tolist(),
@@ -150,11 +152,10 @@ class _Training:
         config, n = self.config, len(self.population)
         memory, least = ScoreMemory(n), min(n, config.batch_size)
         scheduler: Scheduler = {
-            "snooze by loss": lambda: ExponentialSnooze(n, threshold="median", value=0.5, min_examples=least),
-            "snooze by norm": lambda: ExponentialSnooze(n, threshold="median", value=0.5, min_examples=least),
-            "drop by loss": lambda: LinearRank(n, shares=(0.0, 0.5), num_rounds=10, min_examples=least),
-            "minimum variance": lambda: MinimumVariance(n, rate=0.1, max_wait=8, min_examples=least),
-        }[idea]()
+            "snooze": lambda: ExponentialSnooze(n, threshold="median", value=0.5, min_examples=least),
+            "drop": lambda: LinearRank(n, shares=(0.0, 0.5), num_rounds=10, min_examples=least),
+            "minimum": lambda: MinimumVariance(n, rate=0.1, max_wait=8, min_examples=least),
+        }[idea.split()[0]]()
         kind = "random" if is_random else "norm" if idea == "snooze by norm" else "loss"
         source = torch.Generator().manual_seed(named_seed(self.seed, "random scores"))
         sampler = RoundSampler(scheduler, memory, named_seed(self.seed, "order"))
