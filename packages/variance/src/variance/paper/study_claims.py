@@ -74,6 +74,10 @@ STUDY_CLAIMS = (
         Between(0.0, 0.8),
         "over the least of three cheap baselines; 0.18 of SG-B against 0.34 and 0.47 in a preliminary run",
         control=Control("chance_over_cheapest", removes="what makes the examples of a cluster alike"),
+        expected="fails",
+        expected_because="importance sampling by norm leaves 0.20 of plain batches here and clusters 0.28 to "
+        "0.32, a ratio of 1.4 to 1.7 (first run; it was expected to hold): early in training few examples "
+        "have large gradients, which strata of one draw each share with small ones",
         registered_because="a preliminary run gave 0.18 against 0.34, a ratio of 0.53, inside the band",
     ),
     check(
