@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from chaos.o2grad import LossSurface
-from chaos.o2grad.batches import call
+from chaos.o2grad.batches import call, tensors
 from chaos.o2grad.exact import ExactHessian
 
 EXACT_TO = 1e-9  # sums of the same float64 terms in another order; entries are of order one
@@ -36,6 +36,7 @@ def oracle(case):
     attributes = [(module, dict(vars(module))) for module in model.modules()]
     H = by_differences(case) if case.by_differences else by_autograd(case)
     for module, before in attributes:
+        vars(module).clear()
         vars(module).update(before)
     model.load_state_dict(saved)
     torch.random.set_rng_state(streams)
@@ -66,8 +67,9 @@ def by_autograd(case):
     model = case.model
     parameters = [p for p in model.parameters() if p.requires_grad]
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        output = call(model, case.x)
-        value = case.loss(output) if case.y is None else case.loss(output, case.y)
+        x, y = copy.deepcopy((case.x, case.y))
+        output = call(model, x)
+        value = case.loss(output) if y is None else case.loss(output, y)
         gradients = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
         flat = torch.cat([dense(g).reshape(-1) for g in gradients])
         rows = [
@@ -82,21 +84,23 @@ def by_autograd(case):
 def state(case):
     """Everything of a model that a user would miss."""
     modules = [part for part in (case.model, case.loss) if isinstance(part, nn.Module)]
-    tensors = [t.detach().clone() for part in modules for t in (*part.parameters(), *part.buffers())]
+    held = [t.detach().clone() for part in modules for t in (*part.parameters(), *part.buffers())]
     return {
-        "tensors": tensors,
+        "tensors": held,
         "gradients": [None if p.grad is None else p.grad.clone() for p in case.model.parameters()],
         "attributes": [
             {key: repr(value) for key, value in vars(m).items() if not key.startswith("_")}
             for part in modules
             for m in part.modules()
         ],
+        "batch": [t.clone() for t in tensors((case.x, case.y))],
         "random": (torch.random.get_rng_state(), random.getstate(), np.random.get_state()),  # noqa: NPY002
     }
 
 
 def assert_same(before, after):
-    assert all(torch.equal(a, b) for a, b in zip(before["tensors"], after["tensors"], strict=True))
+    for kind in ("tensors", "batch"):
+        assert all(torch.equal(a, b) for a, b in zip(before[kind], after[kind], strict=True))
     for a, b in zip(before["gradients"], after["gradients"], strict=True):
         assert (a is None and b is None) or torch.equal(a, b)
     assert before["attributes"] == after["attributes"]
@@ -124,6 +128,26 @@ def test_hessian_and_products_agree_with_autograd(name):
     assert (two - expected @ V).abs().max() < tolerance * scale
     assert (one - expected @ V[:, 0]).abs().max() < tolerance * scale
     assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpointed", "a_hook_on_a_parameter", "buffers_that_share_memory", "a_value_kept_from_before"]
+)
+def test_another_point_than_that_of_the_model(name):
+    """What runs the module again, or keeps something of it, must not find the model's own parameters."""
+    case, other = made(name), made(name)
+    surface = LossSurface(case.model, case.loss)
+    theta = torch.linspace(-0.5, 0.7, surface.n, dtype=torch.float64).sin()
+    torch.nn.utils.vector_to_parameters(theta.clone(), other.model.parameters())
+    expected, V = oracle(other), torch.eye(surface.n, dtype=torch.float64)[:, :3]
+    before = state(case)
+    found = surface.hessian(theta, case.x, case.y).dense()
+    operator = surface.operator(theta, (case.x, case.y))
+    assert_same(before, state(case))
+    assert (found - expected).abs().max() < EXACT_TO
+    assert (surface.hvp(theta, case.x, case.y, V[:, 2]) - expected[2]).abs().max() < EXACT_TO
+    for _ in range(2):  # the second product is one with the graph that was kept
+        assert (operator.matvec(V) - expected[:, :3]).abs().max() < EXACT_TO
 
 
 @pytest.mark.parametrize("name", REFUSED)

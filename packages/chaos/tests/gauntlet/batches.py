@@ -58,3 +58,27 @@ def dictionary_of_targets():
         return F.cross_entropy(output, y["class"]) + F.mse_loss(output[:, 0], y["value"])
 
     return Case(mlp(), loss, draw(4, 5), {"class": classes(4), "value": draw(4)})
+
+
+@case
+def an_input_written_in_place():
+    model = nn.Sequential(nn.ELU(inplace=True), nn.Linear(12, 4), nn.ReLU(inplace=True), nn.Linear(4, 3))
+    return Case(model.double(), CE, draw(4, 12), classes(4))
+
+
+@case
+def a_target_written_in_place():
+    return Case(mlp(), lambda o, t: F.mse_loss(o.tanh(), t.mul_(2)), draw(4, 5), draw(4, 3))
+
+
+@case
+def an_entry_taken_out_of_the_batch():
+    class Taking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(5, 3)
+
+        def forward(self, batch):
+            return self.linear(batch.pop("x")).tanh()
+
+    return Case(Taking().double(), CE, ({"x": draw(4, 5)},), classes(4))

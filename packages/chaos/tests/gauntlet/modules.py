@@ -160,6 +160,109 @@ def a_hook_on_a_gradient():
 
 
 @case
+def a_hook_on_a_parameter():
+    model = mlp()
+    model[0].weight.register_hook(lambda g: 3 * g)
+    return Case(model, CE, draw(4, 5), classes(4))
+
+
+class Tanh(nn.Module):
+    """A network whose hidden layer is what `hidden` makes of it and its input."""
+
+    def __init__(self, hidden):
+        super().__init__()
+        self.inner, self.outer, self.hidden = nn.Linear(5, 4), nn.Linear(4, 3), hidden
+
+    def forward(self, x):
+        return self.outer(self.hidden(self, x))
+
+
+@case
+def a_value_kept_from_before():
+    def hidden(net, x):
+        if not hasattr(net, "kept"):
+            net.kept = torch.tanh(net.inner(x))
+        return net.kept
+
+    return Case(Tanh(hidden).double(), CE, draw(4, 5), classes(4))
+
+
+@case
+def a_counter_that_counts():
+    def hidden(net, x):
+        net.calls = getattr(net, "calls", 0) + 1
+        return net.calls * torch.tanh(net.inner(x))
+
+    return Case(Tanh(hidden).double(), CE, draw(4, 5), classes(4))
+
+
+@case
+def weights_that_are_rewritten():
+    def hidden(net, x):
+        with torch.no_grad():
+            net.inner.weight.clamp_(-0.1, 0.1)
+        return torch.tanh(net.inner(x))
+
+    return Case(Tanh(hidden).double(), CE, draw(4, 5), classes(4), refused="rewrites the model's own")
+
+
+@case
+def computed_without_gradients():
+    def hidden(net, x):
+        return torch.tanh(net.inner(x))
+
+    def loss(output, y):
+        return torch.nn.functional.cross_entropy(output.detach(), y)
+
+    return Case(Tanh(hidden).double(), loss, draw(4, 5), classes(4), refused="Autograd finds no parameter")
+
+
+@case
+def buffers_that_share_memory():
+    def hidden(net, x):
+        net.whole.mul_(2)
+        return torch.tanh(net.inner(x)) * net.part
+
+    model = Tanh(hidden).double()
+    model.register_buffer("whole", torch.ones(8, dtype=torch.float64))
+    model.register_buffer("part", model.whole[:4])
+    return Case(model, CE, draw(4, 5), classes(4))
+
+
+@case
+def once_differentiable_after_a_padded_embedding():
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(x):
+            return x**3
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(*inputs)
+            ctx.save_for_forward(*inputs)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, g):
+            return 3 * ctx.saved_tensors[0] ** 2 * g
+
+        @staticmethod
+        def jvp(ctx, tangent):
+            return 3 * ctx.saved_tensors[0] ** 2 * tangent
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(7, 3, padding_idx=0), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return Cube.apply(self.head(self.table(x).mean(1)))
+
+    x = torch.tensor([[0, 1], [2, 3], [0, 0]])
+    return Case(Net().double(), CE, x, classes(3), refused="no second derivative that PyTorch can compute")
+
+
+@case
 def fused_weight_norm():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -58,6 +58,18 @@ def cast(tree: Any, dtype: torch.dtype) -> Any:
     return map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, tree)
 
 
+def copied(tree: Any) -> Any:
+    """Return the tree with tensors of its own: a model may write into its inputs.
+
+    >>> x = torch.zeros(2)
+    >>> a, b = copied((x, x))
+    >>> a is b, a is x  # what is one tensor stays one
+    (True, False)
+    """
+    copies = {id(t): t.detach().clone() for t in tensors(tree)}
+    return map_tensors(lambda t: copies[id(t)], tree)
+
+
 def select(tree: Any, samples: slice) -> Any:
     """Return some samples of a batch: rows of every tensor that has any."""
     return map_tensors(lambda t: t[samples] if t.ndim else t, tree)

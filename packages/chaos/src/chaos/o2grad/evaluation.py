@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from chaos.o2grad.batches import Inputs, call, cast, num_samples, tensors
+from chaos.o2grad.batches import Inputs, call, cast, copied, num_samples, tensors
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
-from chaos.o2grad.generic import check_graph, chunk_size, gradients_of, value_on_leaves
+from chaos.o2grad.generic import check_graph, gradients_of, leaves_of, value_at
 from chaos.o2grad.losses import Loss
-from chaos.o2grad.observation import check_is_function, random_layer, untouched
+from chaos.o2grad.observation import check_is_function, random_layer, swapped, untouched
 from chaos.o2grad.parameters import (
     LossFunction,
     ParameterLayout,
@@ -90,8 +90,10 @@ class LossEvaluation:
         """
         with self.evaluation(x, y) as (x, y):
             function = self.function(x, y)
-            with torch.enable_grad():
-                leaves, value = value_on_leaves(function, self.point(params))
+            point = self.point(params)
+            leaves, at = leaves_of(function, point)
+            with torch.enable_grad(), at():
+                value = value_at(function, point, leaves)
                 check_graph([value], function, second_order=False)
                 gradients = gradients_of(value, leaves, create_graph=False)
         return value.detach(), torch.cat([part.reshape(-1) for part in gradients])
@@ -131,7 +133,8 @@ class LossEvaluation:
             TypeError: If it is not one tensor.
         """
         values = {**constants(self.model, self.layout, self.dtype), **self.layout.unflatten(flat)}
-        output = call(lambda *a, **k: torch.func.functional_call(self.model, values, a, k), x)
+        with swapped(self.model, values):
+            output = call(self.model, copied(x))
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"The model returns {type(output).__name__}; a Jacobian and the Gauss-Newton matrix need a "
@@ -139,28 +142,12 @@ class LossEvaluation:
             )
         return output
 
-    def chunk(self, columns: int, x: Inputs, point: Tensor) -> int:
-        """Return how many columns to compute at once, within the memory budget."""
-        activations = 0
-
-        def count(module: nn.Module, inputs: object, output: object) -> None:
-            nonlocal activations
-            activations += sum(tensor.numel() for tensor in tensors(output))
-
-        hooks = [module.register_forward_hook(count) for module in self.model.modules()]
-        try:
-            values = {**constants(self.model, self.layout, self.dtype), **self.layout.unflatten(point)}
-            call(lambda *a, **k: torch.func.functional_call(self.model, values, a, k), x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return min(columns, chunk_size(self.n, activations, point.element_size(), self.memory_budget))
-
     @contextmanager
     def evaluation(self, x: Inputs, y: Any) -> Iterator[tuple[Inputs, Any]]:
         """Check and cast a batch, and leave no trace of what is done with it."""
         check_is_function(self.model)
         _check_batch(x)
+        x, y = copied((x, y))
         batch = cast(x, self.dtype), cast(y, self.dtype)
         try:
             with untouched(self.model, self.loss) as watch:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chaos.o2grad.batches import Inputs
+from chaos.o2grad.batches import Inputs, copied
 from chaos.o2grad.budget import check_budget
 from chaos.o2grad.compression import input_frame
 from chaos.o2grad.evaluation import DisagreementError, LossEvaluation
@@ -80,15 +80,15 @@ class ExactHessian:
         """Return the Hessian by Hessian-vector products with all columns of a frame."""
         self._check_budget(frame)
         function = self.of.function(self.x, self.y)
-        chunk = self.of.chunk(frame.rank, self.x, self.point)
+        budget = self.of.memory_budget
         if isinstance(frame, IdentityFrame):
-            core = dense_hessian(function, self.point, chunk=chunk, progress=progress)
+            core = dense_hessian(function, self.point, budget, progress)
         else:
             core = dense_hessian(
                 lambda core: function(self.point + frame.expand(core[:, None])[:, 0]),
                 self.point.new_zeros(frame.rank),
-                chunk=chunk,
-                progress=progress,
+                budget,
+                progress,
             )
         return self._wrap(core, frame, "generic")
 
@@ -99,17 +99,19 @@ class ExactHessian:
             UnsupportedError: If a layer or the loss is not one that the sweep knows.
         """
         of = self.of
-        if not isinstance(self.x, Tensor) or not isinstance(self.y, Tensor):
+        x, y = copied((self.x, self.y))
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
             raise UnsupportedError("inputs and targets are not single tensors")
         values = {**constants(of.model, of.layout, of.dtype), **of.layout.unflatten(self.point)}
         inputs = frame if isinstance(frame, InputFrame) else None
-        sweep = Sweep(build_tree(of.model, of.layout, values), self.x, self.y, of.loss, inputs)
+        sweep = Sweep(build_tree(of.model, of.layout, values), x, y, of.loss, inputs)
         return _in_layout_order(sweep.hessian(of.memory_budget), sweep.columns, of.layout)
 
     def _frame(self) -> IdentityFrame | InputFrame:
         of = self.of
         if self.backend in ("auto", "compression"):
-            frame = input_frame(of.model, of.layout, self.x) if isinstance(self.x, Tensor) else None
+            x = copied(self.x)  # a layer before the first linear one may work in place
+            frame = input_frame(of.model, of.layout, x) if isinstance(x, Tensor) else None
             if frame is not None:
                 return frame
             if self.backend == "compression":

@@ -2,19 +2,23 @@
 
 Columns are computed in chunks, as many at once as a memory budget allows. Where the backward pass of an
 operation cannot be differentiated, forward-over-reverse differentiation is tried instead. It is second
-choice, because it does not see what a forward pass hides from autograd (`torch.no_grad`, hooks on tensors).
+choice, because it does not see what a forward pass hides from autograd (`torch.no_grad`, hooks on tensors,
+`padding_idx` of an embedding); it is refused where its first derivative is not the gradient.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from chaos.o2grad.budget import DEFAULT_BUDGET
 from chaos.o2grad.parameters import LossFunction
 
 Scalar = Callable[[Tensor], Tensor]
@@ -27,16 +31,8 @@ _COPIES = 8
 _LARGEST_CHUNK = 512
 
 
-def chunk_size(n: int, activations: int, itemsize: int, budget: int) -> int:
-    """Number of columns whose intermediates fit the budget.
-
-    Args:
-        n: Number of parameters.
-        activations: Total entries of all layer outputs for the batch.
-        itemsize: Bytes of one entry.
-        budget: Bytes.
-    """
-    return max(1, min(n, _LARGEST_CHUNK, budget // (_COPIES * itemsize * (n + activations))))
+class OnceDifferentiableError(RuntimeError):
+    """An operation's backward pass cannot be differentiated, although autograd would go through it."""
 
 
 class Linearisation:
@@ -44,10 +40,14 @@ class Linearisation:
 
     The first product costs about three gradients, each further one about two: the graph is built once.
 
+    Args:
+        function: Of a flat vector.
+        point: Where. It is not copied; it must stay as it is while products are taken.
+        budget: Bytes that the intermediates of several products at once may take.
+
     Attributes:
         value: The function's value.
-
-    The point is not copied; it must stay as it is while products are taken.
+        chunk: How many products are taken at once.
 
     Example:
         >>> lines = Linearisation(lambda v: (v**3).sum() / 6, torch.tensor([1.0, 2.0]))
@@ -58,20 +58,23 @@ class Linearisation:
                 [0., 2.]])
 
     Raises:
-        ValueError: If the function reads parameters past the point, or holds an operation whose second
-            derivative PyTorch has wrong.
+        ValueError: If the function reads parameters past the point or writes into them, or holds an operation
+            whose second derivative PyTorch has wrong.
     """
 
-    def __init__(self, function: Scalar, point: Float[Tensor, " n"]) -> None:
+    def __init__(self, function: Scalar, point: Float[Tensor, " n"], budget: int = DEFAULT_BUDGET) -> None:
         self._function, self._point = function, point
         self._no_reverse: Exception | None = None
-        with torch.enable_grad():
-            self._leaves, value = value_on_leaves(function, point)
+        self._leaves, self._at = leaves_of(function, point)
+        with torch.enable_grad(), self._at():
+            value = value_at(function, point, self._leaves)
             self._gradients = gradients_of(value, self._leaves, create_graph=True)
         self.value = value.detach()
+        entries = sum(map(_entries, nodes_below([value])))
+        self.chunk = max(1, min(_LARGEST_CHUNK, budget // (_COPIES * point.element_size() * max(entries, 1))))
         try:
             check_graph((value, *self._gradients), function)
-        except NotImplementedError as error:
+        except OnceDifferentiableError as error:
             self._no_reverse = error
 
     @property
@@ -87,68 +90,87 @@ class Linearisation:
         """
         if self._no_reverse is None:
             try:
-                return self._differentiate(v, batched=False, keep=not last)
-            except (NotImplementedError, RuntimeError) as error:
+                return torch.cat(self._differentiate(v, keep=not last), dim=-1)
+            except RuntimeError as error:
                 self._fall_back(error)
-        return self._forward(v[None], 1)[0]
+        return self._forward(v[None])[0]
 
-    def products(self, V: Float[Tensor, "k n"], chunk: int | None = None) -> Float[Tensor, "k n"]:
-        """Return the Hessian times each row, `chunk` rows at a time.
+    def products(self, V: Float[Tensor, "k n"]) -> Float[Tensor, "k n"]:
+        """Return the Hessian times each row.
 
         Raises:
             ValueError: If an operation of the function has no second derivative; it is named.
         """
-        chunk = chunk or len(V)
-        if len(V) == 1:
-            return self.product(V[0])[None]
-        if self._no_reverse is None:
+        out = torch.empty_like(V)
+        for rows, target in zip(V.split(self.chunk), out.split(self.chunk), strict=True):
+            self._fill(target, rows)
+        return out
+
+    def rows(self, start: int, stop: int, out: Float[Tensor, "rows n"]) -> None:
+        """Write some rows of the Hessian, of one chunk and one leaf."""
+        ones = out.new_zeros(stop - start, len(self._point))
+        ones[:, start:stop].fill_diagonal_(1)
+        self._fill(out, ones)
+
+    def _fill(self, out: Tensor, V: Tensor) -> None:
+        """Write the product of each row."""
+        if len(V) > 1 and self._no_reverse is None:
             try:
-                return _in_chunks(lambda W: self._differentiate(W, batched=True, keep=True), V, chunk)
-            except (NotImplementedError, RuntimeError) as error:
+                parts = self._differentiate(V, keep=True)
+            except RuntimeError as error:  # perhaps of an operation without a batching rule
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
-            try:  # an operation without a batching rule: one column at a time
-                return torch.stack([self._differentiate(v, batched=False, keep=True) for v in V])
-            except (NotImplementedError, RuntimeError) as error:
-                self._fall_back(error)
-        return self._forward(V, chunk)
+            else:
+                for target, part in zip(out.split(self.sizes, dim=-1), parts, strict=True):
+                    target.copy_(part)
+                return
+        if self._no_reverse is None:
+            for target, v in zip(out, V, strict=True):
+                target.copy_(self.product(v))
+        else:
+            out.copy_(self._forward(V))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of entries of the leaves."""
+        return [leaf.numel() for leaf in self._leaves]
 
     def _fall_back(self, error: Exception) -> None:
         if isinstance(error, torch.OutOfMemoryError):
             raise error
         self._no_reverse = error
 
-    def _differentiate(self, v: Tensor, *, batched: bool, keep: bool) -> Tensor:
-        pieces = v.split([leaf.numel() for leaf in self._leaves], dim=-1)
+    def _differentiate(self, V: Float[Tensor, "*k n"], *, keep: bool) -> list[Tensor]:
+        """Return the parts of the product of each row, one for each leaf (*k, size)."""
+        rows, is_batched = V.shape[:-1], V.ndim > 1
         curved = [
-            (gradient, piece.reshape((*v.shape[:-1], *gradient.shape)))
-            for gradient, piece in zip(self._gradients, pieces, strict=True)
-            if gradient.requires_grad
+            (gradient, piece.reshape((*rows, *gradient.shape)))
+            for gradient, piece in zip(self._gradients, V.split(self.sizes, dim=-1), strict=True)
+            if gradient.requires_grad and (not is_batched or bool(piece.any()))
         ]
         if not curved:
-            return torch.zeros_like(v)
+            return [torch.zeros_like(piece) for piece in V.split(self.sizes, dim=-1)]
         gradients, directions = zip(*curved, strict=True)
-        with warnings.catch_warnings():  # of operations that vmap has no batching rule for; slow, and right
-            if batched:
+        with (
+            warnings.catch_warnings(),
+            self._at(),
+        ):  # of operations that vmap has no rule for; slow, and right
+            if is_batched:
                 warnings.filterwarnings("ignore", message="There is a performance drop")
             products = torch.autograd.grad(
                 gradients,
                 self._leaves,
                 directions,
                 retain_graph=keep,
-                is_grads_batched=batched,
+                is_grads_batched=is_batched,
                 materialize_grads=True,
             )
-        rows = v.shape[:-1]  # of an unreachable parameter there is one row of zeros for all
-        return torch.cat(
-            [
-                part.detach().expand((*rows, *leaf.shape)).reshape((*rows, -1))
-                for part, leaf in zip(products, self._leaves, strict=True)
-            ],
-            dim=-1,
-        )
+        return [  # of an unreachable parameter there is one row of zeros for all
+            part.detach().expand((*rows, *leaf.shape)).reshape((*rows, -1))
+            for part, leaf in zip(products, self._leaves, strict=True)
+        ]
 
-    def _forward(self, V: Tensor, chunk: int) -> Tensor:
+    def _forward(self, V: Tensor) -> Tensor:
         gradient = torch.func.grad(self._function)
 
         def product(v: Tensor) -> Tensor:
@@ -156,10 +178,12 @@ class Linearisation:
             return found
 
         try:
+            self._check_forward()
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="There is a performance drop")
-                return _in_chunks(torch.func.vmap(product), V, chunk)
-        except (NotImplementedError, RuntimeError) as error:
+                found: Tensor = torch.func.vmap(product)(V)
+                return found
+        except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(
@@ -167,17 +191,50 @@ class Linearisation:
                 f"{_first_line(self._no_reverse)} Forward mode: {_first_line(error)}"
             ) from error
 
+    def _check_forward(self) -> None:
+        generator = torch.Generator().manual_seed(len(self._point))
+        v = torch.randn(self._point.shape, generator=generator, dtype=torch.float64).to(self._point)
+        slope, terms = torch.func.jvp(self._function, (self._point,), (v,))[1], self.gradient * v
+        if not bool((slope - terms.sum()).abs() <= 1e3 * torch.finfo(v.dtype).eps * terms.abs().sum()):
+            raise RuntimeError(
+                "it does not reproduce the gradient, since it passes over hooks, no_grad and padding_idx."
+            )
 
-def value_on_leaves(function: Scalar, point: Float[Tensor, " n"]) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return leaves and the function's value on them.
 
-    With one leaf for each parameter no backward pass has to put a flat vector together.
+def leaves_of(
+    function: Scalar, point: Float[Tensor, " n"]
+) -> tuple[tuple[Tensor, ...], Callable[[], AbstractContextManager[None]]]:
+    """Return leaves in the place of a point, and the context in which the function is evaluated on them.
+
+    With one leaf for each parameter no backward pass has to put a flat vector together. Hooks on the model's
+    parameters act on the leaves.
     """
     if not isinstance(function, LossFunction):
-        leaf = point.detach().requires_grad_()
-        return (leaf,), function(leaf)
+        return (point.detach().requires_grad_(),), nullcontext
     parts = {name: part.detach().requires_grad_() for name, part in function.layout.unflatten(point).items()}
-    return tuple(parts.values()), function.of_parts(parts)
+    for name, hook in function.hooks:
+        parts[name].register_hook(hook)
+    return tuple(parts.values()), lambda: function.at(parts)
+
+
+def value_at(function: Scalar, point: Float[Tensor, " n"], leaves: tuple[Tensor, ...]) -> Tensor:
+    """Return the function's value on leaves, in their context.
+
+    Raises:
+        ValueError: If it writes into them, or depends on no parameter of the model at all.
+    """
+    version = point._version
+    value = function.value() if isinstance(function, LossFunction) else function(*leaves)
+    if point._version != version:
+        raise ValueError(
+            "A forward pass rewrites the model's own parameters, so the loss is no function of them. Let it "
+            "compute new tensors instead of writing in place."
+        )
+    if isinstance(function, LossFunction) and function.is_whole and not value.requires_grad:
+        raise ValueError(
+            "Autograd finds no parameter that the loss depends on: it is detached, or computed under no_grad."
+        )
+    return value
 
 
 def gradients_of(value: Tensor, leaves: tuple[Tensor, ...], *, create_graph: bool) -> tuple[Tensor, ...]:
@@ -187,24 +244,29 @@ def gradients_of(value: Tensor, leaves: tuple[Tensor, ...], *, create_graph: boo
     return torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True)
 
 
+def nodes_below(roots: Iterable[Tensor]) -> Iterator[Any]:
+    """Yield every operation of a graph once."""
+    nodes, seen = [root.grad_fn for root in roots], {None}
+    while nodes:
+        node = nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        nodes.extend(parent for parent, _ in node.next_functions)
+        yield node
+
+
 def check_graph(roots: Iterable[Tensor], function: Scalar, *, second_order: bool = True) -> None:
     """Look through the graph for what would make derivatives silently wrong.
 
     Raises:
-        NotImplementedError: For operations marked ``once_differentiable``: autograd takes them for constants.
+        OnceDifferentiableError: For operations that are, by decorator: autograd takes them for constants.
         ValueError: For an operation whose second derivative is wrong, or a parameter of the model that is
             reached by a reference, so that it does not follow the point.
     """
     live = function.live if isinstance(function, LossFunction) else {}
-    nodes: list[Any] = [root.grad_fn for root in roots]
-    seen: set[Any] = set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in nodes_below(roots):
         kind = type(node).__name__
-        nodes.extend(parent for parent, _ in node.next_functions)
         if kind == "AccumulateGrad" and id(node.variable) in live:
             raise ValueError(
                 f"The loss reaches parameter {live[id(node.variable)]!r} by a reference of its own (a "
@@ -219,7 +281,7 @@ def check_graph(roots: Iterable[Tensor], function: Scalar, *, second_order: bool
         if not second_order:
             continue
         if kind.endswith("Error"):
-            raise NotImplementedError("an operation's backward is marked @once_differentiable.")
+            raise OnceDifferentiableError("an operation's backward is marked @once_differentiable.")
         if kind.startswith("WeightNormInterface"):
             raise ValueError(
                 "PyTorch's fused weight norm has a wrong second derivative. Use "
@@ -227,9 +289,8 @@ def check_graph(roots: Iterable[Tensor], function: Scalar, *, second_order: bool
             )
 
 
-def _in_chunks(product: Callable[[Tensor], Tensor], V: Tensor, chunk: int) -> Tensor:
-    parts = [product(rows) for rows in V.split(chunk)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def _entries(node: Any) -> int:
+    return sum(math.prod(result.shape) for result in node._input_metadata)
 
 
 def _first_line(error: BaseException | None) -> str:
@@ -237,21 +298,23 @@ def _first_line(error: BaseException | None) -> str:
 
 
 def dense_hessian(
-    function: Scalar, point: Float[Tensor, " n"], *, chunk: int, progress: Progress | None = None
+    function: Scalar,
+    point: Float[Tensor, " n"],
+    budget: int = DEFAULT_BUDGET,
+    progress: Progress | None = None,
 ) -> Float[Tensor, "n n"]:
     """All rows of the Hessian, chunk by chunk; symmetric up to rounding.
 
     Raises:
         ValueError: As :meth:`Linearisation.products`.
     """
-    n, lines = len(point), Linearisation(function, point)
-    H, basis = point.new_empty(n, n), point.new_zeros(min(chunk, n), n)
-    for start in range(0, n, chunk):
-        stop = min(start + chunk, n)
-        ones = basis[: stop - start, start:stop].diagonal()
-        ones.fill_(1)
-        H[start:stop] = lines.products(basis[: stop - start])
-        ones.zero_()
-        if progress is not None:
-            progress(stop, n)
+    n, lines = len(point), Linearisation(function, point, budget)
+    H, stop = point.new_empty(n, n), 0
+    for size in lines.sizes:  # directions of one leaf at a time: autograd passes over what they do not reach
+        first, stop = stop, stop + size
+        for start in range(first, stop, lines.chunk):
+            end = min(start + lines.chunk, stop)
+            lines.rows(start, end, H[start:end])
+            if progress is not None:
+                progress(end, n)
     return H

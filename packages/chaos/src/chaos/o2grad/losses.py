@@ -37,7 +37,7 @@ def output_hessian(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
         size = output[0].numel()
         scale = 2 / (batch * size) if loss.reduction == "mean" else 2.0
         return scale * torch.eye(size, dtype=output.dtype, device=output.device).expand(batch, -1, -1)
-    coupled = dense_hessian(lambda o: loss(o.view_as(output), y), output.reshape(-1), chunk=512)
+    coupled = dense_hessian(lambda o: loss(o.view_as(output), y), output.reshape(-1))
     return coupled.view(batch, -1, batch, output[0].numel())
 
 

@@ -1,16 +1,16 @@
 """Evaluating a module without leaving a trace in it, and noticing what it does besides computing.
 
-The module's parameters and buffers are swapped for copies by ``functional_call``; what that does not reach is
-recorded before and put back after: attributes of modules, buffers of the loss, modes of batch norm, and the
-random state of PyTorch on every device, of NumPy and of Python. A random state that moved says that the
-loss is random, so that it has no curvature.
+The module's parameters and buffers are swapped for copies; what that does not reach is recorded before and
+put back after: attributes of modules, buffers of the loss, modes of batch norm, and the random state of
+PyTorch on every device, of NumPy and of Python. A random state that moved says that the loss is random, so
+that it has no curvature.
 """
 
 from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -46,13 +46,13 @@ def untouched(*parts: object) -> Iterator[Watch]:
     Args:
         parts: Modules; other objects are passed over.
     """
-    modules = [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
-    saved = [(part, part.copy()) for module in modules for part in _parts(module)]
+    modules = _modules(parts)
     buffers = [(b, b.detach().clone()) for module in modules for b in module.buffers(recurse=False)]
     before = _random_state()
     watch = Watch()
     try:
         with ExitStack() as stack:
+            stack.enter_context(_attributes_kept(modules))
             for module in modules:
                 _make_differentiable(module)
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -62,9 +62,6 @@ def untouched(*parts: object) -> Iterator[Watch]:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield watch
     finally:
-        for part, entries in saved:
-            part.clear()
-            part.extend(entries) if isinstance(part, list) else part.update(entries)
         for buffer, value in buffers:
             if not _same(buffer, value):
                 with torch.no_grad():
@@ -75,12 +72,49 @@ def untouched(*parts: object) -> Iterator[Watch]:
             _set_random_state(before)
 
 
-def _parts(module: nn.Module) -> list[Any]:
-    """The attributes of a module, and what it holds in dictionaries, lists and sets: parameters, caches.
+@contextmanager
+def swapped(model: nn.Module, values: Mapping[str, torch.Tensor], *others: object) -> Iterator[None]:
+    """Let a module compute with other tensors; after that, all attributes are as before.
 
-    ``functional_call`` puts back the parameters of a module that is used twice in the wrong order, which
-    leaves the swapped ones in place; so they are put back here as well.
+    A derivative is taken inside as well: checkpoints run the module again in the backward pass.
+
+    Args:
+        model: The module.
+        values: Parameters and buffers by name; a tensor with several names is swapped under each.
+        others: What is called with the model, for example the loss.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> with swapped(model, {"weight": torch.full((1, 1), 3.0)}):
+        ...     model(torch.ones(1, 1))
+        tensor([[3.]])
     """
+    with _attributes_kept(_modules((model, *others))):
+        named = (*model.named_parameters(), *model.named_buffers())
+        new = {id(tensor): values[name] for name, tensor in named if name in values}
+        for module in model.modules():
+            for held in (module._parameters, module._buffers):
+                held.update({name: new[id(old)] for name, old in held.items() if id(old) in new})
+        yield
+
+
+def _modules(parts: Iterable[object]) -> list[nn.Module]:
+    return [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
+
+
+@contextmanager
+def _attributes_kept(modules: list[nn.Module]) -> Iterator[None]:
+    saved = [(part, part.copy()) for module in modules for part in _parts(module)]
+    try:
+        yield
+    finally:
+        for part, entries in saved:
+            part.clear()
+            part.extend(entries) if isinstance(part, list) else part.update(entries)
+
+
+def _parts(module: nn.Module) -> list[Any]:
+    """The attributes of a module, and what it holds in dictionaries, lists and sets: parameters, caches."""
     return [vars(module), *(part for part in vars(module).values() if type(part) in (dict, list, set))]
 
 

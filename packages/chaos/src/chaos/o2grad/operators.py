@@ -216,19 +216,11 @@ class CurvatureOperator:
 
         function = self.surface.function(x, y, seen)
         if self.kind == "hessian":
-            multiply = self._hessian(function, x)
+            multiply = Linearisation(function, self.point, self.surface.memory_budget).products
         else:
             function(self.point)
             multiply = self._gauss_newton(x, y) if self.kind == "gauss_newton" else self._fisher(x, y)
         return multiply, outputs[0]
-
-    def _hessian(self, function: Callable[[Tensor], Tensor], x: Inputs) -> Product:
-        lines = Linearisation(function, self.point)
-
-        def multiply(rows: Tensor) -> Tensor:
-            return lines.products(rows, self.surface.chunk(len(rows), x, self.point) if len(rows) > 1 else 1)
-
-        return multiply
 
     def _gauss_newton(self, x: Inputs, y: Any) -> Product:
         loss = self.surface.loss

@@ -5,7 +5,9 @@ Order everywhere: ``model.parameters()`` (tied weights once, frozen ones left ou
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from chaos.o2grad.batches import Inputs, arguments
+from chaos.o2grad.batches import Inputs, call, copied
+from chaos.o2grad.observation import swapped
 
 Parameters = Tensor | Mapping[str, Tensor] | None
 
@@ -132,7 +135,12 @@ def flat_parameters(
 
 def constants(model: nn.Module, layout: ParameterLayout, dtype: torch.dtype) -> dict[str, Tensor]:
     """What is held fixed: copies of buffers, and parameters outside the layout, cast to the type."""
-    buffers = {name: tensor.detach().clone() for name, tensor in model.named_buffers()}
+    buffers = {name: tensor.detach() for name, tensor in model.named_buffers()}
+    memories = {tensor.untyped_storage()._cdata for tensor in model.buffers()}
+    if len(memories) < len(buffers):
+        buffers = copy.deepcopy(buffers)  # those that share memory share it afterwards
+    else:
+        buffers = {name: tensor.clone() for name, tensor in buffers.items()}
     others = {name: p.detach() for name, p in model.named_parameters() if name not in layout.names}
     return {
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
@@ -153,6 +161,7 @@ class LossFunction:
         dtype: Type of the computation.
         seen: Called with every output of the model.
         live: Names of the model's own tensors by identity; a graph of this function must not reach them.
+        hooks: Hooks on the gradients of its parameters, by name.
     """
 
     model: nn.Module
@@ -163,50 +172,50 @@ class LossFunction:
     dtype: torch.dtype
     seen: Callable[[Any], None]
     live: dict[int, str] = field(init=False)
+    hooks: list[tuple[str, Callable[[Tensor], Tensor | None]]] = field(init=False)
 
     def __post_init__(self) -> None:
         """Note the model's own tensors before they are swapped."""
-        live = {id(p): name for name, p in self.model.named_parameters() if name in self.layout.names}
-        object.__setattr__(self, "live", live)
+        own = [(name, p) for name, p in self.model.named_parameters() if name in self.layout.names]
+        object.__setattr__(self, "live", {id(p): name for name, p in own})
+        hooks = [(name, hook) for name, p in own for hook in (p._backward_hooks or {}).values()]
+        object.__setattr__(self, "hooks", hooks)
 
     def __call__(self, flat: Float[Tensor, " n"]) -> Tensor:
         """Return the loss at flat parameters."""
-        return self.of_parts(self.layout.unflatten(flat))
+        with self.at(self.layout.unflatten(flat)):
+            return self.value()
 
-    def of_parts(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """Return the loss at parameters by name."""
-        values = constants(self.model, self.layout, self.dtype) | dict(parts)
-        joint = _ModelAndLoss(self)
-        result = torch.func.functional_call(
-            joint, {f"model.{name}": value for name, value in values.items()}, ()
-        )
-        return check_scalar(result)
+    @property
+    def is_whole(self) -> bool:
+        """Whether all trainable parameters of the model are differentiated."""
+        return len(self.live) == sum(p.requires_grad for p in self.model.parameters())
 
+    def at(self, parts: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """Let the model have these parameters, in a block that ends with everything as it was."""
+        return swapped(self.model, constants(self.model, self.layout, self.dtype) | dict(parts), self.loss)
 
-class _ModelAndLoss(nn.Module):
-    """Both as one module: a loss that reads parameters of the model finds those of the point."""
-
-    def __init__(self, function: LossFunction) -> None:
-        super().__init__()
-        self.model, self._function = function.model, function
-
-    def forward(self) -> Any:
-        of = self._function
-        args, kwargs = arguments(of.x)
-        output = self.model(*args, **kwargs)
-        of.seen(output)
-        return of.loss(output) if of.y is None else of.loss(output, of.y)
+    def value(self) -> Tensor:
+        """Return the loss at the parameters that the model has."""
+        x, y = copied((self.x, self.y))
+        output = call(self.model, x)
+        self.seen(output)
+        return check_scalar(self.loss(output) if y is None else self.loss(output, y))
 
 
 def check_scalar(value: Tensor) -> Tensor:
-    """Refuse a loss per sample.
+    """Refuse what is no real scalar.
 
     Raises:
-        TypeError: If it is no tensor.
-        ValueError: If the value is not a scalar.
+        TypeError: If it is no tensor of real numbers.
+        ValueError: If it is a loss per sample.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"The loss returned {type(value).__name__}; it must return a scalar tensor.")
+    if not value.is_floating_point():
+        raise TypeError(
+            f"The loss returned {value.dtype}, which has no curvature; it must return real numbers."
+        )
     if value.ndim:
         raise ValueError(
             f"The loss has shape {tuple(value.shape)}; curvature needs a scalar: "

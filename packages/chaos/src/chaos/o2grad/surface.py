@@ -130,10 +130,8 @@ class LossSurface(LossEvaluation):
             memory_budget=self.memory_budget,
         )
 
-    def hvp(
-        self, params: Parameters, x: Inputs, y: Any, V: Float[Tensor, "n *k"], chunk: int | None = None
-    ) -> Float[Tensor, "n *k"]:
-        """``H V`` for a vector or columns; a vector costs about four gradients. Memory n k.
+    def hvp(self, params: Parameters, x: Inputs, y: Any, V: Float[Tensor, "n *k"]) -> Float[Tensor, "n *k"]:
+        """``H V`` for a vector or columns; a vector costs about three gradients. Memory n k.
 
         For many products at one point, :meth:`operator` keeps the graph and costs about 2.5 gradients each.
 
@@ -143,10 +141,10 @@ class LossSurface(LossEvaluation):
         self.check_columns(V)
         with self.evaluation(x, y) as (x, y), torch.no_grad():
             point = self.point(params)
-            lines = Linearisation(self.function(x, y), point)
+            lines = Linearisation(self.function(x, y), point, self.memory_budget)
             if V.ndim == 1:
                 return lines.product(V.to(point), last=True)
-            return lines.products(V.T.to(point), chunk or self.chunk(V.shape[1], x, point)).T
+            return lines.products(V.T.to(point)).T
 
     def gauss_newton(self, params: Parameters, x: Inputs, y: Any) -> Hessian:
         """The generalised Gauss-Newton matrix ``J' A J``, of rank at most batch x outputs.

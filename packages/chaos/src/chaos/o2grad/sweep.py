@@ -54,7 +54,10 @@ class Sweep:
         output = evaluate(nodes, x)
         with torch.enable_grad():
             leaf = output.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(check_scalar(loss(leaf, y)), leaf)
+            value = check_scalar(loss(leaf, y))
+            if not value.requires_grad:
+                raise UnsupportedError("the loss does not depend on the output")
+            (gradient,) = torch.autograd.grad(value, leaf)
         pull_gradient(nodes, gradient.flatten(1))
         self.curvature = output_hessian(loss, output, y)
         layers = list(leaves(nodes))
