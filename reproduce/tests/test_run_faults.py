@@ -1,16 +1,21 @@
 """Run folders that were damaged, swapped, removed or shared."""
 
+import csv
+import io
 import json
 import shutil
 
+import numpy as np
 import pytest
 from toy_paper.config import DecayConfig
 from toy_paper.paper import PAPER
 
 from gdyn_common.logging import read_jsonl
-from gdyn_common.storage import FolderLock
-from gdyn_reproduce import cli
+from gdyn_common.storage import FolderLock, atomic_write, write_arrays
+from gdyn_reproduce import cli, page
+from gdyn_reproduce.page import numbers_as_csv
 from gdyn_reproduce.records import Result, load_records, read_record
+from gdyn_reproduce.report import main as report_main
 from gdyn_reproduce.runs import Run, configure, execute
 
 FIG1 = PAPER.figure("fig1")
@@ -105,6 +110,24 @@ def test_a_folder_removed_in_mid_run_is_an_error(tmp_path, moment):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("write", [0, 1])
+def test_a_run_killed_while_it_begins_is_not_taken_for_one_of_other_code(tmp_path, monkeypatch, write):
+    writes = []
+
+    def killed(path, *arguments, **options):
+        writes.append(path)
+        if len(writes) > write:
+            raise KeyboardInterrupt
+        atomic_write(path, *arguments, **options)
+
+    monkeypatch.setattr("gdyn_reproduce.runs.atomic_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    monkeypatch.undo()
+    run(tmp_path)
+    assert not list(tmp_path.rglob(".superseded"))
+
+
 def test_overwrite_spares_a_run_that_is_in_use(tmp_path):
     first = run(tmp_path)
     with FolderLock(first.folder), pytest.raises(BlockingIOError, match="in use"):
@@ -138,6 +161,31 @@ def test_hostile_text_in_a_record_steers_nothing(tmp_path, text, capsys):
     assert "a[x](javascript" not in plain
     columns = {line.replace("\\|", "").count("|") for line in table if line.startswith("|")}
     assert columns == {8}
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", '=1","2', "=\n1", "\t=1", "a,b"])
+def test_no_text_in_a_table_is_a_formula_or_breaks_the_table(text):
+    table = numbers_as_csv({text: np.array([1.5]), "name": np.array([text])})
+    assert "1.5" in table
+    for row in list(csv.reader(io.StringIO(table))):
+        assert len(row) == 3
+        assert not any(cell.startswith(("=", "+", "-", "@", "\t")) for cell in row)
+        assert {row[0], row[2]} & {"array", text, f"'{text}"}
+
+
+def test_the_report_does_not_spell_a_table_that_it_would_not_carry(tmp_path, monkeypatch):
+    write_arrays(tmp_path / "arrays.npz", {"a": np.zeros(10**6)})
+    monkeypatch.setattr(page, "numbers_as_csv", lambda arrays: pytest.fail("took a minute"))
+    assert page._download(tmp_path / "arrays.npz") == ""
+
+
+def test_the_name_of_a_folder_does_not_steer_the_terminal(tmp_path, capsys):
+    folder = tmp_path / "\x1b[31m\u202ered"
+    folder.mkdir()
+    (folder / "result.json").write_text("{")
+    assert report_main(["build", str(tmp_path), "--out", str(tmp_path / "report")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()
 
 
 def mutate(value, random, depth=0):

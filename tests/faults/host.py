@@ -1,6 +1,6 @@
 """Child program of test_hosts: one of two processes that train together, with a checkpoint every few steps.
 
-Usage: ``python host.py eigengame|variance COORDINATOR INDEX FOLDER``; COORDINATOR is ``address:port``.
+Usage: ``python host.py PROGRAM ADDRESS:PORT INDEX FOLDER``; the programs are functions below.
 """
 
 from __future__ import annotations
@@ -11,12 +11,67 @@ from pathlib import Path
 
 import numpy as np
 
+from gdyn_common.errors import ends_with_the_others
+
 STEPS, EVERY, BATCH = 40, 5, 16
 
 
 def say(folder: Path, index: int, step: int) -> None:
     """Tell the test how far this process is."""
     (folder / f"step-{index}").write_text(str(step))
+
+
+def dd_two_player(coordinator: str, index: int, folder: Path) -> None:
+    """A GAN, half of every batch on each process."""
+    import jax
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    from dd_two_player.gans import losses
+    from dd_two_player.gans.checkpoints import restore_checkpoint, save_checkpoint
+    from dd_two_player.gans.model import Batch, Gan
+    from dd_two_player.gans.networks import build_discriminator, build_generator
+    from dd_two_player.gans.optimizers import make_optimizer
+    from dd_two_player.gans.rule import UpdateRule
+    from dd_two_player.gans.steps import Hyperparameters, init_train_state, make_step
+    from dd_two_player.regularization import Regularization
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        coordinator, 2, index, heartbeat_timeout_seconds=10, shutdown_timeout_seconds=10
+    )
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    everywhere, halves = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (None, "data")))
+    recipe = Regularization.cancel_and_strengthen()
+    rule = UpdateRule("simultaneous", mask=recipe.mask())
+    optimizers = (make_optimizer("adam"), make_optimizer("adam"))
+    gan = Gan(
+        build_discriminator("MLP", (8,)),
+        build_generator("PointMLP", (2,), (8,)),
+        losses.discriminator_goodfellow_loss,
+        losses.generator_saturating_loss,
+        3,
+    )
+    step = jax.jit(make_step(gan, rule, optimizers), out_shardings=everywhere)
+    hyper = Hyperparameters((0.01, 0.01), recipe.dd_coeffs_multiplier)
+    start = init_train_state(gan, optimizers, jax.random.key(0), np.zeros((2, 2), np.float32))
+    checkpoint = folder / "checkpoint.npz"
+    if checkpoint.is_file():
+        start = restore_checkpoint(checkpoint, start)
+    done = int(start.step)
+    state = jax.jit(lambda: start, out_shardings=everywhere)()  # device_put refuses keys of other processes
+    draws = np.random.default_rng(0).standard_normal((STEPS, rule.batches_per_step, BATCH, 5))
+    own = np.split(draws.astype(np.float32), 2, axis=2)[index]
+    with ends_with_the_others(index, 2):
+        for number in range(done, STEPS):
+            x, z = (
+                jax.make_array_from_process_local_data(halves, part)
+                for part in (own[number, ..., :2], own[number, ..., 2:])
+            )
+            state, _ = step(state, hyper, Batch(x, z))
+            jax.block_until_ready(state)
+            if index == 0 and (number + 1) % EVERY == 0:
+                save_checkpoint(checkpoint, state)
+            say(folder, index, number + 1)
 
 
 def eigengame(coordinator: str, index: int, folder: Path) -> None:
@@ -68,17 +123,18 @@ def variance(coordinator: str, index: int, folder: Path) -> None:
         done = saved["done"]
         model.load_state_dict(saved["model"])
         meter.load_state_dict(saved["meter"])
-    for number in range(done, STEPS):
-        model.zero_grad()
-        rows = slice(BATCH * number + BATCH // 2 * index, BATCH * number + BATCH // 2 * (index + 1))
-        nn.functional.cross_entropy(parallel(x[rows]), y[rows]).backward()
-        meter.step()
-        optimizer.step()
-        if index == 0 and (number + 1) % EVERY == 0:
-            content = {"done": number + 1, "model": model.state_dict(), "meter": meter.state_dict()}
-            with atomic_file(checkpoint) as file:
-                torch.save(content, file)
-        say(folder, index, number + 1)
+    with ends_with_the_others(index, 2):
+        for number in range(done, STEPS):
+            model.zero_grad()
+            rows = slice(BATCH * number + BATCH // 2 * index, BATCH * number + BATCH // 2 * (index + 1))
+            nn.functional.cross_entropy(parallel(x[rows]), y[rows]).backward()
+            meter.step()
+            optimizer.step()
+            if index == 0 and (number + 1) % EVERY == 0:
+                content = {"done": number + 1, "model": model.state_dict(), "meter": meter.state_dict()}
+                with atomic_file(checkpoint) as file:
+                    torch.save(content, file)
+            say(folder, index, number + 1)
     if index == 0:
         arrays = meter.state_dict() | model.state_dict()
         np.savez(folder / "end.npz", **{name: array.numpy() for name, array in arrays.items()})

@@ -57,7 +57,8 @@ class Writes:
     def _audit(self, event: str, arguments: tuple) -> None:
         if self._busy or event not in _EVENTS or not self._is_inside(arguments[0]):
             return
-        if event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+        reads = not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR) if event == "open" else False
+        if reads or (event == "open" and isinstance(arguments[0], int)):  # a descriptor is open already
             return
         self._event(event, arguments[0])
 

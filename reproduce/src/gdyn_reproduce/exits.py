@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from gdyn_common.errors import printable
 from gdyn_reproduce.provenance import package_version
 from gdyn_reproduce.registry import program
 
@@ -76,7 +77,7 @@ def guard(package: str, task: Callable[[], int]) -> int:
                 file=sys.stderr,
             )
             return INTERNAL_ERROR
-        print(f"{program(package)}: {message}", file=sys.stderr)
+        print(f"{program(package)}: {printable(message)}", file=sys.stderr)  # it may quote a stranger's file
         return BAD_INPUT
 
 

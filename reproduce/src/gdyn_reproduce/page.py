@@ -14,7 +14,7 @@ from typing import Any
 
 from gdyn_common.storage import read_arrays
 from gdyn_reproduce.claims import KINDS, Outcome
-from gdyn_reproduce.records import Record
+from gdyn_reproduce.records import Record, csv_table
 from gdyn_reproduce.strips import band_strip
 
 OUTCOMES: tuple[Outcome, ...] = ("holds", "fails", "undecided", "stale", "not judged here")
@@ -158,7 +158,12 @@ def _download(path: Path) -> str:
     """Return the plotted numbers as a compressed table, base64; empty if there are none or too many."""
     if not path.is_file():
         return ""
-    packed = gzip.compress(numbers_as_csv(read_arrays(path)).encode(), mtime=0)
+    arrays = read_arrays(path)
+    if (
+        sum(array.size for array in arrays.values()) > 10 * _LARGEST_DOWNLOAD
+    ):  # it would take minutes to spell
+        return ""
+    packed = gzip.compress(numbers_as_csv(arrays).encode(), mtime=0)
     return base64.b64encode(packed).decode() if len(packed) <= _LARGEST_DOWNLOAD else ""
 
 
@@ -171,13 +176,12 @@ def numbers_as_csv(arrays: Mapping[str, Any]) -> str:
     loss,0 0,1.5
     loss,0 1,2.0
     """
-    lines = ["array,index,value\n"]
-    for name, array in arrays.items():
-        for index in itertools.product(*map(range, array.shape)):
-            value = array[index].item()
-            text = f'"{value}"' if isinstance(value, str) else repr(value)
-            lines.append(f"{name},{' '.join(map(str, index))},{text}\n")
-    return "".join(lines)
+    rows = (
+        (name, " ".join(map(str, index)), array[index].item())
+        for name, array in arrays.items()
+        for index in itertools.product(*map(range, array.shape))
+    )
+    return csv_table(itertools.chain([("array", "index", "value")], rows))
 
 
 def _cost(provenance: Mapping[str, Any]) -> str:

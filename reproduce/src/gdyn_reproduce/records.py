@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -12,7 +14,7 @@ import re
 import shlex
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -313,6 +315,24 @@ def load_runs(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             values = single if isinstance(single, list) else [single]
             rows += [common | {"metric": metric, "seed_index": i, "value": v} for i, v in enumerate(values)]
     return rows
+
+
+def csv_table(rows: Iterable[Iterable[Any]]) -> str:
+    """Return rows as CSV, in which no text is a formula to a spreadsheet.
+
+    >>> print(csv_table([["name", "value"], ["=1+1", 0.5]]), end="")
+    name,value
+    '=1+1,0.5
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        writer.writerow([f"'{v}" if isinstance(v, str) and v[:1] in _FORMULA else v for v in row])
+    return text.getvalue()
+
+
+_FORMULA = tuple("=+-@\t\r")
+"""What a text may not begin with."""
 
 
 def plain(value: Any) -> Any:

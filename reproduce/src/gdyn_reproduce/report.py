@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gdyn_common.errors import printable
 from gdyn_common.storage import atomic_write
 from gdyn_reproduce.claims import Kind
 from gdyn_reproduce.exits import Parser
@@ -246,6 +247,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise FileNotFoundError(f"No finished run below {', '.join(map(str, arguments.runs))}.")
         print(write_report(records, arguments.out))
     except (OSError, ValueError) as error:
-        print(f"gdyn-report: {error}", file=sys.stderr)
+        print(f"gdyn-report: {printable(str(error))}", file=sys.stderr)
         return 2
     return 0 if all(record.as_expected for record in records) else 1

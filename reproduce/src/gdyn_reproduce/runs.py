@@ -125,11 +125,16 @@ class Run:
         self._name = f"{header.package} {header.figure} {header.preset} {config_hash(config, header.version)}"
         _supersede(folder, header.code)
         self._lock = FolderLock(folder)
-        for name in ("pieces", "checkpoints"):
-            (folder / name).mkdir(exist_ok=True)
-        self.save("config.yaml", dump_yaml(config))
-        self.save(_CODE, header.code)
-        self.tracker = JsonLines(folder / "metrics.jsonl")
+        try:
+            # First: a folder that holds more and does not say so was left by other code.
+            self.save(_CODE, header.code)
+            for name in ("pieces", "checkpoints"):
+                (folder / name).mkdir(exist_ok=True)
+            self.save("config.yaml", dump_yaml(config))
+            self.tracker = JsonLines(folder / "metrics.jsonl")
+        except BaseException:
+            self._lock.close()
+            raise
 
     def __enter__(self) -> Run:
         return self

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gdyn_common.errors import printable
 from gdyn_reproduce.data.catalogue import (
     SPLITS,
     data_folder,
@@ -59,7 +60,7 @@ def _check(given: Sequence[str], root: Path | None) -> int:
             except (OSError, ValueError) as error:
                 if len(given) == 1:
                     raise
-                print(f"gdyn-data: {error}", file=sys.stderr)
+                print(f"gdyn-data: {printable(str(error))}", file=sys.stderr)
                 code = UNEXPECTED
                 continue
             known = "as published" if found.verified and not found.lossy else "as known"

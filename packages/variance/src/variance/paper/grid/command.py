@@ -1,7 +1,5 @@
 """The commands `grid` and `collect`."""
 
-import csv
-import io
 import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 from gdyn_common.errors import unknown
 from gdyn_common.storage import atomic_write
-from gdyn_reproduce.records import load_runs
+from gdyn_reproduce.records import csv_table, load_runs
 from gdyn_reproduce.registry import program, resolve
 from gdyn_reproduce.runs import RunOptions
 from variance.errors import ConfigError
@@ -105,12 +103,9 @@ def collect(config: CollectConfig) -> None:
     if not rows:
         raise FileNotFoundError(f"folder {folder} holds no finished run.")
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(rows)
+    text = csv_table([columns, *([row.get(key, "") for key in columns] for row in rows)])
     if config.table:
-        atomic_write(Path(config.table), text.getvalue())
+        atomic_write(Path(config.table), text)
         print(f"{len(rows)} runs -> {config.table}")
     else:
-        print(text.getvalue(), end="")
+        print(text, end="")
