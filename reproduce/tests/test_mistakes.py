@@ -1,5 +1,6 @@
 """Typical mistakes at the command line: each is answered in one line that helps, exit code 2."""
 
+import io
 import os
 import signal
 import subprocess
@@ -231,6 +232,27 @@ def test_commands_in_several_threads_do_not_meet(tmp_path):
     found = {record.config["num_steps"] for record in load_records(tmp_path)}
     assert found == {1, 2, 3, 4}
     assert (dict(mpl.rcParams), dict(os.environ), sys.argv) == (settings, environment, arguments)
+
+
+def test_a_terminal_without_the_character_is_no_bug(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii"))
+    assert guard("toy_paper", lambda: print("1 ± 2") or 0) == 0
+    sys.stdout.flush()
+    assert raw.getvalue() == b"1 \\xb1 2\n"
+    assert sys.stdout.errors == "strict"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_end_interrupts_unless_the_caller_handles_it(name):
+    number = getattr(signal, name)
+    assert guard("toy_paper", lambda: os.kill(os.getpid(), number) or 0) == 130
+    assert signal.getsignal(number) is signal.SIG_DFL
+    before = signal.signal(number, signal.SIG_IGN)  # as `nohup` does
+    try:
+        assert guard("toy_paper", lambda: os.kill(os.getpid(), number) or 0) == 0
+    finally:
+        signal.signal(number, before)
 
 
 def _fails(error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import io
 import re
 import signal
 import sys
@@ -60,7 +61,7 @@ def guard(package: str, task: Callable[[], int]) -> int:
         task: Returns an exit code.
     """
     try:
-        with _termination_interrupts():
+        with _termination_interrupts(), _spelling_any_character():
             return task()
     except KeyboardInterrupt:
         print("Interrupted. The same command resumes where it stopped.", file=sys.stderr)
@@ -83,16 +84,31 @@ def guard(package: str, task: Callable[[], int]) -> int:
 
 @contextmanager
 def _termination_interrupts() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C meanwhile; only the main thread may, and only where we set it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    """Treat SIGTERM and a lost terminal like Ctrl-C meanwhile, in the main thread, where nobody else does."""
+    main = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if main and hasattr(signal, name)]
+    caught = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, _interrupt)
     try:
         yield
     finally:
-        if before is not None:  # None: set by another language, beyond our reach
-            signal.signal(signal.SIGTERM, before)
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _spelling_any_character() -> Iterator[None]:
+    """Spell out meanwhile what standard output has no character for."""
+    stream = sys.stdout
+    strict = isinstance(stream, io.TextIOWrapper) and stream.errors == "strict"
+    if strict:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        if strict and not stream.closed:
+            stream.reconfigure(errors="strict")
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
