@@ -44,7 +44,7 @@ def make_trainer(mode: str = "exact", measure_every: int = 20, rate: float = 0.0
         frequent_every=5, infrequent_every=25, measure_every=measure_every, first_measure=measure_every
     )
     setting = Setting(
-        model, half_squared_error, TensorPopulation(x, y), 6, lambda step: rate, 0.5, 1e-3, STEPS, timing,
+        model, objective, TensorPopulation(x, y), 6, lambda step: rate, 0.5, 1e-3, timing,
         mode=mode, num_draws=3, seed=1,
     )  # fmt: skip
     estimators = estimators_for(NAMES, objective, clusters=3, iterations=2, batch_size=6, seed=1)

@@ -15,8 +15,8 @@ from gdyn_reproduce.data import load_dataset
 from gdyn_reproduce.data.catalogue import data_folder
 from gdyn_reproduce.runs import Run
 from variance.data import DatasetPopulation, IndexedDataset, Population, TensorPopulation, shift_and_flip
-from variance.estimators import GradientEstimator
-from variance.losses import LossFunction, cross_entropy
+from variance.estimators import SGB, GradientEstimator
+from variance.losses import cross_entropy
 from variance.measurement import Measurement, Mode
 from variance.objective import Objective, Point
 from variance.paper.checks import require
@@ -142,13 +142,12 @@ class Setting:
 
     Attributes:
         model: Network, with its initial weights.
-        loss: Per-example loss.
+        objective: Its losses.
         population: Training data.
         batch_size: B.
         learning_rate: By step.
         momentum: Heavy-ball momentum of the torch optimiser.
         weight_decay: Coefficient of |theta|^2 / 2.
-        num_steps: Steps.
         timing: When snapshots and measurements happen.
         mode: How statistics are measured.
         num_draws: Draws per set, where the mode samples.
@@ -156,23 +155,24 @@ class Setting:
     """
 
     model: nn.Module
-    loss: LossFunction
+    objective: Objective
     population: Population
     batch_size: int
     learning_rate: Callable[[int], float]
-    momentum: float
-    weight_decay: float
-    num_steps: int
-    timing: Timing
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    timing: Timing = field(default_factory=Timing)
     mode: Mode = "exact"
     num_draws: int = 10
     seed: int = 0
 
 
 def trainer_for(
-    setting: Setting, estimators: Sequence[GradientEstimator], driver: GradientEstimator
+    setting: Setting,
+    estimators: Sequence[GradientEstimator] = (),
+    driver: GradientEstimator | None = None,
 ) -> Trainer:
-    """Return a trainer at step 0."""
+    """Return a trainer at step 0, driven by plain batches by default, which measures the estimators given."""
     point = Point.of(setting.model)
     stream = DataStream(setting.population, setting.batch_size, seed=setting.seed)
     torch_optimizer = torch.optim.SGD(
@@ -181,11 +181,15 @@ def trainer_for(
         momentum=setting.momentum,
         weight_decay=setting.weight_decay,
     )
-    measurement = Measurement(estimators, stream, num_draws=setting.num_draws, mode=setting.mode)
+    measurement = (
+        Measurement(estimators, stream, num_draws=setting.num_draws, mode=setting.mode)
+        if estimators
+        else None
+    )
     return Trainer(
         Optimizer(point, torch_optimizer),
         stream,
-        driver,
+        driver or SGB(setting.objective),
         measured=estimators,
         measurement=measurement,
         timing=setting.timing,
@@ -338,15 +342,15 @@ def setting_for(
 ) -> Setting:
     """Return the training that a configuration describes, at its initial weights."""
     population = population_for(config, seed)
+    model = network_for(config, population, seed)
     return Setting(
-        model=network_for(config, population, seed),
-        loss=cross_entropy,
+        model=model,
+        objective=Objective(model, cross_entropy),
         population=population,
         batch_size=config.batch_size,
         learning_rate=lambda step: learning_rate * 0.1 ** sum(step >= drop for drop in drops),
         momentum=config.momentum,
         weight_decay=config.weight_decay,
-        num_steps=config.num_steps,
         timing=timing or Timing(),
         seed=seed,
         **more,
@@ -382,11 +386,10 @@ def image_run(
         config, seed, learning_rate, drops=list(config.drop_at), timing=timing_for(config), mode=config.mode,
         num_draws=config.num_draws,
     )  # fmt: skip
-    objective = Objective(setting.model, cross_entropy)
     names = [*config.estimators, *controls]
     *measured, drives = estimators_for(
         [*names, driver],
-        objective,
+        setting.objective,
         clusters=config.clusters,
         iterations=config.cluster_iterations,
         batch_size=config.batch_size,

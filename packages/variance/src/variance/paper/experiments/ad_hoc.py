@@ -24,8 +24,7 @@ from variance.data import Population
 from variance.estimators.clustered import stratified_statistics
 from variance.estimators.sg import population_moments
 from variance.gradient_clustering import BatchClustering, ClusteringOptions
-from variance.losses import cross_entropy
-from variance.objective import Objective, Point
+from variance.objective import Point
 from variance.paper.checks import require
 from variance.paper.optimizer import Optimizer
 from variance.paper.trajectory import NetworkConfig, setting_for
@@ -110,7 +109,7 @@ class _Training:
         self.config, self.seed, self.step = config, seed, 0
         setting = setting_for(config, seed, config.learning_rate)
         self.population: Population = setting.population
-        self.objective, self.point = Objective(setting.model, cross_entropy), Point.of(setting.model)
+        self.objective, self.point = setting.objective, Point.of(setting.model)
         rates = {"lr": config.learning_rate, "momentum": config.momentum, "weight_decay": config.weight_decay}
         self.optimizer = Optimizer(self.point, torch.optim.SGD(setting.model.parameters(), **rates))
 

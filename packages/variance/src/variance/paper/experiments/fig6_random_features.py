@@ -13,7 +13,6 @@ from gdyn_reproduce.plotting import label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run
 from variance.data import TensorPopulation
-from variance.estimators import SGB
 from variance.losses import cross_entropy
 from variance.objective import Objective
 from variance.paper.calibration import occurrences, seconds_of
@@ -158,8 +157,8 @@ def _trainer(config: RandomFeaturesConfig, fraction: float, rate: float, ratio: 
         first_measure=config.first_measure,
     )
     setting = Setting(
-        model, cross_entropy, population, config.batch_size, lambda step: rate, 0.0, config.weight_decay,
-        config.num_steps, timing, seed=seed,
+        model, objective, population, config.batch_size, lambda step: rate, 0.0, config.weight_decay, timing,
+        seed=seed,
     )  # fmt: skip
     estimators = estimators_for(
         (*ESTIMATORS, CONTROL),
@@ -169,7 +168,7 @@ def _trainer(config: RandomFeaturesConfig, fraction: float, rate: float, ratio: 
         batch_size=config.batch_size,
         seed=seed,
     )
-    return trainer_for(setting, estimators, SGB(objective))
+    return trainer_for(setting, estimators)
 
 
 def _measure(

@@ -15,11 +15,9 @@ from gdyn_reproduce.plotting import label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run
 from variance.data import Population, TensorPopulation
-from variance.estimators import SGB
 from variance.estimators.clustered import stratified_statistics
 from variance.estimators.sg import EXACT_CHUNK
 from variance.gradient_clustering import BatchClustering, ClusteringOptions
-from variance.losses import cross_entropy
 from variance.objective import Objective, Point
 from variance.paper.calibration import seconds_of
 from variance.paper.checks import require
@@ -107,9 +105,8 @@ def _train(config: ClusterCountConfig, seed: int, run: Run) -> _Trained:
 def _start(config: ClusterCountConfig, seed: int) -> tuple[_Trained, Trainer]:
     """Return the network, and the trainer that moves it."""
     setting = setting_for(config, seed, config.learning_rate)
-    objective = Objective(setting.model, cross_entropy)
-    trainer = trainer_for(setting, [SGB(objective)], SGB(objective))
-    return _Trained(objective, trainer.optimizer.point, setting.population), trainer
+    trainer = trainer_for(setting)
+    return _Trained(setting.objective, trainer.optimizer.point, setting.population), trainer
 
 
 def _distortions(

@@ -12,7 +12,6 @@ from gdyn_common.seeding import named_seed
 from gdyn_reproduce.plotting import label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run
-from variance.estimators import SGB
 from variance.losses import half_squared_error
 from variance.objective import Batch, Objective, Point
 from variance.paper.calibration import seconds_of
@@ -117,15 +116,16 @@ def _setting(config: LinearRegressionConfig, seed: int) -> Setting:
         measure_every=config.measure_every,
         first_measure=config.switch_at,
     )
+    objective = Objective(model, half_squared_error)
     return Setting(
-        model, half_squared_error, population, config.batch_size, lambda step: config.learning_rate, 0.0, 0.0,
-        config.num_steps, timing, seed=seed,
+        model, objective, population, config.batch_size, lambda step: config.learning_rate, timing=timing,
+        seed=seed,
     )  # fmt: skip
 
 
 def _train(config: LinearRegressionConfig, name: str, seed: int, run: Run) -> dict[str, np.ndarray]:
     setting = _setting(config, seed)
-    objective, population = Objective(setting.model, half_squared_error), setting.population
+    objective, population = setting.objective, setting.population
     estimators = estimators_for(
         [name, "GC-chance"] if name == "GC" else [name],
         objective,
@@ -134,8 +134,7 @@ def _train(config: LinearRegressionConfig, name: str, seed: int, run: Run) -> di
         batch_size=config.batch_size,
         seed=seed,
     )
-    warm = trainer_for(setting, [SGB(objective)], SGB(objective))
-    warm.measurement = None
+    warm = trainer_for(setting)
     warm.run(config.switch_at)
     trainer = trainer_for(setting, estimators, estimators[0])
     trainer.step_count = config.switch_at
@@ -163,11 +162,7 @@ def _least_squares(x: torch.Tensor, y: torch.Tensor) -> float:
 
 def estimate(config: LinearRegressionConfig) -> Estimate:
     """Return the expected cost; steps dominate, and SVRG's count twice."""
-    setting = _setting(config, config.seeds[0])
-    objective = Objective(setting.model, half_squared_error)
-    trainer = trainer_for(setting, [SGB(objective)], SGB(objective))
-    trainer.measurement = None
-    step = seconds_of(trainer.step, 50)
+    step = seconds_of(trainer_for(_setting(config, config.seeds[0])).step, 50)
     memory = 4.0 * config.num_examples * config.dim
     return Estimate((len(ESTIMATORS) + 1) * len(config.seeds) * config.num_steps * step, memory)
 

@@ -16,11 +16,9 @@ from gdyn_common.seeding import named_seed
 from gdyn_reproduce.plotting import new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
-from variance.estimators import SGB
 from variance.gradient_clustering import BatchClustering, ClusteringOptions
 from variance.gradient_clustering.centres import squared_distances
-from variance.losses import cross_entropy
-from variance.objective import Objective, Point
+from variance.objective import Point
 from variance.paper.checks import require
 from variance.paper.trajectory import NetworkConfig, follow, setting_for, trainer_for
 from variance.per_example import quantities
@@ -68,8 +66,8 @@ def compute(config: GalleryConfig, run: Run) -> Result:
 
 def _clusters(config: GalleryConfig, seed: int) -> dict[str, np.ndarray]:
     setting = setting_for(config, seed, config.learning_rate)
-    population, objective = setting.population, Objective(setting.model, cross_entropy)
-    follow(trainer_for(setting, [SGB(objective)], SGB(objective)), config.num_steps)
+    population, objective = setting.population, setting.objective
+    follow(trainer_for(setting), config.num_steps)
     point = Point.of(setting.model).copy()
     everything = population.fetch(torch.arange(len(population)))
     found = objective.capture(point, everything, weights_only=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from gdyn_reproduce.plotting import new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
 from variance.data import TensorPopulation
-from variance.estimators import SGB
 from variance.losses import cross_entropy
 from variance.objective import Objective
 from variance.paper.compute import ComputeOptions
@@ -71,24 +71,20 @@ def _weights(config: NonInterferenceConfig, seed: int, measured: str | None) -> 
     objective = Objective(model, cross_entropy)
     setting = Setting(
         model,
-        cross_entropy,
+        objective,
         config.population(TensorPopulation(x, y, _jitter)),
         batch_size=8,
         learning_rate=lambda step: 0.05,
         momentum=0.9,
         weight_decay=1e-3,
-        num_steps=config.num_steps,
         timing=Timing(frequent_every=5, infrequent_every=40, measure_every=25),
         mode="unbiased",
         num_draws=3,
         seed=seed,
     )
-    estimators = estimators_for(
-        [measured or "SG-B"], objective, clusters=4, iterations=3, batch_size=8, seed=seed, learning_rate=0.05
-    )
-    trainer = trainer_for(setting, estimators, SGB(objective))
-    if measured is None:
-        trainer.measurement = None
+    options: dict[str, Any] = {"clusters": 4, "iterations": 3, "batch_size": 8, "seed": seed}
+    estimators = estimators_for([measured] if measured else [], objective, learning_rate=0.05, **options)
+    trainer = trainer_for(setting, estimators)
     trainer.run(config.num_steps)
     point = trainer.optimizer.point
     buffers = [value.double().flatten() for value in point.buffers.values()]
