@@ -30,7 +30,7 @@ from variance.estimators import SGB, GradientEstimator
 from variance.estimators.sg import population_moments
 from variance.losses import LossFunction
 from variance.objective import Objective, Point
-from variance.per_example.capture import refuse_coupled_examples
+from variance.per_example.recording import refuse_coupled_examples
 from variance.sampling.index_samplers import UniformSampler
 from variance.stream import DataStream
 

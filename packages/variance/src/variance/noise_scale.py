@@ -35,7 +35,8 @@ from variance.statistics import Design, inverse_interval
 
 def l1_norm(values: Tensor) -> Tensor:
     """Return the sum of absolute values."""
-    return torch.linalg.vector_norm(values, 1, dtype=torch.float64)
+    total: Tensor = torch.linalg.vector_norm(values, 1, dtype=torch.float64)
+    return total
 
 
 def nuclear_norm(values: Tensor) -> Tensor:
@@ -45,11 +46,10 @@ def nuclear_norm(values: Tensor) -> Tensor:
         >>> float(nuclear_norm(torch.eye(3))), float(nuclear_norm(torch.tensor([3.0, 4.0])))  # of a vector
         (3.0, 5.0)
     """
-    if values.ndim < 2:
-        return torch.linalg.vector_norm(values, dtype=torch.float64)
-    matrix = values.flatten(1)
+    matrix = values.flatten(1) if values.ndim > 1 else values.reshape(1, -1)
     kind = torch.promote_types(matrix.dtype, torch.float32)
-    return torch.linalg.svdvals(matrix.to(kind)).sum(dtype=torch.float64)
+    singular: Tensor = torch.linalg.svdvals(matrix.to(kind))
+    return singular.sum(dtype=torch.float64)
 
 
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {"l1": l1_norm, "nuclear": nuclear_norm}
@@ -115,8 +115,10 @@ class NoiseScale(Shown):
 
     def to_dict(self) -> dict[str, float]:
         """Return the numbers by name: `noise_scale/<parameter>`, and those of a norm behind `l1/`."""
-        found = {}
-        for prefix, part in [("", self), *((f"{name}/", part) for name, part in self.norms.items())]:
+        found: dict[str, float] = {}
+        parts: dict[str, NoiseScale | NormNoise] = {"": self}
+        parts |= {f"{name}/": part for name, part in self.norms.items()}
+        for prefix, part in parts.items():
             found |= {f"{prefix}{k}": float(v) for k, v in vars(part).items() if isinstance(v, float | int)}
             found |= {f"{prefix}noise_scale/{name}": value for name, value in part.by_parameter.items()}
         return found

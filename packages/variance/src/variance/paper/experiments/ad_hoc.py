@@ -20,14 +20,11 @@ from gdyn_common.seeding import named_seed
 from gdyn_reproduce.plotting import new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
-from variance.data import Population
 from variance.estimators.clustered import stratified_statistics
 from variance.estimators.sg import population_moments
 from variance.gradient_clustering import BatchClustering, ClusteringOptions
-from variance.objective import Point
 from variance.paper.checks import require
-from variance.paper.optimizer import Optimizer
-from variance.paper.trajectory import NetworkConfig, setting_for
+from variance.paper.trajectory import NetworkConfig, setting_for, trainer_for
 from variance.per_example import quantities
 from variance.sampling import ImportanceSampler, StratifiedSampler, UniformSampler
 from variance.sampling.index_samplers import IndexSampler
@@ -108,10 +105,12 @@ class _Training:
     def __init__(self, config: AdHocConfig, seed: int) -> None:
         self.config, self.seed, self.step = config, seed, 0
         setting = setting_for(config, seed, config.learning_rate)
-        self.population: Population = setting.population
-        self.objective, self.point = setting.objective, Point.of(setting.model)
-        rates = {"lr": config.learning_rate, "momentum": config.momentum, "weight_decay": config.weight_decay}
-        self.optimizer = Optimizer(self.point, torch.optim.SGD(setting.model.parameters(), **rates))
+        self.optimizer = trainer_for(setting).optimizer
+        self.point, self.objective, self.population = (
+            self.optimizer.point,
+            setting.objective,
+            setting.population,
+        )
 
     @classmethod
     def trained(cls, config: AdHocConfig, name: str, seed: int) -> dict[str, np.ndarray]:

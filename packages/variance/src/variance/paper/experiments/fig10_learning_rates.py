@@ -1,7 +1,8 @@
 """F10: the abstract's claims on learning rate, average variance and normalised variance."""
 
+from functools import partial
+
 import numpy as np
-from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from gdyn_common.seeding import generator
@@ -67,9 +68,4 @@ def _correlations(loss: np.ndarray, norm: np.ndarray, average: np.ndarray) -> di
     return found
 
 
-estimate = estimate_images
-
-
-def plot(result: Result) -> Figure:
-    """Draw both variances."""
-    return plot_training(result, "F10: variance by learning rate")
+estimate, plot = estimate_images, partial(plot_training, title="F10: variance by learning rate")

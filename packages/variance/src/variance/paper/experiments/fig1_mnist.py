@@ -1,6 +1,6 @@
 """F1: average variance of four estimators over training; order SVRG, GC, SG-2B, SG-B."""
 
-from matplotlib.figure import Figure
+from functools import partial
 
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
@@ -26,9 +26,7 @@ def compute(config: TrainingConfig, run: Run) -> Result:
     return Result(measurements, flatten(found))
 
 
-estimate = estimate_images
-
-
-def plot(result: Result) -> Figure:
-    """Draw both variances."""
-    return plot_training(result, "F1: variance of gradient estimators in training")
+estimate, plot = (
+    estimate_images,
+    partial(plot_training, title="F1: variance of estimators in training"),
+)

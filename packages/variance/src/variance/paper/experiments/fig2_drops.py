@@ -1,7 +1,8 @@
 """F2: variance rises in training, and normalised variance jumps when the learning rate drops."""
 
+from functools import partial
+
 import numpy as np
-from matplotlib.figure import Figure
 
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
@@ -42,9 +43,4 @@ def _jump(values: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarr
     return np.asarray(values[:, after][:, :3].mean(1) - values[:, before][:, -3:].mean(1))
 
 
-estimate = estimate_images
-
-
-def plot(result: Result) -> Figure:
-    """Draw both variances."""
-    return plot_training(result, "F2: variance where the learning rate drops")
+estimate, plot = estimate_images, partial(plot_training, title="F2: variance where the learning rate drops")

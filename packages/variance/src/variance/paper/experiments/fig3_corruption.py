@@ -1,7 +1,8 @@
 """F3: with corrupted labels gradient clustering is stable and lies between SG-B and SG-2B."""
 
+from functools import partial
+
 import numpy as np
-from matplotlib.figure import Figure
 
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
@@ -27,9 +28,4 @@ def compute(config: TrainingConfig, run: Run) -> Result:
     return Result(measurements, flatten(found))
 
 
-estimate = estimate_images
-
-
-def plot(result: Result) -> Figure:
-    """Draw both variances."""
-    return plot_training(result, "F3: variance with random labels")
+estimate, plot = estimate_images, partial(plot_training, title="F3: variance with random labels")

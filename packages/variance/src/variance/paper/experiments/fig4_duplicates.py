@@ -1,6 +1,6 @@
 """F4: with many duplicated examples gradient clustering beats the doubled batch."""
 
-from matplotlib.figure import Figure
+from functools import partial
 
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
@@ -21,9 +21,4 @@ def compute(config: TrainingConfig, run: Run) -> Result:
     return Result(measurements, flatten(found))
 
 
-estimate = estimate_images
-
-
-def plot(result: Result) -> Figure:
-    """Draw both variances."""
-    return plot_training(result, "F4: variance with duplicated examples")
+estimate, plot = estimate_images, partial(plot_training, title="F4: variance with duplicated examples")

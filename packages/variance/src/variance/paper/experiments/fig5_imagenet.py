@@ -1,6 +1,6 @@
 """F5: few clusters for many classes gain little; SVRG is worse before a drop of the rate and better after."""
 
-from matplotlib.figure import Figure
+from functools import partial
 
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
@@ -34,9 +34,4 @@ def compute(config: TrainingConfig, run: Run) -> Result:
     return Result(measurements, flatten(found))
 
 
-estimate = estimate_images
-
-
-def plot(result: Result) -> Figure:
-    """Draw both variances."""
-    return plot_training(result, "F5: variance on a larger set of images")
+estimate, plot = estimate_images, partial(plot_training, title="F5: variance on a larger set of images")

@@ -108,8 +108,9 @@ def _setting(config: LinearRegressionConfig, seed: int) -> Setting:
         signal_to_noise=config.signal_to_noise,
         seed=named_seed(seed, "problem"),
     )
-    population, model = config.population(problem), config.network(nn.Linear(config.dim, 1, bias=False))
-    nn.init.zeros_(model.weight)
+    line = nn.Linear(config.dim, 1, bias=False)
+    nn.init.zeros_(line.weight)
+    population, model = config.population(problem), config.network(line)
     timing = Timing(
         infrequent_every=config.snapshot_every,
         first_infrequent=config.switch_at,
