@@ -94,6 +94,19 @@ def layouts_of_the_reference():
     return {"init": float(max(np.abs(V - drawn[0]).max() for V in drawn))}
 
 
+def wide(k=4, d=10_000, num_steps=40):
+    """Planted vectors of many coordinates, of which every device holds a part and none holds all."""
+    mesh, optimizer = make_mesh(features=4), optax.sgd(0.1, momentum=0.9, nesterov=True)
+    signs = np.random.default_rng(3).choice([-1.0, 1.0], d) / np.sqrt(d / k)
+    planted = np.repeat(np.eye(k), d // k, axis=1) * signs
+    scores = np.random.default_rng(4).standard_normal((num_steps, 64, k)) * [4, 3, 2, 1]
+    state, config = init(jax.random.key(0), k, d, optimizer, mesh=mesh), Config(optimizer, mesh=mesh)
+    for batch in scores:
+        state, _ = step(state, shard_batch((batch @ planted).astype(np.float32), mesh), config)
+    overlaps = np.asarray(state.V, np.float64) @ planted.T
+    return {"span": float(k - np.sum(np.square(overlaps))), "part": state.V.addressable_shards[0].data.shape}
+
+
 def rejected():
     """Messages of layouts that cannot be."""
     messages = []
@@ -122,6 +135,7 @@ if __name__ == "__main__":
         "adam": worst_difference("mu", np.float64, momentum=False),
         "float32": worst_difference("mu", np.float32),
         "pytree": pytree_on_features(),
+        "wide": wide(),
         "rejected": rejected(),
     }
     json.dump(report, sys.stdout)

@@ -156,7 +156,11 @@ def test_players_without_variance_are_unresolved(rng, n_epochs):
     model = EigenGame(
         4, batch_size=50, n_epochs=n_epochs, tol=None if n_epochs == 1 else 0.02, random_state=0
     )
-    model.fit(X)
+    if n_epochs == "auto":
+        with pytest.warns(ConvergenceWarning, match=r"Components \[2, 3\] have no variance above"):
+            model.fit(X)
+    else:
+        model.fit(X)
     np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(4), atol=1e-5)
     np.testing.assert_allclose(model.explained_variance_ratio_.sum(), 1, atol=0.05)
     if n_epochs == "auto":
@@ -457,3 +461,87 @@ def test_data_frames_of_polars(data):
     model = EigenGame(2, random_state=0).set_output(transform="polars").fit(frame)
     np.testing.assert_array_equal(model.components_, EigenGame(2, random_state=0).fit(data).components_)
     assert model.transform(frame).columns == ["eigengame0", "eigengame1"]
+
+
+def top_three(X):
+    """Variances, vectors and total of the centred rows by SVD in double precision, on unit size."""
+    rows = np.asarray(X, np.float64)
+    centred = rows - rows.mean(axis=0)
+    unit = np.abs(centred).max()
+    _, singular, vectors = np.linalg.svd(centred / unit, full_matrices=False)
+    return np.square(singular * unit)[:3] / (len(X) - 1), vectors[:3], singular[:3] * unit
+
+
+@pytest.mark.parametrize("algorithm", ["mu", "auto"])
+@pytest.mark.parametrize(
+    "move",
+    [lambda X: X + 1e8, lambda X: X + 1e12, lambda X: X + np.r_[1e8, np.zeros(7)]],
+    ids=["1e8", "1e12", "a column"],
+)
+def test_a_mean_far_above_the_spread(rng, move, algorithm):
+    """Rows cast to single precision before the mean is subtracted would lose all their digits."""
+    X = move(rng.standard_normal((1000, 8)) * [8, 6, 4.5, 3, 1, 1, 1, 1])
+    variances, vectors, _ = top_three(X)
+    model = EigenGame(3, algorithm=algorithm, random_state=0).fit(X)
+    streamed = EigenGame(3, batch_size=100, random_state=0)
+    for rows in np.split(np.tile(X, (5, 1)), 50):
+        streamed.partial_fit(rows)
+    np.testing.assert_allclose(model.explained_variance_, variances, rtol=1e-4)
+    np.testing.assert_allclose(model.mean_, X.mean(axis=0), rtol=1e-14, atol=1e-6)
+    assert angles(model.components_, vectors).max() < 0.02
+    assert angles(streamed.components_, vectors).max() < 0.1
+    centred = X - X.mean(axis=0)
+    np.testing.assert_allclose(model.transform(X), centred @ model.components_.T, atol=1e-2)
+    assert model.score(X) == pytest.approx(variances.sum() / np.sum(centred**2) * 999, abs=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-30, 1e-22, 1e15, 1e30, 1e150])
+@pytest.mark.parametrize("options", [{}, {"algorithm": "auto"}, {"learning_rate": 0.02}], ids=str)
+def test_any_unit_of_the_data(rng, scale, options):
+    """Squares of the data leave the range of single precision, the answer does not."""
+    X = rng.standard_normal((1000, 8)) * [8, 6, 4.5, 3, 1, 1, 1, 1] * scale
+    if "learning_rate" in options:
+        options = {"learning_rate": options["learning_rate"] / scale**2}
+    variances, vectors, singular = top_three(X)
+    model = EigenGame(3, whiten=True, random_state=0, **options).fit(X)
+    assert model.unresolved_.size == 0
+    assert angles(model.components_, vectors).max() < 0.02
+    np.testing.assert_allclose(model.explained_variance_, variances, rtol=1e-4)
+    np.testing.assert_allclose(model.singular_values_, singular, rtol=1e-4)
+    np.testing.assert_allclose(model.transform(X).std(axis=0, ddof=1), 1, rtol=1e-3)
+    assert model.score(X) == pytest.approx(model.explained_variance_ratio_.sum(), abs=1e-4)
+
+
+def test_an_own_optimizer_has_steps_for_one_unit_only(data):
+    with pytest.raises(ValueError, match=r"The data are of size 2e\+12; .* Scale the data"):
+        EigenGame(2, optimizer=optax.sgd(0.1)).fit(data.astype(float) * 1e11)
+
+
+def test_the_frame_survives_saving(data, tmp_path):
+    X = data.astype(float) * 1e-30 + 1e-24
+    model = fitted(X, n_epochs=1)
+    model.save(tmp_path / "model.npz")
+    held, _ = EigenGame.load(tmp_path / "model.npz")
+    np.testing.assert_array_equal(held.mean_, model.mean_)
+    np.testing.assert_array_equal(
+        held.partial_fit(X[:100]).components_, model.partial_fit(X[:100]).components_
+    )
+    np.testing.assert_array_equal(held.explained_variance_, model.explained_variance_)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [optax.lbfgs(), optax.contrib.dog, 0.1], ids=["lbfgs", "function", "number"]
+)
+def test_optimizers_that_do_not_apply_are_refused(data, optimizer):
+    with pytest.raises(ValueError, match="optimizer"):
+        EigenGame(2, optimizer=optimizer).fit(data)
+
+
+@pytest.mark.parametrize("algorithm", ["mu", "auto"])
+def test_variances_that_single_precision_cannot_see_are_said(data, x64, algorithm):
+    """One row a million times larger than the others hides their variances."""
+    X = np.r_[data.astype(float), np.full((1, 8), 1e6)]
+    with pytest.warns(ConvergenceWarning, match=r"Components \[1, 2\] have no variance .* dtype='float64'"):
+        EigenGame(3, algorithm=algorithm, random_state=0).fit(X)
+    model = EigenGame(3, algorithm=algorithm, dtype="float64", random_state=0).fit(X)
+    assert angles(model.components_, top_three(X)[1]).max() < 0.02

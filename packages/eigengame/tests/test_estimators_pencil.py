@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 from scipy.linalg import eigh
+from scipy.sparse import csr_array, diags_array
+from scipy.sparse.linalg import eigsh
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
@@ -211,8 +213,6 @@ def test_what_gevp_has_not_found_is_said(rng):
 
 
 def test_gevp_takes_functions_and_sparse_matrices(rng):
-    from scipy.sparse import csr_array
-
     A = np.diag(np.arange(1.0, 7.0)).astype(np.float32)
     dense = EigenGameGEVP(2, random_state=0).fit(A).eigenvalues_
     np.testing.assert_allclose(
@@ -267,6 +267,22 @@ def test_embeddings_against_numpy(rng, graph, normalized):
     )
 
 
+def test_a_graph_of_ten_thousand_nodes_against_eigsh(rng):
+    blocks = rng.integers(0, 4, 10_000)
+    edges = rng.integers(0, 10_000, (300_000, 2))
+    edges = edges[(edges[:, 0] != edges[:, 1]) & (blocks[edges[:, 0]] == blocks[edges[:, 1]])]
+    edges = np.r_[edges, np.c_[np.arange(9999), np.arange(1, 10_000)]]
+    ends = np.r_[edges, edges[:, ::-1]].T
+    adjacency = csr_array((np.ones(ends.shape[1]), tuple(ends)), shape=(10_000, 10_000))
+    degrees = adjacency.sum(axis=0)
+    top = 2 * degrees.max()
+    values, vectors = eigsh(diags_array(top - degrees) + adjacency, 4, which="LA")
+    values, vectors = top - values[::-1], vectors[:, ::-1]
+    model = EigenGameSpectralEmbedding(4, random_state=0).fit(edges)
+    np.testing.assert_allclose(model.eigenvalues_, values, rtol=1e-5, atol=1e-8)
+    assert np.linalg.svd(model.embedding_.T @ vectors)[1].min() > 1 - 1e-6
+
+
 def test_nodes_beyond_the_count_of_integers_are_refused():
     with pytest.raises(ValueError, match=r"edges names node 1099511627776; number the nodes from 0"):
         EigenGameSpectralEmbedding(2).fit([[0, 1], [1, 2**40]])
@@ -306,3 +322,60 @@ def test_a_direction_that_one_view_lacks_is_unresolved(rng):
     with pytest.warns(ConvergenceWarning):
         model = EigenGameCCA(2, random_state=0).fit(x, np.c_[x[:, 0], 2 * x[:, 0]])
     np.testing.assert_array_equal(model.unresolved_, [1])
+
+
+@pytest.mark.parametrize(("size_a", "size_b"), [(1e-60, 1.0), (1.0, 1e60), (1e60, 1e-60), (1e-150, 1e150)])
+def test_a_pencil_of_any_size(rng, size_a, size_b):
+    """In single precision such entries are zero or infinite."""
+    A, B = np.diag(np.r_[10.0, 8, 5, np.linspace(3, 0.1, 9)]), np.cov(rng.standard_normal((12, 100)))
+    values, vectors = eigh(A, B)
+    given = (A * size_a, B * size_b)
+    for A_given, B_given in (given, tuple(csr_array(matrix) for matrix in given)):
+        model = EigenGameGEVP(3, random_state=0).fit(A_given, B=B_given)
+        np.testing.assert_allclose(model.eigenvalues_, values[::-1][:3] * (size_a / size_b), rtol=1e-5)
+        exact = vectors[:, ::-1].T[:3] / np.sqrt(size_b)
+        assert cosine_similarities(model.components_, exact).min() > 1 - 1e-6
+        np.testing.assert_allclose(
+            np.einsum("ij,jk,ik->i", model.components_, given[1], model.components_), 1
+        )
+
+
+def test_bounds_of_a_fit_do_not_outlive_it(rng):
+    """After `partial_fit` the vectors are others, and nothing bounds their angles."""
+    views = two_views(rng, 600)
+    model = EigenGameCCA(2, batch_size=64, n_epochs=2, random_state=0).fit(*views)
+    assert model.angle_bounds_.max() < 0.02
+    model.partial_fit(*(rng.standard_normal((128, 8)) for _ in views))
+    np.testing.assert_array_equal(model.angle_bounds_, np.pi / 2)
+    assert np.isnan(model.residuals_).all()
+    plain = EigenGameCCA(2, batch_size=64, n_epochs=2, refine=False, random_state=0).fit(*views)
+    np.testing.assert_array_equal(plain.angle_bounds_, np.pi / 2)
+
+
+def test_settings_of_a_stream_stay_those_it_began_with(rng):
+    views = two_views(rng, 128)
+    model = EigenGameCCA(2, batch_size=64, random_state=0).partial_fit(*views)
+    with pytest.raises(ValueError, match="maximize was True when this fit began and is False"):
+        model.set_params(maximize=False).partial_fit(*views)
+    model.set_params(maximize=True, n_components=4)
+    assert model.components_x_.shape == (2, 8)
+    assert model.eigenvalues_.shape == (2,)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-100, 1e100, 1e200])
+def test_cca_and_its_scores_at_the_ends_of_double_precision(rng, scale):
+    x, y = two_views(rng, 300)
+    model = EigenGameCCA(2, random_state=0).fit(x * scale, y / scale)
+    exact = svd_correlations(x, y, 2)
+    np.testing.assert_allclose(model.eigenvalues_, exact, atol=1e-4)
+    scores = model.transform(x * scale, y / scale)
+    units = (scale, 1 / scale)
+    found = [
+        np.corrcoef(*(s[:, i] / unit for s, unit in zip(scores, units, strict=True)))[0, 1] for i in (0, 1)
+    ]
+    np.testing.assert_allclose(found, exact, atol=1e-4)
+
+
+def test_a_constant_view_is_refused_by_name(rng):
+    with pytest.raises(ValueError, match="A view has no variance: all its columns are constant"):
+        EigenGameCCA(1, random_state=0).fit(np.ones((50, 3)), rng.standard_normal((50, 2)))

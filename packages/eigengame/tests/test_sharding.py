@@ -53,6 +53,11 @@ def test_every_layout_in_single_precision(report):
     assert max(report["float32"].values()) < SINGLE
 
 
+def test_no_device_holds_a_whole_vector(report):
+    assert report["wide"]["part"] == [4, 2500]
+    assert report["wide"]["span"] < 0.05  # 4 for a random span
+
+
 def test_golden_two_by_two_copies(report):
     assert report["golden"]["reference"] < 1e-9
 

@@ -57,7 +57,12 @@ def from_arrays(arrays: dict[str, NDArray], like: State) -> State:
     return state
 
 
-def save(path: str | os.PathLike[str], state: State, meta: dict[str, Any] | None = None) -> None:
+def save(
+    path: str | os.PathLike[str],
+    state: State,
+    meta: dict[str, Any] | None = None,
+    beside: dict[str, NDArray] | None = None,
+) -> None:
     """Write a checkpoint; a reader sees the old file or the new one, never a part.
 
     With several processes all must call this; only process 0 writes.
@@ -66,8 +71,9 @@ def save(path: str | os.PathLike[str], state: State, meta: dict[str, Any] | None
         path: File name, by convention ending in `.npz`.
         state: Any state.
         meta: JSON values to keep with it, such as the position in the data.
+        beside: Arrays to keep with it, returned by `read`.
     """
-    arrays, target = to_arrays(state), Path(path)
+    arrays, target = to_arrays(state) | (beside or {}), Path(path)
     if jax.process_index() != 0:
         return
     record = json.dumps({"format": FORMAT_VERSION, "meta": meta or {}})

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_edges", "degrees", "laplacian_product", "shifted_product", "top_value_bound"]
+__all__ = ["check_edges", "laplacian_product", "shifted_product", "top_value_bound"]
 
 
 def check_edges(edges: ArrayLike, num_nodes: int | None = None) -> tuple[NDArray[np.int32], int]:
@@ -44,16 +44,6 @@ def check_edges(edges: ArrayLike, num_nodes: int | None = None) -> tuple[NDArray
     if kept.shape[0] == 0:
         raise ValueError("edges holds self-loops only; the Laplacian is zero.")
     return kept.astype(np.int32), size
-
-
-def degrees(edges: Int[np.ndarray, "m 2"], num_nodes: int) -> Int[np.ndarray, " d"]:
-    """Return the number of edges at every node.
-
-    Example:
-        >>> degrees(np.array([[0, 1], [1, 2]]), 3)
-        array([1, 2, 1])
-    """
-    return np.bincount(np.asarray(edges).reshape(-1), minlength=num_nodes)
 
 
 @jax.jit

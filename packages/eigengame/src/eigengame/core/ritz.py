@@ -77,7 +77,8 @@ class Quality:
 
 def _basis(V: NDArray, BV: NDArray, threshold: float) -> NDArray:
     """Return T with T (V B V') T' = I, one row per direction above the threshold."""
-    G = (V @ BV.T + BV @ V.T) / 2
+    G = V @ BV.T
+    G = (G + G.T) / 2
     lengths = np.sqrt(np.maximum(np.diagonal(G), 0))
     scale = np.where(lengths > 0, 1 / np.where(lengths > 0, lengths, 1), 0)
     values, mixing = eigh(scale[:, None] * G * scale)

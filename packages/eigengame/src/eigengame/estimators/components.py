@@ -33,7 +33,7 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
     @property
     def mean_(self) -> Float[np.ndarray, " d"]:
         """Mean of the samples seen (zero without centring)."""
-        return np.asarray(self._state.mean)
+        return np.asarray(self._frame.shift + self._frame.unit * np.asarray(self._state.mean, np.float64))
 
     def _samples(self) -> int:
         return int(getattr(self, "_distinct", self.n_samples_seen_))
@@ -42,35 +42,40 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
         n = self._samples()
         return n / (n - 1) if self.center == "running" and n > 1 else 1.0
 
+    def _values(self) -> NDArray:
+        """Return the variances along the components in the frame, and last the total."""
+        values = np.maximum(self._current()[0].values[: self.n_components_], 0)
+        return np.append(values, float(self._state.aux.recent)) * self._unbiased()
+
     @property
     def explained_variance_(self) -> Float[np.ndarray, " k"]:
         """Variance along each component."""
-        values = np.maximum(self._current()[0].values[: self.n_components_], 0)
-        return np.asarray(values * self._unbiased(), self.dtype)
+        return np.asarray(self._values()[:-1] * self._frame.unit**2)
 
     @property
     def explained_variance_ratio_(self) -> Float[np.ndarray, " k"]:
         """Share of the total variance along each component."""
-        total = float(self._state.aux.recent) * self._unbiased()
-        return self.explained_variance_ / total if total > 0 else np.zeros_like(self.explained_variance_)
+        *values, total = self._values()
+        return np.asarray(values) / total if total > 0 else np.zeros(len(values))
 
     @property
     def singular_values_(self) -> Float[np.ndarray, " k"]:
         """Singular values of the centred data."""
         n = self._samples()
-        return np.asarray(np.sqrt(self.explained_variance_ * (n - 1 if self.center == "running" else n)))
+        rows = n - 1 if self.center == "running" else n
+        return np.asarray(np.sqrt(self._values()[:-1] * rows) * self._frame.unit)
 
     @property
     def noise_variance_(self) -> float:
         """Mean variance along the directions that are left out."""
         left = self.n_features_in_ - self.n_components_
-        total = float(self._state.aux.recent) * self._unbiased()
-        return max(total - float(self.explained_variance_.sum()), 0.0) / left if left else 0.0
+        *values, total = self._values() * self._frame.unit**2
+        return max(float(total - np.sum(values)), 0.0) / left if left else 0.0
 
     @property
     def residuals_(self) -> Float[np.ndarray, " k"]:
         """Length of C v - lambda v for every component."""
-        return self._current()[1].residuals
+        return self._current()[1].residuals * self._frame.unit**2
 
     @property
     def angle_bounds_(self) -> Float[np.ndarray, " k"]:
@@ -80,7 +85,7 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
     @property
     def variance_errors_(self) -> Float[np.ndarray, " k"]:
         """Estimated bound of the error of each explained variance."""
-        return self._current()[1].value_errors
+        return self._current()[1].value_errors * self._frame.unit**2
 
     @property
     def converged_(self) -> bool:
@@ -129,7 +134,7 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
         """Return the factor of each score: 1, or with `whiten` 1 / deviation (0 where there is none)."""
         scale = np.ones(self.n_components_)
         if self.whiten:
-            deviation = np.sqrt(self.explained_variance_.astype(np.float64))
+            deviation = np.sqrt(self._values()[:-1]) * self._frame.unit
             deviation[self.unresolved_] = np.inf
             scale = 1 / np.where(deviation > 0, deviation, np.inf)
         return scale
@@ -148,14 +153,14 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
         return np.concatenate(parts).astype(self.dtype, copy=False)
 
     def inverse_transform(self, X: ArrayLike) -> Float[np.ndarray, "n d"]:
-        """Return the reconstruction Z V + mean from coordinates Z, the scale of `whiten` undone."""
+        """Return Z V + mean from coordinates Z in double precision, the scale of `whiten` undone."""
         check_is_fitted(self)
         scores = np.asarray(X, np.float64)
         if scores.ndim != 2 or scores.shape[1] != self.n_components_:
             raise ValueError(f"Scores have shape {scores.shape}; expected (n, {self.n_components_}).")
         scale = self._scale()
         back = scores * np.where(scale > 0, 1 / np.where(scale > 0, scale, 1), 0)
-        return np.asarray(back @ self.components_ + self.mean_, self.dtype)
+        return np.asarray(back @ self.components_ + self.mean_)
 
     def score(self, X: ArrayLike, y: None = None) -> float:
         """Return the share of the variance of X that the components capture, 1 for all of it.
@@ -165,10 +170,10 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
         """
         check_is_fitted(self)
         rows = validate_data(self, X, reset=False, accept_sparse="csr", dtype="numeric")
-        basis = np.linalg.qr(self.components_.T)[0]
+        basis, mean = np.linalg.qr(self.components_.T)[0], np.asarray(self._state.mean, np.float64)
         captured = total = 0.0
         for part in chunks(rows, 8192):
-            centred = dense_rows(rows, part, np.float64) - self.mean_
+            centred = self._frame.enter(dense_rows(rows, part), np.float64) - mean
             captured += float(np.sum(np.square(centred @ basis)))
             total += float(np.sum(np.square(centred)))
         return captured / total if total > 0 else 1.0

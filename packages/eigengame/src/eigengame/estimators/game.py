@@ -15,7 +15,8 @@ from sklearn.base import BaseEstimator
 from eigengame.core.learning_rate import auto_gain, nesterov, with_learning_rate
 from eigengame.core.ritz import Block, Quality, orthogonal_rows, quality, rayleigh_ritz
 from eigengame.core.solver import Config, Moments, State, init, initial_vectors, step
-from eigengame.estimators.streams import Batch, check_finite
+from eigengame.estimators.frames import Frame
+from eigengame.estimators.streams import check_finite, pad_rows
 from eigengame.sharding import gather
 
 __all__ = ["Game"]
@@ -28,12 +29,27 @@ FIXED = ("n_components", "learning_rate", "momentum", "center", "optimizer", "me
 _SOLUTIONS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
+def _check_optimizer(optimizer: Any) -> None:
+    """Refuse what is no optax transformation, and one that needs a loss: the game has none."""
+    if not callable(getattr(optimizer, "update", None)):
+        raise ValueError(f"optimizer={optimizer!r} is not an optax transformation, such as optax.adam(1e-2).")
+    flat = jnp.ones((1, 1))
+    try:
+        jax.eval_shape(lambda: optimizer.update(flat, optimizer.init(flat), flat))
+    except TypeError as error:
+        raise ValueError(
+            f"optimizer needs the value of a loss ({error}), and the game has none. Take one that needs "
+            "gradients only, such as optax.sgd or optax.adam."
+        ) from error
+
+
 class Game(BaseEstimator):
     """Players of one estimator, a few more than asked for, and the steps they take."""
 
     n_components: Any
     algorithm: Any
     learning_rate: Any
+    batch_size: int
     momentum: float
     center: Any
     optimizer: Any
@@ -44,6 +60,8 @@ class Game(BaseEstimator):
     n_passes_: int
     solver_: str
     _state: State
+    _frame: Frame
+    _rows: int
     _seed: int
     _wanted: Any
     _begun_with: dict[str, Any]
@@ -71,18 +89,9 @@ class Game(BaseEstimator):
         k: Any = self.n_components
         return None if k is None or isinstance(k, Integral) else float(k)
 
-    def _check_unchanged(self) -> None:
-        """Refuse to go on with settings other than those that the state was built with."""
-        for name, held in self._begun_with.items():
-            now = getattr(self, name)
-            if now is not held and not (isinstance(held, int | float | str) and now == held):
-                raise ValueError(
-                    f"{name} was {held!r} when this fit began and is {now!r}; call fit, which starts anew, "
-                    "or set it back."
-                )
-
-    def _start(self, batch: Batch) -> None:
-        n, d = batch.num_valid, batch.rows.shape[1]
+    def _start(self, rows: NDArray, position: int) -> None:
+        """Begin with the first rows: their frame, the number of players, their vectors."""
+        n, d = rows.shape
         if self._wanted is None:
             self._wanted = min(n, d)
         k = self._wanted = int(self._wanted)
@@ -90,14 +99,23 @@ class Game(BaseEstimator):
             k = self._wanted = d
         if k > d:
             raise ValueError(f"n_components={k} exceeds n_features={d}; ask for at most {d} components.")
+        if self.optimizer is not None:
+            _check_optimizer(self.optimizer)
+        check_finite(rows, position)
+        frame = Frame.of(rows, center=self.center == "running")
+        if frame.unit != 1 and (self.optimizer is not None or callable(self.learning_rate)):
+            raise ValueError(
+                f"The data are of size {frame.unit:.1g}; with an own optimizer or schedule 1e-6 to 1e6 is "
+                "allowed, as its steps fit one unit. Scale the data, or pass learning_rate='auto'."
+            )
         players = min(k + max(8, k // 2), d)
         config = self._config()
         key = jax.random.key(self._seed)
         V = self._first_vectors(key, players, d)
         state = init(key, players, d, config.optimizer, V=V, moments=True, dtype=self.dtype, mesh=self.mesh)
         if self.optimizer is None and not callable(self.learning_rate) and self.learning_rate != "auto":
-            state = with_learning_rate(state, float(self.learning_rate))
-        self._state = state
+            state = with_learning_rate(state, float(self.learning_rate) * frame.unit**2)
+        self._state, self._frame = state, frame
         self._begun_with = {name: getattr(self, name) for name in FIXED}
 
     def _first_vectors(self, key: jax.Array, k: int, d: int) -> NDArray | None:
@@ -111,20 +129,30 @@ class Game(BaseEstimator):
             )
         return np.concatenate([former[:k], np.asarray(initial_vectors(key, k, d, self.dtype))[len(former) :]])
 
-    def _absorb(self, batch: Batch) -> None:
+    def _absorb(self, rows: Any, position: int) -> None:
+        """Take one step on at most `batch_size` rows, padded to one size or, after a small start, two."""
         if not hasattr(self, "_state"):
-            self._start(batch)
-        state, metrics = step(self._state, batch.rows, self._config(), np.int32(batch.num_valid))
+            self._start(rows, position)
+        n = len(rows)
+        entered = self._frame.enter(rows, self.dtype)
+        if not isinstance(rows, jax.Array):
+            entered = pad_rows(entered, self._rows if n <= self._rows else self._divisible(self.batch_size))
+        state, metrics = step(self._state, entered, self._config(), np.int32(n))
         if not metrics["finite"]:
-            check_finite(np.asarray(batch.rows), batch.position)
+            check_finite(np.asarray(rows), position)
             raise ValueError(
-                f"The update on batch {batch.position} is not finite although the data are: "
+                f"The update on batch {position} is not finite although the data are: "
                 f"learning_rate={self.learning_rate_} is too large, or the data overflow {self.dtype}; "
                 "lower the rate, or scale the data. The state before it was kept."
             )
         self._state = state
-        self.n_samples_seen_ += batch.num_valid
+        self.n_samples_seen_ += n
         self.n_iter_ += 1
+
+    def _divisible(self, rows: int) -> int:
+        """Return the number of rows rounded up to what the mesh can split; the rest is padding."""
+        parts = 1 if self.mesh is None else self.mesh.shape["data"]
+        return -(-int(rows) // parts) * parts
 
     @property
     def _noise(self) -> float:
@@ -160,7 +188,7 @@ class Game(BaseEstimator):
         return held[1], held[2]
 
     def _adopt(self, block: Block, mean: NDArray, total: float) -> None:
-        """Continue from vectors with exact products; momentum starts anew."""
+        """Continue from vectors with exact products in the frame; momentum starts anew."""
         state, dtype = self._state, jnp.dtype(self.dtype)
         missing = state.k - block.values.size
         V = np.concatenate([block.V, orthogonal_rows(block.V, missing)])
@@ -180,7 +208,7 @@ class Game(BaseEstimator):
         )
         opt_state = fresh.opt_state
         if self.learning_rate_ is not None:
-            opt_state = with_learning_rate(fresh, self.learning_rate_).opt_state
+            opt_state = with_learning_rate(fresh, self.learning_rate_ * self._frame.unit**2).opt_state
         self._state = replace(
             state, V=vectors, aux=moments, mean=jnp.asarray(mean, dtype), opt_state=opt_state
         )
@@ -194,6 +222,6 @@ class Game(BaseEstimator):
     def learning_rate_(self) -> float | None:
         """Learning rate of the last step."""
         hyperparams = getattr(self._state.opt_state, "hyperparams", None)
-        return (
-            None if hyperparams is None or self.optimizer is not None else float(hyperparams["learning_rate"])
-        )
+        if hyperparams is None or self.optimizer is not None:
+            return None
+        return float(hyperparams["learning_rate"]) / self._frame.unit**2

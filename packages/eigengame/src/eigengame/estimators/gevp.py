@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from numbers import Real
 from typing import Any, ClassVar, Self
@@ -17,7 +18,7 @@ from scipy.linalg import cho_factor, cho_solve
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_array, validate_data
 
 from eigengame.core.generalized import PencilConfig, pencil_init, repeat_pencil_step
 from eigengame.core.learning_rate import decaying_adam
@@ -32,9 +33,20 @@ __all__ = ["EigenGameGEVP"]
 Operator = ArrayLike | Callable[[Any], Any]
 
 
-def _matrix_products(V: Any, operators: Any) -> tuple[Any, Any]:
-    A, B = operators
-    return (A @ V.T).T, V if B is None else (B @ V.T).T
+@dataclass(frozen=True)
+class _Products:
+    """Products divided by given sizes of A and B; compiled once for all matrices of one shape."""
+
+    functions: Any = None
+
+    def __call__(self, V: Any, operators: Any) -> tuple[Any, Any]:
+        *matrices, size_a, size_b = operators
+        A, B = self.functions or [M if M is None else partial(_times, M) for M in matrices]
+        return A(V) / size_a, (V if B is None else B(V)) / size_b
+
+
+def _times(M: Any, V: Any) -> Any:
+    return (M @ V.T).T
 
 
 @partial(jax.jit, static_argnames="products")
@@ -42,41 +54,6 @@ def _apply(products: Callable[[Any, Any], Any], V: Any, operators: Any) -> tuple
     """Both products in one compiled piece instead of one per operation."""
     AV, BV = products(V, operators)
     return AV, BV
-
-
-class _CallableProducts:
-    """Products of operators given as functions of V; equal where the functions are the same."""
-
-    def __init__(self, A: Callable[[Any], Any], B: Callable[[Any], Any] | None) -> None:
-        self.pair = (A, B)
-
-    def __hash__(self) -> int:
-        return hash(self.pair)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _CallableProducts) and self.pair == other.pair
-
-    def __call__(self, V: Any, _: Any) -> tuple[Any, Any]:
-        A, B = self.pair
-        return A(V), V if B is None else B(V)
-
-
-class _Scaled:
-    """Products divided by the sizes of A and B; equal where both are."""
-
-    def __init__(self, products: Callable[[Any, Any], tuple[Any, Any]], size_a: float, size_b: float) -> None:
-        self.parts = (products, size_a, size_b)
-
-    def __hash__(self) -> int:
-        return hash(self.parts)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Scaled) and self.parts == other.parts
-
-    def __call__(self, V: Any, operators: Any) -> tuple[Any, Any]:
-        products, size_a, size_b = self.parts
-        AV, BV = products(V, operators)
-        return AV / size_a, BV / size_b
 
 
 class EigenGameGEVP(BaseEstimator):
@@ -161,15 +138,26 @@ class EigenGameGEVP(BaseEstimator):
             ValueError: If shapes do not fit, entries are not finite, B is not positive, or k exceeds d.
         """
         self._validate_params()
-        products, operators, dim = self._operators(X, B, dim)
+        if callable(X):
+            if dim is None or not (B is None or callable(B)):
+                raise ValueError(
+                    "With A as a function pass dim= (the dimension d), and B as a function or None."
+                )
+            self.n_features_in_, (size_a, size_b) = dim, (1.0, 1.0)
+            products, operators = _Products((X, B)), (None, None, 1.0, 1.0)
+        else:
+            (X, B), (size_a, size_b) = self._matrices(X, B)
+            dim = self.n_features_in_
+            products, operators = _Products(), (self._device(X), self._device(B), 1.0, 1.0)
+        epsilon = float(self.epsilon) / size_b
         if self.n_components > dim:
             raise ValueError(
                 f"n_components={self.n_components} exceeds n_features={dim}; ask for at most {dim}."
             )
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         scales = self._probe(products, operators, dim, seed)
-        V = self._play(products, operators, dim, seed, scales)
-        exact, noise, precondition = self._exact(X, B, products, operators)
+        V = self._play(products, operators, dim, seed, scales, epsilon)
+        exact, noise, precondition = self._exact(X, B, products, operators, epsilon)
         start = starting_block(V, exact)
         k = int(self.n_components)
         judge = partial(quality, k=k, noise=noise, size=scales[0] / scales[1], zero_is_null=False)
@@ -182,37 +170,38 @@ class EigenGameGEVP(BaseEstimator):
             precondition=precondition,
         )
         found = judge(block)
-        self.eigenvalues_: NDArray = block.values[:k] if self.maximize else -block.values[:k]
-        self.components_: Float[np.ndarray, "k d"] = orient(block.V[:k])
-        self.residuals_, self.angle_bounds_ = found.residuals, found.angles
+        unit = size_a / size_b if self.maximize else -size_a / size_b
+        self.eigenvalues_: NDArray = unit * block.values[:k]
+        self.components_: Float[np.ndarray, "k d"] = orient(block.V[:k]) / np.sqrt(size_b)
+        self.residuals_, self.angle_bounds_ = abs(unit) * found.residuals, found.angles
         self.unresolved_: NDArray = np.arange(min(k, block.values.size), k)
         self.n_iter_ = int(self.n_iter)
         warn_of_angles("Vectors", found, float(self.tol), "raise max_passes")
         return self
 
     def _play(
-        self, products: Any, operators: Any, dim: int, seed: int, scales: tuple[float, float]
+        self, products: Any, operators: Any, dim: int, seed: int, scales: tuple[float, float], epsilon: float
     ) -> NDArray:
         """Return the vectors of a short game on operators scaled to unit size; a few more than asked for."""
         config = PencilConfig(
             decaying_adam(float(self.learning_rate), int(self.n_iter)),
-            _Scaled(products, *scales),
+            products,
             exact=True,
-            epsilon=float(self.epsilon) / scales[1],
+            epsilon=epsilon / scales[1],
             maximize=bool(self.maximize),
         )
         players = min(int(self.n_components) + max(8, int(self.n_components) // 2), dim)
         state = pencil_init(jax.random.key(seed), players, dim, config)
-        state, finite = repeat_pencil_step(state, operators, config, int(self.n_iter))
+        state, finite = repeat_pencil_step(state, operators[:2] + scales, config, int(self.n_iter))
         if finite:
             return np.asarray(state.V, np.float64)
         return np.asarray(initial_vectors(jax.random.key(seed), players, dim), np.float64)
 
     def _exact(
-        self, A: Any, B: Any, products: Any, operators: Any
+        self, A: Any, B: Any, products: Any, operators: Any, epsilon: float
     ) -> tuple[Callable[[NDArray], tuple[NDArray, NDArray]], float, Callable[[NDArray], NDArray] | None]:
         """Return products with sign and epsilon, their relative accuracy, and a preconditioner."""
-        sign, epsilon = 1 if self.maximize else -1, float(self.epsilon)
+        sign = 1 if self.maximize else -1
         if callable(A):
 
             def traced(V: NDArray) -> tuple[NDArray, NDArray]:
@@ -221,22 +210,19 @@ class EigenGameGEVP(BaseEstimator):
                 return sign * AV, (V if B is None else BV) + epsilon * V
 
             return traced, 10 * float(np.finfo(np.float32).eps), None
-        A64, B64 = (
-            None if M is None else M if hasattr(M, "tocsr") else np.asarray(M, np.float64) for M in (A, B)
-        )
 
         def in_double(V: NDArray) -> tuple[NDArray, NDArray]:
-            BV = V if B64 is None else np.asarray((B64 @ V.T).T)
-            return sign * np.asarray((A64 @ V.T).T), BV + epsilon * V
+            BV = V if B is None else np.asarray((B @ V.T).T)
+            return sign * np.asarray((A @ V.T).T), BV + epsilon * V
 
         noise = 1e3 * float(np.finfo(np.float64).eps)
-        if B64 is None:
+        if B is None:
             return in_double, noise, None
-        if hasattr(B64, "tocsr"):
-            diagonal = B64.diagonal() + epsilon
+        if hasattr(B, "tocsr"):
+            diagonal = B.diagonal() + epsilon
             return in_double, noise, lambda R: R / np.where(diagonal > 0, diagonal, 1)
         try:
-            factor = cho_factor(B64 + epsilon * np.eye(B64.shape[0]))
+            factor = cho_factor(B + epsilon * np.eye(B.shape[0]))
         except LinAlgError as error:
             raise ValueError(
                 "B is not positive definite: its Cholesky factorisation fails. Pass epsilon > 0, which adds "
@@ -244,30 +230,27 @@ class EigenGameGEVP(BaseEstimator):
             ) from error
         return in_double, noise, lambda R: np.asarray(cho_solve(factor, R.T).T)
 
-    def _operators(self, A: Operator, B: Operator | None, dim: int | None) -> tuple[Any, Any, int]:
-        if callable(A):
-            if dim is None or not (B is None or callable(B)):
-                raise ValueError(
-                    "With A as a function pass dim= (the dimension d), and B as a function or None."
-                )
-            self.n_features_in_ = dim
-            return _CallableProducts(A, B), (), dim
-        matrix = validate_data(self, A, accept_sparse="csr", dtype="numeric")
-        d = matrix.shape[0]
-        if matrix.shape[1] != d:
-            raise ValueError(f"A has shape {matrix.shape}; a symmetric matrix is square.")
-        if B is None:
-            return _matrix_products, (self._device(matrix), None), d
-        shape: Any = getattr(B, "shape", None) or np.shape(np.asarray(B))
-        if callable(B) or shape != (d, d):
-            raise ValueError(f"B must be a matrix of shape {(d, d)} like A; got {shape}.")
-        return _matrix_products, (self._device(matrix), self._device(B)), d
+    def _matrices(self, A: Any, B: Any) -> tuple[list[Any], list[float]]:
+        """Return A and B in double precision divided by their largest entries, and these."""
+        pair: list[Any] = [validate_data(self, A, accept_sparse="csr", dtype="numeric"), None]
+        shape = pair[0].shape
+        if shape[0] != shape[1]:
+            raise ValueError(f"A has shape {shape}; a symmetric matrix is square.")
+        if B is not None:
+            if callable(B) or np.shape(B) != shape:
+                given = "a function" if callable(B) else np.shape(B)
+                raise ValueError(f"B must be a matrix of shape {shape} like A; got {given}.")
+            pair[1] = check_array(B, accept_sparse="csr", dtype="numeric", input_name="B")
+        sizes = [1.0 if M is None else float(abs(M).max()) or 1.0 for M in pair]
+        return [
+            M if M is None else M.astype(np.float64) / size for M, size in zip(pair, sizes, strict=True)
+        ], sizes
 
     @staticmethod
     def _device(matrix: Any) -> Any:
         if hasattr(matrix, "tocsr"):
             return sparse.BCOO.from_scipy_sparse(matrix.astype(np.float32))
-        return jnp.asarray(np.asarray(matrix, np.float32))
+        return matrix if matrix is None else jnp.asarray(matrix, np.float32)
 
     def _probe(self, products: Any, operators: Any, dim: int, seed: int) -> tuple[float, float]:
         """Return the sizes of A and B, and warn where u'Av and v'Au differ for random u and v."""

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from eigengame.estimators.frames import unit_rows
 from eigengame.estimators.pencil import PencilEstimator, has_batch_size
 from eigengame.exact import orient
 
@@ -80,9 +81,7 @@ class EigenGameICA(PencilEstimator):
     @property
     def components_(self) -> Float[np.ndarray, "k d"]:
         """Unit unmixing directions on rows."""
-        V = orient(self._vectors()[0])
-        lengths = np.linalg.norm(V, axis=1, keepdims=True)
-        return np.asarray(V / np.maximum(lengths, np.finfo(np.float64).tiny), np.float32)
+        return orient(unit_rows(self._vectors()[0])).astype(np.float32)
 
     @property
     def mean_(self) -> Float[np.ndarray, " d"]:

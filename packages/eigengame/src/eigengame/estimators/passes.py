@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
+from eigengame.estimators.frames import Frame
 from eigengame.estimators.streams import (
-    Batch,
     check_finite,
     chunks,
     dense_rows,
@@ -30,7 +30,7 @@ class _Sums(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What one pass found.
+    """What one pass found, in the frame.
 
     Attributes:
         products: C W' on rows, (m, d).
@@ -58,6 +58,7 @@ def one_pass(
     data: Any,
     W: Float[np.ndarray, "m d"],
     *,
+    frame: Frame,
     shift: NDArray | None,
     batch_size: int,
     multiple: int,
@@ -68,7 +69,8 @@ def one_pass(
     Args:
         data: Array, memmap or CSR matrix, or a stream of batches.
         W: Vectors on rows.
-        shift: Guess of the mean, subtracted first so that no digits cancel; None does not centre.
+        frame: Coordinates of the vectors; rows enter it first.
+        shift: Guess of the mean in the frame, subtracted so that no digits cancel; None does not centre.
         batch_size: Rows at a time of a stream; of arrays as many as make 16 MB in single precision.
         multiple: W is padded to a multiple of this, so that few shapes are compiled and not one per size.
         dtype: Type of the arithmetic.
@@ -81,20 +83,18 @@ def one_pass(
     sums = _Sums(jnp.zeros(padded.shape, dtype), jnp.zeros(d, dtype), jnp.zeros((), dtype))
     start = np.zeros(d, dtype) if shift is None else shift.astype(dtype)
     device_W, count = jnp.asarray(padded, dtype), 0
+    size = batch_size
     if hasattr(data, "shape"):
         size = min(max(int(2**22 // d), 256), data.shape[0])
-        batches: Iterable[Batch] = (
-            Batch(pad_rows(dense_rows(data, part, dtype), size), part.stop - part.start, index)
-            for index, part in enumerate(chunks(data, size))
-        )
+        batches: Iterable[NDArray] = (dense_rows(data, part) for part in chunks(data, size))
     else:
-        batches = iterable_batches(data, batch_size, dtype=dtype)
-    for batch in batches:
-        if batch.rows.shape[1] != d:
-            raise ValueError(f"Batch {batch.position} has {batch.rows.shape[1]} features; the fit has {d}.")
-        check_finite(np.asarray(batch.rows), batch.position)
-        sums = _add_rows(sums, device_W, batch.rows, start, np.int32(batch.num_valid))
-        count += batch.num_valid
+        batches = iterable_batches(data, batch_size)
+    for index, rows in enumerate(batches):
+        if rows.shape[1] != d:
+            raise ValueError(f"Batch {index} has {rows.shape[1]} features; the fit has {d}.")
+        check_finite(rows, index)
+        sums = _add_rows(sums, device_W, pad_rows(frame.enter(rows, dtype), size), start, np.int32(len(rows)))
+        count += len(rows)
     products, offset = np.asarray(sums.products, np.float64)[: W.shape[0]] / count, np.zeros(d)
     if shift is not None:
         offset = np.asarray(sums.shift, np.float64) / count

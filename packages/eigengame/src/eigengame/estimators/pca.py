@@ -1,6 +1,7 @@
 """Streaming PCA on the scikit-learn contract."""
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -22,17 +24,8 @@ from eigengame.core.ritz import Block, locally_optimal, quality, rayleigh_ritz
 from eigengame.estimators.components import Components
 from eigengame.estimators.passes import Pass, one_pass
 from eigengame.estimators.saved import Saved
-from eigengame.estimators.settings import COUNT, POSITIVE
-from eigengame.estimators.streams import (
-    Batch,
-    array_batches,
-    check_finite,
-    chunks,
-    dense_rows,
-    is_stream,
-    iterable_batches,
-    pad_rows,
-)
+from eigengame.estimators.settings import COUNT, POSITIVE, check_unchanged
+from eigengame.estimators.streams import array_batches, chunks, dense_rows, is_stream, iterable_batches
 from eigengame.estimators.warn import warn_of_angles
 from eigengame.sharding import gather
 
@@ -97,7 +90,8 @@ class EigenGame(Components, Saved):
         n_passes_: Passes over the data by `fit`, those of the game and exact ones.
         solver_: `"game"` or `"exact"`.
         learning_rate_: The number in use, or None with a schedule or an own optimizer.
-        unresolved_: Indices of components without variance; any vectors orthogonal to the others do.
+        unresolved_: Indices of components without variance above rounding error; any vectors orthogonal to
+            the others do. `fit` warns of them unless there are fewer samples than components.
 
     Source: Gemp et al. 2021b (arXiv 2102.04152), Algorithm 1, for the game.
 
@@ -222,14 +216,14 @@ class EigenGame(Components, Saved):
         for epoch in range(1 if self.n_epochs == "auto" else int(self.n_epochs)):
             before = self.n_samples_seen_
             batches = (
-                iterable_batches(X, self._rows, dtype=self.dtype)
+                iterable_batches(X, self._rows)
                 if rows is None
-                else array_batches(rows, self._rows, seed=self._seed, epoch=epoch, dtype=self.dtype)
+                else array_batches(rows, self._rows, seed=self._seed, epoch=epoch)
             )
-            for batch in batches:
+            for position, batch in enumerate(batches):
                 if not hasattr(self, "_state"):
-                    self.n_features_in_ = batch.rows.shape[1]
-                self._absorb(batch)
+                    self.n_features_in_ = batch.shape[1]
+                self._absorb(batch, position)
             if not hasattr(self, "_state"):
                 raise ValueError("The iterable yielded no rows. Pass at least one (n, d) array with n > 0.")
             self._distinct = self.n_samples_seen_ - before
@@ -238,11 +232,10 @@ class EigenGame(Components, Saved):
     def _solve(self, rows: Any) -> None:
         """Take the components from an exact solver."""
         n, d = rows.shape
-        for part in chunks(rows, 8192):
-            check_finite(dense_rows(rows, part, self.dtype), part.start // 8192)
-        dense = dense_rows(rows, slice(None), np.float64)
+        dense = dense_rows(rows)
+        self._start(dense, 0)
+        dense = self._frame.enter(dense, np.float64)
         mean = dense.mean(axis=0) if self.center == "running" else np.zeros(d)
-        self._start(Batch(dense[:1].astype(self.dtype), n, 0))
         size = self._state.k
         centred = dense - mean
         if d <= n:
@@ -269,7 +262,7 @@ class EigenGame(Components, Saved):
         """
         check_is_fitted(self)
         self._check_settings()
-        self._check_unchanged()
+        check_unchanged(self, self._begun_with)
         if isinstance(X, Iterator) and not hasattr(X, "shape"):
             raise ValueError("X is an iterator, which can be read once; refine reads it several times.")
         return self._refine(X if is_stream(X) else self._validated(X, reset=False))
@@ -282,6 +275,7 @@ class EigenGame(Components, Saved):
             found = one_pass(
                 data,
                 W,
+                frame=self._frame,
                 shift=found.mean if self.center == "running" else None,
                 batch_size=self.batch_size,
                 multiple=self._state.k,
@@ -323,7 +317,7 @@ class EigenGame(Components, Saved):
         self._check_settings()
         first = not hasattr(self, "_state")
         if not first:
-            self._check_unchanged()
+            check_unchanged(self, self._begun_with)
         else:
             if self._share() is not None:
                 raise ValueError(f"n_components={self.n_components} needs `fit`; pass an integer.")
@@ -335,22 +329,15 @@ class EigenGame(Components, Saved):
                     f"X has {X.shape[1]} features, but {type(self).__name__} is expecting "
                     f"{self.n_features_in_} features as input."
                 )
-            self._absorb(Batch(X, X.shape[0], self.n_iter_))  # type: ignore[arg-type]
+            self._absorb(X, self.n_iter_)
             return self
         rows = self._validated(X, reset=first)
         if first:
             self._rows = self._divisible(min(self.batch_size, rows.shape[0]))
         for part in chunks(rows, self.batch_size):
-            dense = dense_rows(rows, part, self.dtype)
-            size = self._rows if dense.shape[0] <= self._rows else self._divisible(self.batch_size)
-            self._absorb(Batch(pad_rows(dense, size), dense.shape[0], self.n_iter_))
+            self._absorb(dense_rows(rows, part), self.n_iter_)
         self.__dict__.pop("_distinct", None)
         return self
-
-    def _divisible(self, rows: int) -> int:
-        """Return the number of rows rounded up to what the mesh can split; the rest is padding."""
-        parts = 1 if self.mesh is None else self.mesh.shape["data"]
-        return -(-int(rows) // parts) * parts
 
     def _check_settings(self) -> None:
         self._validate_params()
@@ -387,3 +374,13 @@ class EigenGame(Components, Saved):
         else:
             advice = "their variances are too close to tell apart; only their span is meaningful"
         warn_of_angles("Components", found, float(self.tol), advice, level=4)
+        hidden = found.unresolved[found.unresolved < min(self._samples() - 1, self.n_features_in_)]
+        if hidden.size:
+            other = ", or pass dtype='float64'." if self.dtype == "float32" else "."
+            floor = found.floor * self._frame.unit**2
+            warnings.warn(
+                f"Components {hidden.tolist()} have no variance above {floor:.2g}, "
+                f"the rounding error of {self.dtype}: they mean nothing. Ask for fewer components{other}",
+                ConvergenceWarning,
+                stacklevel=3,
+            )

@@ -26,7 +26,7 @@ from eigengame.core.learning_rate import decaying_adam
 from eigengame.core.ritz import locally_optimal, quality, starting_block
 from eigengame.core.solver import State
 from eigengame.estimators.frames import frame_of, into, out_of
-from eigengame.estimators.settings import COUNT, POSITIVE
+from eigengame.estimators.settings import COUNT, POSITIVE, check_unchanged
 from eigengame.estimators.streams import check_finite
 from eigengame.estimators.warn import warn_of_angles
 from eigengame.pencils import cca_products, ica_products, pls_products
@@ -36,6 +36,7 @@ __all__ = ["PencilEstimator", "has_batch_size"]
 _FULL_BATCH_RATE, _MINIBATCH_RATE = 0.1, 3e-3  # Adam; a full batch has no noise to average out
 _FEWEST = 8  # rows from which the units of the columns can be guessed
 _NOISE = 10 * float(np.finfo(np.float32).eps)
+_FIXED = ("n_components", "batch_size", "learning_rate", "independent_batches", "epsilon", "maximize")
 
 
 def _with_ridge(products: Callable[[Any, Any], tuple[Any, Any]], V: Any, batches: Any) -> tuple[Any, Any]:
@@ -197,9 +198,10 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _partial_fit(self, views: tuple[NDArray, ...]) -> Self:
         count = self.independent_batches or self._independent
+        self._validate_params()
         if not self._begun():
-            self._validate_params()
             self._forget()
+        check_unchanged(self, self._begun_with)
         assert self.batch_size is not None  # else scikit-learn hides the method
         self._move_mean(views)
         held = self.__dict__.pop("_held", None)
@@ -223,8 +225,9 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return bool(self.__dict__.get("_means"))
 
     def _forget(self) -> None:
-        for name in ("_state", "_frames", "_held"):
+        for name in ("_state", "_frames", "_held", "angle_bounds_", "residuals_"):
             self.__dict__.pop(name, None)
+        self._begun_with = {name: getattr(self, name) for name in _FIXED}
         self.n_iter_, self.n_samples_seen_ = 0, 0
         self._means = ()
 
@@ -310,6 +313,8 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         )
         state, metrics = pencil_step(self._state, (batches, self._ridge()), self._config(None))
         self._keep(state, bool(metrics["finite"]), self.n_iter_)
+        # nothing bounds the angles of a stream: what an exact pass measured is no longer true
+        self.angle_bounds_, self.residuals_ = np.full((2, self._k), [[np.pi / 2], [np.nan]])
         self.n_iter_ += 1
 
     def _keep(self, state: State, finite: bool, index: int) -> None:
@@ -323,9 +328,14 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_state")
 
+    @property
+    def _k(self) -> int:
+        """Number of components that the fit began with."""
+        return int(self._begun_with["n_components"])
+
     def _vectors(self) -> list[NDArray]:
         """Return the directions of every view in the coordinates of the data, on rows."""
-        k = int(self.n_components)
+        k = self._k
         found = []
         leaves = jax.tree.leaves(self._state.V)
         for leaf, frame, unit in zip(leaves, self._frames, self._units, strict=True):
@@ -336,7 +346,7 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     @property
     def eigenvalues_(self) -> Float[np.ndarray, " k"]:
         """Values v'A v / v'B v, of the data that `fit` refined on or running averages of the stream."""
-        averages, k = self._state.aux, int(self.n_components)
+        averages, k = self._state.aux, self._k
         floor = np.finfo(np.float32).tiny
         denominator = np.maximum(np.asarray(averages.denominator)[:k], floor)
         values = np.asarray(averages.numerator)[:k] / denominator * self._units[-1]
@@ -345,20 +355,19 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     @property
     def unresolved_(self) -> NDArray[np.int64]:
         """Players that found nothing of their own: no positive value, or the copy of a parent."""
-        rows = [
-            np.asarray(leaf, np.float64)[: int(self.n_components)] for leaf in jax.tree.leaves(self._state.V)
-        ]
+        rows = [np.asarray(leaf, np.float64)[: self._k] for leaf in jax.tree.leaves(self._state.V)]
         overlap = np.sum([row @ row.T for row in rows], axis=0) + 0.0
-        missing = np.arange(overlap.shape[0], int(self.n_components))
+        missing = np.arange(overlap.shape[0], self._k)
         found = unresolved_players(self.eigenvalues_[: overlap.shape[0]], overlap)
         return np.union1d(found, missing)
 
     def _project(self, rows: NDArray, view: int, components: NDArray) -> NDArray:
-        return np.asarray((rows - self._means[view]) @ components.T, dtype=np.float32)
+        scores = (rows - self._means[view]) @ components.T
+        return np.asarray(scores, np.float32 if rows.dtype == np.float32 else np.float64)
 
     @property
     def _n_features_out(self) -> int:
-        return int(self.n_components)
+        return self._k
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

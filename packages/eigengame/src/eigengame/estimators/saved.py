@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from eigengame import checkpoint
 from eigengame.core.solver import init
+from eigengame.estimators.frames import Frame
 from eigengame.estimators.game import FIXED, Game
 
 __all__ = ["Saved"]
@@ -51,7 +52,9 @@ class Saved(Game):
         if hasattr(self, "feature_names_in_"):
             counters["feature_names_in_"] = list(self.feature_names_in_)
         meta = {"params": params, "counters": counters, "players": self._state.k, "extra": extra or {}}
-        checkpoint.save(path, self._state, meta)
+        checkpoint.save(
+            path, self._state, meta, {"shift": self._frame.shift, "unit": np.array(self._frame.unit)}
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> tuple[Self, dict[str, Any]]:
@@ -80,5 +83,7 @@ class Saved(Game):
             dtype=model.dtype,
         )
         model._state = checkpoint.from_arrays(arrays, like)
+        still = np.zeros(model.n_features_in_)  # files of before 2.1 have no frame
+        model._frame = Frame(arrays.get("shift", still), float(arrays.get("unit", 1)))
         model._begun_with = {name: getattr(model, name) for name in FIXED}
         return model, meta["extra"]

@@ -225,7 +225,7 @@ class EigenGameSpectralEmbedding(BaseEstimator):
         matrix = validate_data(self, X, accept_sparse="csr", dtype="numeric", ensure_min_samples=2)
         if matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"A precomputed affinity is square; got shape {matrix.shape}.")
-        table = coo_array(matrix)
+        table = coo_array(matrix.astype(np.float64))
         difference = abs(table - table.T)
         if difference.nnz and difference.max() > 1e-8 * abs(table).max():
             raise ValueError("The affinity is not symmetric; pass (X + X.T) / 2.")

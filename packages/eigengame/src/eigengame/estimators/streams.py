@@ -1,31 +1,16 @@
-"""From whatever the user has to batches of one shape: arrays, memmaps, sparse rows, iterables.
+"""From whatever the user has to batches of rows: arrays, memmaps, sparse rows, iterables.
 
-Rows are cast to floating point before any arithmetic (uint8 images would overflow), sparse rows are
-densified one batch at a time, a memmap is read in contiguous blocks, and a short last batch is padded
-with zero rows and a count. So a run compiles one shape, or two with `partial_fit`.
+Sparse rows are densified one batch at a time, and a memmap is read in contiguous blocks. Batches keep the
+precision of the data until `frames.Frame` has subtracted a mean.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-__all__ = ["Batch", "array_batches", "chunks", "dense_rows", "is_stream", "iterable_batches", "pad_rows"]
-
-
-class Batch(NamedTuple):
-    """Rows padded to a fixed number, how many of them count, and the index within the epoch.
-
-    Attributes:
-        rows: Shape (size, d); padding rows are zero.
-        num_valid: Number of leading rows that are samples.
-        position: Index within the epoch, for messages and resuming.
-    """
-
-    rows: NDArray
-    num_valid: int
-    position: int
+__all__ = ["array_batches", "chunks", "dense_rows", "is_stream", "iterable_batches", "pad_rows"]
 
 
 def is_stream(X: Any) -> bool:
@@ -34,10 +19,17 @@ def is_stream(X: Any) -> bool:
     return callable(X) or (isinstance(X, Iterable) and not array_like)
 
 
-def dense_rows(X: Any, rows: Any, dtype: DTypeLike) -> NDArray:
-    """Return the selected rows as a dense array of `dtype`."""
+def dense_rows(X: Any, rows: Any = slice(None)) -> NDArray:
+    """Return the selected rows as a dense array of real numbers.
+
+    Raises:
+        ValueError: For complex entries, or entries that are no numbers.
+    """
     part = X[rows]
-    return np.asarray(part.toarray() if hasattr(part, "toarray") else part, dtype=dtype)
+    dense = np.asarray(part.toarray() if hasattr(part, "toarray") else part)
+    if dense.dtype.kind == "c":
+        raise ValueError("Complex data not supported: pass real numbers.")
+    return dense if dense.dtype.kind in "fiub" else dense.astype(np.float64)
 
 
 def pad_rows(rows: NDArray, size: int) -> NDArray:
@@ -56,9 +48,7 @@ def check_finite(rows: NDArray, index: int) -> None:
         )
 
 
-def array_batches(
-    X: Any, batch_size: int, *, seed: int, epoch: int = 0, start: int = 0, dtype: DTypeLike = np.float32
-) -> Iterator[Batch]:
+def array_batches(X: Any, batch_size: int, *, seed: int, epoch: int = 0, start: int = 0) -> Iterator[NDArray]:
     """Yield one epoch of batches of an array, memmap or CSR matrix in an order set by (seed, epoch).
 
     In-memory rows are permuted. A memmap is read in contiguous blocks of `batch_size` rows whose order
@@ -70,10 +60,9 @@ def array_batches(
         seed: Seed of the order.
         epoch: Number of the epoch.
         start: First batch to yield, to resume within an epoch.
-        dtype: Floating-point type of the batches.
 
     Example:
-        >>> [batch.num_valid for batch in array_batches(np.zeros((5, 1)), 2, seed=0)]
+        >>> [len(batch) for batch in array_batches(np.zeros((5, 1)), 2, seed=0)]
         [2, 2, 1]
     """
     n = X.shape[0]
@@ -88,13 +77,12 @@ def array_batches(
             assert blocks is not None
             block = int(blocks[index])
             selected = slice(block * batch_size, min((block + 1) * batch_size, n))
-        rows = dense_rows(X, selected, dtype)
-        yield Batch(pad_rows(rows, batch_size), rows.shape[0], index)
+        yield dense_rows(X, selected)
 
 
 def iterable_batches(
-    source: Callable[[], Iterable[Any]] | Iterable[Any], batch_size: int, *, dtype: DTypeLike = np.float32
-) -> Iterator[Batch]:
+    source: Callable[[], Iterable[Any]] | Iterable[Any], batch_size: int
+) -> Iterator[NDArray]:
     """Yield the rows of a stream of batches of any sizes, regrouped into batches of one size.
 
     Raises:
@@ -103,34 +91,32 @@ def iterable_batches(
 
     Example:
         >>> parts = iter([np.zeros((3, 2)), np.zeros((1, 2))])
-        >>> [batch.num_valid for batch in iterable_batches(parts, 2)]
+        >>> [len(batch) for batch in iterable_batches(parts, 2)]
         [2, 2]
     """
     held: list[NDArray] = []
-    held_rows, index, width = 0, 0, None
+    held_rows, width = 0, None
     for position, part in enumerate(source() if callable(source) else source):
         if isinstance(part, tuple | dict):
             raise ValueError(
                 f"Batch {position} is a {type(part).__name__}; yield the (n, d) samples alone, for example "
                 "(x for x, _ in loader)."
             )
-        rows = np.asarray(part.toarray() if hasattr(part, "toarray") else part)
+        rows = dense_rows(part if hasattr(part, "toarray") else np.asarray(part), ...)
         if rows.ndim != 2:
             raise ValueError(f"Batch {position} has shape {rows.shape}; pass samples on rows, shape (n, d).")
         if width is not None and rows.shape[1] != width:
             raise ValueError(f"Batch {position} has {rows.shape[1]} features; the earlier ones have {width}.")
         width = rows.shape[1]
-        rows = rows.astype(dtype, copy=False)
         check_finite(rows, position)
         held.append(rows)
         held_rows += rows.shape[0]
         while held_rows >= batch_size:
             joined = held[0] if len(held) == 1 else np.concatenate(held)
-            yield Batch(joined[:batch_size], batch_size, index)
-            held, held_rows, index = [joined[batch_size:]], held_rows - batch_size, index + 1
+            yield joined[:batch_size]
+            held, held_rows = [joined[batch_size:]], held_rows - batch_size
     if held_rows:
-        joined = np.concatenate(held)
-        yield Batch(pad_rows(joined, batch_size), held_rows, index)
+        yield np.concatenate(held)
     elif width is None:
         raise ValueError(
             "The iterable yielded no batch. Pass one with at least one (n, d) array; "

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from eigengame.estimators.frames import unit_rows
 from eigengame.estimators.pencil import PencilEstimator, has_batch_size
 from eigengame.exact import orient
 
@@ -49,11 +50,9 @@ class _TwoViews(PencilEstimator):
 
     def _oriented(self) -> tuple[NDArray, NDArray]:
         x, y = self._vectors()
-        joint = np.concatenate([x, y], axis=1)
+        joint = unit_rows(np.concatenate([x, y], axis=1))
         signs = np.sign(np.sum(joint * orient(joint), axis=1, keepdims=True))
-        tiny = np.finfo(np.float32).tiny
-        lengths = [np.maximum(np.linalg.norm(view, axis=1, keepdims=True), tiny) for view in (x, y)]
-        return (signs * x / lengths[0]).astype(np.float32), (signs * y / lengths[1]).astype(np.float32)
+        return (signs * unit_rows(x)).astype(np.float32), (signs * unit_rows(y)).astype(np.float32)
 
     @property
     def components_x_(self) -> Float[np.ndarray, "k dx"]:
@@ -130,7 +129,8 @@ class EigenGameCCA(_TwoViews):
         components_x_: Unit directions of the first view on rows, signs consistent with `components_y_`.
         components_y_: Unit directions of the second view.
         eigenvalues_: Correlations of the pairs.
-        angle_bounds_: Estimated bound of the angle of each vector, in radians; after `fit` with `refine`.
+        angle_bounds_: Estimated bound of the angle of each vector, in radians; pi / 2, nothing known, after
+            `partial_fit` or without `refine`.
         mean_: Means of both views.
         unresolved_: Players whose value is not positive.
 

@@ -183,14 +183,12 @@ def _fit(config: FitConfig, rows: NDArray, lock: FolderLock) -> None:
         refined = position.get("refined", False)
     for now in range(epoch, config.num_epochs):
         first = start if now == epoch else 0
-        batches = array_batches(
-            rows, model.batch_size, seed=config.seed, epoch=now, start=first, dtype=config.dtype
-        )
-        for batch in batches:
-            model.partial_fit(batch.rows[: batch.num_valid])
+        batches = array_batches(rows, model.batch_size, seed=config.seed, epoch=now, start=first)
+        for index, batch in enumerate(batches, first):
+            model.partial_fit(batch)
             if model.n_iter_ % config.checkpoint_every == 0:
                 lock.check()
-                model.save(checkpoint, identity | {"epoch": now, "start": batch.position + 1})
+                model.save(checkpoint, identity | {"epoch": now, "start": index + 1})
                 print(json.dumps({"step": model.n_iter_, "epoch": now, **_summary(model)}), flush=True)
     if config.refine and not refined:
         model.refine(rows)
