@@ -18,7 +18,18 @@ from gdyn_common.storage import read_arrays
 
 PROGRAM = Path(__file__).parent / "host.py"
 END = {"dd_two_player": "checkpoint.npz", "eigengame": "checkpoint.npz", "variance": "end.npz"}
-PATIENCE = 240  # seconds; a busy machine takes minutes to start two processes
+PATIENCE = 600  # seconds; a busy machine takes minutes to start two processes
+
+
+_started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def nobody_stays():
+    yield
+    while _started:
+        with _started.pop() as process:
+            process.kill()
 
 
 def start(program: str, folder: Path) -> list[subprocess.Popen[str]]:
@@ -29,7 +40,7 @@ def start(program: str, folder: Path) -> list[subprocess.Popen[str]]:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return [
+    pair = [
         subprocess.Popen(
             [sys.executable, PROGRAM, program, coordinator, str(index), folder],
             stderr=subprocess.PIPE,
@@ -38,6 +49,8 @@ def start(program: str, folder: Path) -> list[subprocess.Popen[str]]:
         )
         for index in range(2)
     ]
+    _started.extend(pair)
+    return pair
 
 
 def finish(program: str, folder: Path) -> dict[str, np.ndarray]:
@@ -55,7 +68,7 @@ def wait_for_step(process: subprocess.Popen[str], path: Path, step: int) -> None
         time.sleep(0.002)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("program", END)
 def test_one_of_two_processes_is_lost(program, tmp_path, tally):
     whole = finish(program, tmp_path / "whole")
