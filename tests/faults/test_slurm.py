@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from contents import contents, difference
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(3600)  # submitit asks ever more seldom, up to minutes apart
 
 CONFIGURATION = """
 ClusterName=one
@@ -116,7 +116,7 @@ def test_a_requeued_job_of_a_sweep_gives_the_same_bits(slurm, tmp_path, tally):
     grid = tmp_path / "grid.yaml"
     grid.write_text(GRID)
     whole = _sweep(grid, "serial", tmp_path / "whole", slurm)
-    output, _ = whole.communicate(timeout=600)
+    output, _ = whole.communicate(timeout=1800)
     assert whole.returncode in (0, 1), output
     swept = _sweep(grid, "submitit", tmp_path / "swept", slurm)
     deadline = time.monotonic() + 300
@@ -127,7 +127,7 @@ def test_a_requeued_job_of_a_sweep_gives_the_same_bits(slurm, tmp_path, tally):
     while swept.poll() is None and not list((tmp_path / "swept").rglob("config.yaml")):
         time.sleep(0.05)
     requeued = subprocess.run(["scontrol", "requeue", jobs[0]], env=slurm, capture_output=True, check=False)
-    output, _ = swept.communicate(timeout=600)
+    output, _ = swept.communicate(timeout=1800)
     # The sweep tells that a job was interrupted; SLURM starts that job again by itself after two minutes.
     assert swept.returncode in (whole.returncode, 130), output
     assert requeued.returncode == 0, requeued.stderr
@@ -140,7 +140,7 @@ def test_a_requeued_job_of_a_sweep_gives_the_same_bits(slurm, tmp_path, tally):
     ]
     assert difference(*results) == ""
     again = _sweep(grid, "submitit", tmp_path / "swept", slurm)
-    output, _ = again.communicate(timeout=600)
+    output, _ = again.communicate(timeout=1800)
     assert again.returncode == whole.returncode, output
     assert "2 of them before" in output, output  # nothing that SLURM finished is done again
     tally("requeued jobs of SLURM", "variance")
