@@ -41,10 +41,18 @@ def population_moments(
     objective: Objective, point: Point, population: Population
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and variance of every coordinate over the per-example gradients, in float64."""
-    first = second = torch.zeros((), dtype=torch.float64)
-    for indices in torch.arange(len(population)).split(EXACT_CHUNK):
-        found = objective.capture(point, population.fetch(indices))
-        sums, squares = quantities.first_and_second_moments(found)
-        first, second = first + sums.double(), second + squares.double()
-    mean = first / len(population)
-    return mean, (second / len(population) - mean.square()).clamp_min(0)
+
+    def moments(*, in_double: bool) -> tuple[torch.Tensor, torch.Tensor, torch.dtype]:
+        first = second = torch.zeros((), dtype=torch.float64)
+        for indices in torch.arange(len(population)).split(EXACT_CHUNK):
+            found = objective.capture(point, population.fetch(indices))
+            kind = found.losses.dtype
+            found = quantities.in_double(found) if in_double else found
+            sums, squares = quantities.first_and_second_moments(found)
+            first, second = first + sums.double(), second + squares.double()
+        return first / len(population), second / len(population), kind
+
+    mean, power, dtype = moments(in_double=False)
+    if quantities.cancels(float((power - mean.square()).sum()), float(power.sum()), dtype):
+        mean, power, _ = moments(in_double=True)
+    return mean, (power - mean.square()).clamp_min(0)

@@ -35,6 +35,13 @@ class Call:
         if self.inputs.is_floating_point():
             self.inputs = self.inputs.to(dtype)
 
+    def in_double(self) -> "Call":
+        """Return a copy in float64."""
+        made = Call(self.inputs, self._version)
+        made.receive(self.b)
+        made.convert(torch.float64)
+        return made
+
     @property
     def is_used(self) -> bool:
         """Whether the loss depends on this call."""
@@ -221,7 +228,7 @@ class ConvLayer(WeightLayer):
         x, padding = self._padded(call)
         x, b = x[rows], call.b[rows]
         n, rank = len(x), x.ndim - 2
-        weight = module.weight.detach()
+        weight = module.weight.detach().to(x.dtype)  # only its shape matters
         (_, kernels, _) = torch.ops.aten.convolution_backward(
             b.reshape(1, n * b.shape[1], *b.shape[2:]),
             x.reshape(1, n * x.shape[1], *x.shape[2:]),
@@ -310,7 +317,7 @@ class NormLayer(Layer):
             return F.group_norm(x, module.num_groups, eps=module.eps)
         assert isinstance(module, nn.modules.batchnorm._BatchNorm)
         prefix = f"{self.name}." if self.name else ""
-        mean, variance = self.buffers[prefix + "running_mean"], self.buffers[prefix + "running_var"]
+        mean, variance = (self.buffers[prefix + name].to(x) for name in ("running_mean", "running_var"))
         return F.batch_norm(x, mean, variance, eps=module.eps)
 
     def _sum(self, part: Tensor) -> Tensor:

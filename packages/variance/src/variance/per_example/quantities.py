@@ -1,6 +1,7 @@
 """Squared norms, Gram matrices, moments and inner products of per-example gradients, by layer."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import reduce
 
 import torch
@@ -242,7 +243,30 @@ def trace_of_covariance(capture: Capture) -> Float[Tensor, ""]:
     small = ((g.square().sum(), g.sum(0).square().sum()) for _, g in small_gradients(capture))
     totals = [(0.0, 0.0), *small, *(_norm_totals(layer) for _, layer in weight_layers(capture))]
     n, (norms, of_sum) = len(capture), (sum(map(float, part)) for part in zip(*totals, strict=True))
-    return torch.tensor(max(norms / n - of_sum / n**2, 0.0), dtype=torch.float64)
+    variance = norms / n - of_sum / n**2
+    if cancels(variance, norms / n, capture.losses.dtype):
+        return trace_of_covariance(in_double(capture))
+    return torch.tensor(max(variance, 0.0), dtype=torch.float64)
+
+
+def cancels(variance: float, power: float, dtype: torch.dtype) -> bool:
+    """Whether mean square less squared mean, summed in this precision, has lost all but four digits.
+
+    Example:
+        >>> cancels(1e-6, 1.0, torch.float32), cancels(1e-6, 1.0, torch.float64)
+        (True, False)
+    """
+    return dtype != torch.float64 and not variance > 1e4 * torch.finfo(dtype).eps * power
+
+
+def in_double(capture: Capture) -> Capture:
+    """Return the same pass with all factors and gradients in float64."""
+    layers = {
+        name: type(layer)(layer.name, layer.module, [call.in_double() for call in layer.calls], layer.buffers)
+        for name, layer in capture.layers.items()
+    }
+    rest = {name: value.double() for name, value in capture.rest.items()}
+    return replace(capture, losses=capture.losses.double(), layers=layers, rest=rest)
 
 
 def _norm_totals(layer: WeightLayer) -> tuple[Tensor, Tensor]:
