@@ -29,6 +29,7 @@ class Writes:
 
     def __init__(self, folder: Path, act: Act, at: int, forever: bool = False) -> None:
         self.count, self.at, self._act, self._forever = 0, at, act, forever
+        self.names: list[str] = []
         self._folder = os.fsencode(folder)
         self._busy = False
         sys.addaudithook(self._audit)
@@ -39,6 +40,7 @@ class Writes:
 
     def _event(self, name: str, target: object) -> None:
         self.count += 1
+        self.names.append(name)
         if self.count == self.at or (self._forever and 0 < self.at < self.count):
             self._busy = True
             try:
@@ -93,14 +95,13 @@ def send(number: int) -> Act:
     return lambda name, target: os.kill(os.getpid(), number)
 
 
+NEEDS_NOTHING = ("os.remove", "os.rmdir", "replaced", "half a line")
+"""Events that are over, or need no space."""
+
+
 def fail(code: int) -> Act:
     def refuse(name: str, target: object) -> None:
-        if name not in (
-            "os.remove",
-            "os.rmdir",
-            "replaced",
-            "half a line",
-        ):  # over, or needing no space
+        if name not in NEEDS_NOTHING:
             # As the system does: an error names a path, but not the file behind a descriptor.
             raise OSError(code, os.strerror(code), *([] if isinstance(target, int) else [target]))
 

@@ -66,10 +66,8 @@ def section(form: str, found: Iterable[Mapping[str, Any]]) -> str:
     for note in found:
         counts[note["kind"], note["subject"]] += note["count"]
     lines = [f"## {form.capitalize()} form", ""]
-    for date, machine, seed in sorted({(n["date"], n["machine"], n["seed"]) for n in found}) or [
-        (NOT_RUN,) * 3
-    ]:
-        lines.append(f"Run: {date}, {machine}, seed {seed}.")
+    runs = sorted({f"{n['date']}, {n['machine']}, seed {n['seed']}" for n in found}) or [NOT_RUN]
+    lines += [f"Run: {run}." for run in runs]
     lines += ["", f"Bytes lost: {0 if found else NOT_RUN}.", ""]
     lines += [f"| on runs and commands | {' | '.join(PACKAGES)} |", "|---" * (len(PACKAGES) + 1) + "|"]
     for kind, packages in RUNS.items():
