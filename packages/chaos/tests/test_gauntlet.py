@@ -350,6 +350,43 @@ def test_data_that_is_none(data, error, message):
         LossSurface(mlp(), nn.CrossEntropyLoss()).full_hvp(None, data, torch.ones(39))
 
 
+class Loader:
+    """Yields batches of 4 of 18 samples, in an order of its own each time, the remainder dropped or not."""
+
+    def __init__(self, x, y, generator, *, drop):
+        self.x, self.y, self.generator, self.drop = x, y, generator, drop
+
+    def __iter__(self):
+        order = torch.randperm(18, generator=self.generator)
+        return iter([(self.x[i], self.y[i]) for i in order.split(4) if len(i) == 4 or not self.drop])
+
+
+def test_a_loader_that_shuffles_is_the_same_data_or_is_refused():
+    torch.manual_seed(0)
+    x, y, v = draw(18, 5), torch.randint(3, (18,)), torch.ones(39, dtype=torch.float64)
+    surface = LossSurface(mlp(), nn.CrossEntropyLoss())
+    expected, before = surface.hvp(None, x, y, v), torch.random.get_rng_state()
+    for generator in (None, torch.Generator().manual_seed(1)):
+        operator = surface.operator(None, Loader(x, y, generator, drop=False))
+        for _ in range(2):
+            assert (operator.matvec(v) - expected).abs().max() < 1e-14
+    fixed = surface.operator(None, Loader(x, y, None, drop=True))  # of the global stream, which is put back
+    assert torch.equal(fixed.matvec(v), fixed.matvec(v))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    operator = surface.operator(None, Loader(x, y, torch.Generator().manual_seed(1), drop=True))
+    operator.matvec(v)
+    with pytest.raises(ValueError, match="the loader yields other data each time"):
+        operator.matvec(v)
+
+
+def test_data_that_can_be_read_once_are_refused():
+    surface = LossSurface(mlp(), nn.CrossEntropyLoss())
+    parts = batches(draw(17, 5), classes(17))
+    for data in (iter(parts), (part for part in parts)):
+        with pytest.raises(ValueError, match="which can be read once; pass a list or loader"):
+            surface.full_hvp(None, data, torch.ones(39))
+
+
 def test_operators_for_scipy():
     from scipy.sparse.linalg import eigsh
 

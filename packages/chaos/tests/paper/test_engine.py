@@ -271,7 +271,7 @@ def test_hessian_logging_of_several_models_warns_about_its_cost(tmp_path, capsys
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
 def test_absent_gpu_is_not_replaced(tmp_path):
-    with pytest.raises(ValueError, match="no CUDA device is there"):
+    with pytest.raises(ValueError, match="device=cuda:0 was asked for, but no such device is there"):
         run_training(small(tmp_path, device="cuda:0"))
 
 

@@ -101,6 +101,8 @@ class Linearisation:
         Raises:
             ValueError: If an operation of the function has no second derivative; it is named.
         """
+        if len(V) == 1:
+            return self.product(V[0])[None]
         out = torch.empty_like(V)
         for rows, target in zip(V.split(self.chunk), out.split(self.chunk), strict=True):
             self._fill(target, rows)

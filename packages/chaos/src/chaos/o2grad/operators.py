@@ -7,7 +7,9 @@ parameters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -38,6 +40,16 @@ Kind = Literal["hessian", "gauss_newton", "fisher"]
 Product = Callable[[Float[Tensor, "k n"]], Float[Tensor, "k n"]]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One batch: its product, its weight in the whole, its loss, and its gradient (of a Hessian only)."""
+
+    multiply: Product
+    weight: float
+    value: float
+    gradient: Tensor | None
+
+
 class CurvatureOperator:
     """A symmetric n x n matrix of curvature over data, known by its products.
 
@@ -49,13 +61,15 @@ class CurvatureOperator:
     Args:
         surface: The loss surface.
         point: Flat parameters.
-        data: A batch, or a re-iterable loader of batches.
+        data: A batch, or a re-iterable loader of batches. Each pass starts from the same random state, so
+            that a loader which shuffles yields the same.
         kind: ``"hessian"``; ``"gauss_newton"``, ``J' A J`` with A the Hessian of the loss in output space; or
             ``"fisher"``, the sum over samples of the outer product of a sample's gradient with itself,
             divided as the loss is (for a mean over samples, their mean).
 
     Raises:
-        ValueError: For an unknown kind, empty data, or a loss that does not follow from those of the batches.
+        ValueError: For an unknown kind, data that are empty or can be read only once, or a loss that does not
+            follow from those of the batches.
 
     Example:
         >>> from chaos.o2grad import LossSurface
@@ -72,9 +86,15 @@ class CurvatureOperator:
         if kind not in get_args(Kind):
             raise ValueError(unknown("kind of curvature", kind, get_args(Kind)))
         self.surface, self.point, self.kind = surface, point, kind
+        if isinstance(data, Iterator):
+            raise ValueError(
+                f"data is a {type(data).__name__}, which can be read once; pass a list or loader."
+            )
         self._data = data
-        self._kept: tuple[Product, float] | None = None
-        self._averaging = self._find_averaging()
+        self._kept: _Part | None = None
+        self._loss: float | None = None
+        with untouched():
+            self._averaging = self._find_averaging()
 
     @property
     def n(self) -> int:
@@ -90,18 +110,38 @@ class CurvatureOperator:
         """Multiply a vector or columns.
 
         Raises:
-            ValueError: If V has another number of rows than there are parameters.
+            ValueError: If V has another number of rows than there are parameters, or the data are not those
+                of the first pass.
         """
         self.surface.check_columns(V)
         rows = (V[None] if V.ndim == 1 else V.T).to(self.point)
-        total, out = 0.0, torch.zeros_like(rows)
-        for multiply, weight in self._products():
-            if weight:  # a batch of ignored targets has a loss of 0 / 0, and no part in the whole
-                out += multiply(rows) * weight
-                total += weight
-        if self._averaging.rule != "sum":
-            out /= total
+        out = self._sum(lambda part: part.multiply(rows))
         return out[0] if V.ndim == 1 else out.T
+
+    def _sum(self, of: Callable[[_Part], Tensor]) -> Tensor:
+        """Add up what the batches give, with their weights, in one pass over the data."""
+        if self._kept:
+            with untouched(self.surface.model, self.surface.loss), torch.no_grad():
+                return of(self._kept)
+        total, loss, out = 0.0, 0.0, torch.zeros(())
+        with untouched():
+            for part in self._parts():
+                if part.weight:  # a batch of ignored targets has a loss of 0 / 0, and no part in the whole
+                    out = of(part).mul_(part.weight).add_(out.to(self.point))
+                    loss, total = loss + part.weight * part.value, total + part.weight
+        if self._averaging.rule == "sum":
+            total = 1.0
+        self._check_same(loss / total if total else math.nan)
+        return out.div_(total)
+
+    def _check_same(self, loss: float) -> None:
+        first = self._loss = loss if self._loss is None else self._loss
+        if abs(loss - first) > 1e3 * torch.finfo(self.point.dtype).eps * abs(first):
+            raise ValueError(
+                f"The loss of the data is {loss:.9g} now and was {first:.9g} in the first pass: the loader "
+                "yields other data each time (it augments, or shuffles and drops), or the loss is random. "
+                "Pass a list of batches."
+            )
 
     def linear_operator(self) -> LinearOperator:
         """Return the operator in SciPy's form, on NumPy arrays."""
@@ -135,7 +175,8 @@ class CurvatureOperator:
         if not 1 <= k <= self.n:
             raise ValueError(f"k is {k}; it must lie between 1 and n = {self.n}.")
         generator = named_generator(seed, "lanczos")
-        pairs = lanczos(self._on_arrays, self.n, k, which=which, tol=tol, generator=generator)  # type: ignore[arg-type]
+        start = self._start(generator)
+        pairs = lanczos(self._on_arrays, self.n, k, which=which, tol=tol, generator=generator, start=start)  # type: ignore[arg-type]
         values, vectors = (torch.as_tensor(part).to(self.point) for part in (pairs.values, pairs.vectors))
         order = {"LA": values.argsort(descending=True), "SA": values.argsort()}.get(
             which, values.abs().argsort(descending=True)
@@ -192,21 +233,24 @@ class CurvatureOperator:
 
     # batches ------------------------------------------------------------------------------------
 
-    def _products(self) -> Iterator[tuple[Product, float]]:
-        """Yield each batch's product and weight; of a single batch the graph is kept between calls."""
-        if self._kept:
-            with untouched(self.surface.model, self.surface.loss), torch.no_grad():
-                yield self._kept
-            return
+    def _start(self, generator: np.random.Generator) -> np.ndarray:
+        """Half random, so that no direction is missed, and half gradient, which leans to leading ones."""
+        start = generator.standard_normal(self.n)
+        if self.kind != "hessian":
+            return start
+        gradient = self._sum(lambda part: part.gradient.clone()).double().cpu().numpy()  # type: ignore[union-attr]
+        return start / np.linalg.norm(start) + gradient / (np.linalg.norm(gradient) or 1.0)
+
+    def _parts(self) -> Iterator[_Part]:
+        """Yield the batches; the graph of a single one is kept between calls."""
         for x, y in pairs(self._data):
             with self.surface.evaluation(x, y) as batch, torch.no_grad():
-                found = self._linearised(*batch)
+                part = self._linearised(*batch)
                 if is_batch(self._data):
-                    self._kept = found
-                yield found
+                    self._kept = part
+                yield part
 
-    def _linearised(self, x: Inputs, y: Any) -> tuple[Product, float]:
-        """Return the product of one batch, and the batch's weight."""
+    def _linearised(self, x: Inputs, y: Any) -> _Part:
         outputs: list[Any] = []
         samples = num_samples(x)
 
@@ -216,11 +260,11 @@ class CurvatureOperator:
 
         function = self.surface.function(x, y, seen)
         if self.kind == "hessian":
-            multiply = Linearisation(function, self.point, self.surface.memory_budget).products
-        else:
-            function(self.point)
-            multiply = self._gauss_newton(x, y) if self.kind == "gauss_newton" else self._fisher(x, y)
-        return multiply, outputs[0]
+            lines = Linearisation(function, self.point, self.surface.memory_budget)
+            return _Part(lines.products, outputs[0], float(lines.value), lines.gradient)
+        value = float(function(self.point))
+        multiply = self._gauss_newton(x, y) if self.kind == "gauss_newton" else self._fisher(x, y)
+        return _Part(multiply, outputs[0], value, None)
 
     def _gauss_newton(self, x: Inputs, y: Any) -> Product:
         loss = self.surface.loss

@@ -19,6 +19,7 @@ class ImagesConfig(RunOptions):
         dataset: usps, fmnist (resized to 16 x 16), digits, digits16 or synthetic.
         normalize: standard (mean and deviation of the training set), center (mean only) or unit ([0, 1]).
         dtype: float64 or float32.
+        device: cpu, cuda or cuda:1.
     """
 
     dataset: str = "digits"
@@ -27,6 +28,7 @@ class ImagesConfig(RunOptions):
     download: bool = False
     batch_size: int = 8
     dtype: str = "float64"
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         for key, allowed in (

@@ -58,9 +58,31 @@ class Data:
 
 
 def configured(config: ImagesConfig) -> Data:
-    """The images that a configuration names."""
-    dtype = getattr(torch, config.dtype)
-    return load_data(config.dataset, config.normalize, config.data_root, dtype, download=config.download)
+    """The images that a configuration names, in its type and on its device.
+
+    Raises:
+        ValueError: If the device is not there.
+    """
+    device, dtype = device_of(config), getattr(torch, config.dtype)
+    data = load_data(config.dataset, config.normalize, config.data_root, dtype, download=config.download)
+    tensors = (tensor.to(device) for tensor in (data.x_train, data.y_train, data.x_test, data.y_test))
+    return Data(*tensors, data.source)
+
+
+def device_of(config: ImagesConfig) -> torch.device:
+    """The device that a configuration names.
+
+    Raises:
+        ValueError: If it is not there.
+    """
+    if config.device != "cpu":
+        try:
+            torch.empty(0, device=config.device)
+        except (RuntimeError, AssertionError):  # a build without CUDA raises the latter
+            raise ValueError(
+                f"device={config.device} was asked for, but no such device is there; pass device=cpu."
+            ) from None
+    return torch.device(config.device)
 
 
 def load_data(

@@ -41,11 +41,9 @@ class Study:
 
     def model(self, seed: int) -> nn.Module:
         """The network at the initialisation of a seed."""
-        return seeded(
-            lambda: mlp(self.data.num_inputs, self.config.inter_dim, 10, self.config.activation),
-            model_seed(seed),
-            self.dtype,
-        )
+        config = self.config
+        build = lambda: mlp(self.data.num_inputs, config.inter_dim, 10, config.activation)  # noqa: E731
+        return seeded(build, model_seed(seed), self.dtype).to(config.device)
 
     def plan(self, seed: int, **changes: object) -> Plan:
         """The configured plan of a seed."""
@@ -91,18 +89,21 @@ class Study:
             perturbation_vector(len(vectors), config.distance, name, (exponents, vectors), generator)
             for name in STRATEGIES
         ]
-        return {"exponents": exponents.numpy(), "perturbations": torch.stack(perturbations).numpy()}
+        return {
+            "exponents": exponents.numpy(force=True),
+            "perturbations": torch.stack(perturbations).numpy(force=True),
+        }
 
     def _distances(self, seed: int, config: Fig3Config, tangent: Arrays) -> Arrays:
         model = self.model(seed)
         origin = flat_parameters(model)
-        moved = origin + torch.from_numpy(tangent["perturbations"]).to(self.dtype)
+        moved = origin + torch.from_numpy(tangent["perturbations"]).to(origin)
         starts = torch.cat([origin[None], moved])
-        times, distances = [0], [(starts[1:] - starts[0]).norm(dim=1).numpy()]
+        times, distances = [0], [(starts[1:] - starts[0]).norm(dim=1).numpy(force=True)]
         for step, theta in advance_together(model, starts, self.data, self.plan(seed)):
             if step % config.measure_every == 0:
                 times.append(step)
-                distances.append((theta[1:] - theta[0]).norm(dim=1).numpy())
+                distances.append((theta[1:] - theta[0]).norm(dim=1).numpy(force=True))
         return {"t": np.array(times), "distances": np.array(distances).T, "exponents": tangent["exponents"]}
 
     def announce(self, estimate: Callable[[Any], Estimate]) -> None:
@@ -123,7 +124,7 @@ class Study:
         dtype = getattr(torch, config.dtype)
         data = configured(config)
         plan = Plan(0, 1, config.batch_size, config.learning_rate)
-        model = seeded(lambda: mlp(data.num_inputs, config.inter_dim, 10), 0, dtype)
+        model = seeded(lambda: mlp(data.num_inputs, config.inter_dim, 10), 0, dtype).to(config.device)
         n = sum(p.numel() for p in model.parameters())
         seconds = 0.0
         for prune_set, steps in ((None, plain_steps), ("chaotic", pruned_steps)):

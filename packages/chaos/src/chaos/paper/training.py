@@ -125,11 +125,15 @@ def train(model: nn.Module, data: Data, plan: Plan, checkpoint: Checkpoint | Non
         if checkpoint is not None and (step + 1) % plan.checkpoint_every == 0:
             state = momentum_state(optimizer)
             checkpoint.save(
-                num_steps=step + 1, theta=flat_parameters(model).numpy(), removed=removed, **history, **state
+                num_steps=step + 1,
+                theta=flat_parameters(model).numpy(force=True),
+                removed=removed,
+                **history,
+                **state,
             )
     _evaluate(model, data, plan.num_steps, history, removed)
     return {key: np.array(values) for key, values in history.items()} | {
-        "parameters": flat_parameters(model).numpy()
+        "parameters": flat_parameters(model).numpy(force=True)
     }
 
 
@@ -170,7 +174,7 @@ def momentum_state(optimizer: torch.optim.SGD) -> Arrays:
     buffers = [optimizer.state[p].get("momentum_buffer") for p in optimizer.param_groups[0]["params"]]
     if any(buffer is None for buffer in buffers):
         return {}
-    return {"momentum": torch.cat([buffer.reshape(-1) for buffer in buffers]).numpy()}
+    return {"momentum": torch.cat([buffer.reshape(-1) for buffer in buffers]).numpy(force=True)}
 
 
 def restore_momentum(optimizer: torch.optim.SGD, saved: Arrays, num_steps: int) -> None:
@@ -182,7 +186,7 @@ def restore_momentum(optimizer: torch.optim.SGD, saved: Arrays, num_steps: int) 
     parameters = optimizer.param_groups[0]["params"]
     pieces = torch.from_numpy(saved["momentum"]).split([p.numel() for p in parameters])
     for p, piece in zip(parameters, pieces, strict=True):
-        optimizer.state[p]["momentum_buffer"] = piece.view_as(p).clone()
+        optimizer.state[p]["momentum_buffer"] = piece.view_as(p).to(p, copy=True)
 
 
 def track(
@@ -210,12 +214,15 @@ def track(
     loss = nn.CrossEntropyLoss()
     surface = LossSurface(model, loss)
     optimizer = torch.optim.SGD(model.parameters(), lr=plan.learning_rate, momentum=plan.momentum)
-    tracker = LyapunovTracker(surface.n, plan.learning_rate, plan.momentum)
+    tracker = LyapunovTracker(
+        surface.n, plan.learning_rate, plan.momentum, dtype=surface.dtype, device=surface.device
+    )
     rows_out: list[np.ndarray] = []
     saved = checkpoint.load() if checkpoint is not None else None
     if saved is not None:
         set_parameters(model, torch.from_numpy(saved["theta"]))
-        tracker.load_state_dict({k: torch.from_numpy(np.asarray(v)) for k, v in saved.items()})
+        state = {k: torch.from_numpy(np.asarray(v)).to(surface.device) for k, v in saved.items()}
+        tracker.load_state_dict(state)
         restore_momentum(optimizer, saved, tracker.num_steps)
         rows_out = list(saved["exponents"])
     start = tracker.num_steps
@@ -230,12 +237,12 @@ def track(
             optimizer.step()
         tracker.update(_bent_up(H.eigh()) if control == "bent up" and step >= at[0] else H)
         if step + 1 in at:
-            rows_out.append(tracker.exponents().numpy())
+            rows_out.append(tracker.exponents().numpy(force=True))
         if checkpoint is not None and (step + 1) % plan.checkpoint_every == 0:
-            state = {key: value.numpy() for key, value in tracker.state_dict().items()}
+            state = {key: value.numpy(force=True) for key, value in tracker.state_dict().items()}
             exponents = np.array(rows_out).reshape(len(rows_out), surface.n)
             checkpoint.save(
-                theta=flat_parameters(model).numpy(),
+                theta=flat_parameters(model).numpy(force=True),
                 exponents=exponents,
                 **state,
                 **momentum_state(optimizer),

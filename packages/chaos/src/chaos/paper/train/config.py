@@ -175,7 +175,6 @@ class TrainConfig(ImagesConfig):
     Attributes:
         max_epochs: Epochs.
         num_steps: Steps, instead of epochs.
-        device: cpu, or for example cuda:0; the published gpus=['cuda:0'] is read as this.
         parallel: Models in one run, the first unperturbed.
         perturb_strat: max_chaos, randn_chaos, max_convergence, randn_convergence, randn or all.
         perturb_eps: Sizes of the perturbations.
@@ -192,7 +191,6 @@ class TrainConfig(ImagesConfig):
     dataset: str = "usps"
     max_epochs: int = 40
     num_steps: int | None = None
-    device: str = "cpu"
     parallel: int = 1
     perturb_strat: str | None = None
     perturb_eps: list[float] = field(default_factory=lambda: [1e-1])

@@ -18,7 +18,7 @@ from torch import nn
 from chaos.eigenthings import Eigenthings, load_eigenthings, load_values_and_vectors
 from chaos.models import cnn, mlp, seeded
 from chaos.paper.calibration import announce, train_estimate
-from chaos.paper.data import Data, configured
+from chaos.paper.data import Data, configured, device_of
 from chaos.paper.train.config import LoggingConfig, TrainConfig
 from chaos.paper.train.ensemble import Ensemble
 from chaos.paper.train.member import Member
@@ -55,7 +55,7 @@ def run_training(config: TrainConfig) -> Path:
     if config.seed is None:
         config = dataclasses.replace(config, seed=secrets.randbelow(2**31))
         print(f"seed={config.seed} was drawn; pass it to repeat this run")
-    device = _device(config)
+    device = device_of(config)
     config, pairs = _with_directions(config)
     data = _data(config)
     values = settings(config)
@@ -261,19 +261,10 @@ def _length(config: TrainConfig, data: Data) -> tuple[int, int]:
     return num_steps, config.logging.lyapunov_freq or max(1, num_steps // _DECOMPOSITIONS)
 
 
-def _device(config: TrainConfig) -> torch.device:
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device={config.device} was asked for, but no CUDA device is there; pass cpu.")
-    return torch.device(config.device)
-
-
 def _data(config: TrainConfig) -> Data:
     data = configured(dataclasses.replace(config, dataset="digits16") if config.debug else config)
-    x_train, y_train, x_test, y_test = (
-        tensor.to(config.device) for tensor in (data.x_train, data.y_train, data.x_test, data.y_test)
-    )
     a, b = (count * config.batch_size if config.debug else None for count in _DEBUG_BATCHES)
-    return Data(x_train[:a], y_train[:a], x_test[:b], y_test[:b], data.source)
+    return Data(data.x_train[:a], data.y_train[:a], data.x_test[:b], data.y_test[:b], data.source)
 
 
 def _with_directions(config: TrainConfig) -> tuple[TrainConfig, Eigenthings | None]:
