@@ -28,21 +28,6 @@ def test_smoke(figure, tmp_path):
     assert metrics <= set(_measurements(folder))
 
 
-@pytest.mark.parametrize("figure", PAPER.figures, ids=lambda f: f.id)
-def test_type_and_device_are_read(figure, tmp_path, capsys):
-    found = {}
-    for dtype in ("float32", "float64"):
-        run = ["run", figure.id, "preset=smoke", f"dtype={dtype}", "device=cpu", f"out={tmp_path / dtype}"]
-        assert dispatch(PAPER, COMMANDS, run) == 0
-        arrays = [read_arrays(path) for path in (tmp_path / dtype).rglob("*.npz")]
-        found[dtype] = {str(array.dtype) for stored in arrays for array in stored.values()}
-    assert "float32" in found["float32"] and "float32" not in found["float64"]
-    capsys.readouterr()
-    assert dispatch(PAPER, COMMANDS, [*run[:4], "device=cuda:63", f"out={tmp_path}"]) != 0
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "cuda:63" in line]
-    assert "device=cuda:63 was asked for, but no such device is there; pass device=cpu." in line
-
-
 def test_killed_runs_resume(tmp_path):
     arguments = ["run", "fig3a", "preset=smoke"]
     check_killed_runs_resume("chaos", arguments, tmp_path, after_files=[0, 2])
