@@ -53,6 +53,25 @@ def test_principal_flow_equals_gradient_descent_on_quadratics(rate, steps, expec
     assert abs(between.imag[0]) > 1e-3  # complex between steps, where z > 1
 
 
+def test_the_coefficient_goes_on_to_both_sides_of_the_line_beyond_one():
+    for z in (1.3, 2.0, 4.0):
+        on, above, below = principal_coefficient([z, z + 1e-9j, z - 1e-9j])
+        assert abs(above - on) < 1e-8
+        assert abs(below - on) < 1e-8
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.9])
+@pytest.mark.parametrize("loss", [lambda x: (1.5 * x**2 + 0.1 * x**4).sum(), lambda x: -3 * jnp.cos(x).sum()])
+def test_a_step_that_overshoots_is_followed_where_the_loss_is_not_quadratic(loss, rate):
+    errors = []
+    for start in ([0.3], [0.1]):
+        reached = gradient_descent(loss, rate, np.array(start), 1)[-1]
+        flow = integrate_principal_flow(loss, rate, start, [rate])[0]
+        errors.append(abs(flow.real - reached)[0] / start[0])
+    assert errors[0] < 0.1
+    assert errors[1] < 0.15 * errors[0]  # nine times smaller: the loss is quadratic to that order
+
+
 @pytest.mark.parametrize(("rate", "steps"), [(0.9, 10), (1.05, 5)])
 def test_igr_and_gradient_flow_converge_where_descent_oscillates(rate, steps):
     for field in (gradient_flow(quadratic), igr_flow(quadratic, rate)):

@@ -137,7 +137,8 @@ def integrate(
     """Integrate a field with an adaptive Runge-Kutta method of order 8.
 
     Returns:
-        Flattened parameters at ``times``, shape ``(len(times), dim)``; rows after a blow-up are NaN.
+        Flattened parameters at ``times``, shape ``(len(times), dim)``, complex if the start is; rows after a
+        blow-up are NaN.
 
     Raises:
         ValueError: If times do not increase from 0.
@@ -157,7 +158,7 @@ def integrate(
             )
         return _flatten(field(unravel(x)))
 
-    path = np.full((grid.size, flat.size), np.nan)
+    path = np.full((grid.size, flat.size), np.nan, dtype=flat.dtype)
     if grid[-1] == 0:
         path[0] = flat
         return path
@@ -274,14 +275,15 @@ def jacobian(field: Callable[[Pair], Pair], at: Pair) -> np.ndarray:
 
 def _flatten(params: Pair) -> np.ndarray:
     """Flatten in NumPy: eager JAX operations would cost more than the fields themselves."""
-    return np.concatenate([np.asarray(leaf, dtype=float).ravel() for leaf in jax.tree.leaves(params)])
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    return np.concatenate([leaf.astype(np.result_type(float, leaf), copy=False).ravel() for leaf in leaves])
 
 
 def _unflattener(params: Pair) -> Callable[[np.ndarray], Pair]:
     leaves, structure = jax.tree.flatten(params)
     shapes = [np.shape(leaf) for leaf in leaves]
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-    dtype = jnp.result_type(float)
+    dtype = jnp.result_type(float, *leaves)
 
     def unflatten(x: np.ndarray) -> Pair:
         parts = np.split(x.astype(dtype), ends[:-1])

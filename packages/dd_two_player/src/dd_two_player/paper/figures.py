@@ -275,4 +275,29 @@ FIGURES = (
         config=f"{CONFIG}:DalStudyConfig",
         presets=_theory("10 s", seeds=[0], network_steps=20) | {"quick": Preset("10 s", "scaled down")},
     ),
+    Figure(
+        "dal-sweep",
+        source=f"{FLOW}, drift adjusted learning",
+        shows="DAL-1 and DAL-0.5 against a sweep of fixed rates: stability and test accuracy.",
+        module=f"{EXPERIMENTS}.dal_sweep",
+        config="dd_two_player.paper.flow_config:DalSweepConfig",
+        presets={
+            "quick": Preset("30 s", "scaled down"),
+            "smoke": Preset(
+                "seconds", "smoke", {"num_steps": 20, "seeds": [0, 1], "learning_rates": [0.1, 1.0]}
+            ),
+        },
+    ),
+    Figure(
+        "continuous-models",
+        source=f"{FLOW}, continuous models of a network's training",
+        shows="One step of descent on a network against its continuous models, below and at the edge.",
+        module=f"{EXPERIMENTS}.continuous_models",
+        config="dd_two_player.paper.flow_config:ContinuousModelsConfig",
+        presets={
+            "quick": Preset("60 s", "scaled down"),
+            "smoke": Preset("seconds", "smoke", {"num_steps": 6, "num_points": 1, "seeds": [0, 1]}),
+        },
+        in_default=False,
+    ),
 )

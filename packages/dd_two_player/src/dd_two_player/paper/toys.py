@@ -11,11 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from dd_two_player.drift import Coefficients, PlayerTerms, drift_coefficients
 from dd_two_player.flows import discrete_path, integrate, modified_field, runge_kutta_map, step_map
-from dd_two_player.paper.data import load_samples
+from dd_two_player.paper.digits_network import descend, digits_network
 from dd_two_player.paper.toy_config import DalConfig, PrincipalFlowConfig, ToyConfig
 from dd_two_player.principal_flow import dal as dal_transformation
 from dd_two_player.principal_flow import exact_hvp, quadratic_principal_flow
@@ -26,7 +25,7 @@ from gdyn_reproduce import keys
 from gdyn_reproduce.plotting import house_style, new_figure, save_figure
 from gdyn_reproduce.runs import config_hash
 
-__all__ = ["dal", "digits_loss", "draw_vector_field", "principal_flow", "toy"]
+__all__ = ["dal", "draw_vector_field", "principal_flow", "toy"]
 
 CANCEL_ALL = PlayerTerms(self_norm=-1.0, other_dot_prod=-1.0)
 
@@ -112,57 +111,20 @@ def principal_flow(config: PrincipalFlowConfig) -> int:
     return _report({name: curve[-1].tolist() for name, curve in curves.items()}, folder)
 
 
-def digits_loss(num_examples: int, width: int, seed: int) -> tuple[Callable[[Any], Any], Any]:
-    """Return the full-batch loss of a two-layer tanh network on embedded digits, and its start."""
-    samples = load_samples("digits")
-    images = samples.scaled(slice(num_examples)).reshape(num_examples, -1)
-    labels = samples.labels[:num_examples]
-    keys = jax.random.split(jax.random.key(seed))
-    params = {
-        "w0": jax.random.normal(keys[0], (images.shape[1], width)) / images.shape[1] ** 0.5,
-        "b0": jnp.zeros(width),
-        "w1": jax.random.normal(keys[1], (width, 10)) / width**0.5,
-        "b1": jnp.zeros(10),
-    }
-
-    def loss(params: Any) -> Any:
-        hidden = jnp.tanh(images @ params["w0"] + params["b0"])
-        logits = hidden @ params["w1"] + params["b1"]
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    return loss, params
-
-
-def descend(loss: Callable[[Any], Any], params: Any, optimizer: Any, num_steps: int) -> dict[str, np.ndarray]:
-    """Return losses and rates of a run of DAL, ``num_steps`` each."""
-
-    @jax.jit
-    def run(params: Any) -> Any:
-        def body(carry: Any, _: None) -> Any:
-            params, state = carry
-            value, gradient = jax.value_and_grad(loss)(params)
-            updates, state = optimizer.update(gradient, state, params)
-            return (optax.apply_updates(params, updates), state), (value, state.rate)
-
-        return jax.lax.scan(body, (params, optimizer.init(params)), None, length=num_steps)[1]
-
-    losses, rates = run(params)
-    return {"loss": np.asarray(losses), "rate": np.asarray(rates)}
-
-
 def dal(config: DalConfig) -> int:
     """Train the small network with a fixed rate and with DAL."""
     if config.dry_run:
         print(json.dumps(dataclasses.asdict(config)))
         return 0
     folder = _folder(config, "dal")
-    loss, params = digits_loss(config.num_examples, config.width, config.seed)
+    network = digits_network(config.num_examples, config.width)
+    start = network.start(config.seed)
     runs = {}
     for name, power in (("fixed", 0.0), ("DAL", config.power)):
         optimizer = dal_transformation(
-            exact_hvp(loss), learning_rate=config.learning_rate, power=power, cap=config.cap
+            exact_hvp(network.loss), learning_rate=config.learning_rate, power=power, cap=config.cap
         )
-        runs[name] = descend(loss, params, optimizer, config.num_steps)
+        runs[name] = descend(network.loss, optimizer, config.num_steps)(start)
     steps = np.arange(config.num_steps)
     columns = {f"{name} {key}": values for name, run in runs.items() for key, values in run.items()}
     _write_csv(folder / "path.csv", {"step": steps, **columns})

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
-from scipy.integrate import solve_ivp
+
+from dd_two_player.flows import integrate
 
 __all__ = [
     "gradient_descent",
@@ -43,7 +44,8 @@ def principal_coefficient(z: Any, cap: float = CAP) -> Complex[np.ndarray, "..."
     """Return ``c(z) = log(1 - z) / z`` with ``c(0) = -1``, complex for ``z > 1``.
 
     Args:
-        z: Learning rate times eigenvalue, real or complex.
+        z: Learning rate times eigenvalue, real or complex; ``c`` is analytic on either side of the real line,
+            with a cut from ``1`` to ``1 + i inf``.
         cap: Bound on the modulus; ``c`` is singular at ``z = 1``, where gradient descent annihilates a
             direction in one step.
 
@@ -59,9 +61,10 @@ def principal_coefficient(z: Any, cap: float = CAP) -> Complex[np.ndarray, "..."
     small = np.abs(values) < SERIES_BELOW
     singular = values == 1
     safe = np.where(small | singular, 0.5, values)
-    exact = np.log1p(-safe) / safe
-    # for real z > 1 the branch is log(z - 1) + i pi, whatever the sign of a zero imaginary part
-    exact = np.where((safe.imag == 0) & (safe.real > 1), exact.real + 1j * np.pi / safe.real, exact)
+    log = np.log1p(-safe)
+    # For real z > 1 the branch is log(z - 1) + i pi, and it must go on to both sides of that line, along
+    # which a path of the flow runs: the cut lies at Re z = 1, Im z > 0 instead.
+    exact = (log + 2j * np.pi * (log.imag < -np.pi / 2)) / safe
     series = -np.polyval(SERIES, values)
     c = np.where(small, series, np.where(singular, -cap, exact))
     return c * np.minimum(1.0, cap / np.abs(c)) if np.isfinite(cap) else c
@@ -106,14 +109,23 @@ def integrate_principal_flow(
     rtol: float = 1e-10,
     atol: float = 1e-12,
 ) -> Complex[np.ndarray, "times dim"]:
-    """Integrate the principal flow adaptively in complex arithmetic; NaN rows after a blow-up."""
-    field = principal_field(loss, learning_rate, cap)
-    grid = np.asarray(times, float)
-    x0 = np.asarray(start, complex)
-    path = np.full((grid.size, x0.size), np.nan + 0j)
-    solution = solve_ivp(lambda _, x: field(x), (0.0, grid[-1]), x0, "DOP853", grid, rtol=rtol, atol=atol)
-    path[: solution.y.shape[1]] = solution.y.T
-    return path
+    """Integrate the principal flow adaptively in complex arithmetic; NaN rows after a blow-up.
+
+    Raises:
+        ValueError: If times do not increase from 0, or the rate is not positive.
+        FloatingPointError: If the field changes too fast to be followed, as near ``h l = 1``.
+
+    Example:
+        On ``3 x^2 / 2`` descent with rate 0.5 overshoots, and so does the flow:
+
+        >>> with jax.enable_x64(True):
+        ...     path = integrate_principal_flow(lambda x: 1.5 * (x**2).sum(), 0.5, [0.3], [0.5])
+        >>> path.round(6).tolist()
+        [[(-0.15+0j)]]
+    """
+    return integrate(
+        principal_field(loss, learning_rate, cap), np.asarray(start, complex), times, rtol=rtol, atol=atol
+    )
 
 
 def quadratic_principal_flow(

@@ -8,8 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from dd_two_player.paper.digits_network import descend, digits_network
 from dd_two_player.paper.experiment_config import DalStudyConfig
-from dd_two_player.paper.toys import descend, digits_loss
 from dd_two_player.principal_flow import dal, exact_hvp
 from gdyn_reproduce.plotting import new_figure
 from gdyn_reproduce.records import Result
@@ -30,7 +30,7 @@ def compute(config: DalStudyConfig, run: Run) -> Result:
 
     for arm, power in ARMS.items():
         optimizer = dal(exact_hvp(quadratic), learning_rate=config.learning_rate, power=power, cap=config.cap)
-        path = descend(quadratic, jnp.ones(2), optimizer, config.quadratic_steps)["loss"]
+        path = descend(quadratic, optimizer, config.quadratic_steps)(jnp.ones(2))["loss"]
         arrays[f"quadratic_{arm}"] = path
         measured[f"quadratic_{arm}_grows"] = grows = bool(not np.isfinite(path[-1]) or path[-1] > path[0])
         measured[f"quadratic_{arm}_bounded"] = not grows
@@ -69,6 +69,6 @@ def plot(result: Result) -> Any:
 
 
 def _network(config: DalStudyConfig, power: float, seed: int) -> dict[str, np.ndarray]:
-    loss, params = digits_loss(config.num_examples, config.width, seed)
-    optimizer = dal(exact_hvp(loss), learning_rate=config.network_rate, power=power, cap=config.cap)
-    return descend(loss, params, optimizer, config.network_steps)
+    network = digits_network(config.num_examples, config.width)
+    optimizer = dal(exact_hvp(network.loss), learning_rate=config.network_rate, power=power, cap=config.cap)
+    return descend(network.loss, optimizer, config.network_steps)(network.start(seed))
