@@ -30,7 +30,7 @@ FORMAT = 1
 """Version of ``bench.json``."""
 
 OURS, LIMIT = "ours", "limit"
-"""Names of the two contenders that have a meaning of their own; all others are peers."""
+"""Contenders with a meaning of their own, as have ``"ours, ..."``, other ways of ours; the rest are peers."""
 
 ALLOCATORS: dict[str, dict[str, str]] = {
     "default": {},
@@ -108,7 +108,7 @@ class Row:
     @property
     def is_peer(self) -> bool:
         """Whether it is neither ours nor the limit."""
-        return self.contender not in (OURS, LIMIT)
+        return self.contender.partition(",")[0] not in (OURS, LIMIT)
 
 
 @dataclass
@@ -287,27 +287,41 @@ def read(path: Path) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the Markdown table of all ratios; where a peer is faster the row comes first, and says so."""
-    measured = [row for row in rows if row.over_ours and row.contender != OURS and not row.growth]
-    behind = [row for row in measured if row.is_peer and row.over_ours[0] < 1]
-    lines = [
-        "| computed | against | their time over ours | threads | allocator | ours |",
-        "|---|---|---|---|---|---|",
+    """Return the Markdown table of all ratios; where a peer is faster the line comes first, and says so."""
+    measured = [row for row in rows if row.over_ours and not row.growth]
+    by_line: dict[tuple[str, str, int], dict[str, Row]] = {}
+    for row in measured:
+        by_line.setdefault((row.case, row.contender, row.threads), {})[row.allocator] = row
+    behind, others = [], []
+    for (case, contender, threads), states in by_line.items():
+        if contender == OURS:
+            continue
+        row = next(iter(states.values()))
+        slower = row.is_peer and any(one.over_ours[0] < 1 for one in states.values())
+        name = {LIMIT: "limit"}.get(contender, f"**{contender} is faster**" if slower else contender)
+        ratios = " | ".join(_spell_ratio(states.get(state)) for state in ALLOCATORS)
+        own = " | ".join(_spell_ours(by_line[case, OURS, threads].get(state)) for state in ALLOCATORS)
+        where = "" if threads == 1 else ", all cores" if threads == 0 else f", {threads} threads"
+        (behind if slower else others).append(f"| {row.what}{where} | {name} | {ratios} | {own} |")
+    states = " | ".join(f"their time over ours, {state}" for state in ALLOCATORS)
+    head = [
+        f"| computed | against | {states} | {' | '.join(f'ours, {state}' for state in ALLOCATORS)} |",
+        f"|{'---|' * (2 + 2 * len(ALLOCATORS))}",
     ]
-    ours = {(row.case, row.threads, row.allocator): row for row in rows if row.contender == OURS}
-    for row in [*behind, *(row for row in measured if row not in behind)]:
-        own = ours[row.case, row.threads, row.allocator].seconds[0]
-        middle, low, high = row.over_ours
-        name = f"**{row.contender} is faster**" if row in behind else row.contender
-        if row.contender == LIMIT:
-            name = "limit (work that cannot be avoided)"
-        lines.append(
-            f"| {row.what} | {name} | {middle:.3g} ({low:.3g} to {high:.3g}) | {row.threads or 'all'} | "
-            f"{row.allocator} | {spell_time(own)} |"
-        )
     notes = dict.fromkeys(f"- {row.what}: {row.note}" for row in rows if row.note)
     absent = dict.fromkeys(f"- {row.contender} was not measured: {row.absent}" for row in rows if row.absent)
-    return "\n".join([*lines, *([""] if notes or absent else []), *notes, *absent])
+    return "\n".join([*head, *behind, *others, *([""] if notes or absent else []), *notes, *absent])
+
+
+def _spell_ratio(row: Row | None) -> str:
+    if row is None:
+        return "not measured"
+    middle, low, high = row.over_ours
+    return f"{middle:.2g} ({low:.2g} to {high:.2g})"
+
+
+def _spell_ours(row: Row | None) -> str:
+    return spell_time(row.seconds[0]) if row else ""
 
 
 _PAGE_HEAD = """# Benchmarks
@@ -317,9 +331,10 @@ peers.
 
 All contenders of a row run in turn in one process, round after round, and every row is repeated in fresh
 processes. Printed is the median of their time over ours, with the lowest and the highest process: above 1
-ours is faster. Rows where a peer is faster come first. The *limit* is work that no method avoids. The
-allocator is that of the C library: *default* gives freed memory back to the system, *kept* keeps it; a
-method that needs much fresh memory is slower in the first state."""
+ours is faster. Lines where a peer is faster come first. The *limit* is work that no method avoids. Where
+nothing else is said, one thread. Each ratio is given for two states of the C library's allocator: *default*
+gives freed memory back to the system, *kept* keeps it; a method that needs much fresh memory is slower in
+the first state."""
 
 
 def page(results: Mapping[str, Path]) -> str:
