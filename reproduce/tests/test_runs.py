@@ -148,6 +148,12 @@ def test_a_record_survives_writing_and_reading(tmp_path):
     assert record.arrays_sha256 == hash_arrays(read_arrays(record.folder / "arrays.npz"))
 
 
+@pytest.mark.parametrize("value", ["rate=1", None, [1.0, "two"], np.ones(2), np.float32(1)])
+def test_a_measurement_that_no_record_holds_is_refused_by_name(value):
+    with pytest.raises(TypeError, match="measurement 'best' is"):
+        Result({"best": value}, {})
+
+
 def test_the_hash_of_arrays_sees_every_byte_name_and_shape():
     base = {"a": np.arange(6.0), "b": np.array(["x"])}
     hashes = [

@@ -40,10 +40,22 @@ class Result:
     Attributes:
         measurements: Numbers or truth values that claims refer to, single or one per seed.
         arrays: The numbers that the figure draws.
+
+    Raises:
+        TypeError: If a measurement is of another kind, which no record could hold.
     """
 
     measurements: Mapping[str, Measurement]
     arrays: Mapping[str, NDArray[Any]]
+
+    def __post_init__(self) -> None:
+        for name, value in self.measurements.items():
+            entries = value if isinstance(value, list | tuple) else [value]
+            if not all(isinstance(entry, int | float | Measured) for entry in entries):
+                raise TypeError(
+                    f"measurement {name!r} is {value!r}; allowed are numbers, truth values and lists of them "
+                    "(float(), bool() and .tolist() make them of arrays)."
+                )
 
 
 @dataclass(frozen=True)
