@@ -296,7 +296,7 @@ FIGURES = (
         config="dd_two_player.paper.flow_config:ContinuousModelsConfig",
         presets={
             "quick": Preset("60 s", "scaled down"),
-            "smoke": Preset("seconds", "smoke", {"num_steps": 6, "num_points": 1, "seeds": [0, 1]}),
+            "smoke": Preset("seconds", "smoke", {"num_steps": 6, "num_points": 2, "seeds": [0, 1]}),
         },
         in_default=False,
     ),

@@ -45,11 +45,11 @@ def compute(config: ContinuousModelsConfig, run: Run) -> Result:
         logs = np.log10(errors)
         arrays |= {f"{regime}/errors": errors, f"{regime}/scaled": np.array([one["scaled"] for one in found])}
         arrays[f"{regime}/loss"] = np.array([one["loss"] for one in found])
-        for name, model in (("gradient_flow", 0), ("igr", 1), ("half", 3)):
-            measured[f"{regime}_gain_over_{name}"] = np.nanmedian(
+        for name, model in (("gradient_flow", 0), ("igr", 1)):
+            measured[f"{regime}_gain_over_{name}"] = np.median(
                 logs[..., model] - logs[..., 2], axis=1
             ).tolist()
-        measured[f"{regime}_half_gain_over_igr"] = np.nanmedian(logs[..., 1] - logs[..., 3], axis=1).tolist()
+        measured[f"{regime}_half_gain_over_igr"] = np.median(logs[..., 1] - logs[..., 3], axis=1).tolist()
         measured[f"{regime}_agreement"] = [_agreement(one["slope"], one["change"]) for one in found]
         measured[f"{regime}_agreement_shuffled"] = [
             _agreement(generator(seed, "shuffled").permutation(one["slope"]), one["change"])
@@ -94,11 +94,11 @@ def _descend(config: ContinuousModelsConfig, rate: float, seed: int) -> dict[str
 
 
 def _end(field: Callable[[Any], Any], start: np.ndarray, rate: float) -> np.ndarray:
-    """Return where a flow is after the time of one step, NaN where it cannot be followed that far."""
+    """Return where a flow is after the time of one step, at infinity where it cannot be followed so far."""
     try:
         path = integrate(field, start, [rate], rtol=1e-5, atol=1e-8, max_evaluations=MAX_EVALUATIONS)
     except FloatingPointError:  # an eigenvalue passes 1 / rate, where the principal flow is singular
-        return np.full(start.shape, np.nan)
+        return np.full(start.shape, np.inf)
     return path[0].real  # descent is real
 
 
@@ -132,6 +132,10 @@ def _agreement(slope: np.ndarray, change: np.ndarray) -> float:
     return float(((slope[rising] > 0).mean() + (slope[~rising] <= 0).mean()) / 2)
 
 
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, np.nan)
+
+
 def plot(result: Result) -> Any:
     """Draw the errors of the models over the step, below and at the edge, and the sharpness."""
     figure, axes = new_figure(1, 3, figsize=(11.5, 3.4))
@@ -139,7 +143,7 @@ def plot(result: Result) -> Any:
         errors = result.arrays[f"{regime}/errors"]
         steps = np.linspace(0, result.arrays[f"{regime}/scaled"].shape[1] - 1, errors.shape[1])
         for model in range(3):
-            ax.semilogy(steps, np.nanmedian(errors[..., model], axis=0), "o-", label=MODELS[model])
+            ax.loglog(steps + 1, _finite(np.median(errors[..., model], axis=0)), "o-", label=MODELS[model])
         ax.set(title=title, xlabel="step", ylabel="error of one step, in steps")
         label_curves(ax)
         axes[2].plot(result.arrays[f"{regime}/scaled"][0], label=title.lower())
