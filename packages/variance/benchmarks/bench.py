@@ -193,4 +193,4 @@ GROWTH = [*grown("width", (64, 256, 1024), by_width), *grown("batch", (16, 64, 2
 
 if __name__ == "__main__":
     is_short = not {"--full", "--only", "--child"} & set(sys.argv)
-    main("variance", CASES if is_short else CASES + GROWTH, together=True)
+    main("variance", CASES if is_short else CASES + GROWTH)

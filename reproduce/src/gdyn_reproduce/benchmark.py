@@ -132,16 +132,13 @@ def optional(make: Callable[[], Callable[[], object]]) -> Contender:
         return error
 
 
-def main(
-    package: str, cases: Sequence[Case], argv: Sequence[str] | None = None, *, together: bool = False
-) -> None:
+def main(package: str, cases: Sequence[Case], argv: Sequence[str] | None = None) -> None:
     """Run a package's benchmark script.
 
     Args:
         package: Import name of the package; results go to ``packages/<package>/results/bench.json``.
         cases: What to measure.
         argv: Arguments; those of the process if ``None``.
-        together: The short form times all cases in each process: starting one may take longer than they do.
     """
     parser = argparse.ArgumentParser(description=f"Benchmarks of {package}.")
     parser.add_argument("--full", action="store_true", help="7 processes instead of 2, 9 rounds instead of 3")
@@ -159,7 +156,8 @@ def main(
             print(json.dumps(asdict(_time(by_name[name].contenders(), rounds, wall))))
         return
     chosen = [case for case in cases if options.only in case.name]
-    groups = [chosen] if together and not options.full else [[case] for case in chosen]
+    # The short form times all cases in each process: starting one may take longer than they do.
+    groups = [[case] for case in chosen] if options.full else [chosen]
     rows = [row for group in groups for row in _measure(script, group, processes, rounds, options.full)]
     folder = script.parents[1] / "results"
     measured = {row.case for row in rows}
@@ -292,7 +290,8 @@ def table(rows: Sequence[Row]) -> str:
     by_line: dict[tuple[str, str, int], dict[str, Row]] = {}
     for row in measured:
         by_line.setdefault((row.case, row.contender, row.threads), {})[row.allocator] = row
-    behind, others = [], []
+    behind: list[str] = []
+    others: list[str] = []
     for (case, contender, threads), states in by_line.items():
         if contender == OURS:
             continue
@@ -303,9 +302,9 @@ def table(rows: Sequence[Row]) -> str:
         own = " | ".join(_spell_ours(by_line[case, OURS, threads].get(state)) for state in ALLOCATORS)
         where = "" if threads == 1 else ", all cores" if threads == 0 else f", {threads} threads"
         (behind if slower else others).append(f"| {row.what}{where} | {name} | {ratios} | {own} |")
-    states = " | ".join(f"their time over ours, {state}" for state in ALLOCATORS)
+    ratio_heads = " | ".join(f"their time over ours, {state}" for state in ALLOCATORS)
     head = [
-        f"| computed | against | {states} | {' | '.join(f'ours, {state}' for state in ALLOCATORS)} |",
+        f"| computed | against | {ratio_heads} | {' | '.join(f'ours, {state}' for state in ALLOCATORS)} |",
         f"|{'---|' * (2 + 2 * len(ALLOCATORS))}",
     ]
     notes = dict.fromkeys(f"- {row.what}: {row.note}" for row in rows if row.note)

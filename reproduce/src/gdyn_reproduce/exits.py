@@ -101,13 +101,14 @@ def _termination_interrupts() -> Iterator[None]:
 def _spelling_any_character() -> Iterator[None]:
     """Spell out meanwhile what standard output has no character for."""
     stream = sys.stdout
-    strict = isinstance(stream, io.TextIOWrapper) and stream.errors == "strict"
-    if strict:
-        stream.reconfigure(errors="backslashreplace")
+    if not isinstance(stream, io.TextIOWrapper) or stream.errors != "strict":
+        yield
+        return
+    stream.reconfigure(errors="backslashreplace")
     try:
         yield
     finally:
-        if strict and not stream.closed:
+        if not stream.closed:
             stream.reconfigure(errors="strict")
 
 

@@ -248,7 +248,8 @@ def gradients_of(value: Tensor, leaves: tuple[Tensor, ...], *, create_graph: boo
 
 def nodes_below(roots: Iterable[Tensor]) -> Iterator[Any]:
     """Yield every operation of a graph once."""
-    nodes, seen = [root.grad_fn for root in roots], {None}
+    nodes: list[Any] = [root.grad_fn for root in roots]
+    seen: set[Any] = {None}
     while nodes:
         node = nodes.pop()
         if node in seen:

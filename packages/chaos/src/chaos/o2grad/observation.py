@@ -91,7 +91,7 @@ def swapped(model: nn.Module, values: Mapping[str, torch.Tensor], *others: objec
     """
     with _attributes_kept(_modules((model, *others))):
         named = (*model.named_parameters(), *model.named_buffers())
-        new = {id(tensor): values[name] for name, tensor in named if name in values}
+        new: dict[int, Any] = {id(tensor): values[name] for name, tensor in named if name in values}
         for module in model.modules():
             for held in (module._parameters, module._buffers):
                 held.update({name: new[id(old)] for name, old in held.items() if id(old) in new})

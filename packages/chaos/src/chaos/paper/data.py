@@ -65,8 +65,13 @@ def configured(config: ImagesConfig) -> Data:
     """
     device, dtype = device_of(config), getattr(torch, config.dtype)
     data = load_data(config.dataset, config.normalize, config.data_root, dtype, download=config.download)
-    tensors = (tensor.to(device) for tensor in (data.x_train, data.y_train, data.x_test, data.y_test))
-    return Data(*tensors, data.source)
+    return Data(
+        data.x_train.to(device),
+        data.y_train.to(device),
+        data.x_test.to(device),
+        data.y_test.to(device),
+        data.source,
+    )
 
 
 def device_of(config: ImagesConfig) -> torch.device:

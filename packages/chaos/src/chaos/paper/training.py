@@ -239,12 +239,12 @@ def track(
         if step + 1 in at:
             rows_out.append(tracker.exponents().numpy(force=True))
         if checkpoint is not None and (step + 1) % plan.checkpoint_every == 0:
-            state = {key: value.numpy(force=True) for key, value in tracker.state_dict().items()}
+            kept = {key: value.numpy(force=True) for key, value in tracker.state_dict().items()}
             exponents = np.array(rows_out).reshape(len(rows_out), surface.n)
             checkpoint.save(
                 theta=flat_parameters(model).numpy(force=True),
                 exponents=exponents,
-                **state,
+                **kept,
                 **momentum_state(optimizer),
             )
     return tracker, {"exponents": np.array(rows_out)}

@@ -99,7 +99,7 @@ def _end(field: Callable[[Any], Any], start: np.ndarray, rate: float) -> np.ndar
         path = integrate(field, start, [rate], rtol=1e-5, atol=1e-8, max_evaluations=MAX_EVALUATIONS)
     except FloatingPointError:  # an eigenvalue passes 1 / rate, where the principal flow is singular
         return np.full(start.shape, np.inf)
-    return path[0].real  # descent is real
+    return np.real(path[0])  # descent is real
 
 
 def _network(config: ContinuousModelsConfig, seed: int) -> tuple[Callable[[Any], Any], np.ndarray]:
