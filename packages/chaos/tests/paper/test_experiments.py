@@ -28,6 +28,19 @@ def test_smoke(figure, tmp_path):
     assert metrics <= set(_measurements(folder))
 
 
+@pytest.mark.parametrize("figure", ["fig2b", "fig3a", "fig3b"])  # those with a tangent matrix
+def test_figures_run_in_single_precision(figure, tmp_path):
+    command = ["run", figure, "preset=smoke", "dtype=float32", f"out={tmp_path}"]
+    assert dispatch(PAPER, COMMANDS, command) == 0
+
+
+@pytest.mark.parametrize("figure", PAPER.figures, ids=lambda f: f.id)
+def test_an_absent_device_is_refused_in_one_line(figure, tmp_path, capsys):
+    command = ["run", figure.id, "preset=smoke", "device=cuda:7", f"out={tmp_path}"]
+    assert dispatch(PAPER, COMMANDS, command) == 2
+    assert "device=cuda:7 was asked for, but no such device is there" in capsys.readouterr().err
+
+
 def test_killed_runs_resume(tmp_path):
     arguments = ["run", "fig3a", "preset=smoke"]
     check_killed_runs_resume("chaos", arguments, tmp_path, after_files=[0, 2])
