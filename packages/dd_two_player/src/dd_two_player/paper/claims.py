@@ -40,6 +40,14 @@ _IMPROVES = (
 _THEOREMS = f"{GAMES}, theorems on the modified flows"
 _NO_DRIFT = Control("order_none", removes="the drift terms of the modified flow")
 
+_SMALL_DRIFT = (
+    "as the first run did: soon |H g| / |g| is below 1, where the smaller power takes the smaller rate, and both "
+    "powers end at the cap; the digits are separable, and all accuracies level off at 0.97"
+)
+_REACHES_THE_EDGE = (
+    "claim and band were written before; the rate was raised from 0.5 to 0.7 after a run whose sharpness "
+    "stayed below 2 / rate, so that it said nothing about the edge"
+)
 _UNTRAINED = Control("untrained_distance_ratio", removes="training, all of it")
 _DOUBLED = Control("double_distance_ratio", removes="the sign of the correction: the drift is doubled")
 
@@ -557,6 +565,8 @@ CLAIMS = (
         Between(0.005, 0.5),
         "the paper gives no number; half a hundredth is four of 797 test images, and more than a half would "
         "point to a run that did not train",
+        expected="fails",
+        expected_because=_SMALL_DRIFT,
         registered="before",
         control=Control("test_itself", removes="the smaller power: DAL-1 against itself, other seeds"),
     ),
@@ -582,7 +592,8 @@ CLAIMS = (
             Between(0.1, 8.0),
             "decades of error, median over steps; the paper shows curves that lie apart, and a tenth of a "
             "decade is a quarter; eight decades would be below the tolerance of the integration",
-            registered="before",
+            registered="before" if regime == "below" else "after",
+            registered_because="" if regime == "below" else _REACHES_THE_EDGE,
             control=Control(
                 f"{regime}_half_gain_over_igr",
                 removes="the rate: the principal flow of half the rate, against the IGR flow",
@@ -600,7 +611,8 @@ CLAIMS = (
         Between(0.8, 1.0),
         "share of steps with the right sign, rising and falling ones weighing alike, so that one half is "
         "chance; a rule that is right four times in five is one that a reader can use",
-        registered="before",
+        registered="after",
+        registered_because=_REACHES_THE_EDGE,
         control=Control("edge_agreement_shuffled", removes="the order of the steps"),
     ),
 )
