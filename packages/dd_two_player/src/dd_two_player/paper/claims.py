@@ -41,8 +41,8 @@ _THEOREMS = f"{GAMES}, theorems on the modified flows"
 _NO_DRIFT = Control("order_none", removes="the drift terms of the modified flow")
 
 _SMALL_DRIFT = (
-    "as the first run did: soon |H g| / |g| is below 1, where the smaller power takes the smaller rate, and both "
-    "powers end at the cap; the digits are separable, and all accuracies level off at 0.97"
+    "as the first run did: soon |H g| / |g| is below 1, where the smaller power takes the smaller rate, and "
+    "both powers end at the cap; the digits are separable, and all accuracies level off at 0.97"
 )
 _REACHES_THE_EDGE = (
     "claim and band were written before; the rate was raised from 0.5 to 0.7 after a run whose sharpness "
