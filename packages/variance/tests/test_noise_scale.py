@@ -320,3 +320,11 @@ def test_norms_need_two_micro_batches_and_every_parameter() -> None:
             model[part](torch.randn(4, 2)).sum().backward()
         with pytest.raises(ConfigError, match="is not used in all"):
             meter.step()
+
+
+def test_a_state_without_its_parts_is_refused_by_name():
+    meter = NoiseMeter(nn.Linear(2, 1), micro_batch_size=2)
+    state = meter.state_dict()
+    del state["other_norms"]
+    with pytest.raises(ConfigError, match="no 'other_norms'"):
+        meter.load_state_dict(state)

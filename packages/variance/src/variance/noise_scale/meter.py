@@ -1,127 +1,18 @@
-"""Noise scale from gradients that a training loop computes anyway: no extra pass, no copy of a gradient.
-
-A step that accumulates k micro-batches of b examples (on one device, or on several data-parallel ranks)
-knows k small gradients and their mean. With |g_small|^2 = |mu|^2 + v own and |g_mean|^2 = |mu|^2 + v
-of_mean in expectation, the variance v of one example and |mu|^2 follow without bias, for the model and for
-each of its parameters.
-
-Optimisers that take the sign or the polar factor of a gradient (signSGD, Muon) see noise in the dual norms,
-l1 and nuclear. There the noise of one example is n = sqrt(b) E|g - g'| / sqrt(2) of two micro-batches, which
-has an unbiased estimate. The norm m of the mean has none: a norm is no polynomial, and E|g_mean| exceeds it.
-It is extrapolated as the Euclidean one is, m^2 = (E|g_mean|)^2 - n^2 of_mean. That is exact without noise,
-and without a mean if the noise is Gaussian. In between it errs: where noise prevails in all coordinates
-alike, m of l1 is 0.8 of the true one (sqrt(2/pi)); where coordinates differ in their noise it can be larger.
-The noise scale is n^2 / m^2, so that noise and mean have equal norm in batches of that size.
-
-Source: McCandlish et al. 2018, Appendix A.1 (two batch sizes; here the small one is that of the
-micro-batches); Bernstein et al. 2018 (l1, signSGD); Jordan et al. 2024 (spectral descent, whose dual norm is
-the nuclear one).
-"""
+"""The noise scale, read off the micro-batches of a training loop."""
 
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from gdyn_common.display import Shown
 from variance.errors import ConfigError
-from variance.statistics import Design, inverse_interval
-
-
-def l1_norm(values: Tensor) -> Tensor:
-    """Return the sum of absolute values."""
-    total: Tensor = torch.linalg.vector_norm(values, 1, dtype=torch.float64)
-    return total
-
-
-def nuclear_norm(values: Tensor) -> Tensor:
-    """Return the sum of singular values of a tensor as matrix of its first axis by all others.
-
-    Example:
-        >>> float(nuclear_norm(torch.eye(3))), float(nuclear_norm(torch.tensor([3.0, 4.0])))  # of a vector
-        (3.0, 5.0)
-    """
-    matrix = values.flatten(1) if values.ndim > 1 else values.reshape(1, -1)
-    kind = torch.promote_types(matrix.dtype, torch.float32)
-    singular: Tensor = torch.linalg.svdvals(matrix.to(kind))
-    return singular.sum(dtype=torch.float64)
-
-
-NORMS: dict[str, Callable[[Tensor], Tensor]] = {"l1": l1_norm, "nuclear": nuclear_norm}
-"""Norms beside the Euclidean one; that of a model is the sum of those of its parameters."""
-
-
-@dataclass(frozen=True)
-class NormNoise:
-    """Noise in a norm that has no inner product, see `variance.noise_scale`.
-
-    Attributes:
-        noise_scale: Batch size at which noise and mean have equal norm (NaN where `mean_norm` is zero).
-        low: Lower end of its 95 % interval, of the statistical error alone.
-        high: Upper end.
-        noise_norm: n, of one example: sqrt(b) E|g - g'| / sqrt(2) of two micro-batches of b.
-        mean_norm: m, of the mean gradient, extrapolated; 0 where the extrapolation is negative.
-        batch_norm: E|g| of the whole step, an upper bound of the norm of the mean.
-        by_parameter: Noise scale by parameter name.
-        num_steps: Steps behind it.
-    """
-
-    noise_scale: float
-    low: float
-    high: float
-    noise_norm: float
-    mean_norm: float
-    batch_norm: float
-    by_parameter: Mapping[str, float]
-    num_steps: int
-
-
-@dataclass(frozen=True, repr=False)
-class NoiseScale(Shown):
-    """Noise scale of a model over some steps.
-
-    Attributes:
-        noise_scale: Variance of one example's gradient over the squared norm of its mean, in examples (NaN
-            where the latter is not positive).
-        low: Lower end of the 95 % interval.
-        high: Upper end; infinite where a gradient of zero cannot be excluded.
-        trace_cov: Variance of one example's gradient.
-        grad_norm_sq: Squared norm of the mean gradient, unbiased.
-        by_parameter: Noise scale by parameter name.
-        num_steps: Steps behind it.
-        num_skipped: Steps left out: unequal micro-batches, or gradients that are not finite.
-        norms: The same in `l1` and `nuclear` norm, where they were measured.
-    """
-
-    noise_scale: float
-    low: float
-    high: float
-    trace_cov: float
-    grad_norm_sq: float
-    by_parameter: Mapping[str, float]
-    num_steps: int
-    num_skipped: int = 0
-    norms: Mapping[str, NormNoise] = field(default_factory=dict)
-
-    def summary(self) -> str:
-        """Return one sentence."""
-        interval = f"{self.low:.3g} to {self.high:.3g}"
-        return f"noise scale {self.noise_scale:.3g} examples (95 %: {interval}), from {self.num_steps} steps"
-
-    def to_dict(self) -> dict[str, float]:
-        """Return the numbers by name: `noise_scale/<parameter>`, and those of a norm behind `l1/`."""
-        found: dict[str, float] = {}
-        parts: dict[str, NoiseScale | NormNoise] = {"": self}
-        parts |= {f"{name}/": part for name, part in self.norms.items()}
-        for prefix, part in parts.items():
-            found |= {f"{prefix}{k}": float(v) for k, v in vars(part).items() if isinstance(v, float | int)}
-            found |= {f"{prefix}noise_scale/{name}": value for name, value in part.by_parameter.items()}
-        return found
+from variance.noise_scale.norms import NORMS, interval_of_inverse, norm_noise
+from variance.noise_scale.result import NoiseScale
+from variance.statistics import Design
 
 
 class NoiseMeter:
@@ -347,7 +238,7 @@ class NoiseMeter:
         traces, norms = (torch.stack(column) for column in zip(*steps, strict=True))
         trace, norm = traces.sum(1), norms.sum(1)
         inverse = float(norm.mean() / trace.mean())
-        low, high = _interval(inverse, (norm.sum() - norm) / (trace.sum() - trace))
+        low, high = interval_of_inverse(inverse, (norm.sum() - norm) / (trace.sum() - trace))
         means = zip(self._parameters, traces.mean(0).tolist(), norms.mean(0).tolist(), strict=True)
         return NoiseScale(
             noise_scale=1 / inverse if inverse > 0 else math.nan,
@@ -358,41 +249,8 @@ class NoiseMeter:
             by_parameter={name: t / m if m > 0 else math.nan for name, t, m in means},
             num_steps=len(steps),
             num_skipped=self.num_skipped,
-            norms=self._norm_noise(self._norms[-last:] if last else self._norms),
+            norms=norm_noise(self._norms[-last:] if last else self._norms, self._parameters),
         )
-
-    def _norm_noise(self, steps: list[Tensor]) -> dict[str, NormNoise]:
-        if len(steps) < 3:
-            return {}
-        columns = torch.stack(steps)  # steps, (noise, batch, factor), norms, parameters
-        found = {}
-        for row, name in enumerate(NORMS):
-            noise, batch, factor = columns[:, :, row].unbind(1)
-            shared = float(factor.mean())
-            n, whole = noise.sum(1), batch.sum(1)
-
-            def inverse(n: Tensor, whole: Tensor, shared: float = shared) -> Tensor:
-                return (whole / n).square() - shared
-
-            count = len(steps)
-            point = float(inverse(n.mean(), whole.mean()))
-            left = inverse((n.sum() - n) / (count - 1), (whole.sum() - whole) / (count - 1))
-            low, high = _interval(point, left)
-            each = inverse(noise.mean(0), batch.mean(0)).tolist()
-            found[name] = NormNoise(
-                noise_scale=1 / point if point > 0 else math.nan,
-                low=low,
-                high=high,
-                noise_norm=float(n.mean()),
-                mean_norm=float(n.mean()) * math.sqrt(max(point, 0.0)),
-                batch_norm=float(whole.mean()),
-                by_parameter={
-                    name: 1 / value if value > 0 else math.nan
-                    for name, value in zip(self._parameters, each, strict=True)
-                },
-                num_steps=count,
-            )
-        return found
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the steps taken in so far, for a checkpoint: arrays of steps by parameters."""
@@ -412,6 +270,8 @@ class NoiseMeter:
             ConfigError: The steps are those of a model with another number of parameters.
         """
         own = {name: value.shape[1:] for name, value in self.state_dict().items()}
+        if missing := own.keys() - state.keys():
+            raise ConfigError(f"the state has no {sorted(missing)[0]!r}; pass what state_dict returned.")
         for name, shape in own.items():
             if state[name].shape[1:] != shape:
                 raise ConfigError(
@@ -431,12 +291,6 @@ class NoiseMeter:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
-
-
-def _interval(inverse: float, left_out: Tensor) -> tuple[float, float]:
-    """Return the interval of the noise scale from the jackknife values of its inverse."""
-    n = len(left_out)
-    return inverse_interval(inverse, math.sqrt((n - 1) * float(left_out.var(correction=0))), n)
 
 
 def _state_of(gradient: Tensor) -> tuple[int, int]:

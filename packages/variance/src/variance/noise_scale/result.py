@@ -1,0 +1,50 @@
+"""The noise scale of a model, as measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gdyn_common.display import Shown
+from variance.noise_scale.norms import NormNoise
+
+
+@dataclass(frozen=True, repr=False)
+class NoiseScale(Shown):
+    """Noise scale of a model over some steps.
+
+    Attributes:
+        noise_scale: Variance of one example's gradient over the squared norm of its mean, in examples (NaN
+            where the latter is not positive).
+        low: Lower end of the 95 % interval.
+        high: Upper end; infinite where a gradient of zero cannot be excluded.
+        trace_cov: Variance of one example's gradient.
+        grad_norm_sq: Squared norm of the mean gradient, unbiased.
+        by_parameter: Noise scale by parameter name.
+        num_steps: Steps behind it.
+        num_skipped: Steps left out: unequal micro-batches, or gradients that are not finite.
+        norms: The same in `l1` and `nuclear` norm, where they were measured.
+    """
+
+    noise_scale: float
+    low: float
+    high: float
+    trace_cov: float
+    grad_norm_sq: float
+    by_parameter: Mapping[str, float]
+    num_steps: int
+    num_skipped: int = 0
+    norms: Mapping[str, NormNoise] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """Return one sentence."""
+        interval = f"{self.low:.3g} to {self.high:.3g}"
+        return f"noise scale {self.noise_scale:.3g} examples (95 %: {interval}), from {self.num_steps} steps"
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the numbers by name: `noise_scale/<parameter>`, and those of a norm behind `l1/`."""
+        found: dict[str, float] = {}
+        parts: dict[str, NoiseScale | NormNoise] = {"": self}
+        parts |= {f"{name}/": part for name, part in self.norms.items()}
+        for prefix, part in parts.items():
+            found |= {f"{prefix}{k}": float(v) for k, v in vars(part).items() if isinstance(v, float | int)}
+            found |= {f"{prefix}noise_scale/{name}": value for name, value in part.by_parameter.items()}
+        return found
