@@ -45,7 +45,7 @@ _SMALL_DRIFT = (
     "both powers end at the cap; the digits are separable, and all accuracies level off at 0.97"
 )
 _REACHES_THE_EDGE = (
-    "claim and band were written before; the rate was raised from 0.5 to 0.7 after a run whose sharpness "
+    "claim and band were written before; the rate was raised from 0.5 to 0.65 after a run whose sharpness "
     "stayed below 2 / rate, so that it said nothing about the edge"
 )
 _UNTRAINED = Control("untrained_distance_ratio", removes="training, all of it")

@@ -59,7 +59,7 @@ class ContinuousModelsConfig(RunOptions):
         seeds: Of the weights.
     """
 
-    learning_rates: list[float] = field(default_factory=lambda: [0.05, 0.7])
+    learning_rates: list[float] = field(default_factory=lambda: [0.05, 0.65])
     num_steps: int = 1000
     num_points: int = 10
     width: int = 4

@@ -64,6 +64,8 @@ def _descend(config: ContinuousModelsConfig, rate: float, seed: int) -> dict[str
     with jax.enable_x64(True):
         loss, start = _network(config, seed)
         path = gradient_descent(loss, rate, start, config.num_steps)
+        if not np.isfinite(path).all():
+            raise FloatingPointError(f"seed {seed} diverges at learning rate {rate:g}; lower learning_rates.")
         points = np.linspace(0, config.num_steps - 1, config.num_points).astype(int)
         losses = np.asarray(jax.jit(jax.vmap(loss))(jnp.asarray(path)))
         gradients = np.asarray(jax.jit(jax.vmap(jax.grad(loss)))(jnp.asarray(path[:-1])))
