@@ -223,8 +223,8 @@ CLAIMS = (
         source="Figure 3a",
         metric="max_chaos_is_fastest",
         accept=Holds(),
-        because="an order, in more seeds than a coin would show; in eight or nine of ten, by the rounding of the "
-        "run: the exponent is that of the first 500 steps, and the distance is measured after 2 000",
+        because="an order, in more seeds than a coin would show; in eight or nine of ten, by the rounding of "
+        "the run: the exponent is that of the first 500 steps, and the distance is measured after 2 000",
         kind="statement",
         registered="before",
         control=Control("randn_is_fastest", removes="the direction: an isotropic one in its place"),
