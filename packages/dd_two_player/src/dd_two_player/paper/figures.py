@@ -282,7 +282,7 @@ FIGURES = (
         module=f"{EXPERIMENTS}.dal_sweep",
         config="dd_two_player.paper.flow_config:DalSweepConfig",
         presets={
-            "quick": Preset("30 s", "scaled down"),
+            "quick": Preset("60 s", "scaled down"),
             "smoke": Preset(
                 "seconds", "smoke", {"num_steps": 20, "seeds": [0, 1], "learning_rates": [0.1, 1.0]}
             ),
@@ -295,7 +295,7 @@ FIGURES = (
         module=f"{EXPERIMENTS}.continuous_models",
         config="dd_two_player.paper.flow_config:ContinuousModelsConfig",
         presets={
-            "quick": Preset("60 s", "scaled down"),
+            "quick": Preset("3 min", "scaled down"),
             "smoke": Preset("seconds", "smoke", {"num_steps": 6, "num_points": 2, "seeds": [0, 1]}),
         },
         in_default=False,
