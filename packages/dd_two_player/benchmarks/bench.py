@@ -154,7 +154,7 @@ CASES = (
             f"growth-{width}",
             f"a step with the interaction cancelled, width {width}",
             partial(corrected, width, "interaction cancelled"),
-            growth="interaction cancelled, over the width",
+            growth="a step with the interaction cancelled over the width",
             size=width,
         )
         for width in (64, 128, 256, 512, 1024)

@@ -90,7 +90,7 @@ CASES = [
             f"thresholds-{kernel}",
             f"stability thresholds, image {4 * kernel}, kernel {kernel}",
             partial(thresholds, 4 * kernel, kernel),
-            growth="thresholds over the kernel's side",
+            growth="stability thresholds over the kernel's side",
             size=kernel,
         )
         for kernel in (8, 16, 32)

@@ -55,7 +55,7 @@ class Case:
         what: One sentence: what is computed, of which size.
         contenders: Makes the contenders by name; called in the process that times them. It must have
             the name `OURS`, and may have `LIMIT`. A call returns when its work is done.
-        growth: Name of the curve that this case is a point of, empty for none.
+        growth: Name of the curve that this case is a point of, ``"title over abscissa"``; empty for none.
         size: Abscissa of that point.
         threads: The thread counts it is measured with; 0 stands for all cores.
         note: What a reader should know about the result, for example why a peer is ahead.
@@ -285,8 +285,11 @@ def read(path: Path) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the Markdown table of all ratios; where a peer is faster the line comes first, and says so."""
-    measured = [row for row in rows if row.over_ours and not row.growth]
+    """Return the Markdown table of all ratios; where a peer is faster the line comes first, and says so.
+
+    Points of a growth curve are drawn, and stand here where a peer is faster only.
+    """
+    measured = [row for row in rows if row.over_ours]
     by_line: dict[tuple[str, str, int], dict[str, Row]] = {}
     for row in measured:
         by_line.setdefault((row.case, row.contender, row.threads), {})[row.allocator] = row
@@ -301,6 +304,8 @@ def table(rows: Sequence[Row]) -> str:
         ratios = " | ".join(_spell_ratio(states.get(state)) for state in ALLOCATORS)
         own = " | ".join(_spell_ours(by_line[case, OURS, threads].get(state)) for state in ALLOCATORS)
         where = "" if threads == 1 else ", all cores" if threads == 0 else f", {threads} threads"
+        if row.growth and not slower:
+            continue
         (behind if slower else others).append(f"| {row.what}{where} | {name} | {ratios} | {own} |")
     ratio_heads = " | ".join(f"their time over ours, {state}" for state in ALLOCATORS)
     head = [
@@ -387,6 +392,7 @@ def draw_growth(rows: Sequence[Row], stem: Path) -> None:
                 mine.sort(key=lambda row: row.size or 0)
                 style = "k--" if name == LIMIT else "o-"
                 axis.loglog([row.size for row in mine], [row.seconds[0] for row in mine], style, label=name)
-            axis.set(title=curve, xlabel="size", ylabel="seconds a call")
+            title, _, size = curve.partition(" over ")
+            axis.set(title=title, xlabel=size, ylabel="seconds a call")
             axis.legend()
         save_figure(figure, stem)
