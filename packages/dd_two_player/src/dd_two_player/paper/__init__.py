@@ -5,6 +5,7 @@ from __future__ import annotations
 from dd_two_player.paper.claims import CLAIMS
 from dd_two_player.paper.deviations import DEVIATIONS
 from dd_two_player.paper.figures import FIGURES
+from dd_two_player.paper.flow_claims import FLOW_CLAIMS
 from gdyn_reproduce.registry import Paper
 
 __all__ = ["PAPER"]
@@ -30,7 +31,7 @@ PAPER = Paper(
 }
 """,
     figures=FIGURES,
-    claims=CLAIMS,
+    claims=(*CLAIMS, *FLOW_CLAIMS),
     deviations=DEVIATIONS,
     out_of_scope={
         "inception-tables": "need the Inception weights, CIFAR-10 and 300 000 steps per run; configurations "
