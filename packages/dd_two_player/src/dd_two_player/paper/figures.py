@@ -192,12 +192,12 @@ FIGURES = (
     Figure(
         "gan-grid",
         source=f"{GAMES}, CIFAR-10 over a grid of learning rates",
-        shows="All methods at three ratios of rates over five seeds.",
+        shows="All methods at three ratios of rates over twenty seeds.",
         module=f"{EXPERIMENTS}.gan_study",
         config=f"{CONFIG}:GanStudyConfig",
         presets={
             "quick": Preset(
-                "25 min, 1 thread",
+                "10 min, 1 core",
                 "scaled down",
                 {
                     "arms": [
@@ -211,7 +211,7 @@ FIGURES = (
                     ],
                     "disc_rates": [0.05, 0.1, 0.2],
                     "gen_rates": [0.1, 0.1, 0.1],
-                    "seeds": list(range(5)),
+                    "seeds": list(range(20)),
                     "num_steps": 2000,
                 },
             ),

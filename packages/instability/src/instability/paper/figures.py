@@ -262,7 +262,11 @@ FIGURES = (
         module="instability.paper.experiments.precision",
         config="instability.paper.experiments.precision:PrecisionConfig",
         presets={
-            "quick": Preset("3 min, 1 core", "scaled down", DIGITS | {"momentum": 0.9, "nesterov": True}),
+            "quick": Preset(
+                "6 min, 1 core",
+                "scaled down",
+                DIGITS | {"seeds": list(range(5)), "momentum": 0.9, "nesterov": True},
+            ),
             "smoke": Preset("3 s", "smoke", SMOKE_DIGITS | {"num_steps": 10}),
         },
         in_default=False,
