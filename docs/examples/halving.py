@@ -83,14 +83,12 @@ PAPER = Paper(
     claims=(
         Claim(
             "halving.factor",
-            figure="halving",
             statement="At rate 0.5 the distance halves.",
             source="Section 1",
             metric="factor",
             paper=0.5,
             accept=Within(absolute=0.01),
             because="the noise of the gradients is a hundred-millionth of the first distance",
-            registered="before",
             control=Control("factor_at_rate_0", removes="learning rate 0", deterministic=True),
         ),
     ),

@@ -11,7 +11,6 @@ from gdyn_reproduce.verdicts import MissingMetricError, judge, judge_all
 def claim(accept, **options):
     defaults = {
         "id": "c",
-        "figure": "f",
         "statement": "s",
         "source": "Eq. 1",
         "metric": "m",
@@ -235,8 +234,6 @@ def test_the_kind_follows_from_the_papers_value_unless_given():
         ({"expected": "partly"}, "Unknown expected 'partly'"),
         ({"kind": "numbr"}, "Did you mean 'number'"),
         ({"kind": "number"}, "no value of the paper"),
-        ({"registered": "after"}, "say why in registered_because"),
-        ({"registered": "during"}, "Unknown registered"),
     ],
 )
 def test_a_claim_says_all_it_must(options, message):

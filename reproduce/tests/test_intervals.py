@@ -16,7 +16,7 @@ EPSILON = 1e-9
 
 
 def count_holds(accept, draws, **options):
-    claim = Claim("c", "f", "s", "Eq. 1", "m", accept, "b", kind="check", **options)
+    claim = Claim("c", "s", "Eq. 1", "m", accept, "b", kind="check", **options)
     outcomes = [judge(claim, measurements, scale="scaled", preset="quick").outcome for measurements in draws]
     assert len(outcomes) == CLAIMS
     return outcomes.count("holds")

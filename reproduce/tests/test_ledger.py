@@ -61,11 +61,6 @@ def test_a_claim_without_a_control_or_a_reason_is_refused(checkout, capsys):
     assert check(checkout, capsys, changed("fig1.rate", control=None, kind="check"))[0] == 0
 
 
-def test_a_claim_that_does_not_say_when_it_was_registered_is_refused(checkout, capsys):
-    code, said = check(checkout, capsys, changed("fig1.falls", registered=None))
-    assert (code, "fig1.falls does not say whether it was registered before or after" in said) == (1, True)
-
-
 def test_a_control_that_is_not_rejected_is_refused_even_where_the_claim_fails(checkout, capsys):
     for claim, message in (
         ("fig1.rate", "fig1-quick: fig1.rate has a control"),
@@ -153,7 +148,7 @@ def test_the_answer_key_is_enough_to_score_from(checkout):
 
 def test_a_claim_that_no_record_measures_is_in_the_key(checkout):
     band = PAPER.claims[2].accept
-    extra = Claim("fig2.x", "fig2", "s", "Sec. 1", "m", band, "b", registered="before", no_control="none")
+    extra = Claim("fig2.x", "s", "Sec. 1", "m", band, "b", no_control="none")
     report_command(dataclasses.replace(PAPER, claims=(*PAPER.claims, extra)), [], checkout)
     key = json.loads((results(checkout) / "answers.json").read_text())
     assert key["not_run"] == {"fig2.x": {"question": "s", "kind": "statement", "verdict": "not run"}}

@@ -13,7 +13,7 @@ from gdyn_reproduce.verdicts import judge_all
 
 
 def verdict(accept, values, paper=None, **changes):
-    claim = Claim("c", "f", "It is so.", "Sec. 1", "m", accept, "because", paper, no_control="none")
+    claim = Claim("c", "It is so.", "Sec. 1", "m", accept, "because", paper, no_control="none")
     (found,) = judge_all([claim], {"m": values}, scale="paper size", preset="paper")
     return dataclasses.replace(found, **changes)
 

@@ -209,8 +209,8 @@ class Claim:
     """One checkable statement of a figure.
 
     Attributes:
-        id: Unique within the paper, for example ``"fig3.below-alpha-min"``.
-        figure: Id of the figure that measures it.
+        id: Unique within the paper; begins with the figure that measures it, for example
+            ``"fig3.below-alpha-min"``.
         statement: The claim in words.
         source: Section, equation or figure that states it.
         metric: Name of the measurement that decides it.
@@ -224,9 +224,8 @@ class Claim:
         kind: ``number``: the paper prints a value. ``statement``: the paper says it in words.
             ``check``: our own, such as identities, null controls and tools. Claims of the paper are
             the first two. Not given, it is a ``number`` if `paper` is one and a ``statement`` else.
-        registered: Whether claim and band were written ``before`` or ``after`` the first run that
-            measured them; not given, it is shown as not stated.
-        registered_because: Required with ``after``: what was seen, and what was changed.
+        registered_because: Required where claim and band were written after the first run that measured
+            them: what was seen, and what was changed.
         control: What the criterion must reject; a claim of the paper has one, or `no_control`.
         no_control: Why no control can exist.
         requires: What must be true before anything is judged: metrics that are true for every seed,
@@ -238,7 +237,6 @@ class Claim:
     """
 
     id: str
-    figure: str
     statement: str
     source: str
     metric: str
@@ -250,7 +248,6 @@ class Claim:
     expected_because: str = ""
     presets: tuple[str, ...] = ()
     kind: Kind | None = None
-    registered: Registered | None = None
     registered_because: str = ""
     control: Control | None = None
     no_control: str = ""
@@ -264,23 +261,28 @@ class Claim:
             object.__setattr__(self, "kind", "number" if number else "statement")
         for name, allowed in (
             ("kind", KINDS),
-            ("registered", ("before", "after", None)),
             ("expected", ("holds", "fails", "undecided")),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"claim {self.id!r}: {unknown(name, str(getattr(self, name)), [a for a in allowed if a])}"
-                )
+                raise ValueError(f"claim {self.id!r}: {unknown(name, str(getattr(self, name)), allowed)}")
         if self.expected != "holds" and not self.expected_because:
             raise ValueError(f"claim {self.id!r} expects {self.expected!r}; say why in expected_because")
-        if self.registered == "after" and not self.registered_because:
-            raise ValueError(f"claim {self.id!r} was registered after a run; say why in registered_because")
         if self.kind == "number" and self.paper is None:
             raise ValueError(f"claim {self.id!r} is of kind 'number' but has no value of the paper")
         if self.control and self.no_control:
             raise ValueError(f"claim {self.id!r} has a control and a reason why none can exist; keep one")
         if not isinstance(self.requires, tuple):
             raise TypeError(f"claim {self.id!r}: requires is a tuple of names, not {self.requires!r}")
+
+    @property
+    def figure(self) -> str:
+        """Id of the figure that measures it."""
+        return self.id.partition(".")[0]
+
+    @property
+    def registered(self) -> Registered:
+        """Whether claim and band were written before or after the first run that measured them."""
+        return "after" if self.registered_because else "before"
 
     @property
     def needs_control(self) -> bool:

@@ -83,8 +83,6 @@ def refusals(paper: Paper, records: Sequence[Record], owed: Mapping[str, str]) -
     for claim in paper.claims:
         if claim.needs_control:
             yield f"{claim.id} is a claim of the paper without a control, and without a reason for none."
-        if claim.registered is None:
-            yield f"{claim.id} does not say whether it was registered before or after its first run."
     stale = {name_of(record): record for record in records if is_stale(paper, record)}
     for name, record in stale.items():
         if is_default(paper, record):
@@ -160,7 +158,7 @@ def _answer(paper: Paper, record: Record, verdict: Verdict) -> dict[str, Any]:
         "question": verdict.statement,
         "source": verdict.source,
         "kind": verdict.kind,
-        "registered": verdict.registered or "not stated",
+        "registered": verdict.registered,
         "scale": verdict.scale,
         "paper": verdict.paper,
         "unit": verdict.unit,

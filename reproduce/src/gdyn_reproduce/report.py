@@ -78,11 +78,8 @@ def _spell_interval(verdict: Verdict) -> str:
 
 
 def _spell_registered(verdict: Verdict) -> str:
-    if verdict.registered is None:
-        return "not stated whether before or after the first run"
-    return f"{verdict.registered} the first run" + (
-        f": {verdict.registered_because}" if verdict.registered_because else ""
-    )
+    reason = f": {verdict.registered_because}" if verdict.registered_because else ""
+    return f"{verdict.registered} the first run{reason}"
 
 
 def _spell_control(verdict: Verdict) -> str:

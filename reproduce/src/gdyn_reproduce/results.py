@@ -86,7 +86,7 @@ def _line(row: Row) -> str:
     verdict_cell = f"**{_spell_outcome(verdict)}** ({verdict.scale}, `{header.figure}` `{header.preset}`)"
     reasons = [verdict.reason, f"Control: {row.control}" if row.control else "", _spell_expectation(verdict)]
     return _cells(
-        f"{verdict.statement} ({verdict.source}) *{_badge(verdict.kind, verdict.registered)}*",
+        f"{verdict.statement} ({verdict.source}) *{verdict.kind}, registered {verdict.registered}*",
         row.paper,
         f"{row.ours}; {row.interval}" if row.interval else row.ours,
         row.band,
@@ -98,16 +98,12 @@ def _missing(paper: Paper, claim: Claim) -> str:
     figure = paper.figure(claim.figure)
     presets = ", ".join(f"`{preset}`" for preset in claim.presets) or "any preset"
     return _cells(
-        f"{claim.statement} ({claim.source}) *{_badge(claim.kind, claim.registered)}*",
+        f"{claim.statement} ({claim.source}) *{claim.kind}, registered {claim.registered}*",
         "" if claim.paper is None else str(claim.paper),
         figure.not_run or "no record yet",
         claim.accept.band(claim.paper),
         f"**not run** (`{claim.figure}`, {presets})",
     )
-
-
-def _badge(kind: str | None, registered: str | None) -> str:
-    return f"{kind}, registered {registered}" if registered else f"{kind}"
 
 
 def _spell_outcome(verdict: Verdict) -> str:

@@ -87,7 +87,7 @@ class Verdict:
     high: float
     band: str
     kind: Kind
-    registered: Registered | None
+    registered: Registered
     registered_because: str
     statement: str
     source: str

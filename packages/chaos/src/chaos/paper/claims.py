@@ -45,19 +45,16 @@ _SGD_AGAIN = Control("stall_of_sgd", removes="SGD of another seed in the place o
 CLAIMS = (
     Claim(
         id="fig1.chaotic",
-        figure="fig1",
         statement="Removing chaotic directions destroys learning: final accuracy relative to SGD",
         source="Figure 1",
         metric="chaotic_minus_sgd",
         accept=Between(-0.95, -0.35),
         because="from half of what SGD learned down to below chance",
         kind="statement",
-        registered="before",
         control=Control("random_minus_sgd", removes=_RANDOM),
     ),
     Claim(
         id="fig1.negative",
-        figure="fig1",
         statement="Removing directions of negative curvature destroys learning as well",
         source="Figure 1",
         metric="neg_minus_sgd",
@@ -65,49 +62,41 @@ CLAIMS = (
         because="as fig1.chaotic, of which it is no second witness: the sets are equal while no eigenvalue "
         "exceeds 2/lr",
         kind="check",
-        registered="before",
     ),
     Claim(
         id="fig1.same",
-        figure="fig1",
         statement="Chaotic and negative directions are the same thing at these rates",
         source="Figure 1",
         metric="neg_minus_chaotic",
         accept=Between(-0.05, 0.05),
         because="equal sets give equal runs; the null space, which only `neg` removes, holds no gradient",
         kind="check",
-        registered="before",
         deterministic=True,
     ),
     Claim(
         id="fig1.positive",
-        figure="fig1",
         statement="Removing directions of positive curvature hurts less than removing chaotic ones",
         source="Figure 1",
         metric="pos_minus_chaotic",
         accept=Between(0.1, 0.9),
         because="a clear gap above the seed-to-seed range of a few hundredths",
         kind="statement",
-        registered="before",
         control=Control("pos_minus_random", removes=_RANDOM),
     ),
     Claim(
         id="fig2a.order",
-        figure="fig2a",
         statement="A later start gives a higher plateau (rank correlation of start and final accuracy)",
         source="Figure 2a",
         metric="order",
         accept=Between(0.75, 1.0, by="median"),
         because="perfect order is 1; one swap of neighbours among four curves gives 0.8",
         kind="statement",
-        registered="after",
         registered_because="the band is older than the run; since all three seeds gave 1, which has no "
         "spread, the median of five is judged instead of the mean",
         control=Control("order_of_others", removes="the order: each curve under the start of another one"),
     ),
     Claim(
         id="fig2a.stall",
-        figure="fig2a",
         statement="After the first start learning nearly stops (gain relative to SGD's in the same time)",
         source="Figure 2a",
         metric="stall",
@@ -115,12 +104,10 @@ CLAIMS = (
         because="nearly stops: less than half of what SGD gains, in either direction",
         presets=("quick", "paper-unit"),
         kind="statement",
-        registered="before",
         control=_SGD_AGAIN,
     ),
     Claim(
         id="fig2a.stall-standardised",
-        figure="fig2a",
         statement="After the first start learning nearly stops, with standardised inputs",
         source="Figure 2a",
         metric="stall",
@@ -130,14 +117,12 @@ CLAIMS = (
         expected_because=_STANDARDISED,
         presets=("paper",),
         kind="statement",
-        registered="after",
         registered_because=_TOLD_APART,
         control=_SGD_AGAIN,
     ),
     *(
         Claim(
             id=f"fig2a.stall-{label}",
-            figure="fig2a",
             statement=f"After the {label.split('-')[0]} start learning nearly stops (gain relative to SGD's)",
             source="Figure 2a",
             metric=f"stall_{i}",
@@ -145,7 +130,6 @@ CLAIMS = (
             because="as fig2a.stall: the paper says it of every start",
             presets=presets,
             kind="statement",
-            registered="after",
             registered_because=_FIRST_ALONE,
             control=Control(f"stall_of_sgd_{i}", removes=_SGD_AGAIN.removes),
             expected=expected,
@@ -156,7 +140,6 @@ CLAIMS = (
     *(
         Claim(
             id=f"fig2a.plateau-{label}",
-            figure="fig2a",
             statement=f"Smoothed test accuracy at 18 k steps, {label}",
             source="Figure 2a",
             metric=f"{name}_accuracy",
@@ -165,7 +148,6 @@ CLAIMS = (
             paper=value,
             presets=("paper-unit",),
             kind="number",
-            registered="before",
             control=_UNTRAINED if label == "SGD" else _UNPRUNED,
         )
         for label, name, value in _PLATEAUS
@@ -173,7 +155,6 @@ CLAIMS = (
     *(
         Claim(
             id=f"fig2a.plateau-standardised-{label}",
-            figure="fig2a",
             statement=f"Smoothed test accuracy at 18 k steps, {label}, with standardised inputs",
             source="Figure 2a",
             metric=f"{name}_accuracy",
@@ -184,7 +165,6 @@ CLAIMS = (
             expected_because="" if label == "SGD" else _STANDARDISED,
             presets=("paper",),
             kind="number",
-            registered="after",
             registered_because=_TOLD_APART,
             control=_UNTRAINED if label == "SGD" else _UNPRUNED,
         )
@@ -192,33 +172,28 @@ CLAIMS = (
     ),
     Claim(
         id="fig2b.fall",
-        figure="fig2b",
         statement="Chaos is confined to the start: the largest exponent falls (last over first)",
         source="Figure 2b",
         metric="fall",
         accept=Between(0.2, 0.85),
         because="falls clearly, and does not vanish within the run",
         kind="statement",
-        registered="before",
         control=Control("fall_untrained", removes="training: the parameters stay where they start"),
     ),
     Claim(
         id="fig2b.count",
-        figure="fig2b",
         statement="The number of expanding directions stays roughly constant (last over first)",
         source="Figure 2b",
         metric="count_ratio",
         accept=Between(0.7, 1.4),
         because="roughly constant: within forty percent either way",
         kind="statement",
-        registered="before",
         control=Control(
             "count_ratio_bent_up", removes="negative curvature: its sign is changed after the first time"
         ),
     ),
     Claim(
         id="fig3a.fastest",
-        figure="fig3a",
         statement="The perturbation along the largest exponent ends farthest away",
         source="Figure 3a",
         metric="max_chaos_is_fastest",
@@ -226,12 +201,10 @@ CLAIMS = (
         because="an order, in more seeds than a coin would show; in eight or nine of ten, by the rounding of "
         "the run: the exponent is that of the first 500 steps, and the distance is measured after 2 000",
         kind="statement",
-        registered="before",
         control=Control("randn_is_fastest", removes="the direction: an isotropic one in its place"),
     ),
     Claim(
         id="fig3a.slowest",
-        figure="fig3a",
         statement="Both converging perturbations end nearer than all others",
         source="Figure 3a",
         metric="convergence_is_slowest",
@@ -241,36 +214,30 @@ CLAIMS = (
         expected_because="one draw per seed: in four of the default five, six of the first ten; a random "
         "converging combination can hold a direction that expands after the tangent matrix ends",
         kind="statement",
-        registered="before",
         control=Control("chaos_is_slowest", removes="the sign: both chaotic perturbations in their place"),
     ),
     Claim(
         id="fig3a.drift",
-        figure="fig3a",
         statement="All copies keep diverging slowly in the second half (distance at end over half-time)",
         source="Figure 3a",
         metric="late_growth",
         accept=Between(1.0, 2.5),
         because="above 1 is drift; linear growth gives at most 2, exponential growth far more",
         kind="statement",
-        registered="before",
         control=Control("exponential_growth", removes="the drift: growth by the largest exponent instead"),
     ),
     Claim(
         id="fig3b.fit",
-        figure="fig3b",
         statement="The growth law fits (median R^2 over the five strategies)",
         source="Figure 3b",
         metric="r2",
         accept=Between(0.9, 1.0),
         because="a two-parameter law that explains nine tenths of the variance",
         kind="statement",
-        registered="before",
         control=Control("r2_constant", removes="divergence: a distance that stays as it was"),
     ),
     Claim(
         id="fig3b.rival",
-        figure="fig3b",
         statement="The growth law fits better than the best exponential (difference of median R^2)",
         source="Figure 3b",
         metric="r2",
@@ -278,13 +245,11 @@ CLAIMS = (
         accept=Between(0.02, 1.0),
         because="more than two hundredths of the variance; both laws have two parameters",
         kind="check",
-        registered="after",
         registered_because="three short runs had given 0.87 to 0.99 for the law and 0.94 to 0.95 for the "
         "exponential, and the outcome was expected to stay undecided; ten full runs decided for the law",
     ),
     Claim(
         id="fig3b.early",
-        figure="fig3b",
         statement="While the tangent matrix is valid the exponential bounds enclose the distances",
         source="Figure 3b",
         metric="early_inside",
@@ -294,12 +259,10 @@ CLAIMS = (
         expected_because="growth before step T is faster than its average to T (the exponent falls, Figure "
         "2b), so early distances lie above the straight exponential, by up to 1.8 times: four in five inside",
         kind="statement",
-        registered="before",
         control=Control("early_inside_flat", removes="chaos: no exponent above zero"),
     ),
     Claim(
         id="fig3b.late",
-        figure="fig3b",
         statement="Later the exponential bound is loose (log10 of bound over largest distance at the end)",
         source="Figure 3b",
         metric="late_gap",
@@ -307,7 +270,6 @@ CLAIMS = (
         because="at least a factor of two above the measured distance, and no more than an exponent of 0.5 % "
         "per step, the largest of Figure 2b, gives in 2 000 steps (10^4.3)",
         kind="statement",
-        registered="after",
         registered_because="the upper end was 10^60, which nothing can leave; ten seeds had given 10^1.9 to "
         "10^3.0",
         control=Control("late_gap_of_law", removes="the exponential: the fitted law in its place"),

@@ -37,14 +37,12 @@ FLOW_CLAIMS = (
     *(
         Claim(
             f"principal-flow.{case}-{kind}",
-            "principal-flow",
             statement,
             f"{FLOW}, quadratic losses",
             f"{case}_{metric}",
             Between(0.0, bound),
             f"an absolute value, so zero is its floor; {reason}",
             kind="check",
-            registered="before",
             deterministic=True,
         )
         for case in ("stable", "divergent")
@@ -57,14 +55,12 @@ FLOW_CLAIMS = (
     *(
         Claim(
             f"flow-orders.{name}",
-            "flow-orders",
             f"the local error of the {name} model has order {order}",
             f"{FLOW}, orders of the continuous models",
             f"order_{name}",
             Between(order - 0.2, order + 0.2),
             ORDER,
             kind="statement",
-            registered="before",
             control=Control(f"order_{other}", removes=f"what tells it from the {other} model"),
         )
         for name, order, other in (
@@ -76,31 +72,26 @@ FLOW_CLAIMS = (
     ),
     Claim(
         "dal.fixed-diverges",
-        "dal",
         "a fixed rate above 2 / sharpness diverges on a quadratic",
         f"{FLOW}, drift adjusted learning",
         "quadratic_fixed_grows",
         Holds(),
         "exact",
         kind="check",
-        registered="before",
         deterministic=True,
     ),
     Claim(
         "dal.dal-converges",
-        "dal",
         "DAL-1 does not grow there",
         f"{FLOW}, drift adjusted learning",
         "quadratic_dal_1_bounded",
         Holds(),
         "exact",
         kind="check",
-        registered="before",
         deterministic=True,
     ),
     Claim(
         "dal.smoother",
-        "dal",
         "on a network at a rate beyond the edge DAL-1 descends in a larger share of steps",
         f"{FLOW}, drift adjusted learning",
         "descending_share_gain",
@@ -108,7 +99,6 @@ FLOW_CLAIMS = (
         "the paper shows a smoother descent without a number; two hundredths of 300 steps are six, more than "
         "chance, and a gain of one would mean that the fixed rate never descended",
         kind="statement",
-        registered="before",
         control=Control(
             "descending_share_gain_fixed",
             removes="the adaptation: the fixed rate against itself, other seeds",
@@ -116,20 +106,17 @@ FLOW_CLAIMS = (
     ),
     Claim(
         "dal.half-grows",
-        "dal",
         "DAL-0.5 grows on that quadratic: the careful power is needed there",
         f"{FLOW}, drift adjusted learning",
         "quadratic_dal_0.5_grows",
         Holds(),
         "exact",
         kind="check",
-        registered="after",
         registered_because="the value stood in the record before this claim was written",
         deterministic=True,
     ),
     Claim(
         "dal-sweep.stability",
-        "dal-sweep",
         "with the smaller power the loss rises in more of the steps",
         f"{FLOW}, abstract: the method controls the trade-off between stability and test performance",
         "stability",
@@ -138,14 +125,12 @@ FLOW_CLAIMS = (
         "difference of one would mean that one of the runs never descended",
         expected="fails",
         expected_because=_SMALL_DRIFT,
-        registered="before",
         control=Control(
             "stability_itself", removes="the difference of powers: DAL-1 against itself, other seeds"
         ),
     ),
     Claim(
         "dal-sweep.test",
-        "dal-sweep",
         "with the smaller power the test accuracy is better after as many steps",
         f"{FLOW}, abstract: the method controls the trade-off between stability and test performance",
         "test",
@@ -154,32 +139,27 @@ FLOW_CLAIMS = (
         "point to a run that did not train",
         expected="fails",
         expected_because=_SMALL_DRIFT,
-        registered="before",
         control=Control("test_itself", removes="the smaller power: DAL-1 against itself, other seeds"),
     ),
     Claim(
         "dal-sweep.no-sweep",
-        "dal-sweep",
         "DAL-1 needs no sweep: its test accuracy is that of the best of seven fixed rates to a hundredth",
         "ours; the best rate is chosen on the test set, which favours the sweep",
         "against_best",
         Between(-0.01, 0.1),
         "a hundredth is eight of 797 test images, about the spread over seeds",
         kind="check",
-        registered="before",
         control=Control("against_worst", removes="the adaptation: the worst of the fixed rates"),
     ),
     *(
         Claim(
             f"continuous-models.{regime}-{name}",
-            "continuous-models",
             f"{where} one step of the principal flow ends nearer to descent than one of the {other} flow",
             f"{FLOW}, continuous models of a network's training",
             f"{regime}_gain_over_{metric}",
             Between(0.1, 8.0),
             "decades of error, median over steps; the paper shows curves that lie apart, and a tenth of a "
             "decade is a quarter; eight decades would be below the tolerance of the integration",
-            registered="before" if regime == "below" else "after",
             registered_because="" if regime == "below" else _REACHES_THE_EDGE,
             control=Control(
                 f"{regime}_half_gain_over_igr",
@@ -191,14 +171,12 @@ FLOW_CLAIMS = (
     ),
     Claim(
         "continuous-models.rises",
-        "continuous-models",
         "at the edge the stability coefficients tell which steps raise the loss",
         f"{FLOW}, stability coefficients",
         "edge_agreement",
         Between(0.8, 1.0),
         "share of steps with the right sign, rising and falling ones weighing alike, so that one half is "
         "chance; a rule that is right four times in five is one that a reader can use",
-        registered="after",
         registered_because=_REACHES_THE_EDGE,
         control=Control("edge_agreement_shuffled", removes="the order of the steps"),
     ),

@@ -42,14 +42,9 @@ def _claim(
     source: str = "",
     **more: Any,
 ) -> Claim:
-    """Return a claim of the figure its id begins with; registered after its run where a reason is given.
-
-    Its source is that of the figure, or for our own checks this package, where none is given.
-    """
-    figure = id.partition(".")[0]
-    source = source or ("this package" if kind == "check" else SOURCES[figure])
-    more["registered"] = "after" if "registered_because" in more else "before"
-    return Claim(id, figure, statement, source, metric, accept, because, **more, kind=kind)
+    """Return a claim; where no source is given, it is that of the figure, or for checks this package."""
+    source = source or ("this package" if kind == "check" else SOURCES[id.partition(".")[0]])
+    return Claim(id, statement, source, metric, accept, because, **more, kind=kind)
 
 
 number, statement, check = (partial(_claim, kind) for kind in ("number", "statement", "check"))
