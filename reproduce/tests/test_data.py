@@ -570,3 +570,12 @@ def test_real_cifar10_jpeg():
     small, _ = load("cifar10_small", "test")
     # Decoders may differ by a level here and there.
     assert np.abs(dataset.x[:2000].astype(int) - small).max() <= 2
+
+
+@pytest.mark.parametrize("command", [["list"], ["check"], ["fetch", "mnist"]])
+def test_a_data_folder_that_is_a_file_is_said(tmp_path, monkeypatch, capsys, command):
+    (tmp_path / "data").write_text("")
+    monkeypatch.setenv("GDYN_DATA_DIR", str(tmp_path / "data"))
+    assert gdyn_data_main(command) == 2
+    message = f"gdyn-data: The data folder {tmp_path / 'data'} is a file. Pass --root or set GDYN_DATA_DIR.\n"
+    assert capsys.readouterr().err == message

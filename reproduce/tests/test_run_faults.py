@@ -128,6 +128,17 @@ def test_a_run_killed_while_it_begins_is_not_taken_for_one_of_other_code(tmp_pat
     assert not list(tmp_path.rglob(".superseded"))
 
 
+def test_overwrite_spares_a_linked_folder(tmp_path):
+    folder = run(tmp_path).folder
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(
+        ValueError, match=r"is a link to .*elsewhere; overwrite=true deletes no linked folder"
+    ):
+        run(tmp_path, overwrite=True)
+    assert (tmp_path / "elsewhere" / "result.json").exists()
+
+
 def test_overwrite_spares_a_run_that_is_in_use(tmp_path):
     first = run(tmp_path)
     with FolderLock(first.folder), pytest.raises(BlockingIOError, match="in use"):

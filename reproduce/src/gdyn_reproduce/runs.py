@@ -256,7 +256,7 @@ def execute(
     experiment = resolve(figure.module)
     folder = folder_of(paper, figure, config, preset_name)
     if config.overwrite:
-        remove_folder(folder)
+        start_anew(folder)
     header = Header(
         package=paper.package,
         version=provenance.package_version(paper.package),
@@ -372,6 +372,20 @@ def folder_of(paper: Paper, figure: Figure, config: RunOptions, preset_name: str
     """Return the folder of a run."""
     digits = config_hash(settings(config), provenance.package_version(paper.package))
     return Path(config.out) / paper.package / figure.id / preset_name / digits
+
+
+def start_anew(folder: Path) -> None:
+    """Delete a run folder, for ``overwrite=true``.
+
+    Raises:
+        ValueError: If it is a link: what it leads to may be kept there for a reason.
+        BlockingIOError: If another process works in it.
+    """
+    if folder.is_symlink():
+        raise ValueError(
+            f"{folder} is a link to {folder.readlink()}; overwrite=true deletes no linked folder."
+        )
+    remove_folder(folder)
 
 
 def _slug(name: str) -> str:

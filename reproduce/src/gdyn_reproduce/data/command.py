@@ -33,24 +33,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     tasks = {"list": _list, "fetch": _fetch, "check": _check}
     given = getattr(arguments, "names", [])
-    return guard("data", lambda: tasks[arguments.command](given, arguments.root))
+    return guard("data", lambda: tasks[arguments.command](given, _checked(arguments.root)))
 
 
-def _list(given: Sequence[str], root: Path | None) -> int:
+def _checked(root: Path | None) -> Path:
+    folder = data_folder(root)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"The data folder {folder} is a file. Pass --root or set GDYN_DATA_DIR.")
+    return folder
+
+
+def _list(given: Sequence[str], root: Path) -> int:
     print(f"Data folder: {data_folder(root)}")
     for name in names():
         print(f"{name:<16}{describe(name, root)}")
     return DONE
 
 
-def _fetch(given: Sequence[str], root: Path | None) -> int:
+def _fetch(given: Sequence[str], root: Path) -> int:
     for name in given:
         fetch_dataset(name, root)
         _check([name], root)
     return DONE
 
 
-def _check(given: Sequence[str], root: Path | None) -> int:
+def _check(given: Sequence[str], root: Path) -> int:
     """Read both splits of what is named, or of all that is there; each is judged for itself."""
     code = DONE
     for name in given or [name for name in names() if is_available(name, root)]:

@@ -25,10 +25,10 @@ from dd_two_player.paper.config import TrainConfig
 from dd_two_player.paper.data import BatchStream, Samples, load_samples
 from dd_two_player.regularization import active_terms
 from gdyn_common.logging import JsonLines
-from gdyn_common.storage import FolderLock, atomic_write, remove_folder
+from gdyn_common.storage import FolderLock, atomic_write
 from gdyn_reproduce.provenance import collect
 from gdyn_reproduce.records import dump_json
-from gdyn_reproduce.runs import config_hash
+from gdyn_reproduce.runs import config_hash, start_anew
 
 __all__ = ["run_folder", "train"]
 
@@ -65,7 +65,7 @@ def train(config: TrainConfig) -> int:
             print(f"{seconds * 1e3:.1f} ms per step, {minutes:.1f} min in all: {folder}")
             return 0
         if config.overwrite:
-            remove_folder(folder)
+            start_anew(folder)
         with FolderLock(folder) as lock:
             state = _first_state(config, start(config.seed), folder / LAST)
             return _train(config, samples, trainer, state, advance, draw, lock)

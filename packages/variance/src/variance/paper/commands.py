@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from gdyn_common.storage import remove_folder
 from gdyn_reproduce.records import Header, Result
-from gdyn_reproduce.runs import Run, config_hash, dump_yaml, settings
+from gdyn_reproduce.runs import Run, config_hash, dump_yaml, settings, start_anew
 from variance.paper.checks import require
 from variance.paper.curves import flatten
 from variance.paper.estimators import has_exact
@@ -74,7 +73,7 @@ def train(config: TrainConfig) -> None:
         "smoke",
     )
     if config.overwrite:
-        remove_folder(folder)
+        start_anew(folder)
     with Run(folder, settings(config), header) as run:
         found = flatten(image_runs(config, run, driver=config.driver))
         last = {

@@ -27,10 +27,10 @@ from chaos.paper.training import model_seed
 from chaos.perturbation import STRATEGIES, assignment, perturb
 from gdyn_common.logging import MultiTracker
 from gdyn_common.seeding import named_seed
-from gdyn_common.storage import Arrays, remove_folder
+from gdyn_common.storage import Arrays
 from gdyn_reproduce import provenance
 from gdyn_reproduce.records import Header, dump_json
-from gdyn_reproduce.runs import Run, config_hash, settings
+from gdyn_reproduce.runs import Run, config_hash, settings, start_anew
 
 _DECOMPOSITIONS = 50
 _DEBUG_BATCHES = (3, 2)
@@ -67,7 +67,7 @@ def run_training(config: TrainConfig) -> Path:
         announce(train_estimate(config, data, model, pairs, *_length(config, data)))
         return folder
     if config.overwrite:
-        remove_folder(folder)
+        start_anew(folder)
     if (folder / "summary.json").exists():
         print(f"{folder} is finished; overwrite=true computes it anew")
         return folder
