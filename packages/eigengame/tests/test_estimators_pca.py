@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -545,3 +546,15 @@ def test_variances_that_single_precision_cannot_see_are_said(data, x64, algorith
         EigenGame(3, algorithm=algorithm, random_state=0).fit(X)
     model = EigenGame(3, algorithm=algorithm, dtype="float64", random_state=0).fit(X)
     assert angles(model.components_, top_three(X)[1]).max() < 0.02
+
+
+def test_a_stream_that_is_shorter_when_read_again_is_refused(data):
+    lengths = iter([len(data)] + 60 * [50])
+    with pytest.raises(ValueError, match=f"X had {len(data)} rows and now has 50"):
+        EigenGame(2, random_state=0).fit(lambda: iter([data[: next(lengths)]]))
+
+
+def test_complex_rows_on_the_device_are_refused(data):
+    model = EigenGame(2, random_state=0).partial_fit(data[:256])
+    with pytest.raises(ValueError, match="Complex data not supported"):
+        model.partial_fit(jnp.asarray(data[:256] + 1j))

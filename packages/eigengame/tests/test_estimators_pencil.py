@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from scipy.linalg import eigh
@@ -379,3 +381,28 @@ def test_cca_and_its_scores_at_the_ends_of_double_precision(rng, scale):
 def test_a_constant_view_is_refused_by_name(rng):
     with pytest.raises(ValueError, match="A view has no variance: all its columns are constant"):
         EigenGameCCA(1, random_state=0).fit(np.ones((50, 3)), rng.standard_normal((50, 2)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("options", [{}, {"batch_size": 256, "n_epochs": 2}], ids=["full", "minibatch"])
+def test_pencils_where_jax_computes_in_double_precision(rng, x64, dtype, options):
+    """The canonical correlations are the singular values of Q_x' Q_y (Bjoerck and Golub 1973)."""
+    x, y = two_views(rng, 512)
+    tol = 1e-7 if dtype == "float64" else 1e-3
+    model = EigenGameCCA(2, tol=tol, dtype=dtype, random_state=0, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # in single precision tol is out of reach
+        model.fit(x, y)
+    truth = np.linalg.svd(np.linalg.qr(x)[0].T @ np.linalg.qr(y)[0])[1][:2]
+    assert model.components_x_.dtype == dtype
+    np.testing.assert_allclose(model.eigenvalues_, truth, rtol=1e-12 if dtype == "float64" else 1e-5)
+
+
+def test_double_precision_needs_double_precision_of_jax(rng):
+    with pytest.raises(ValueError, match="dtype='float64' needs 64-bit JAX"):
+        EigenGameCCA(1, dtype="float64").fit(*two_views(rng, 50))
+
+
+def test_matrices_where_jax_computes_in_double_precision(x64):
+    found = EigenGameGEVP(2, random_state=0).fit(np.diag([1.0, 2.0, 3.0]), B=np.diag([1.0, 1.0, 2.0]))
+    np.testing.assert_allclose(found.eigenvalues_, [2, 1.5])

@@ -325,3 +325,11 @@ def test_mean_is_the_direction_actually_used(x64, rng):
     moved = state.V + 0.3 * mu_direction(state.V, X)
     after, _ = step(state, X, config)
     np.testing.assert_allclose(after.V, moved / np.linalg.norm(moved, axis=1, keepdims=True), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [optax.lbfgs(), optax.polyak_sgd(), 0.1], ids=["lbfgs", "polyak", "number"]
+)
+def test_optimizers_that_do_not_apply_are_refused(optimizer):
+    with pytest.raises(ValueError, match=r"\Aoptimizer"):
+        init(jax.random.key(0), 2, 3, optimizer)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, csr_matrix
 
 from eigengame.estimators import streams
 
@@ -74,3 +74,24 @@ def test_what_counts_as_a_stream():
     assert streams.is_stream(lambda: [])
     assert not streams.is_stream([[1.0, 2.0]])
     assert not streams.is_stream(np.zeros((1, 1)))
+
+
+@pytest.mark.parametrize("form", ["bsr", "coo", "csc", "csr", "dia", "dok", "lil"])
+def test_a_stream_of_sparse_batches_of_any_format(rng, form):
+    dense = rng.poisson(0.5, (6, 4)).astype(float)
+    for kind in (csr_matrix, csr_array):
+        parts = [kind(dense[:4]).asformat(form), kind(dense[4:]).asformat(form)]
+        np.testing.assert_array_equal(rows_of(streams.iterable_batches(parts, 4)), dense)
+
+
+def test_named_columns_in_another_order_are_refused():
+    class Frame(list):
+        """What a data frame has: rows, and names of its columns."""
+
+        def __init__(self, rows, columns):
+            super().__init__(rows)
+            self.columns = columns
+
+    frames = [Frame([[1.0, 2.0]], ["a", "b"]), Frame([[3.0, 4.0]], ["b", "a"])]
+    with pytest.raises(ValueError, match=r"Batch 1 has columns \['b', 'a'\]; those of the first are"):
+        list(streams.iterable_batches(frames, 2))

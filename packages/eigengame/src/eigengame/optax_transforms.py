@@ -21,13 +21,27 @@ from jaxtyping import Array
 from eigengame.core.directions import project_to_tangent
 from eigengame.core.trees import row_norms, scale_rows, subtract
 
-__all__ = ["sphere_retraction", "tangent_projection", "warmup_harmonic"]
+__all__ = ["check_optimizer", "sphere_retraction", "tangent_projection", "warmup_harmonic"]
 
 
 def normalize_rows(V: Any) -> Any:
     """Return v_i / ||v_i||; rows of zeros (padding players) stay zero."""
     norms = row_norms(V)
     return scale_rows(jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0), V)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse what is no optax transformation, and one that needs a loss: the game has none."""
+    if not callable(getattr(optimizer, "update", None)):
+        raise ValueError(f"optimizer={optimizer!r} is not an optax transformation, such as optax.adam(1e-2).")
+    flat = jnp.ones((1, 1))
+    try:
+        jax.eval_shape(lambda: optimizer.update(flat, optimizer.init(flat), flat))
+    except TypeError as error:
+        raise ValueError(
+            f"optimizer needs the value of a loss ({error}), and the game has none. Take one that needs "
+            "gradients only, such as optax.sgd or optax.adam."
+        ) from error
 
 
 def _require_params(params: Any, name: str) -> None:

@@ -10,8 +10,6 @@ One mesh with up to three axes describes the layout:
 update, and for alpha the Gram matrix too, so the result does not depend on the layout.
 """
 
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +23,7 @@ from jaxtyping import Array, Float, PyTree
 
 from eigengame.core.directions import Algorithm, direction_from_responses
 from eigengame.core.trees import batch_size, combine, responses
+from gdyn_common.errors import ends_with_the_others
 
 __all__ = [
     "batch_sharding",
@@ -99,9 +98,7 @@ def distributed(
 ) -> Iterator[None]:
     """Join processes as `init_distributed` does, and end in one line when another of them is lost.
 
-    The runtime cannot go on without a process, nor leave in order. So this process says what happened and
-    ends at once with exit code 75, which batch systems read as *try again*: start all processes anew, and
-    let them load the last checkpoint.
+    The exit code is 75, as `gdyn_common.errors.ends_with_the_others` says.
 
     Args:
         coordinator: As in `init_distributed`, like the other arguments.
@@ -110,18 +107,8 @@ def distributed(
         timeout: Seconds without a sign of life after which a process counts as lost.
     """
     init_distributed(coordinator, num_processes, process_id, timeout=timeout)
-    try:
+    with ends_with_the_others(process_id, num_processes):
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if not any(sign in str(error) for sign in ("Gloo", "heartbeat", "UNAVAILABLE")):
-            raise
-        print(
-            f"Process {process_id} of {num_processes} lost another one and ends. "
-            "Start all of them again; they can continue from the last checkpoint.",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(os.EX_TEMPFAIL)
 
 
 def padded_players(k: int, mesh: Mesh | None) -> int:

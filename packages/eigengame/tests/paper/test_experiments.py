@@ -1,7 +1,11 @@
+from functools import lru_cache
+
 import numpy as np
 import pytest
 
 from eigengame.paper import PAPER
+from gdyn_common.storage import read_arrays
+from gdyn_reproduce.cli import dispatch
 from gdyn_reproduce.registry import resolve
 from gdyn_reproduce.runs import execute
 from gdyn_reproduce.testing import check_killed_runs_resume
@@ -9,14 +13,42 @@ from gdyn_reproduce.testing import check_killed_runs_resume
 FIGURES = [figure for figure in PAPER.figures if figure.id != "images-fashion-mnist"]  # the same module
 
 
-@pytest.mark.parametrize("figure", FIGURES, ids=[figure.id for figure in FIGURES])
-def test_smoke_run_measures_every_claim_and_draws(figure, tmp_path):
-    config = resolve(figure.config)(**figure.presets["smoke"].overrides, out=str(tmp_path))
-    record = execute(PAPER, figure, config, "smoke")
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """Return the record of a figure at smoke size in a floating type, computed once."""
+
+    @lru_cache
+    def record(figure_id, dtype):
+        figure = PAPER.figure(figure_id)
+        options = figure.presets["smoke"].overrides | {"device": "cpu:0", "dtype": dtype}
+        out = str(tmp_path_factory.mktemp("smoke"))
+        return execute(PAPER, figure, resolve(figure.config)(**options, out=out), "smoke")
+
+    return record
+
+
+@pytest.mark.parametrize("figure", [figure.id for figure in FIGURES])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_smoke_run_measures_every_claim_and_draws(figure, dtype, smoke):
+    record = smoke(figure, dtype)
     assert record.measurements
     assert (record.folder / "figure.png").stat().st_size > 1000
     for value in record.measurements.values():
         assert np.all(np.isfinite(np.asarray(value, float)))
+
+
+COUNTS = ("synthetic", "clustering", "passes")  # streaks, accuracies and passes may agree in both types
+
+
+@pytest.mark.parametrize("figure", [figure.id for figure in FIGURES if figure.id not in COUNTS])
+def test_dtype_reaches_the_numbers(figure, smoke):
+    single, double = (read_arrays(smoke(figure, f"float{bits}").folder / "arrays.npz") for bits in (32, 64))
+    assert any(not np.array_equal(array, double[name]) for name, array in single.items())
+
+
+def test_rounding_of_averaged_directions_tells_their_type(smoke):
+    assert 1e-8 < smoke("bias", "float32").measurements["mu_worst_error"][0] < 1e-4
+    assert smoke("bias", "float64").measurements["mu_worst_error"][0] < 1e-12
 
 
 @pytest.mark.kill
@@ -24,3 +56,11 @@ def test_a_killed_run_resumes(tmp_path):
     check_killed_runs_resume(
         "eigengame", ["run", "clustering", "preset=smoke", "seeds=[0,1,2]"], tmp_path, after_files=(0, 1, 2)
     )
+
+
+@pytest.mark.parametrize("figure", PAPER.figures, ids=lambda figure: figure.id)
+def test_every_figure_reads_device_and_dtype(figure, capsys):
+    assert dispatch(PAPER, (), ["run", figure.id, "preset=smoke", "device=tpu:7"]) == 2
+    assert capsys.readouterr().err.count("device=tpu:7 is not present here; JAX sees") == 1
+    assert dispatch(PAPER, (), ["run", figure.id, "preset=smoke", "dtype=float16"]) == 2
+    assert "dtype=float16 is unknown. Allowed: float32, float64." in capsys.readouterr().err

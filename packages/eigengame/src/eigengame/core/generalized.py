@@ -70,7 +70,8 @@ class PencilAverages(NamedTuple):
 def pencil_init(key: Array, k: int, d: PyTree, config: PencilConfig, **options: Any) -> State:
     """Return the starting state for `pencil_step`; arguments as `solver.init`."""
     state = init(key, k, d, config.optimizer, **options)
-    zeros = jnp.zeros(k, jnp.float32)
+    leaf = jax.tree.leaves(state.V)[0]
+    zeros = jnp.zeros(k, jnp.promote_types(leaf.dtype, jnp.float32))
     parents = Auxiliary(w=jax.tree.map(jnp.zeros_like, state.V), beta=zeros)
     averages = PencilAverages(parents, zeros, zeros, jnp.zeros((), jnp.int32))
     return State(state.V, state.opt_state, state.mean, state.count, state.step, averages, state.key, state.k)
@@ -96,7 +97,7 @@ def _pencil_step(state: State, batches: Any, config: PencilConfig) -> tuple[Stat
         parents=update_auxiliary(parents, V, BV, config.aux_rate),
         numerator=old.numerator + rate * (a - old.numerator),
         denominator=old.denominator + rate * (b - old.denominator),
-        clipped=old.clipped + jnp.sum((b if config.exact else parents.beta) < config.rho),
+        clipped=old.clipped + jnp.sum((b if config.exact else parents.beta) < config.rho, dtype=jnp.int32),
     )
     metrics = {"finite": jnp.all(jnp.isfinite(row_norms(moved))), "numerator": a, "denominator": b}
     return State(
@@ -167,5 +168,5 @@ def unresolved_players(values: NDArray, overlap: NDArray) -> NDArray[np.int64]:
     norms = np.sqrt(np.maximum(np.diagonal(overlap), np.finfo(np.float32).tiny))
     cosines = overlap / norms[:, None] / norms[None, :]
     copied = np.sum(np.square(np.tril(cosines, -1)), axis=1) > 0.5
-    rounding = 10 * float(np.finfo(np.float32).eps) * float(np.abs(values).max(initial=0))
+    rounding = 10 * float(np.finfo(values.dtype).eps) * float(np.abs(values).max(initial=0))
     return np.flatnonzero((values <= rounding) | copied)

@@ -38,7 +38,7 @@ from eigengame.core.trees import (
     scale_rows,
 )
 from eigengame.core.values import utilities_from_products
-from eigengame.optax_transforms import normalize_rows
+from eigengame.optax_transforms import check_optimizer, normalize_rows
 from eigengame.sharding import check_features, padded_players, put, sharded_direction, vector_sharding
 
 __all__ = [
@@ -222,13 +222,15 @@ def init(
         mesh: Device layout; vectors, optimiser state and moments are placed on it.
 
     Raises:
-        ValueError: For k outside 1..d or rows of `V` that are not unit vectors.
+        ValueError: For k outside 1..d, rows of `V` that are not unit vectors, or an optimiser that needs a
+            loss.
 
     Example:
         >>> import jax, optax
         >>> init(jax.random.key(0), 2, 5, optax.sgd(0.1)).V.shape
         (2, 5)
     """
+    check_optimizer(optimizer)
     leaves, structure = jax.tree.flatten(d)
     shapes = tuple(_sample_shape(leaf) for leaf in leaves)
     _check_players(k, sum(math.prod(shape) for shape in shapes))

@@ -29,20 +29,6 @@ FIXED = ("n_components", "learning_rate", "momentum", "center", "optimizer", "me
 _SOLUTIONS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
-def _check_optimizer(optimizer: Any) -> None:
-    """Refuse what is no optax transformation, and one that needs a loss: the game has none."""
-    if not callable(getattr(optimizer, "update", None)):
-        raise ValueError(f"optimizer={optimizer!r} is not an optax transformation, such as optax.adam(1e-2).")
-    flat = jnp.ones((1, 1))
-    try:
-        jax.eval_shape(lambda: optimizer.update(flat, optimizer.init(flat), flat))
-    except TypeError as error:
-        raise ValueError(
-            f"optimizer needs the value of a loss ({error}), and the game has none. Take one that needs "
-            "gradients only, such as optax.sgd or optax.adam."
-        ) from error
-
-
 class Game(BaseEstimator):
     """Players of one estimator, a few more than asked for, and the steps they take."""
 
@@ -99,8 +85,6 @@ class Game(BaseEstimator):
             k = self._wanted = d
         if k > d:
             raise ValueError(f"n_components={k} exceeds n_features={d}; ask for at most {d} components.")
-        if self.optimizer is not None:
-            _check_optimizer(self.optimizer)
         check_finite(rows, position)
         frame = Frame.of(rows, center=self.center == "running")
         if frame.unit != 1 and (self.optimizer is not None or callable(self.learning_rate)):

@@ -81,7 +81,7 @@ class EigenGameICA(PencilEstimator):
     @property
     def components_(self) -> Float[np.ndarray, "k d"]:
         """Unit unmixing directions on rows."""
-        return orient(unit_rows(self._vectors()[0])).astype(np.float32)
+        return orient(unit_rows(self._vectors()[0])).astype(self._begun_with["dtype"])
 
     @property
     def mean_(self) -> Float[np.ndarray, " d"]:

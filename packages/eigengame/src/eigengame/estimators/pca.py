@@ -24,7 +24,7 @@ from eigengame.core.ritz import Block, locally_optimal, quality, rayleigh_ritz
 from eigengame.estimators.components import Components
 from eigengame.estimators.passes import Pass, one_pass
 from eigengame.estimators.saved import Saved
-from eigengame.estimators.settings import COUNT, POSITIVE, check_unchanged
+from eigengame.estimators.settings import COUNT, DTYPE, POSITIVE, check_precision, check_unchanged
 from eigengame.estimators.streams import array_batches, chunks, dense_rows, is_stream, iterable_batches
 from eigengame.estimators.warn import warn_of_angles
 from eigengame.sharding import gather
@@ -115,7 +115,7 @@ class EigenGame(Components, Saved):
         "mesh": "no_validation",
         "random_state": ["random_state"],
         "tol": [POSITIVE, None],
-        "dtype": [StrOptions({"float32", "float64"})],
+        "dtype": [DTYPE],
         "warm_start": ["boolean"],
         "whiten": ["boolean"],
     }
@@ -188,7 +188,7 @@ class EigenGame(Components, Saved):
             self._former, self._seed, self._wanted = former, seed, wanted
             self._play(X, rows)
             if self.n_epochs == "auto" and again and self.solver_ == "game":
-                self._refine(X if rows is None else rows)
+                self._refine(X if rows is None else rows, self._distinct)
             if share is None:
                 break
             wanted = self._wanted
@@ -267,11 +267,12 @@ class EigenGame(Components, Saved):
             raise ValueError("X is an iterator, which can be read once; refine reads it several times.")
         return self._refine(X if is_stream(X) else self._validated(X, reset=False))
 
-    def _refine(self, data: Any) -> Self:
+    def _refine(self, data: Any, num_rows: int | None = None) -> Self:
+        """Take the passes; `num_rows` is the number of rows, if it is known."""
         found = Pass(np.zeros(0), np.array(gather(self._state.mean), np.float64), 0.0, 0)
 
         def products(W: NDArray) -> tuple[NDArray, NDArray]:
-            nonlocal found
+            nonlocal found, num_rows
             found = one_pass(
                 data,
                 W,
@@ -282,6 +283,12 @@ class EigenGame(Components, Saved):
                 dtype=self.dtype,
             )
             self.n_passes_ += 1
+            num_rows = num_rows or found.num_rows
+            if found.num_rows != num_rows:
+                raise ValueError(
+                    f"X had {num_rows} rows and now has {found.num_rows}: pass data that are the same at "
+                    "every reading; a callable must return a fresh iterable of all batches."
+                )
             return found.products, W
 
         held = self._streamed()
@@ -323,7 +330,8 @@ class EigenGame(Components, Saved):
                 raise ValueError(f"n_components={self.n_components} needs `fit`; pass an integer.")
             self._forget()
             self._seed, self._wanted = self._draw_seed(), self.n_components
-        if isinstance(X, jax.Array) and X.ndim == 2 and not first and X.shape[0] == self._rows:
+        on_device = isinstance(X, jax.Array) and X.ndim == 2 and not jnp.iscomplexobj(X)
+        if on_device and not first and X.shape[0] == self._rows:
             if X.shape[1] != self.n_features_in_:
                 raise ValueError(
                     f"X has {X.shape[1]} features, but {type(self).__name__} is expecting "
@@ -343,11 +351,7 @@ class EigenGame(Components, Saved):
         self._validate_params()
         if self.optimizer is not None and self.learning_rate != "auto":
             raise ValueError("Pass either optimizer or learning_rate; an optimizer brings its own step size.")
-        if self.dtype == "float64" and not jax.config.read("jax_enable_x64"):
-            raise ValueError(
-                "dtype='float64' needs 64-bit JAX: run inside `with jax.enable_x64(True):` "
-                "or set JAX_ENABLE_X64=1."
-            )
+        check_precision(self.dtype)
 
     def _draw_seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))

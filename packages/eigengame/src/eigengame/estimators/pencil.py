@@ -26,7 +26,7 @@ from eigengame.core.learning_rate import decaying_adam
 from eigengame.core.ritz import locally_optimal, quality, starting_block
 from eigengame.core.solver import State
 from eigengame.estimators.frames import frame_of, into, out_of
-from eigengame.estimators.settings import COUNT, POSITIVE, check_unchanged
+from eigengame.estimators.settings import COUNT, DTYPE, POSITIVE, check_precision, check_unchanged
 from eigengame.estimators.streams import check_finite
 from eigengame.estimators.warn import warn_of_angles
 from eigengame.pencils import cca_products, ica_products, pls_products
@@ -35,8 +35,15 @@ __all__ = ["PencilEstimator", "has_batch_size"]
 
 _FULL_BATCH_RATE, _MINIBATCH_RATE = 0.1, 3e-3  # Adam; a full batch has no noise to average out
 _FEWEST = 8  # rows from which the units of the columns can be guessed
-_NOISE = 10 * float(np.finfo(np.float32).eps)
-_FIXED = ("n_components", "batch_size", "learning_rate", "independent_batches", "epsilon", "maximize")
+_FIXED = (
+    "n_components",
+    "batch_size",
+    "learning_rate",
+    "independent_batches",
+    "epsilon",
+    "maximize",
+    "dtype",
+)
 
 
 def _with_ridge(products: Callable[[Any, Any], tuple[Any, Any]], V: Any, batches: Any) -> tuple[Any, Any]:
@@ -85,6 +92,7 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         "maximize": ["boolean"],
         "refine": ["boolean"],
         "tol": [POSITIVE],
+        "dtype": [DTYPE],
         "random_state": ["random_state"],
     }
 
@@ -100,6 +108,7 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         maximize: bool = True,
         refine: bool = True,
         tol: float = 0.02,
+        dtype: str = "float32",
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -111,6 +120,7 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.maximize = maximize
         self.refine = refine
         self.tol = tol
+        self.dtype = dtype
         self.random_state = random_state
 
     _state: State
@@ -131,7 +141,7 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         )
 
     def _fit(self, views: tuple[NDArray, ...]) -> Self:
-        self._validate_params()
+        self._check_settings()
         self._forget()
         self._move_mean(views)
         self._set_frames(views, whiten=self.refine)
@@ -168,26 +178,27 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             return np.concatenate([np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)], axis=1)
 
         def products(W: NDArray) -> tuple[NDArray, NDArray]:
-            padded = np.pad(W, ((0, -W.shape[0] % template_rows), (0, 0))).astype(np.float32)
+            padded = np.pad(W, ((0, -W.shape[0] % template_rows), (0, 0))).astype(self.dtype)
             parts = np.split(padded, np.cumsum(widths)[:-1], axis=1)
             AW, BW = apply(jax.tree.unflatten(jax.tree.structure(template), parts), full)
             return sign * joined(AW)[: len(W)], joined(BW)[: len(W)]
 
         V = joined(template)
         template_rows, k = V.shape[0], int(self.n_components)
-        judge = partial(quality, k=k, noise=_NOISE, size=1.0, zero_is_null=False)
+        noise = 10 * float(np.finfo(self.dtype).eps)
+        judge = partial(quality, k=k, noise=noise, size=1.0, zero_is_null=False)
         block, self.n_passes_ = locally_optimal(
             products, starting_block(V, products), judge, tol=float(self.tol), max_passes=500
         )
         found = judge(block)
         missing = template_rows - block.values.size
         V = np.pad(block.V / np.linalg.norm(block.V, axis=1, keepdims=True), ((0, missing), (0, 0)))
-        parts = [jnp.asarray(part, jnp.float32) for part in np.split(V, np.cumsum(widths)[:-1], axis=1)]
+        parts = [jnp.asarray(part, self.dtype) for part in np.split(V, np.cumsum(widths)[:-1], axis=1)]
         values = np.pad(block.values, (0, missing))
         weights = np.pad(1 / np.square(np.linalg.norm(block.V, axis=1)), (0, missing), constant_values=1.0)
         averages = self._state.aux._replace(
-            numerator=jnp.asarray(values * weights, jnp.float32),
-            denominator=jnp.asarray(weights, jnp.float32),
+            numerator=jnp.asarray(values * weights, self.dtype),
+            denominator=jnp.asarray(weights, self.dtype),
         )
         V_tree = jax.tree.unflatten(jax.tree.structure(template), parts)
         self._state = replace(self._state, V=V_tree, aux=averages)
@@ -198,7 +209,7 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _partial_fit(self, views: tuple[NDArray, ...]) -> Self:
         count = self.independent_batches or self._independent
-        self._validate_params()
+        self._check_settings()
         if not self._begun():
             self._forget()
         check_unchanged(self, self._begun_with)
@@ -220,6 +231,10 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             self._absorb(part)
             enough = rows
         return self
+
+    def _check_settings(self) -> None:
+        self._validate_params()
+        check_precision(self.dtype)
 
     def _begun(self) -> bool:
         return bool(self.__dict__.get("_means"))
@@ -269,14 +284,14 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             return None
         # the unit of a view of partial least squares enters B as the identity does
         ridge = tuple(
-            np.asarray(self.epsilon * ((F @ F.T) if F.ndim == 2 else np.square(F * unit)), np.float32)
+            np.asarray(self.epsilon * ((F @ F.T) if F.ndim == 2 else np.square(F * unit)), self.dtype)
             for F, unit in zip(self._frames, self._units, strict=True)
         )
         return ridge if self._two_views else ridge[0]
 
     def _samples(self, views: tuple[NDArray, ...]) -> Any:
         samples = tuple(
-            into(frame, view - mean).astype(np.float32)
+            into(frame, view - mean).astype(self.dtype)
             for frame, view, mean in zip(self._frames, views, self._means, strict=True)
         )
         return samples if self._two_views else samples[0]
@@ -294,9 +309,8 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         guards = max(4, int(self.n_components) // 2) if self.refine else 0
         players = min(int(self.n_components) + guards, max(sum(dims), 1))
         key = jax.random.key(self._draw_seed())
-        self._state = pencil_init(
-            key, players, dims if self._two_views else dims[0], self._config(self.n_epochs)
-        )
+        shape, config = dims if self._two_views else dims[0], self._config(self.n_epochs)
+        self._state = pencil_init(key, players, shape, config, dtype=self.dtype)
 
     def _absorb(self, views: tuple[NDArray, ...]) -> None:
         if not hasattr(self, "_state"):

@@ -3,12 +3,23 @@
 from numbers import Integral, Real
 from typing import Any
 
-from sklearn.utils._param_validation import Interval
+import jax
+from sklearn.utils._param_validation import Interval, StrOptions
 
-__all__ = ["COUNT", "POSITIVE", "check_unchanged"]
+__all__ = ["COUNT", "DTYPE", "POSITIVE", "check_precision", "check_unchanged"]
 
 COUNT = Interval(Integral, 1, None, closed="left")
 POSITIVE = Interval(Real, 0, None, closed="neither")
+DTYPE = StrOptions({"float32", "float64"})
+
+
+def check_precision(dtype: str) -> None:
+    """Refuse double precision where JAX computes in single."""
+    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            "dtype='float64' needs 64-bit JAX: run inside `with jax.enable_x64(True):` "
+            "or set JAX_ENABLE_X64=1."
+        )
 
 
 def check_unchanged(estimator: Any, begun_with: dict[str, Any]) -> None:

@@ -194,15 +194,16 @@ class EigenGameSpectralEmbedding(BaseEstimator):
         """Return the vectors of a game on the edges; a few more than asked for."""
         players = min(int(self.n_components) + max(4, int(self.n_components) // 2), num_nodes)
         key = jax.random.key(int(check_random_state(self.random_state).randint(2**31 - 1)))
+        dtype = jnp.result_type(float)  # double precision where JAX computes in it
         V, _ = embed(
-            initial_vectors(key, players, num_nodes),
+            initial_vectors(key, players, num_nodes, dtype),
             jnp.asarray(edges),
-            jnp.float32(bound),
-            jnp.float32(self.learning_rate),
+            jnp.asarray(bound, dtype),
+            jnp.asarray(self.learning_rate, dtype),
             key,
             int(self.n_iter),
             min(self.batch_size or len(edges), len(edges)),
-            jnp.asarray(weights, jnp.float32),
+            jnp.asarray(weights, dtype),
         )
         if not np.isfinite(np.asarray(V)).all():
             V = initial_vectors(key, players, num_nodes)

@@ -19,13 +19,13 @@ def is_stream(X: Any) -> bool:
     return callable(X) or (isinstance(X, Iterable) and not array_like)
 
 
-def dense_rows(X: Any, rows: Any = slice(None)) -> NDArray:
-    """Return the selected rows as a dense array of real numbers.
+def dense_rows(X: Any, rows: Any = None) -> NDArray:
+    """Return the selected rows, or all, as a dense array of real numbers.
 
     Raises:
         ValueError: For complex entries, or entries that are no numbers.
     """
-    part = X[rows]
+    part = X if rows is None else X[rows]  # not every sparse format can be indexed
     dense = np.asarray(part.toarray() if hasattr(part, "toarray") else part)
     if dense.dtype.kind == "c":
         raise ValueError("Complex data not supported: pass real numbers.")
@@ -86,8 +86,8 @@ def iterable_batches(
     """Yield the rows of a stream of batches of any sizes, regrouped into batches of one size.
 
     Raises:
-        ValueError: If the stream is empty, or a batch is not two-dimensional or changes its width;
-            names the index of the offending batch.
+        ValueError: If the stream is empty, or a batch is not two-dimensional, or changes its width or the
+            order of its named columns; names the index of the offending batch.
 
     Example:
         >>> parts = iter([np.zeros((3, 2)), np.zeros((1, 2))])
@@ -95,19 +95,22 @@ def iterable_batches(
         [2, 2]
     """
     held: list[NDArray] = []
-    held_rows, width = 0, None
+    held_rows, width, columns = 0, None, list[Any]()
     for position, part in enumerate(source() if callable(source) else source):
-        if isinstance(part, tuple | dict):
+        if isinstance(part, tuple | dict) and not hasattr(part, "toarray"):  # one sparse format is a dict
             raise ValueError(
                 f"Batch {position} is a {type(part).__name__}; yield the (n, d) samples alone, for example "
                 "(x for x, _ in loader)."
             )
-        rows = dense_rows(part if hasattr(part, "toarray") else np.asarray(part), ...)
+        rows = dense_rows(part)
         if rows.ndim != 2:
             raise ValueError(f"Batch {position} has shape {rows.shape}; pass samples on rows, shape (n, d).")
         if width is not None and rows.shape[1] != width:
             raise ValueError(f"Batch {position} has {rows.shape[1]} features; the earlier ones have {width}.")
-        width = rows.shape[1]
+        names = list(getattr(part, "columns", []))
+        if columns and names and names != columns:
+            raise ValueError(f"Batch {position} has columns {names}; those of the first are {columns}.")
+        width, columns = rows.shape[1], columns or names
         check_finite(rows, position)
         held.append(rows)
         held_rows += rows.shape[0]

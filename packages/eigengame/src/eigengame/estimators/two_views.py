@@ -52,7 +52,8 @@ class _TwoViews(PencilEstimator):
         x, y = self._vectors()
         joint = unit_rows(np.concatenate([x, y], axis=1))
         signs = np.sign(np.sum(joint * orient(joint), axis=1, keepdims=True))
-        return (signs * unit_rows(x)).astype(np.float32), (signs * unit_rows(y)).astype(np.float32)
+        dtype = self._begun_with["dtype"]
+        return (signs * unit_rows(x)).astype(dtype), (signs * unit_rows(y)).astype(dtype)
 
     @property
     def components_x_(self) -> Float[np.ndarray, "k dx"]:
@@ -123,6 +124,7 @@ class EigenGameCCA(_TwoViews):
             `tol`; False is the plain game.
         tol: Largest estimated angle in radians that counts as converged; what is not is said in a
             ConvergenceWarning.
+        dtype: `"float32"` or `"float64"` (needs `jax.enable_x64`).
         random_state: Seed of the initial vectors and the order of the rows.
 
     Attributes:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +15,7 @@ from eigengame.estimators.spectral import EigenGameSpectralEmbedding
 from eigengame.estimators.streams import array_batches
 from eigengame.exact import pca
 from eigengame.metrics import angles, captured_value_ratio, streak_of_angles, subspace_distance
-from eigengame.paper.config import check_positive
+from eigengame.paper.config import ComputeOptions, check_positive
 from eigengame.paper.data_file import fingerprint, watched
 from gdyn_common.storage import (
     FolderLock,
@@ -33,7 +32,7 @@ __all__ = ["embed", "evaluate", "fit"]
 
 
 @dataclass
-class FitConfig(RunOptions):
+class FitConfig(ComputeOptions):
     """Top components of a file, streamed; resumes after an interruption.
 
     Attributes:
@@ -47,7 +46,6 @@ class FitConfig(RunOptions):
         center: Subtract the running mean.
         refine: Take exact passes over the file after the epochs until the components are within 0.02 rad.
         seed: Seed of starting vectors and of the order of the rows.
-        dtype: float32 or float64.
         checkpoint_every: Steps between checkpoints.
         out: Folder that receives components.npz and the checkpoint.
     """
@@ -62,11 +60,11 @@ class FitConfig(RunOptions):
     center: bool = True
     refine: bool = True
     seed: int = 0
-    dtype: str = "float32"
     checkpoint_every: int = 500
     out: str = "eigengame-fit"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(
             num_components=self.num_components,
             batch_size=self.batch_size,
@@ -93,7 +91,7 @@ class EvalConfig(RunOptions):
 
 
 @dataclass
-class EmbedConfig(RunOptions):
+class EmbedConfig(ComputeOptions):
     """Spectral embedding of a graph.
 
     Attributes:
@@ -115,6 +113,7 @@ class EmbedConfig(RunOptions):
     out: str = "embedding.npy"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive(
             num_components=self.num_components, num_steps=self.num_steps, learning_rate=self.learning_rate
         )
@@ -149,7 +148,7 @@ def read_samples(name: str) -> NDArray:
 def fit(config: FitConfig) -> None:
     """Fit, with a checkpoint every so many steps; the same command continues an interrupted fit."""
     rows = watched(read_samples(config.dataset), Path(config.dataset))
-    with FolderLock(Path(config.out)) as lock, jax.enable_x64(config.dtype == "float64"):
+    with FolderLock(Path(config.out)) as lock, config.computing():
         _fit(config, rows, lock)
 
 
@@ -247,7 +246,9 @@ def embed(config: EmbedConfig) -> None:
         learning_rate=config.learning_rate,
         batch_size=config.batch_size,
         random_state=config.seed,
-    ).fit(read_edges(config.edges))
+    )
+    with config.computing():
+        model.fit(read_edges(config.edges))
     target = Path(config.out)
     write_array(target, model.embedding_)
     values = [round(float(value), 6) for value in model.eigenvalues_]

@@ -67,7 +67,8 @@ def follow(
         seed: Seed of the initial vectors and of the draws.
     """
     every = max(num_steps // num_points, 1)
-    state = init(jax.random.key(seed), truth.shape[0], data.shape[1], config.optimizer)
+    key = jax.random.key(seed)
+    state = init(key, truth.shape[0], data.shape[1], config.optimizer, dtype=data.dtype)
     state = with_learning_rate(state, learning_rate)
     points = [measure(state.V, truth)]
     for _ in range(num_points):
@@ -125,7 +126,7 @@ def best_rate(
     )
 
 
-def as_device(data: NDArray) -> Float[Array, "n d"]:
-    """Return centred float32 rows on the device."""
+def as_device(data: NDArray, dtype: str) -> Float[Array, "n d"]:
+    """Return centred rows on the device, in the given type."""
     rows = np.asarray(data, np.float64).reshape(len(data), -1)
-    return jnp.asarray(rows - rows.mean(axis=0), jnp.float32)
+    return jnp.asarray(rows - rows.mean(axis=0), dtype)

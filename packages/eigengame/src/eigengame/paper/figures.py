@@ -13,6 +13,7 @@ QUICK_IMAGES = FIVE | {
     "num_steps": 1500,
     "num_points": 30,
 }
+SMOKE_IMAGES = QUICK_IMAGES | {"seeds": [0], "num_components": 4, "num_steps": 20, "num_points": 2}
 
 FIGURES = (
     Figure(
@@ -38,17 +39,7 @@ FIGURES = (
         presets={
             "quick": Preset("30 s, 1 core", "scaled down", QUICK_IMAGES),
             "paper": Preset("8 min, 1 core, needs MNIST", "paper"),
-            "smoke": Preset(
-                "5 s",
-                "smoke",
-                QUICK_IMAGES
-                | {
-                    "seeds": [0],
-                    "num_components": 4,
-                    "num_steps": 20,
-                    "num_points": 2,
-                },
-            ),
+            "smoke": Preset("5 s", "smoke", SMOKE_IMAGES),
         },
     ),
     Figure(
@@ -61,17 +52,7 @@ FIGURES = (
             "paper": Preset(
                 "8 min, 1 core, needs Fashion-MNIST", "scaled down", {"dataset": "fashion_mnist"}
             ),
-            "smoke": Preset(
-                "5 s",
-                "smoke",
-                QUICK_IMAGES
-                | {
-                    "seeds": [0],
-                    "num_components": 4,
-                    "num_steps": 20,
-                    "num_points": 2,
-                },
-            ),
+            "smoke": Preset("5 s", "smoke", SMOKE_IMAGES),
         },
         in_default=False,
     ),

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from eigengame.core.directions import alpha_direction, mu_direction
-from eigengame.paper.config import check_seeds
+from eigengame.paper.config import ComputeOptions, on_device
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, band, label_curves, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run, RunOptions
+from gdyn_reproduce.runs import Run
 
 DIRECTIONS = {"mu": mu_direction, "alpha": alpha_direction}
 QUARTERS = 4
@@ -24,8 +24,10 @@ QUARTERS = 4
 
 
 @dataclass
-class BiasConfig(RunOptions):
+class BiasConfig(ComputeOptions):
     """Averaged directions of equal parts of one batch against the direction of the whole.
+
+    The error of mu is rounding, so the type is float64 by default.
 
     Attributes:
         num_samples: Size of the batch.
@@ -40,16 +42,18 @@ class BiasConfig(RunOptions):
     num_components: int = 10
     parts: list[int] = field(default_factory=lambda: [1, 2, 4, 10, 40])
     seeds: list[int] = field(default_factory=lambda: list(range(1000)))
+    dtype: str = "float64"
 
     def __post_init__(self) -> None:
-        check_seeds(self.seeds)
+        super().__post_init__()
         for parts in self.parts:
             if parts < 1 or self.num_samples % parts:
                 raise ValueError(f"parts={parts} does not divide num_samples={self.num_samples}.")
 
 
+@on_device
 def compute(config: BiasConfig, run: Run) -> Result:
-    """Measure relative errors of averaged directions in float64."""
+    """Measure relative errors of averaged directions."""
     errors = run.piece("errors", partial(_errors, config))
     measurements: dict[str, list[float] | list[bool]] = {
         f"{name}_error_parts{QUARTERS}": errors[name][:, column].tolist()
@@ -81,8 +85,7 @@ def plot(result: Result) -> Figure:
 
 
 def _errors(config: BiasConfig) -> dict[str, NDArray]:
-    with jax.enable_x64(True):
-        per_seed = [_errors_of_seed(config, seed) for seed in config.seeds]
+    per_seed = [_errors_of_seed(config, seed) for seed in config.seeds]
     return {name: np.array([errors[name] for errors in per_seed]) for name in DIRECTIONS}
 
 

@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from eigengame.estimators.two_views import EigenGameCCA, EigenGamePLS
 from eigengame.exact import pencil
 from eigengame.metrics import cosine_similarities
-from eigengame.paper.config import check_seeds
+from eigengame.paper.config import ComputeOptions, on_device, per_seed
 from eigengame.paper.synthetic import TwoViews, two_views
 from gdyn_common.seeding import generator
 from gdyn_reproduce.data import load
 from gdyn_reproduce.plotting import COLOURS, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run, RunOptions
+from gdyn_reproduce.runs import Run
 
 
 @dataclass
-class CCAConfig(RunOptions):
+class CCAConfig(ComputeOptions):
     """Canonical correlations of two views.
 
     Attributes:
@@ -47,21 +47,14 @@ class CCAConfig(RunOptions):
     epsilon: float = 0.1
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
-    def __post_init__(self) -> None:
-        check_seeds(self.seeds)
 
-
+@on_device
 def compute(config: CCAConfig, run: Run) -> Result:
     """Compare with SciPy's generalised eigensolver."""
-    pieces = []
-    for seed in run.progress(config.seeds, "seeds"):
-        views = two_views(generator(seed, "cca"), config.num_samples, latents=config.num_components)
-        pieces.append(
-            run.piece(f"full/seed={seed}", partial(_full, config, views, seed))
-            | run.piece(f"minibatch/seed={seed}", partial(_minibatch, config, views, seed))
-            | run.piece(f"images/seed={seed}", partial(_images, config, seed))
-        )
-    arrays = {name: np.stack([piece[name] for piece in pieces]) for name in pieces[0]}
+    arrays: dict[str, NDArray] = {}
+    for name, compared in (("full", _full), ("minibatch", _minibatch), ("images", _images)):
+        seeds = run.progress(config.seeds, name)
+        arrays |= per_seed(run, f"{name}/", partial(compared, config), seeds)
     measurements: dict[str, list[float]] = {}
     for prefix in ("", "start_"):
         image = arrays[f"{prefix}image_found"].sum(axis=1) / arrays["image_exact"].sum(axis=1)
@@ -118,9 +111,14 @@ def captured_correlation(model: EigenGameCCA, views: TwoViews) -> NDArray:
     return pencil(*exact_pencil(scores), k=scores.x.shape[1]).values
 
 
-def _full(config: CCAConfig, views: TwoViews, seed: int) -> dict[str, NDArray]:
+def _views(config: CCAConfig, seed: int) -> TwoViews:
+    return two_views(generator(seed, "cca"), config.num_samples, latents=config.num_components)
+
+
+def _full(config: CCAConfig, seed: int) -> dict[str, NDArray]:
+    views = _views(config, seed)
     truth = pencil(*exact_pencil(views), k=config.num_components).vectors
-    model = EigenGameCCA(config.num_components, refine=False, random_state=seed)
+    model = EigenGameCCA(config.num_components, refine=False, dtype=config.dtype, random_state=seed)
     return {
         f"{prefix}cosines": cosine_similarities(
             joint_vectors(model.set_params(n_epochs=steps).fit(*views)), truth
@@ -129,10 +127,17 @@ def _full(config: CCAConfig, views: TwoViews, seed: int) -> dict[str, NDArray]:
     }
 
 
-def _minibatch(config: CCAConfig, views: TwoViews, seed: int) -> dict[str, NDArray]:
+def _minibatch(config: CCAConfig, seed: int) -> dict[str, NDArray]:
+    views = _views(config, seed)
     steps_per_epoch = -(-len(views.x) // (2 * config.batch_size))
     truth = pencil(*exact_pencil(views), k=config.num_components).values
-    model = EigenGameCCA(config.num_components, batch_size=config.batch_size, refine=False, random_state=seed)
+    model = EigenGameCCA(
+        config.num_components,
+        batch_size=config.batch_size,
+        refine=False,
+        dtype=config.dtype,
+        random_state=seed,
+    )
     return {
         f"{prefix}captured": np.array(
             captured_correlation(model.set_params(n_epochs=epochs).fit(*views), views).sum() / truth.sum()
@@ -149,7 +154,9 @@ def _images(config: CCAConfig, seed: int) -> dict[str, NDArray]:
     views = TwoViews(left - left.mean(axis=0), right - right.mean(axis=0))
     variance = np.concatenate(views, axis=1).var(axis=0).mean()
     epsilon = config.epsilon * variance
-    model = EigenGameCCA(config.image_components, epsilon=epsilon, refine=False, random_state=seed)
+    model = EigenGameCCA(
+        config.image_components, epsilon=epsilon, refine=False, dtype=config.dtype, random_state=seed
+    )
     A, B = exact_pencil(views, epsilon)
     found = {"image_exact": pencil(A, B, k=config.image_components).values}
     for prefix, steps in (("start_", 1), ("", 2 * config.full_steps)):

@@ -25,19 +25,19 @@ from eigengame.core.directions import alpha_direction, mu_direction
 from eigengame.core.solver import initial_vectors
 from eigengame.metrics import subspace_distance
 from eigengame.optax_transforms import normalize_rows
-from eigengame.paper.config import check_positive, check_seeds
+from eigengame.paper.config import ComputeOptions, check_positive, on_device, per_seed
 from eigengame.paper.synthetic import symmetric_matrix
 from gdyn_common.seeding import generator, named_seed
 from gdyn_reproduce.plotting import COLOURS, band, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run, RunOptions
+from gdyn_reproduce.runs import Run
 
 METHODS = ("mu", "alpha_local")
 POINTS = 50
 
 
 @dataclass
-class DataParallelConfig(RunOptions):
+class DataParallelConfig(ComputeOptions):
     """More copies of the players, each with its own samples.
 
     Attributes:
@@ -61,10 +61,11 @@ class DataParallelConfig(RunOptions):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
 
     def __post_init__(self) -> None:
-        check_seeds(self.seeds)
+        super().__post_init__()
         check_positive(num_steps=self.num_steps, rate_factor=self.rate_factor, tail=self.tail)
 
 
+@on_device
 def compute(config: DataParallelConfig, run: Run) -> Result:
     """Follow mu and locally formed alpha for every number of copies."""
     arrays: dict[str, NDArray] = {
@@ -74,11 +75,8 @@ def compute(config: DataParallelConfig, run: Run) -> Result:
     measurements: dict[str, list[float]] = {}
     for method in METHODS:
         for copies in run.progress(config.copies, method):
-            curves = [
-                run.piece(f"{method}/{copies}/seed={seed}", partial(_distances, config, method, copies, seed))
-                for seed in config.seeds
-            ]
-            stacked = np.stack([curve["distance"] for curve in curves])
+            distances = partial(_distances, config, method, copies)
+            stacked = per_seed(run, f"{method}/{copies}/", distances, config.seeds)["distance"]
             arrays[f"{method}/{copies}"] = stacked
             tail = max(int(config.tail * POINTS), 1)
             measurements[f"{method}_distance_copies{copies}"] = stacked[:, -tail:].mean(axis=1).tolist()
@@ -107,11 +105,11 @@ def plot(result: Result) -> Figure:
 def _distances(config: DataParallelConfig, method: str, copies: int, seed: int) -> dict[str, NDArray]:
     values = np.geomspace(1, 0.01, config.dim)
     _, vectors = symmetric_matrix(values, generator(0, "data-parallel"))
-    start = initial_vectors(jax.random.key(seed), config.num_components, config.dim)
+    start = initial_vectors(jax.random.key(seed), config.num_components, config.dim, config.dtype)
     points = _trajectory(
         start,
-        jnp.asarray(np.sqrt(values)[:, None] * vectors, jnp.float32),
-        jnp.float32(config.rate_factor / values[0]),
+        jnp.asarray(np.sqrt(values)[:, None] * vectors, config.dtype),
+        jnp.asarray(config.rate_factor / values[0], config.dtype),
         jax.random.key(named_seed(seed, "data-parallel", method) % 2**31),
         method,
         copies,

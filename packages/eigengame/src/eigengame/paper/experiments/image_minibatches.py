@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from eigengame.core.learning_rate import auto_constant
 from eigengame.exact import pca
 from eigengame.paper.comparison import as_device, best_rate, config_of, follow
-from eigengame.paper.config import check_positive, check_seeds
+from eigengame.paper.config import ComputeOptions, check_positive, on_device, per_seed
 from gdyn_reproduce.data import load_dataset
 from gdyn_reproduce.plotting import COLOURS, band, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run, RunOptions
+from gdyn_reproduce.runs import Run
 
 HELD_OUT = 1_000_003  # seed on which learning rates are chosen, never reported
 
 
 @dataclass
-class ImagesConfig(RunOptions):
+class ImagesConfig(ComputeOptions):
     """Minibatches of images.
 
     Attributes:
@@ -51,7 +51,7 @@ class ImagesConfig(RunOptions):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
 
     def __post_init__(self) -> None:
-        check_seeds(self.seeds)
+        super().__post_init__()
         check_positive(
             num_components=self.num_components,
             num_samples=self.num_samples,
@@ -62,12 +62,13 @@ class ImagesConfig(RunOptions):
             raise ValueError("batch_sizes and rate_factors need at least one positive entry each.")
 
 
+@on_device
 def compute(config: ImagesConfig, run: Run) -> Result:
     """Choose each method's rate on a held-out seed, then follow it on the seeds."""
     data = load_dataset(config.dataset, "train")
     run.note(data=data.provenance())
-    images = np.asarray(data.x, np.float32) / (255 if data.x.dtype == np.uint8 else 1)
-    rows = as_device(images)
+    images = np.asarray(data.x, config.dtype) / (255 if data.x.dtype == np.uint8 else 1)
+    rows = as_device(images, config.dtype)
     exact = pca(np.asarray(rows), config.num_components)
     arrays: dict[str, NDArray] = {}
     measurements: dict[str, list[float]] = {}
@@ -77,12 +78,11 @@ def compute(config: ImagesConfig, run: Run) -> Result:
             name = f"batch={batch_size}/{method}"
             chosen = run.piece(f"{name}/rate", lambda one=one: _choose(config, one))  # type: ignore[misc]
             factor = float(chosen["factor"])
-            curves = [run.piece(f"{name}/seed={seed}", partial(one, factor, seed)) for seed in config.seeds]
-            arrays[f"{batch_size}/steps"] = curves[0]["steps"]
+            curves = per_seed(run, f"{name}/", partial(one, factor), config.seeds)
+            arrays[f"{batch_size}/steps"] = curves["steps"][0]
             arrays[f"{batch_size}/{method}/factor"] = np.array(factor)
             for metric in ("streak", "distance"):
-                stacked = np.stack([curve[metric] for curve in curves])
-                arrays[f"{batch_size}/{method}/{metric}"] = stacked
+                arrays[f"{batch_size}/{method}/{metric}"] = stacked = curves[metric]
                 # the mean over the last quarter: single points jump with the noise of a batch
                 tail = stacked[:, -max(stacked.shape[1] // 4, 1) :].mean(axis=1)
                 measurements[f"batch{batch_size}_{method}_{metric}"] = tail.tolist()

@@ -17,17 +17,17 @@ from eigengame.core.learning_rate import nesterov, with_learning_rate
 from eigengame.core.solver import Config, init, sample_steps
 from eigengame.core.trees import responses
 from eigengame.metrics import captured_value_ratio
-from eigengame.paper.config import check_seeds
+from eigengame.paper.config import ComputeOptions, on_device, per_seed
 from eigengame.sharding import make_mesh, shard_batch
 from gdyn_common.seeding import named_seed
 from gdyn_reproduce.data import textures32
 from gdyn_reproduce.plotting import COLOURS, label_curves, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run, RunOptions
+from gdyn_reproduce.runs import Run
 
 
 @dataclass
-class ActivationsConfig(RunOptions):
+class ActivationsConfig(ComputeOptions):
     """Activations of a random convolutional network as a pytree.
 
     Attributes:
@@ -52,15 +52,12 @@ class ActivationsConfig(RunOptions):
     features: int = 1
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
-    def __post_init__(self) -> None:
-        check_seeds(self.seeds)
 
-
+@on_device
 def compute(config: ActivationsConfig, run: Run) -> Result:
     """Compare the captured variance with randomised SVD of the flattened activations."""
-    pieces = [run.piece(f"seed={seed}", partial(_captured, config, seed)) for seed in config.seeds]
-    arrays = {name: np.stack([piece[name] for piece in pieces]) for name in ("ours", "start", "exact")}
-    measurements: dict[str, list[float] | float] = {"dimension": float(pieces[0]["dimension"])}
+    arrays = per_seed(run, "", partial(_captured, config), config.seeds)
+    measurements: dict[str, list[float] | float] = {"dimension": float(arrays.pop("dimension")[0])}
     for name, vectors in (("captured_ratio", "ours"), ("start_captured_ratio", "start")):
         measurements[name] = [
             captured_value_ratio(found, exact)
@@ -106,18 +103,18 @@ def activations(images: Float[Array, "n h w c"], key: Array, width: int) -> dict
 
 def _captured(config: ActivationsConfig, seed: int) -> dict[str, NDArray]:
     images, _ = textures32("train", seed=seed, num_samples=config.num_images)
-    pixels = jnp.asarray(np.asarray(images, np.float32) / 255)[:, : config.image_size, : config.image_size]
+    pixels = jnp.asarray(np.asarray(images, config.dtype) / 255)[:, : config.image_size, : config.image_size]
     data = jax.jit(activations, static_argnames="width")(pixels, jax.random.key(seed), config.width)
     flat = np.concatenate(
         [np.asarray(leaf).reshape(config.num_images, -1) for leaf in jax.tree.leaves(data)], axis=1
     )
     _, singular, _ = randomized_svd(flat, config.num_components, random_state=seed)
     exact = singular**2 / config.num_images
-    mesh = make_mesh(features=config.features)
+    mesh = make_mesh(features=config.features, devices=config.devices())
     step = Config(nesterov(0.9), mesh=mesh)
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), data)
     key = jax.random.key(named_seed(seed, "activations") % 2**31)
-    state = init(key, config.num_components, template, step.optimizer, mesh=mesh)
+    state = init(key, config.num_components, template, step.optimizer, dtype=config.dtype, mesh=mesh)
     state = with_learning_rate(state, config.rate_factor / float(exact[0]))
     start = jax.tree.map(np.array, state.vectors)
     state, _ = sample_steps(state, shard_batch(data, mesh), config.num_steps, config.batch_size, step)

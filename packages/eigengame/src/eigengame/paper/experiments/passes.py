@@ -22,12 +22,12 @@ from sklearn.decomposition import PCA, IncrementalPCA
 from eigengame.estimators.pca import EigenGame
 from eigengame.exact import pca
 from eigengame.metrics import cosine_similarities, longest_correct_eigenvector_streak, subspace_distance
-from eigengame.paper.config import check_positive, check_seeds
+from eigengame.paper.config import ComputeOptions, check_positive, on_device, per_seed
 from gdyn_common.seeding import generator
 from gdyn_reproduce.data import load_dataset
 from gdyn_reproduce.plotting import COLOURS, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run, RunOptions
+from gdyn_reproduce.runs import Run
 
 TARGETS = ("cosines .99", "subspace distance 1e-3", "full streak")
 SPECTRA = {"gap5": 1.05 ** -np.arange(200.0), "geometric": np.geomspace(1, 1e-2, 200)}  # variances
@@ -35,7 +35,7 @@ LIMIT = 1000  # passes of a method that has not arrived; it is taken to need as 
 
 
 @dataclass
-class PassesConfig(RunOptions):
+class PassesConfig(ComputeOptions):
     """Passes over the data until a target is reached.
 
     Attributes:
@@ -51,7 +51,7 @@ class PassesConfig(RunOptions):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
 
     def __post_init__(self) -> None:
-        check_seeds(self.seeds)
+        super().__post_init__()
         check_positive(num_components=self.num_components, num_samples=self.num_samples)
 
 
@@ -60,16 +60,16 @@ Trials = Iterator[tuple[int, NDArray]]
 
 def _ours(X: NDArray, k: int, seed: int) -> Trials:
     for tol in (0.5, 0.2, 0.1, 0.05, 0.02, 0.01):
-        model = EigenGame(k, tol=tol, random_state=seed).fit(X)
+        model = EigenGame(k, tol=tol, dtype=X.dtype.name, random_state=seed).fit(X)
         yield model.n_passes_, model.components_
 
 
 def _oja(X: NDArray, k: int, seed: int) -> Trials:
     for epochs in (1, 2, 3, 4, 6, 8, 16, 32):
-        yield (
-            epochs,
-            EigenGame(k, algorithm="oja", n_epochs=epochs, tol=None, random_state=seed).fit(X).components_,
+        model = EigenGame(
+            k, algorithm="oja", n_epochs=epochs, tol=None, dtype=X.dtype.name, random_state=seed
         )
+        yield epochs, model.fit(X).components_
 
 
 def _incremental(X: NDArray, k: int, seed: int) -> Trials:
@@ -128,20 +128,15 @@ METHODS: dict[str, Callable[[NDArray, int, int], Trials]] = {
 }
 
 
+@on_device
 def compute(config: PassesConfig, run: Run) -> Result:
     """Count the passes of every method to every target."""
     arrays: dict[str, NDArray] = {}
     measurements: dict[str, list[float]] = {}
     for dataset in config.datasets:
         for name, method in METHODS.items():
-            counts = np.stack(
-                [
-                    run.piece(
-                        f"{dataset}/{name}/seed={seed}", partial(_passes, config, dataset, method, seed)
-                    )["passes"]
-                    for seed in config.seeds
-                ]
-            )
+            counted = partial(_passes, config, dataset, method)
+            counts = per_seed(run, f"{dataset}/{name}/", counted, config.seeds)["passes"]
             arrays[f"{dataset}/{name}"] = counts
             measurements[f"{dataset}_{name.replace(' ', '_').lower()}_passes"] = counts[:, 0].tolist()
     return Result(measurements, arrays)
@@ -190,6 +185,6 @@ def _passes(
 def _data(config: PassesConfig, dataset: str, seed: int) -> Float[np.ndarray, "n d"]:
     if dataset in SPECTRA:
         draws = generator(seed, "passes", dataset).standard_normal((config.num_samples, 200))
-        return np.asarray(draws * np.sqrt(SPECTRA[dataset]), np.float32)
+        return np.asarray(draws * np.sqrt(SPECTRA[dataset]), config.dtype)
     x = load_dataset(dataset, "train").x
-    return np.asarray(x, np.float32).reshape(len(x), -1) / (255 if x.dtype == np.uint8 else 1)
+    return np.asarray(x, config.dtype).reshape(len(x), -1) / (255 if x.dtype == np.uint8 else 1)

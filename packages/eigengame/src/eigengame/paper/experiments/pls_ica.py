@@ -14,17 +14,17 @@ from eigengame.estimators.ica import EigenGameICA
 from eigengame.estimators.two_views import EigenGamePLS
 from eigengame.exact import pencil
 from eigengame.metrics import cosine_similarities
-from eigengame.paper.config import check_seeds
+from eigengame.paper.config import ComputeOptions, on_device, per_seed
 from eigengame.paper.experiments.cca import exact_pencil, joint_vectors
 from eigengame.paper.synthetic import mixed_sources, two_views
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run, RunOptions
+from gdyn_reproduce.runs import Run
 
 
 @dataclass
-class PlsIcaConfig(RunOptions):
+class PlsIcaConfig(ComputeOptions):
     """Partial least squares and independent components, full batch.
 
     Attributes:
@@ -43,18 +43,12 @@ class PlsIcaConfig(RunOptions):
     ica_steps: int = 3000
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
-    def __post_init__(self) -> None:
-        check_seeds(self.seeds)
 
-
+@on_device
 def compute(config: PlsIcaConfig, run: Run) -> Result:
     """Measure cosines of PLS vectors, and correlations of recovered with true sources."""
-    pieces = [
-        run.piece(f"pls/seed={seed}", partial(_pls, config, seed))
-        | run.piece(f"ica/seed={seed}", partial(_ica, config, seed))
-        for seed in run.progress(config.seeds, "seeds")
-    ]
-    arrays = {name: np.stack([piece[name] for piece in pieces]) for name in pieces[0]}
+    arrays = per_seed(run, "pls/", partial(_pls, config), run.progress(config.seeds, "pls"))
+    arrays |= per_seed(run, "ica/", partial(_ica, config), run.progress(config.seeds, "ica"))
     names = {
         "pls_worst_cosine": "cosines",
         "start_pls_worst_cosine": "start_cosines",
@@ -95,7 +89,7 @@ def plot(result: Result) -> Figure:
 
 def _pls(config: PlsIcaConfig, seed: int) -> dict[str, NDArray]:
     views = two_views(generator(seed, "pls"), config.num_samples)
-    model = EigenGamePLS(config.pls_components, refine=False, random_state=seed)
+    model = EigenGamePLS(config.pls_components, refine=False, dtype=config.dtype, random_state=seed)
     A, B = exact_pencil(views)
     split = views.x.shape[1]
     B[split:, split:] = np.eye(views.y.shape[1])
@@ -113,7 +107,9 @@ def _ica(config: PlsIcaConfig, seed: int) -> dict[str, NDArray]:
     mixed, sources = mixed_sources(draw, config.ica_samples)
     scaled = mixed / mixed.std()
     # all three sources are flatter than a Gaussian: their values are those of -A
-    model = EigenGameICA(3, n_epochs=config.ica_steps, maximize=False, refine=False, random_state=seed)
+    model = EigenGameICA(
+        3, n_epochs=config.ica_steps, maximize=False, refine=False, dtype=config.dtype, random_state=seed
+    )
     found = matched_correlations(model.fit(scaled).transform(scaled), sources)
     gaussian = draw.standard_normal(sources.shape)
     mixture = gaussian @ draw.standard_normal((3, 3))

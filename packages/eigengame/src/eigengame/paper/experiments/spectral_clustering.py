@@ -17,16 +17,16 @@ from eigengame.core.solver import initial_vectors
 from eigengame.estimators.spectral import embed
 from eigengame.laplacian import check_edges, top_value_bound
 from eigengame.metrics import clustering_accuracy
-from eigengame.paper.config import check_seeds
+from eigengame.paper.config import ComputeOptions, on_device, per_seed
 from eigengame.paper.synthetic import block_graph
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, band, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run, RunOptions
+from gdyn_reproduce.runs import Run
 
 
 @dataclass
-class ClusteringConfig(RunOptions):
+class ClusteringConfig(ComputeOptions):
     """Spectral clustering of a graph of blocks from minibatches of edges.
 
     Attributes:
@@ -47,17 +47,12 @@ class ClusteringConfig(RunOptions):
     num_points: int = 10
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
-    def __post_init__(self) -> None:
-        check_seeds(self.seeds)
 
-
+@on_device
 def compute(config: ClusteringConfig, run: Run) -> Result:
     """Follow the accuracy of k-means on the rows of the embedding."""
-    curves = [
-        run.piece(f"seed={seed}", partial(_accuracies, config, seed))["accuracy"]
-        for seed in run.progress(config.seeds, "graphs")
-    ]
-    accuracy = np.stack(curves)
+    seeds = run.progress(config.seeds, "graphs")
+    accuracy = per_seed(run, "", partial(_accuracies, config), seeds)["accuracy"]
     every = config.num_steps // config.num_points
     return Result(
         {"accuracy": accuracy[:, -1].tolist(), "start_accuracy": accuracy[:, 0].tolist()},
@@ -84,14 +79,14 @@ def _accuracies(config: ClusteringConfig, seed: int) -> dict[str, NDArray]:
     edges, num_nodes = check_edges(graph, len(labels))
     bound = top_value_bound(edges, num_nodes)
     key = jax.random.key(seed)
-    V = initial_vectors(key, config.blocks, num_nodes)
+    V = initial_vectors(key, config.blocks, num_nodes, config.dtype)
     accuracies = [_accuracy(V, labels, config.blocks, seed)]
     for _ in range(config.num_points):
         V, key = embed(
             V,
             jnp.asarray(edges),
-            jnp.float32(bound),
-            jnp.float32(config.rate_factor),
+            jnp.asarray(bound, config.dtype),
+            jnp.asarray(config.rate_factor, config.dtype),
             key,
             config.num_steps // config.num_points,
             max(len(edges) // config.batches_per_pass, 1),

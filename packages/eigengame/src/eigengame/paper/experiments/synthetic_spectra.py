@@ -17,16 +17,16 @@ from eigengame.core.directions import direction_from_products, project_to_tangen
 from eigengame.core.solver import initial_vectors, retract
 from eigengame.metrics import longest_correct_eigenvector_streak
 from eigengame.paper.comparison import best_rate
-from eigengame.paper.config import check_positive, check_seeds
+from eigengame.paper.config import ComputeOptions, check_positive, on_device, per_seed
 from eigengame.paper.synthetic import spectrum, symmetric_matrix
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, band, label_curves, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run, RunOptions
+from gdyn_reproduce.runs import Run
 
 
 @dataclass
-class SyntheticConfig(RunOptions):
+class SyntheticConfig(ComputeOptions):
     """Known spectra, exact products.
 
     Attributes:
@@ -50,7 +50,7 @@ class SyntheticConfig(RunOptions):
     seeds: list[int] = field(default_factory=lambda: list(range(10)))
 
     def __post_init__(self) -> None:
-        check_seeds(self.seeds)
+        super().__post_init__()
         if "mu" not in self.methods:
             raise ValueError(f"methods={self.methods} must contain 'mu', with which the others are compared.")
         check_positive(
@@ -58,6 +58,7 @@ class SyntheticConfig(RunOptions):
         )
 
 
+@on_device
 def compute(config: SyntheticConfig, run: Run) -> Result:
     """Choose each method's rate on held-out matrices, then run it on the seeds."""
     arrays: dict[str, NDArray] = {"steps": _steps(config)}
@@ -65,14 +66,8 @@ def compute(config: SyntheticConfig, run: Run) -> Result:
     for kind in config.spectra:
         for method in run.progress(config.methods, f"{kind} spectrum"):
             rate = float(run.piece(f"{kind}/{method}/rate", partial(_choose, config, kind, method))["rate"])
-            curves = np.stack(
-                [
-                    run.piece(
-                        f"{kind}/{method}/seed={seed}", partial(_streaks, config, kind, method, rate, seed)
-                    )["streak"]
-                    for seed in config.seeds
-                ]
-            )
+            streaks = partial(_streaks, config, kind, method, rate)
+            curves = per_seed(run, f"{kind}/{method}/", streaks, config.seeds)["streak"]
             key = method.replace(" ", "_")
             arrays[f"{kind}/{key}"] = curves
             measurements[f"{kind}_{key}_streak"] = curves[:, -1].tolist()
@@ -113,11 +108,10 @@ def _choose(config: SyntheticConfig, kind: str, method: str) -> dict[str, NDArra
 def _streaks(config: SyntheticConfig, kind: str, method: str, rate: float, seed: int) -> dict[str, NDArray]:
     draw = generator(seed % 2**32, "synthetic", kind)
     matrix, vectors = symmetric_matrix(spectrum(kind, config.dim), draw)  # type: ignore[arg-type]  # checked there
-    start = initial_vectors(jax.random.key(seed % 2**32), config.dim, config.dim)
+    start = initial_vectors(jax.random.key(seed % 2**32), config.dim, config.dim, config.dtype)
     every = int(_steps(config)[1])
-    points = _trajectory(
-        start, jnp.asarray(matrix, jnp.float32), jnp.float32(rate), method, every, config.num_points
-    )
+    exact, step = (jnp.asarray(value, config.dtype) for value in (matrix, rate))
+    points = _trajectory(start, exact, step, method, every, config.num_points)
     return {
         "streak": np.array(
             [longest_correct_eigenvector_streak(V, vectors) for V in np.asarray(points)], float

@@ -18,18 +18,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from eigengame.core.values import utilities
-from eigengame.paper.config import check_seeds
+from eigengame.paper.config import ComputeOptions, on_device, per_seed
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import COLOURS, new_figure
 from gdyn_reproduce.records import Result
-from gdyn_reproduce.runs import Run, RunOptions
+from gdyn_reproduce.runs import Run
 
 KINDS = ("mu", "alpha")
 GAUSSIAN = "alpha_gaussian"  # the null: alpha on Gaussian samples
 
 
 @dataclass
-class LandscapeConfig(RunOptions):
+class LandscapeConfig(ComputeOptions):
     """Utility of a child around a rotated parent, exact and averaged over minibatches.
 
     Attributes:
@@ -49,20 +49,19 @@ class LandscapeConfig(RunOptions):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
 
     def __post_init__(self) -> None:
-        check_seeds(self.seeds)
+        super().__post_init__()
         if len(self.variances) != 3:
             raise ValueError(f"variances={self.variances} must be three numbers.")
 
 
+@on_device
 def compute(config: LandscapeConfig, run: Run) -> Result:
     """Measure how far sampling moves the child's best angle, per utility, seed and parent."""
-    pieces = [run.piece(f"seed={seed}", partial(_landscapes, config, seed)) for seed in config.seeds]
+    found = per_seed(run, "", partial(_landscapes, config), config.seeds)
     arrays = {"theta": _thetas(config), "parents": np.array(config.parent_degrees)}
     measurements = {}
     for kind in (*KINDS, GAUSSIAN):
-        sampled, exact = (
-            np.stack([piece[f"{kind}/{name}"] for piece in pieces]) for name in ("sampled", "exact")
-        )
+        sampled, exact = found[f"{kind}/sampled"], found[f"{kind}/exact"]
         # shift in degrees of the maximum, on a half circle (v and -v are the same)
         best = arrays["theta"][sampled.argmax(axis=-1)] - arrays["theta"][exact.argmax(axis=-1)]
         shift = np.abs((best + 90) % 180 - 90)
@@ -103,24 +102,20 @@ def _landscapes(config: LandscapeConfig, seed: int) -> dict[str, NDArray]:
     scales = np.sqrt(config.variances)
     size = (config.num_batches, config.batch_size, 3)
     heavy, gaussian = (
-        jnp.asarray(samples * scales, jnp.float32)
+        jnp.asarray(samples * scales, config.dtype)
         for samples in (draw.laplace(scale=0.5**0.5, size=size), draw.standard_normal(size))
     )
-    parents, thetas = (np.radians(angle) for angle in (config.parent_degrees, _thetas(config)))
+    parents, thetas = (
+        jnp.asarray(np.radians(angle), config.dtype) for angle in (config.parent_degrees, _thetas(config))
+    )
     found: dict[str, NDArray] = {}
     for kind in (*KINDS, GAUSSIAN):
         batches = gaussian if kind == GAUSSIAN else heavy
         # same samples in both, so that the difference is sampling's non-linearity and not its noise
         for name, data in (("sampled", batches), ("exact", batches.reshape(1, -1, 3))):
+            utility = kind.split("_")[0]
             found[f"{kind}/{name}"] = np.stack(
-                [
-                    np.asarray(
-                        _mean_utility(
-                            jnp.float32(parent), jnp.asarray(thetas, jnp.float32), data, kind.split("_")[0]
-                        )
-                    )
-                    for parent in parents
-                ]
+                [np.asarray(_mean_utility(parent, thetas, data, utility)) for parent in parents]
             )
     return found
 
