@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import eigh
 
-from eigengame.core.ritz import Block, locally_optimal, quality, rayleigh_ritz
+from eigengame.core.ritz import Block, locally_optimal, quality, rayleigh_ritz, starting_block
 
 NOISE = 1e-14
 JUDGE = partial(quality, k=3, noise=NOISE)
@@ -80,3 +80,26 @@ def test_the_bound_is_the_residual_over_the_gap_to_the_nearest_other_value():
     np.testing.assert_allclose(found.residuals, [residual], rtol=1e-12)
     np.testing.assert_allclose(found.angles, [np.arcsin(residual / (value - 2))], rtol=1e-12)
     np.testing.assert_allclose(found.value_errors, [residual**2 / (value - 2)], rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", [2, 19, 22])
+def test_a_tolerance_beyond_the_products_gives_the_best_block(seed):
+    """Products in single precision: their rounding errors add up once nothing is left to gain."""
+    rng = np.random.default_rng(seed)
+    Q = np.linalg.qr(rng.standard_normal((400, 8)))[0]
+    Z = np.linalg.qr(Q * 0.9 + 0.05 * rng.standard_normal((400, 8)))[0]
+    x, y = ((20 * M).astype(np.float32) for M in (Q, Z))
+    n = np.float32(400)
+
+    def products(W):
+        u, v = W.astype(np.float32)[:, :8], W.astype(np.float32)[:, 8:]
+        from_x, from_y = u @ x.T, v @ y.T
+        AW = np.c_[from_y @ x / n, from_x @ y / n].astype(float)
+        return AW, np.c_[from_x @ x / n, from_y @ y / n].astype(float)
+
+    truth = np.linalg.svd(x.astype(float).T @ y.astype(float) / 400)[1]
+    judge = partial(quality, k=2, noise=1.2e-7, size=1.0, zero_is_null=False)
+    start = starting_block(rng.standard_normal((6, 16)), products)
+    block, _ = locally_optimal(products, start, judge, tol=1e-9, max_passes=100)
+    np.testing.assert_allclose(block.values[:2], truth[:2], atol=1e-6)
+    assert judge(block).residuals.max() < 2e-6

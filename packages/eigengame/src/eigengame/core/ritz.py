@@ -205,17 +205,19 @@ def locally_optimal(
     """
     block, size = start, start.values.size
     moves: Block | None = None
-    best, stalled = np.inf, 0
+    kept, best, floor, stalled = block, np.inf, np.inf, 0
     for passes in range(max_passes):
         state = judge(block)
+        floor = min(floor, state.floor)
         pending = state.pending(tol)
         if not pending.size:
             return block, passes
         worst = float(state.residuals[pending].max())
         stalled = 0 if worst < 0.9 * best else stalled + 1
-        best = min(best, worst)
-        if stalled >= 5 and worst <= 100 * state.floor:
-            return block, passes  # as good as the products
+        if worst < best:
+            best, kept = worst, block
+        if stalled >= 5 and best <= 100 * floor:
+            return kept, passes  # as good as the products: further moves would add up their rounding errors
         W = block.AV - block.values[:, None] * block.BV
         W = W if precondition is None else precondition(W)
         for _ in range(2):
@@ -242,4 +244,4 @@ def locally_optimal(
         P, AP, BP = _normalised(P, AP, BP, above=_DEPENDENT)
         moves = Block(P, AP, BP, np.empty(0))
         block = fresh
-    return block, max_passes
+    return kept, max_passes
