@@ -558,3 +558,30 @@ def test_complex_rows_on_the_device_are_refused(data):
     model = EigenGame(2, random_state=0).partial_fit(data[:256])
     with pytest.raises(ValueError, match="Complex data not supported"):
         model.partial_fit(jnp.asarray(data[:256] + 1j))
+
+
+@pytest.mark.parametrize("unit", [1e-120, 1e-40, 1e40, 1e120])
+def test_scores_of_data_of_an_extreme_size(data, unit):
+    X = data.astype(np.float64) * unit
+    model = EigenGame(2, algorithm="auto", random_state=0).fit(X)
+    expected = (X - X.mean(axis=0)) @ model.components_.T.astype(np.float64)
+    np.testing.assert_allclose(model.transform(X) / unit, expected / unit, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        model.explained_variance_ / unit**2, PCA(2).fit(data).explained_variance_, 1e-4
+    )
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e300])
+def test_variances_beyond_double_precision_are_refused(data, unit):
+    with pytest.raises(ValueError, match=r"of size .*; 1e-144 to 1e144 is allowed\. Scale them\."):
+        EigenGame(2, random_state=0).fit(data.astype(np.float64) * unit)
+
+
+def test_settings_changed_after_a_fit_leave_what_was_found(data):
+    model = EigenGame(2, algorithm="auto", random_state=0).fit(data)
+    names = ("components_", "explained_variance_", "singular_values_")
+    before = [getattr(model, name) for name in names]
+    model.set_params(center=None, dtype="float64")
+    for name, value in zip(names, before, strict=True):
+        assert getattr(model, name).dtype == value.dtype
+        np.testing.assert_array_equal(getattr(model, name), value)

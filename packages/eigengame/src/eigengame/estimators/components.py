@@ -28,7 +28,7 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
     @property
     def components_(self) -> Float[np.ndarray, "k d"]:
         """Orthonormal vectors on rows."""
-        return orient(self._current()[0].V[: self.n_components_].astype(self.dtype))
+        return orient(self._current()[0].V[: self.n_components_].astype(self._begun_with["dtype"]))
 
     @property
     def mean_(self) -> Float[np.ndarray, " d"]:
@@ -40,7 +40,7 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
 
     def _unbiased(self) -> float:
         n = self._samples()
-        return n / (n - 1) if self.center == "running" and n > 1 else 1.0
+        return n / (n - 1) if self._begun_with["center"] == "running" and n > 1 else 1.0
 
     def _values(self) -> NDArray:
         """Return the variances along the components in the frame, and last the total."""
@@ -62,7 +62,7 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
     def singular_values_(self) -> Float[np.ndarray, " k"]:
         """Singular values of the centred data."""
         n = self._samples()
-        rows = n - 1 if self.center == "running" else n
+        rows = n - 1 if self._begun_with["center"] == "running" else n
         return np.asarray(np.sqrt(self._values()[:-1] * rows) * self._frame.unit)
 
     @property
@@ -150,7 +150,10 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
         axes = self.components_.T.astype(np.float64) * self._scale()
         offset = self.mean_ @ axes
         parts = [rows[part].astype(np.float64, copy=False) @ axes - offset for part in chunks(rows, 1024)]
-        return np.concatenate(parts).astype(self.dtype, copy=False)
+        scores = np.concatenate(parts)
+        # scores of data of an extreme size are beyond the range of single precision
+        held = self.whiten or 1e-20 < self._frame.unit < 1e30
+        return scores.astype(self._begun_with["dtype"], copy=False) if held else scores
 
     def inverse_transform(self, X: ArrayLike) -> Float[np.ndarray, "n d"]:
         """Return Z V + mean from coordinates Z in double precision, the scale of `whiten` undone."""

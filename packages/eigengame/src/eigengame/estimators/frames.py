@@ -13,6 +13,8 @@ __all__ = ["Frame", "frame_of", "into", "out_of", "unit_rows"]
 
 _ORDINARY = 2.0**20  # data of at most this size, and at least its inverse, are left in their unit
 
+_EXTREME = 2.0**480  # squares of data of this size, and of its inverse, are representable in double precision
+
 _WIDEST = 2048  # views of more columns are scaled column by column, not whitened: a (d, d) matrix is formed
 
 
@@ -35,12 +37,18 @@ class Frame(NamedTuple):
 
     @classmethod
     def of(cls, rows: NDArray, *, center: bool) -> "Frame":
-        """Return the frame of the first rows, all finite."""
+        """Return the frame of the first rows, all finite.
+
+        Raises:
+            ValueError: If their variances are beyond double precision.
+        """
         wide = rows.astype(np.float64)
         shift = wide.mean(axis=0) if center else np.zeros(rows.shape[1])
         if np.abs(shift).max(initial=0) < np.finfo(np.float32).max:
             shift = shift.astype(np.float32).astype(np.float64)  # the same for rows in either precision
         size = float(np.abs(wide - shift).max(initial=0) or np.abs(wide).max(initial=0)) or 1.0
+        if not 1 / _EXTREME < size < _EXTREME:
+            raise ValueError(f"The data are of size {size:.1g}; 1e-144 to 1e144 is allowed. Scale them.")
         return cls(shift, 1.0 if 1 / _ORDINARY < size < _ORDINARY else 2.0 ** round(np.log2(size)))
 
     def enter(self, rows: Any, dtype: DTypeLike) -> Any:

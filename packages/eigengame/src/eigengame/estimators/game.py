@@ -141,7 +141,7 @@ class Game(BaseEstimator):
     @property
     def _noise(self) -> float:
         """Relative accuracy of products in the type of the fit."""
-        return 10 * float(np.finfo(self.dtype).eps)
+        return 10 * float(np.finfo(self._begun_with["dtype"]).eps)
 
     def _streamed(self) -> Block:
         """Return the best vectors in the span of the players, from what the steps added up."""
