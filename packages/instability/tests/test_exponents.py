@@ -254,7 +254,7 @@ def test_bad_arguments(settings):
 
 def test_lbfgs_is_refused():
     model, loss_of = network()
-    with pytest.raises(TypeError, match="use lyapunov_estimate"):
+    with pytest.raises(TypeError, match="use SensitivityProbe"):
         training_map(model, torch.optim.LBFGS(model.parameters()), loss_of)
 
 

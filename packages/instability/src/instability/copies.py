@@ -21,7 +21,7 @@ from instability.perturbed_sgd import PerturbedSGD, perturb_optimizer
 from instability.rounding import check_perturbation, is_power_of_two
 from instability.streams import RandomStreams
 
-__all__ = ["Copies", "LossOf", "OptimizerFn", "StepFn"]
+__all__ = ["Copies", "LossOf", "OptimizerFn", "StepFn", "equal_bits", "trained_parameters", "twin"]
 
 LossOf = Callable[[nn.Module], Tensor]
 OptimizerFn = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -43,7 +43,7 @@ class Copies:
 
     Raises:
         ValueError: no perturbations, the first is not 1, or the model has nothing to train.
-        TypeError: the model or its optimiser cannot be copied.
+        TypeError: the model or its optimiser cannot be copied, or has hooks, which a copy would lose.
 
     >>> copies = Copies(nn.Linear(2, 1), lambda p: PerturbedSGD(p, lr=0.1), perturbations=(1, 2, 3))
     >>> losses = copies.step(lambda model: model(torch.ones(1, 2)).square().sum())
@@ -62,13 +62,14 @@ class Copies:
         if perturbations[0] != 1:
             raise ValueError(f"perturbations={tuple(perturbations)} must start with the baseline k = 1.")
         self.perturbations = tuple(check_perturbation(k) for k in perturbations)
-        if not any(p.requires_grad for p in model.parameters()):
-            raise ValueError("the model has no parameter that requires a gradient: nothing is trained.")
-        pairs = [_twin(model, optimizer) for _ in perturbations]
+        pairs = [twin(model, optimizer) for _ in perturbations]
         self.models = [twin for twin, _ in pairs]
         self.optimizers = [
             _perturbed(inner, k) for (_, inner), k in zip(pairs, self.perturbations, strict=True)
         ]
+        self._in_step = False
+        if not self.trained(0):
+            raise ValueError("the optimiser has no parameter that requires a gradient: nothing is trained.")
 
     @property
     def controls(self) -> list[int]:
@@ -104,23 +105,48 @@ class Copies:
         Args:
             step: takes a model and its optimiser, makes the whole step (accumulation, clipping and all) and
                 returns the loss, or ``None``. Every copy draws the same random numbers, and the streams are
-                left as one of them leaves them.
+                left as one of them leaves them. It changes nothing else: what it keeps elsewhere (a gradient
+                scaler, a generator, an iterator) would move on with every copy, so keep one for each model.
+
+        Raises:
+            RuntimeError: an earlier step ended in an exception, in which some copies made it and some not.
         """
+        if self._in_step:
+            raise RuntimeError(
+                "an earlier step ended in an exception, made by some copies only; make new ones."
+            )
+        self._in_step = True
         streams = RandomStreams.now()
         losses = []
         for model, optimizer in zip(self.models, self.optimizers, strict=True):
             streams.restore()
             loss = step(model, optimizer)
             losses.append(float("nan") if loss is None else float(torch.as_tensor(loss).detach()))
+        self._in_step = False
         return losses
 
     def follow(self, optimizer: Optimizer) -> None:
-        """Take over the settings of an optimiser's groups, such as a scheduled learning rate."""
-        for twin in self.optimizers:
-            for group, theirs in zip(twin.param_groups, optimizer.param_groups, strict=True):
-                group.update(
-                    {name: theirs[name] for name in theirs if name not in ("params", "perturbation")}
-                )
+        """Take over what was set anew in an optimiser's groups, such as a scheduled learning rate.
+
+        What its own steps write there, the baseline's have written too.
+
+        Raises:
+            ValueError: parameters or groups were added since the copies were made.
+        """
+        baseline, sizes = [
+            [len(group["params"]) for group in one.param_groups] for one in (self.optimizers[0], optimizer)
+        ]
+        if baseline != sizes:
+            raise ValueError(
+                f"the groups of the optimiser hold {sizes} parameters, those of the copies {baseline}: make "
+                "new copies when you add some."
+            )
+        for number, theirs in enumerate(optimizer.param_groups):
+            ours = self.optimizers[0].param_groups[number]
+            fixed = ("params", "perturbation")
+            changed = {n: v for n, v in theirs.items() if n not in fixed and (n not in ours or v != ours[n])}
+            for copied in self.optimizers:
+                copied.param_groups[number].update(changed)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Set the learning rate of every group of every copy."""
@@ -128,17 +154,20 @@ class Copies:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
 
+    def trained(self, index: int) -> dict[str, nn.Parameter]:
+        """Return the parameters that the optimiser of a copy trains, by name."""
+        return trained_parameters(self.models[index], self.optimizers[index])
+
     def weights(self, index: int, layer: str | None = None) -> Float[np.ndarray, "n"]:
         """Return the trained parameters of one copy as a vector, or one parameter by its name.
 
         Raises:
             ValueError: there is no parameter of that name; close names are listed.
         """
-        named = dict(self.models[index].named_parameters())
+        named = self.trained(index)
         if layer is not None:
-            named = {layer: named[check_layer(layer, named)]}
-        else:
-            named = {name: p for name, p in named.items() if p.requires_grad}
+            every = dict(self.models[index].named_parameters())
+            named = {layer: every[check_layer(layer, every)]}
         return _to_numpy(torch.cat([p.detach().reshape(-1) for p in named.values()]))
 
     def divergence(self, layer: str | None = None, metric: Metric = average_relative_l1) -> list[float]:
@@ -153,13 +182,11 @@ class Copies:
             (*self.models[index].parameters(), *self.models[index].buffers()),
             strict=True,
         )
-        return all(_same_bits(a.detach(), b.detach()) for a, b in pairs)
+        return all(equal_bits(a.detach(), b.detach()) for a, b in pairs)
 
     def is_finite(self, index: int) -> bool:
         """Whether every trained parameter of a copy is finite."""
-        return all(
-            bool(p.detach().isfinite().all()) for p in self.models[index].parameters() if p.requires_grad
-        )
+        return all(bool(p.detach().isfinite().all()) for p in self.trained(index).values())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the full state (weights, buffers, optimiser tensors) as named arrays, for a checkpoint."""
@@ -221,24 +248,45 @@ def _to_numpy(tensor: Tensor) -> np.ndarray:
     return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
 
 
-def _twin(model: nn.Module, optimizer: OptimizerFn | Optimizer) -> tuple[nn.Module, Optimizer]:
-    """Return a copy of the model with an optimiser of its own, made anew or copied with its state."""
+def trained_parameters(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:
+    """Return the parameters of a model that an optimiser trains, by name."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return {n: p for n, p in model.named_parameters() if p.requires_grad and id(p) in held and p.numel()}
+
+
+def twin(model: nn.Module, optimizer: OptimizerFn | Optimizer) -> tuple[nn.Module, Optimizer]:
+    """Return a copy of the model with an optimiser of its own, made anew or copied with its state.
+
+    Raises:
+        TypeError: they cannot be copied, or have hooks, which torch leaves behind.
+    """
+    for name, p in model.named_parameters():
+        if p._backward_hooks or p._post_accumulate_grad_hooks:
+            raise TypeError(f"parameter {name} has a hook, which a copy would lose; do its work in the step.")
     try:
-        if isinstance(optimizer, Optimizer):
-            twin, inner = copy.deepcopy((model, optimizer))
-            if isinstance(inner, torch.optim.LBFGS):  # its copy forgets what its constructor sets
-                inner._params, inner._numel_cache = inner.param_groups[0]["params"], None
-            return twin, inner
-        twin = copy.deepcopy(model)
+        if not isinstance(optimizer, Optimizer):
+            copied = copy.deepcopy(model)
+            return copied, optimizer(copied.parameters())
+        inner = getattr(optimizer, "optimizer", optimizer)
+        if any(o._optimizer_step_pre_hooks or o._optimizer_step_post_hooks for o in (optimizer, inner)):
+            raise TypeError("its step has hooks, which a copy would lose; do their work in the step")
+        # Not the optimiser itself: torch would forget its attributes. A scheduler hangs a bound step on it.
+        own = {name: value for name, value in vars(optimizer).items() if name != "step"}
+        copied, own = copy.deepcopy((model, own))
     except (RuntimeError, TypeError) as error:
         raise TypeError(
             f"the model or its optimiser cannot be copied ({str(error).splitlines()[0]}); if it has an old "
             "weight norm, use torch.nn.utils.parametrizations.weight_norm."
         ) from error
-    return twin, optimizer(twin.parameters())
+    inner = object.__new__(type(optimizer))
+    vars(inner).update(own)
+    if isinstance(inner, torch.optim.LBFGS):
+        inner._numel_cache = None
+    return copied, inner
 
 
-def _same_bits(a: Tensor, b: Tensor) -> bool:
+def equal_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal bit for bit, NaN included."""
     if torch.equal(a, b):  # also true for 0.0 and -0.0, which no later step tells apart but by division
         return True
     if not a.is_floating_point() or a.shape != b.shape:

@@ -31,7 +31,7 @@ def hessian_vector_product(
     The gradient's graph is built once and kept. Model, buffers and random streams are left as they were.
 
     Raises:
-        ValueError: nothing requires a gradient.
+        ValueError: nothing requires a gradient, a parameter is complex, or the loss changes parameters.
         NotImplementedError: an operation of the model has no second derivative; the message names it.
 
     >>> model = nn.Linear(2, 1, bias=False)
@@ -44,8 +44,16 @@ def hessian_vector_product(
     sizes = [p.numel() for p in parameters]
     if not parameters:
         raise ValueError("the model has no parameter that requires a gradient.")
+    if any(p.is_complex() for p in parameters):
+        raise ValueError("a parameter is complex; keep its real and imaginary parts as two real parameters.")
+    versions = [p._version for p in parameters]
     with unchanged(model):
         gradients = torch.autograd.grad(loss_of(model), parameters, create_graph=True, materialize_grads=True)
+    if versions != [p._version for p in parameters]:
+        raise ValueError(
+            "the loss changes parameters in place, as an embedding with max_norm does, so it has no Hessian "
+            "there; switch that off (max_norm=None)."
+        )
 
     def product(vector: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
         pieces = torch.from_numpy(np.asarray(vector, dtype=np.float64)).split(sizes)

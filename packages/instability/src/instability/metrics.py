@@ -75,7 +75,7 @@ def first_step_above(divergence: ArrayLike, level: float) -> int:
 def growth_rate(divergence: ArrayLike, level_low: float, level_high: float) -> float:
     """Return the slope per step of log divergence between first exceeding the two levels, by least squares.
 
-    NaN if the curve never reaches ``level_high`` or has fewer than two points between.
+    NaN if the curve never reaches ``level_high`` or has fewer than two positive points between.
 
     >>> round(growth_rate(1e-12 * np.exp(0.5 * np.arange(60)), 1e-10, 1e-3), 6)
     0.5
@@ -84,8 +84,8 @@ def growth_rate(divergence: ArrayLike, level_low: float, level_high: float) -> f
     start, end = first_step_above(values, level_low), first_step_above(values, level_high)
     if start < 0 or end - start < 2:
         return float("nan")
-    steps = np.arange(start, end)
-    return float(np.polyfit(steps, np.log(values[start:end]), 1)[0])
+    steps = start + np.flatnonzero(values[start:end] > 0)  # back at equality, or not finite: no logarithm
+    return float(np.polyfit(steps, np.log(values[steps]), 1)[0]) if len(steps) > 1 else float("nan")
 
 
 def accuracy_spread(accuracies: ArrayLike, *, last: int = 10) -> dict[str, Float[np.ndarray, "n"]]:
@@ -111,7 +111,10 @@ def accuracy_spread(accuracies: ArrayLike, *, last: int = 10) -> dict[str, Float
 
 
 def _pair(a: object, b: object) -> tuple[np.ndarray, np.ndarray]:
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    arrays = [np.asarray(a), np.asarray(b)]
+    if any(np.iscomplexobj(z) for z in arrays):
+        arrays = [np.stack([z.real, z.imag]) for z in arrays]
+    first, second = (z.astype(np.float64, copy=False) for z in arrays)
     if first.shape != second.shape:
         raise ValueError(f"shapes differ: {first.shape} and {second.shape}; pass two arrays of one shape.")
     if first.size == 0:

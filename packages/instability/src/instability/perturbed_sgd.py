@@ -75,6 +75,9 @@ class PerturbedSGD(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._rooms = Rooms()
+        for group in self.param_groups:  # a checkpoint of torch's SGD knows no perturbation
+            group.setdefault("perturbation", self.defaults["perturbation"])
+            _check_group(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group after checking its hyper-parameters."""
@@ -260,6 +263,8 @@ def _check_group(group: dict[str, Any]) -> None:
     for name in ("lr", "momentum", "weight_decay"):
         if not (math.isfinite(group[name]) and group[name] >= 0):
             raise ValueError(f"{name}={group[name]} is not allowed: pass a finite number >= 0.")
+    if group.get("maximize"):
+        raise ValueError("maximize=True is not supported: minimise the negative loss.")
     if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
         raise ValueError(
             f"nesterov=True needs momentum > 0 and dampening 0, got momentum={group['momentum']} and "

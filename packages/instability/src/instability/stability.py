@@ -136,6 +136,9 @@ def linear_thresholds(
         beta: slope of the Swish.
         normalize: convention of the linear field, see ``OneLayerNetwork.evaluate_linear``.
 
+    Raises:
+        ValueError: the learning rate or ``beta`` is not positive and finite, or the residual not finite.
+
     >>> from instability.pde.convolution import checkerboard
     >>> thresholds = linear_thresholds(checkerboard(16), kernel_size=4, learning_rate=1e-3)
     >>> round(thresholds.alpha_min, 6), round(thresholds.alpha_max, 6)
@@ -143,6 +146,8 @@ def linear_thresholds(
     """
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}.")
+    if not (math.isfinite(residual) and 0 < beta < math.inf):
+        raise ValueError(f"residual={residual}, beta={beta}: both must be finite, and beta positive.")
     smallest, largest = signal_eigenvalues(image, kernel_size, normalize=normalize)
     factor = abs(residual) * beta / 2
     positions = _scale(ValidCorrelation(image, kernel_size), normalize)

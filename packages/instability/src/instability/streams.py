@@ -50,7 +50,9 @@ class RandomStreams:
 
 @contextlib.contextmanager
 def unchanged(*models: nn.Module) -> Iterator[None]:
-    """Put the random streams, and buffers and modes of the models, back when the block ends.
+    """Put the random streams, and all that the models hold, back when the block ends.
+
+    That is parameters, buffers, modes, and what a module keeps as an attribute, such as a hidden state.
 
     >>> model = nn.BatchNorm1d(2)
     >>> with unchanged(model):
@@ -59,16 +61,20 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
     [0.0, 0.0]
     """
     streams = RandomStreams.now()
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    buffers = [(module, dict(module._buffers)) for module, _ in modes]
-    for module, own in buffers:  # copies, since a graph that is kept must not see its buffers change
-        module._buffers.update({name: None if b is None else b.clone() for name, b in own.items()})
+    kept = [(module, dict(module.__dict__)) for model in models for module in model.modules()]
+    weights = [(p, p.data) for model in models for p in model.parameters()]
+    for module, own in kept:  # copies, since a graph that is kept must not see its buffers change
+        module.__dict__["_buffers"] = {
+            n: None if b is None else b.clone() for n, b in own["_buffers"].items()
+        }
+    for parameter, data in weights:  # an embedding with max_norm changes them in its forward pass
+        parameter.data = data.clone()
     try:
         yield
     finally:
         streams.restore()
-        for module, training in modes:
-            module.training = training
-        for module, own in buffers:
-            module._buffers.clear()
-            module._buffers.update(own)
+        for module, own in kept:
+            module.__dict__.clear()
+            module.__dict__.update(own)
+        for parameter, data in weights:
+            parameter.data = data

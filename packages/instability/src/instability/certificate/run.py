@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from instability.certificate.bits import digest, map_tensors, tensors
-from instability.copies import OptimizerFn, closed_step
+from instability.copies import OptimizerFn, closed_step, trained_parameters
 from instability.streams import RandomStreams, unchanged
 
 __all__ = [
@@ -56,6 +57,7 @@ class TrainingRun:
     def __init__(self, training: Training, condition: Condition = "repeat", *, watched: bool = False) -> None:
         self.events: list[tuple[str, str, str]] = []
         self.draws = False
+        self.first_loss = float("nan")
         self._watched = watched
         self.model = model = training.start()
         dtypes = {name: value.dtype for name, value in _named(model)}
@@ -75,8 +77,7 @@ class TrainingRun:
         self.weights = np.concatenate(
             [
                 (torch.view_as_real(p) if p.is_complex() else p).detach().double().cpu().numpy().ravel()
-                for p in model.parameters()
-                if p.requires_grad
+                for p in trained_parameters(model, optimizer).values()
             ]
         )
         for name, value in _named(model):  # what scores it brings data of the model's own type
@@ -108,6 +109,7 @@ class TrainingRun:
                 self._note("the loss", (), loss)
                 loss.backward()
                 total = total + loss.detach().cpu()
+            self.first_loss = float(total) if math.isnan(self.first_loss) else self.first_loss
             for name, p in reversed(list(self.model.named_parameters())):
                 self._note(f"the gradient of {name}", (), p.grad)
             return total

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from instability.certificate.batch_dependence import batch_dependent_layers
-from instability.certificate.result import Certificate, Effect
+from instability.certificate.result import COARSER, Certificate, Effect
 from instability.certificate.run import Condition, Training, TrainingRun, first_difference, length
 from instability.copies import OptimizerFn
 from instability.determinism import float32_precision, numerical_settings
@@ -112,9 +112,20 @@ def _effect(training: Training, condition: Condition, baseline: TrainingRun, aga
         else:
             if run.streams != baseline.streams:
                 reason = "the steps drew other random numbers, which is more than rounding"
+            elif condition not in COARSER and _is_another(run.first_loss, baseline):
+                reason = (
+                    f"the first loss is {run.first_loss:.6g} instead of {baseline.first_loss:.6g}, more than "
+                    "rounding: it is no mean over examples along the first axis"
+                )
     if reason:
         return Effect(condition, math.nan, math.nan, reason)
     return Effect(condition, run.score, average_relative_l1(run.weights, baseline.weights))
+
+
+def _is_another(loss: float, baseline: TrainingRun) -> bool:
+    """Whether a first loss, of equal weights, differs by more than half of the digits."""
+    eps = max(torch.finfo(p.dtype).eps for p in baseline.model.parameters() if p.is_floating_point())
+    return abs(loss - baseline.first_loss) > eps**0.5 * abs(baseline.first_loss)
 
 
 @contextlib.contextmanager

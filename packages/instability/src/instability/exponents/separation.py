@@ -1,6 +1,6 @@
 """Largest Lyapunov exponent of a training run, by two copies and renormalisation.
 
-It takes any model and optimiser; where the step has a tangent, ``lyapunov_exponents`` is exact.
+It takes any model and any optimiser but LBFGS. Where the step has a tangent, ``lyapunov_exponents`` is exact.
 
 Source: Benettin et al. 1980; Sec. 5.3 of Sun et al. 2022 for what it says about rounding errors.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from instability.copies import Copies, LossOf
 from instability.exponents.training_step import SQUARES, varies
@@ -27,7 +28,7 @@ def lyapunov_estimate(
 
     Two copies are trained on the same losses. The second starts ``separation`` (relative) away in a random
     direction, and after each step the difference is scaled back to that size: that of the trained parameters
-    and of everything the optimiser keeps for them (momentum, second moments), for any torch optimiser.
+    and of everything the optimiser keeps for them (momentum, second moments).
 
     Args:
         copies: exactly two copies, both ``k = 1``; they are advanced.
@@ -37,6 +38,7 @@ def lyapunov_estimate(
 
     Raises:
         ValueError: there are not two unperturbed copies, or the separation is not positive and finite.
+        TypeError: the optimiser is LBFGS.
         FloatingPointError: a copy is no longer finite; the step is named.
 
     >>> from instability.perturbed_sgd import PerturbedSGD
@@ -50,12 +52,12 @@ def lyapunov_estimate(
         raise ValueError(f"perturbations must be (1, 1) for two equal copies, got {copies.perturbations}.")
     if not 0 < separation < math.inf:
         raise ValueError(f"separation={separation} must be positive and finite.")
+    if isinstance(getattr(copies.optimizers[0], "optimizer", copies.optimizers[0]), torch.optim.LBFGS):
+        raise TypeError("LBFGS keeps lists, whose difference cannot be scaled back; use SensitivityProbe.")
     generator = torch.Generator().manual_seed(seed)
-    first, second = copies.models
     with torch.no_grad():
-        for a, b in zip(first.parameters(), second.parameters(), strict=True):
-            if a.requires_grad:
-                b.add_(torch.randn(a.shape, generator=generator, dtype=a.dtype).to(a.device))
+        for b in copies.trained(1).values():
+            b.add_(torch.randn(b.shape, generator=generator, dtype=b.dtype).to(b.device))
     before = _rescale(copies, separation)
     growth = []
     for number, loss_of in enumerate(losses, 1):
@@ -72,11 +74,11 @@ def lyapunov_estimate(
     return np.array(growth)
 
 
-def _state(copies: Copies) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def _state(copies: Copies) -> tuple[list[Tensor], list[Tensor]]:
     """Trained weights and what the optimiser keeps for them; batch norm's averages do not feed back."""
     states = []
-    for model, optimizer in zip(copies.models, copies.optimizers, strict=True):
-        parameters = [p for p in model.parameters() if p.requires_grad]
+    for index, optimizer in enumerate(copies.optimizers):
+        parameters = list(copies.trained(index).values())
         kept = [
             value
             for p in parameters
@@ -92,7 +94,7 @@ def _squares(copies: Copies) -> set[int]:
     return {kept[name].data_ptr() for kept in state.values() for name in SQUARES & kept.keys()}
 
 
-def _norm(tensors: list[torch.Tensor]) -> float:
+def _norm(tensors: list[Tensor]) -> float:
     return float(torch.stack([t.abs().double().square().sum() for t in tensors]).sum().sqrt())
 
 
@@ -104,7 +106,7 @@ def _distance(copies: Copies) -> float:
 def _rescale(copies: Copies, separation: float) -> float:
     """Scale the difference to ``separation`` times the first copy's size; return the distance."""
     (first, second), roots = _state(copies), _squares(copies)
-    weights = [p.detach() for p in copies.models[0].parameters() if p.requires_grad]
+    weights = [p.detach() for p in copies.trained(0).values()]
     target = separation * max(_norm(weights), 1e-12)
     scale = target / _distance(copies)
     for a, b in zip(first, second, strict=True):

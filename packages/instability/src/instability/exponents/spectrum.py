@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from instability.exponents.result import LyapunovExponents
-from instability.exponents.tangent import NO_TANGENT, Map, State, by_differences, by_jvp
+from instability.exponents.tangent import Map, State, by_differences, by_jvp, has_tangent
 from instability.streams import RandomStreams
 
 __all__ = ["lyapunov_exponents"]
@@ -45,7 +45,7 @@ def lyapunov_exponents(
         seed: of the first directions.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or the step is no function of state and number.
         FloatingPointError: state or tangent is no longer finite; the step is named.
 
     >>> logistic = lambda s, _: {"x": 4 * s["x"] * (1 - s["x"])}  # exponent log 2
@@ -70,15 +70,18 @@ def lyapunov_exponents(
     like = next(iter(now.values()))
     start = torch.randn(dim, k, generator=generator, dtype=torch.float64).to(like.device)
     directions = torch.linalg.qr(start)[0]
-    growth, exact = [], True
+    growth = []
+    exact = getattr(step, "has_tangent", None)
+    if exact is None:
+        exact = has_tangent(step, now, _split(directions[:, 0], now), 0)
+    push = by_jvp if exact else by_differences
     for number in range(transient + num_steps):
         streams = RandomStreams.now()
         columns = []
         for column in directions.T:
             streams.restore()
-            after, tangent, by_jvp = _push(step, now, column, number)
+            after, tangent = push(step, now, _split(column, now), number)
             columns.append(tangent)
-            exact = exact and by_jvp
         now = after
         image = torch.stack(columns, dim=1)
         if not (image.isfinite().all() and all(value.isfinite().all() for value in now.values())):
@@ -93,20 +96,10 @@ def lyapunov_exponents(
     return LyapunovExponents(exponents, _standard_error(curves), curves, exact, now)
 
 
-def _push(
-    step: Map, state: dict[str, Tensor], column: Tensor, number: int
-) -> tuple[dict[str, Tensor], Tensor, bool]:
-    """Return the next state, the image of a direction under the tangent, and whether it is exact."""
+def _split(column: Tensor, state: State) -> dict[str, Tensor]:
+    """Return a direction in the form of the state."""
     pieces = zip(state.items(), column.split([value.numel() for value in state.values()]), strict=True)
-    tangents = {name: piece.reshape(value.shape).to(value.dtype) for (name, value), piece in pieces}
-    streams = RandomStreams.now()
-    try:
-        return *by_jvp(step, state, tangents, number), True
-    except (NotImplementedError, RuntimeError) as error:
-        if not NO_TANGENT.search(str(error)):
-            raise
-    streams.restore()
-    return *by_differences(step, state, tangents, number), False
+    return {name: piece.reshape(value.shape).to(value.dtype) for (name, value), piece in pieces}
 
 
 def _standard_error(growth: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from instability.streams import RandomStreams
 
-__all__ = ["NO_TANGENT", "Map", "State", "by_differences", "by_jvp"]
+__all__ = ["Map", "State", "by_differences", "by_jvp", "has_tangent"]
 
 State = Mapping[str, Tensor]
 Map = Callable[[dict[str, Tensor], int], State]
@@ -19,15 +19,11 @@ NO_TANGENT = re.compile(r"forward[- ]?(mode )?AD|forward gradient|automatic diff
 
 
 def by_jvp(step: Map, state: State, tangents: State, number: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the next state and the image of a direction, by forward-mode differentiation.
-
-    Raises:
-        NotImplementedError: the step says that it has no tangent, or an operation has none.
-    """
-    if not getattr(step, "has_tangent", True):
-        raise NotImplementedError("forward AD does not follow this step.")
+    """Return the next state and the image of a direction, by forward-mode differentiation."""
     with forward_ad.dual_level():
-        duals = {name: forward_ad.make_dual(value, tangents[name]) for name, value in state.items()}
+        duals = {  # of copies, since a step may work in place
+            name: forward_ad.make_dual(value.clone(), tangents[name].clone()) for name, value in state.items()
+        }
         after = step(duals, number)
         pairs = {name: forward_ad.unpack_dual(after[name]) for name in state}
         return {name: primal.detach().clone() for name, (primal, _) in pairs.items()}, _flat(
@@ -49,7 +45,38 @@ def by_differences(step: Map, state: State, tangents: State, number: int) -> tup
         streams.restore()
         ends.append(_flat(_detached(step({n: v + sign * h * tangents[n] for n, v in state.items()}, number))))
     streams.restore()
-    return _detached(step(dict(state), number)), (ends[0] - ends[1]) / (2 * h)
+    copies = {name: value.clone() for name, value in state.items()}  # since a step may work in place
+    return _detached(step(copies, number)), (ends[0] - ends[1]) / (2 * h)
+
+
+def has_tangent(step: Map, state: State, tangents: State, number: int) -> bool:
+    """Whether forward-mode differentiation follows a step: it agrees with a difference.
+
+    A step that detaches its state, goes through NumPy or writes to ``p.data`` loses the tangent silently.
+
+    Raises:
+        ValueError: the step makes two results of one state.
+    """
+    streams, found = RandomStreams.now(), []
+    try:
+        for push in (by_jvp, by_differences):
+            streams.restore()
+            found.append(push(step, state, tangents, number))
+    except RuntimeError as error:
+        if not NO_TANGENT.search(str(error)):
+            raise
+        return False
+    finally:
+        streams.restore()
+    (first, exact), (second, difference) = found
+    for name in state:
+        level = torch.finfo(state[name].dtype).eps ** 0.5
+        if not torch.allclose(first[name], second[name], rtol=level, atol=level, equal_nan=True):
+            raise ValueError(
+                f"the step makes two results of one state ({name} differs): it keeps something; make that "
+                "part of the state."
+            )
+    return bool((exact - difference).norm() <= 0.05 * difference.norm())
 
 
 def _detached(state: State) -> dict[str, Tensor]:

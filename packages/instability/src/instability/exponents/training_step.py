@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from instability.exponents.tangent import NO_TANGENT, Map, State, by_differences, by_jvp
+from instability.copies import trained_parameters, twin
+from instability.exponents.tangent import Map, State, has_tangent
 from instability.perturbed_sgd import PerturbedOptimizer
 from instability.streams import RandomStreams
 
@@ -54,7 +55,8 @@ def training_map(
             ``clip_grad_norm_`` has an exact tangent with ``foreach=False`` only.
 
     Raises:
-        TypeError: the optimiser is LBFGS, which evaluates the loss several times in a step.
+        TypeError: the optimiser is LBFGS, which evaluates the loss several times in a step; or there are
+            hooks, which a copy would lose.
         ValueError: nothing is trained, parameters of no model are trained, or the optimiser keeps something
             between its steps that is no tensor of a parameter.
 
@@ -67,14 +69,13 @@ def training_map(
     0.5
     """
     if isinstance(optimizer, torch.optim.LBFGS):
-        raise TypeError("LBFGS evaluates the loss several times in a step; use lyapunov_estimate for it.")
+        raise TypeError("LBFGS evaluates the loss several times in a step; use SensitivityProbe for it.")
     if isinstance(optimizer, PerturbedOptimizer):  # rounding has no tangent
         optimizer = optimizer.optimizer
-    twin = copy.deepcopy((model, optimizer))
     streams = RandomStreams.now()
-    mapped = _TrainingMap(*copy.deepcopy((model, optimizer)), loss_of, before_step)
+    mapped = _TrainingMap(*twin(model, optimizer), loss_of, before_step)
     after = RandomStreams.now()
-    mapped.check_step(*twin, streams)
+    mapped.check_step(*twin(model, optimizer), streams)
     after.restore()
     return mapped, mapped.state
 
@@ -102,13 +103,14 @@ class _TrainingMap:
         self._loss, self._loss_of = _Loss(model, loss_of), loss_of
         self._optimizer = optimizer
         self._before_step = before_step
-        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        named = {n: p for n, p in model.named_parameters() if p.requires_grad and id(p) in trained}
+        named = trained_parameters(model, optimizer)
         if not named:
             raise ValueError("the optimiser trains no parameter of the model that requires a gradient.")
         self._names = {id(p): name for name, p in named.items()}
         if any(
-            p.requires_grad and id(p) not in self._names for g in optimizer.param_groups for p in g["params"]
+            p.requires_grad and p.numel() and id(p) not in self._names
+            for g in optimizer.param_groups
+            for p in g["params"]
         ):
             raise ValueError(
                 "the optimiser trains parameters that are not the model's; make them part of it."
@@ -122,8 +124,8 @@ class _TrainingMap:
         self._owners: dict[str, tuple[str, str]] = {}
         self._keep(state, kept, 0)
         self.state = {name: value.detach() for name, value in self(state, -1).items()}
-        self.has_tangent = True
-        self.has_tangent = self._check_tangent()
+        along = {n: torch.full_like(v, float(n in named)) for n, v in self.state.items()}
+        self.has_tangent = has_tangent(self, self.state, along, 0)
 
     def __call__(self, state: State, number: int) -> dict[str, Tensor]:
         number += 1  # step 0 was made at the start
@@ -192,25 +194,8 @@ class _TrainingMap:
             if not torch.allclose(a, b, rtol=level, atol=level * float(b.abs().max()), equal_nan=True):
                 raise ValueError(
                     f"the step of {type(optimizer).__name__} does not follow from weights and state ({name} "
-                    "differs): it is a wrapper, or keeps something in its groups. Use lyapunov_estimate."
+                    "differs): it, its groups or the model keep something else. Use lyapunov_estimate."
                 )
-
-    def _check_tangent(self) -> bool:
-        """Whether the tangent agrees with a difference: a step that writes to ``p.data`` loses it."""
-        weights = set(self._names.values())
-        tangents = {n: torch.full_like(v, float(n in weights)) for n, v in self.state.items()}
-        streams, images = RandomStreams.now(), []
-        for push in (by_jvp, by_differences):
-            streams.restore()
-            try:
-                images.append(push(self, self.state, tangents, 0)[1])
-            except (NotImplementedError, RuntimeError) as error:
-                if not NO_TANGENT.search(str(error)):
-                    raise
-                return False
-        streams.restore()
-        exact, difference = images
-        return bool((exact - difference).norm() <= 0.05 * difference.norm())
 
 
 def _copied(value: Any) -> Any:

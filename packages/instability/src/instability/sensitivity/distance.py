@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from instability.rounding import Rooms
 
@@ -13,19 +14,20 @@ __all__ = ["layer_divergence"]
 
 
 @torch.no_grad()
-def layer_divergence(baseline: nn.Module, other: nn.Module, rooms: Rooms) -> dict[str, tuple[float, int]]:
-    """Return, for each trained parameter, the sum of relative L1 distances of its entries, and their number.
+def layer_divergence(
+    baseline: Mapping[str, Tensor], other: Mapping[str, Tensor], rooms: Rooms
+) -> dict[str, tuple[float, int]]:
+    """Return, for each named parameter, the sum of relative L1 distances of its entries, and their number.
 
     Summed over parameters and divided by the number of entries it is ``average_relative_l1`` of the weights;
     each entry is computed in the weights' own type, in float32 at least. NaN where a weight is not finite.
 
-    >>> layer_divergence(nn.Linear(2, 1), nn.Linear(2, 1), Rooms())["weight"][1]
-    2
+    >>> layer_divergence({"weight": torch.ones(2)}, {"weight": -torch.ones(2)}, Rooms())
+    {'weight': (4.0, 2)}
     """
     found = {}
-    pairs = zip(baseline.named_parameters(), other.parameters(), strict=True)
-    for name, a, b in ((name, a, b) for (name, a), b in pairs if a.requires_grad):
-        x, y = (torch.view_as_real(t) if t.is_complex() else t for t in (a.detach(), b.detach()))
+    for name, a in baseline.items():
+        x, y = (torch.view_as_real(t) if t.is_complex() else t for t in (a.detach(), other[name].detach()))
         found[name] = (2 * _ratios(x, y, rooms), x.numel())
     return found
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from instability.copies import Copies, LossOf, OptimizerFn, StepFn
+from instability.copies import Copies, LossOf, OptimizerFn, StepFn, equal_bits
 from instability.determinism import numerical_settings
 from instability.metrics import first_step_above, growth_rate, relative_l2
 from instability.rounding import Rooms
@@ -42,7 +41,7 @@ class SensitivityProbe:
 
     Raises:
         ValueError: ``every`` or the perturbations are out of range, or nothing is trained.
-        TypeError: the model cannot be copied.
+        TypeError: the model cannot be copied, or has hooks, which a copy would lose.
 
     >>> model = nn.Linear(3, 1)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -72,7 +71,8 @@ class SensitivityProbe:
         self.copies = Copies(model, optimizer, perturbations)
         self.every = every
         self.num_steps = 0
-        self._followed = optimizer if isinstance(optimizer, Optimizer) else None
+        self._followed = (model, optimizer) if isinstance(optimizer, Optimizer) else None
+        self._left_at = -1
         self._outputs_of = outputs
         self._steps: list[int] = []
         self._by_layer: list[list[dict[str, float]]] = []
@@ -106,40 +106,54 @@ class SensitivityProbe:
 
     def _advance(self, make: Callable[[], list[float]]) -> None:
         if self._followed is not None:
-            self.copies.follow(self._followed)
+            model, optimizer = self._followed
+            self.copies.follow(optimizer)
+            theirs = dict(model.named_parameters())
+            if self._left_at < 0 and not all(
+                equal_bits(p.detach(), theirs[name].detach()) for name, p in self.copies.trained(0).items()
+            ):
+                self._left_at = self.num_steps
         losses = make()
         self.num_steps += 1
         for index, loss in enumerate(losses):
-            if self._nonfinite_at[index] < 0 and not np.isfinite(loss) and not self.copies.is_finite(index):
-                self._nonfinite_at[index] = self.num_steps
+            if not np.isfinite(loss):
+                self._look_for_nonfinite(index)
             if not self._injected[index]:
                 self._injected[index] = index > 0 and not self.copies.same_bits(index)
         if self.num_steps % self.every == 0:
             self._measure()
 
+    def _look_for_nonfinite(self, index: int) -> None:
+        if self._nonfinite_at[index] < 0 and not self.copies.is_finite(index):
+            self._nonfinite_at[index] = self.num_steps
+
     def _measure(self) -> None:
         self._steps.append(self.num_steps)
-        baseline, *twins = self.copies.models
+        baseline = self.copies.trained(0)
         own = layer_divergence(baseline, baseline, self._rooms)
         layers = [own]  # also that of a copy of the same bits
-        for twin, injected in zip(twins, self._injected[1:], strict=True):
-            layers.append(layer_divergence(baseline, twin, self._rooms) if injected else own)
+        for index, injected in list(enumerate(self._injected))[1:]:
+            other = self.copies.trained(index)
+            layers.append(layer_divergence(baseline, other, self._rooms) if injected else own)
         self._by_layer.append([{name: total / size for name, (total, size) in one.items()} for one in layers])
         sizes = sum(size for _, size in layers[0].values())
         self._total.append([sum(total for total, _ in one.values()) / sizes for one in layers])
         for index, total in enumerate(self._total[-1]):
-            if np.isnan(total) and self._nonfinite_at[index] < 0 and not self.copies.is_finite(index):
-                self._nonfinite_at[index] = self.num_steps
+            if np.isnan(total):
+                self._look_for_nonfinite(index)
         if self._broken_control_at < 0 and any(self._injected[i] for i in self.copies.controls):
             self._broken_control_at = self.num_steps
         if self._outputs_of is not None:
             outputs = [self._evaluate(self._outputs_of, model) for model in self.copies.models]
-            doubles = [output.double().cpu().numpy() for output in outputs]
-            self._outputs.append([relative_l2(output, doubles[0]) for output in doubles])
+            self._outputs.append([relative_l2(output, outputs[0]) for output in outputs])
 
-    def _evaluate(self, function: Callable[[nn.Module], Any], model: nn.Module) -> Any:
+    def _evaluate(self, function: Callable[[nn.Module], Tensor], model: nn.Module) -> np.ndarray:
         with unchanged(model), torch.no_grad():
-            return function(model.eval())
+            output = function(model.eval())
+        if not isinstance(output, Tensor):
+            raise TypeError(f"outputs returned a {type(output).__name__}; let it return one tensor.")
+        wide = output.to(torch.cdouble if output.is_complex() else torch.double)
+        return np.asarray(wide.detach().cpu().numpy())
 
     def _score(self, evaluate: Callable[[nn.Module], float] | None, model: nn.Module) -> float:
         if evaluate is None:
@@ -161,13 +175,14 @@ class SensitivityProbe:
                 f"nothing measured yet: {self.num_steps} steps made, one measurement every {self.every}."
             )
         models = self.copies.models
-        dtype = next(p.dtype for p in models[0].parameters() if p.requires_grad)
+        dtype = max((p.dtype for p in self.copies.trained(0).values()), key=lambda d: torch.finfo(d).eps)
         eps = torch.finfo(dtype).eps
         visible = max(VISIBLE, 4 * eps)
         steps, curves = np.array(self._steps), np.array(self._total).T
         last = max(1, len(steps) // 10)
         outcomes = []
         for index, (k, curve) in enumerate(zip(self.copies.perturbations, curves, strict=True)):
+            self._look_for_nonfinite(index)
             known = np.where(np.isfinite(curve), curve, np.inf)
             crossing = first_step_above(known, visible) if index else -1
             outcomes.append(
@@ -182,16 +197,18 @@ class SensitivityProbe:
                     score=self._score(evaluate, models[index]),
                 )
             )
-        names = list(self._by_layer[0][0])
+        names = list(self._by_layer[-1][0])
         return SensitivityReport(
             copies=tuple(outcomes),
             steps=steps,
             divergence=curves,
             by_layer={
-                n: np.array([[one[n] for one in record] for record in self._by_layer]).T for n in names
+                n: np.array([[one.get(n, 0.0) for one in record] for record in self._by_layer]).T
+                for n in names
             },
             outputs=np.array(self._outputs).T if self._outputs else None,
             broken_control_at=self._broken_control_at,
+            left_at=self._left_at,
             visible=visible,
             settings=numerical_settings(dtype),
         )

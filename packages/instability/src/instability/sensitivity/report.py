@@ -66,6 +66,8 @@ class SensitivityReport(Shown):
         outputs: relative distance of the outputs on the probe batch, (copy, record), if one was given.
         broken_control_at: first measured step at which a null control differed, or -1. If there is one, the
             model or the machine is not deterministic, and nothing else in the report means anything.
+        left_at: number of steps after which the baseline first was not the user's own model, or -1. If there
+            is one, the loop does more than the copies were shown: clipping, a hook, another random number.
         visible: the level that counts as visible.
         settings: dtype, threads, versions and flags.
     """
@@ -76,6 +78,7 @@ class SensitivityReport(Shown):
     by_layer: dict[str, np.ndarray] = field(repr=False)
     outputs: Float[np.ndarray, "copy record"] | None
     broken_control_at: int
+    left_at: int
     visible: float
     settings: dict[str, Any] = field(repr=False)
 
@@ -157,7 +160,8 @@ class SensitivityReport(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the outcomes and settings as plain data."""
-        return {"copies": [asdict(outcome) for outcome in self.copies], "settings": dict(self.settings)}
+        copies = [asdict(outcome) for outcome in self.copies]
+        return {"copies": copies, "left_at": self.left_at, "settings": dict(self.settings)}
 
     def summary(self) -> str:
         """Return the report as a few lines of text."""
@@ -169,6 +173,10 @@ class SensitivityReport(Shown):
                 "yes" if self.controls_hold else f"NO, not deterministic (from step {self.broken_control_at})"
             ),
         ]
+        if self.left_at >= 0:
+            lines.append(
+                f"the baseline left your model after step {self.left_at}: your loop does more than it saw"
+            )
         if self.nonfinite_at >= 0:
             lines.append(f"the unperturbed run is not finite from step {self.nonfinite_at}: it diverged")
         lines += [outcome.line(self.visible) for outcome in self.perturbed]
@@ -176,9 +184,7 @@ class SensitivityReport(Shown):
         if moved:
             lines.append("moved most: " + ", ".join(f"{name} {level:.2g}" for name, level in moved))
         if self.outputs is not None:
-            lines.append(
-                f"outputs on the probe batch: {np.nanmax(self.outputs[:, -1]):.3g} apart (relative L2)"
-            )
+            lines.append(f"outputs on the probe batch: {self.outputs[:, -1].max():.3g} apart (relative L2)")
         if self.scores is not None:
             lines.append(f"scores {np.round(self.scores, 4).tolist()}, spread {self.score_spread:.3g}")
         return "\n".join(lines)

@@ -1,0 +1,404 @@
+"""Models, loops and maps out of the ordinary: the right value, or one line that refuses."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from instability import (
+    Copies,
+    PerturbedSGD,
+    SensitivityProbe,
+    certify,
+    growth_rate,
+    linear_thresholds,
+    lyapunov_estimate,
+    lyapunov_exponents,
+    relative_l2,
+    sharpness,
+    training_map,
+)
+from instability.sensitivity.report import SensitivityReport
+
+X = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(16) % 3
+
+
+class Net(nn.Module):
+    """A small network with room for something unusual."""
+
+    def __init__(self, **more: nn.Parameter) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+        for name, parameter in more.items():
+            self.register_parameter(name, parameter)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+def loss_of(model: nn.Module) -> torch.Tensor:
+    return functional.cross_entropy(model(X), Y)
+
+
+def update(model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    optimizer.zero_grad()
+    loss = loss_of(model)
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
+def ride(model, optimizer, num_steps=6, afterwards=lambda step: None, **settings) -> SensitivityReport:
+    probe = SensitivityProbe(model, optimizer, (1, 1, 2, 3), **settings)
+    for number in range(num_steps):
+        probe.advance(update)
+        update(model, optimizer)
+        afterwards(number)
+    return probe.report()
+
+
+# what the copies follow ---------------------------------------------------------------------------
+
+
+def test_only_what_the_optimiser_trains_is_compared():
+    """A backbone that requires gradients, but that nobody trains, would dilute the answer."""
+    model = Net()
+    report = ride(model, torch.optim.SGD(model.body[2].parameters(), lr=0.5))
+    assert list(report.by_layer) == ["body.2.weight", "body.2.bias"]
+    copies = Copies(Net(), lambda p: torch.optim.SGD(list(p)[-1:], lr=0.5), (1, 3))
+    with torch.no_grad():
+        copies.models[1].body[2].bias.neg_()
+    assert copies.divergence() == [0.0, 2.0]
+
+
+def test_an_empty_parameter_is_no_weight():
+    model = Net(empty=nn.Parameter(torch.empty(0)))
+    assert ride(model, torch.optim.SGD(model.parameters(), lr=0.5)).controls_hold
+
+
+def test_a_loop_that_does_more_than_the_copies_saw_is_reported():
+    model = Net()
+
+    def clip(number: int) -> None:
+        with torch.no_grad():
+            for p in model.parameters() if number == 2 else ():
+                p.clamp_(-0.1, 0.1)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    report = ride(model, optimizer, afterwards=clip)
+    assert report.left_at == 3
+    assert "left your model after step 3" in report.summary()
+
+
+def test_schedules_and_attributes_of_the_optimiser_are_followed():
+    class Lookahead(torch.optim.SGD):
+        def __init__(self, parameters, lr):
+            super().__init__(parameters, lr)
+            self.count = 0
+
+        def step(self, closure=None):
+            self.count += 1
+            super().step(closure)
+            if self.count % 2 == 0:
+                for p in self.param_groups[0]["params"]:
+                    p.data.mul_(0.9)
+
+    model = Net()
+    optimizer = Lookahead(model.parameters(), lr=0.5)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+    update(model, optimizer)  # the copies take over in mid-run, at an odd count
+    assert ride(model, optimizer, afterwards=lambda _: scheduler.step()).left_at == -1
+
+
+def test_what_an_optimiser_writes_into_its_groups_stays_each_copys_own():
+    class Adaptive(torch.optim.Optimizer):
+        """Keeps a chaotic number of its own, as optimisers that estimate their rate keep a number."""
+
+        def __init__(self, parameters):
+            super().__init__(parameters, {"lr": 0.5, "d": 0.3})
+
+        @torch.no_grad()
+        def step(self, closure=None):
+            for group in self.param_groups:
+                norm = sum(float(p.grad.square().sum()) for p in group["params"])
+                group["d"] = 3.9 * group["d"] * (1 - group["d"]) + 1e-6 * norm
+                for p in group["params"]:
+                    p.sub_(p.grad, alpha=group["lr"] * group["d"])
+
+    model = Net()
+    optimizer = Adaptive(model.parameters())
+    probe = SensitivityProbe(model, optimizer, (1, 3))
+    for _ in range(60):
+        probe.advance(update)
+        update(model, optimizer)
+    own = [one.param_groups[0]["d"] for one in probe.copies.optimizers]
+    assert own[0] == optimizer.param_groups[0]["d"]
+    assert abs(own[0] - own[1]) > 1e-9  # a number that is reset in each step stays within 1e-12
+
+
+@pytest.mark.parametrize("kind", ["gradient", "accumulated", "step"])
+def test_hooks_that_a_copy_would_lose_are_refused(kind):
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    if kind == "gradient":
+        model.body[0].weight.register_hook(lambda g: 0.1 * g)
+    elif kind == "accumulated":
+        model.body[0].weight.register_post_accumulate_grad_hook(lambda p: None)
+    else:
+        optimizer.register_step_pre_hook(lambda *_: None)
+    with pytest.raises(TypeError, match=r"hook.*which a copy would lose"):
+        SensitivityProbe(model, optimizer)
+    with pytest.raises(TypeError, match=r"hook.*which a copy would lose"):
+        training_map(model, optimizer, lambda m, _: loss_of(m))
+
+
+def test_parameters_added_in_mid_run_are_refused():
+    model = Net()
+    optimizer = torch.optim.SGD(model.body[0].parameters(), lr=0.5)
+    probe = SensitivityProbe(model, optimizer)
+    optimizer.add_param_group({"params": list(model.body[2].parameters())})
+    with pytest.raises(ValueError, match=r"hold \[2, 2\] parameters"):
+        probe.advance(update)
+
+
+def test_after_an_exception_in_a_step_the_copies_are_not_trusted():
+    calls = 0
+
+    def step(model, optimizer):
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return update(model, optimizer)
+
+    model = Net()
+    probe = SensitivityProbe(model, torch.optim.SGD(model.parameters(), lr=0.5))
+    with pytest.raises(KeyboardInterrupt):
+        probe.advance(step)
+    with pytest.raises(RuntimeError, match="ended in an exception"):
+        probe.advance(step)
+
+
+def test_a_run_that_ends_between_two_measurements_is_not_called_finite():
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+
+    def explode(number: int) -> None:
+        optimizer.param_groups[0]["lr"] = math.inf if number == 4 else 0.5
+
+    assert ride(model, optimizer, afterwards=explode, every=4).nonfinite_at == 6
+
+
+# outputs ------------------------------------------------------------------------------------------
+
+
+def test_outputs_of_a_copy_that_blew_up_are_not_zero_apart():
+    model = Net()
+    probe = SensitivityProbe(
+        model, torch.optim.SGD(model.parameters(), lr=0.5), (1, 3), outputs=lambda m: m(X)
+    )
+    with torch.no_grad():
+        probe.copies.models[1].body[0].weight.fill_(math.nan)
+    probe.advance(update)
+    assert "outputs on the probe batch: nan apart" in probe.report().summary()
+
+
+def test_imaginary_parts_of_outputs_count():
+    assert relative_l2(np.array([3j, 4.0]), np.array([0.0, 4.0])) == pytest.approx(2 * 3 / 9)
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    probe = SensitivityProbe(model, optimizer, (1, 3), outputs=lambda m: 1j * m(X))
+    with torch.no_grad():
+        probe.copies.models[1].body[2].bias.add_(1.0)
+    probe.advance(update)
+    assert probe.report().outputs[1, 0] > 0.1
+
+
+def test_outputs_that_are_no_tensor_are_refused():
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    probe = SensitivityProbe(model, optimizer, (1, 3), outputs=lambda m: (m(X),))
+    with pytest.raises(TypeError, match="outputs returned a tuple"):
+        probe.advance(update)
+
+
+def test_growth_is_fitted_through_the_points_that_have_a_logarithm():
+    curve = np.exp(np.arange(12.0)) * 1e-9
+    curve[[3, 5]] = 0.0, math.nan
+    assert growth_rate(curve, 1e-10, 1e-5) == pytest.approx(1.0)
+
+
+# curvature ----------------------------------------------------------------------------------------
+
+
+class Bag(nn.Module):
+    """Word vectors that the forward pass shortens, and a count that it keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.calls = nn.Embedding(5, 3, max_norm=0.5), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.words(torch.arange(len(x)) % 5)
+
+
+def test_a_forward_pass_that_changes_weights_has_no_hessian_and_the_weights_stay():
+    model = Bag()
+    before = model.words.weight.detach().clone()
+    with pytest.raises(ValueError, match="changes parameters in place"):
+        sharpness(model, loss_of)
+    assert torch.equal(before, model.words.weight)
+    assert model.calls == 0
+
+
+def test_a_complex_weight_has_no_real_hessian():
+    with pytest.raises(ValueError, match="complex"):
+        sharpness(nn.Linear(2, 1, dtype=torch.cdouble), lambda m: m.weight.abs().square().sum())
+
+
+@pytest.mark.parametrize("more", [{"residual": math.nan}, {"beta": math.nan}, {"beta": -1.0}])
+def test_thresholds_of_no_number_are_refused(more):
+    with pytest.raises(ValueError, match="must be finite"):
+        linear_thresholds(np.ones((6, 6)), 2, 0.1, **more)
+
+
+# maps ---------------------------------------------------------------------------------------------
+
+START = torch.tensor([0.3, 0.6], dtype=torch.float64)
+
+
+def logistic_exponents(steps: int) -> np.ndarray:
+    """Two logistic maps side by side: the mean of log |f'| along each orbit, by NumPy."""
+    x, sums = START.numpy().copy(), np.zeros(2)
+    for _ in range(steps):
+        sums += np.log(np.abs(3.9 * (1 - 2 * x)))
+        x = 3.9 * x * (1 - x)
+    return np.sort(sums / steps)[::-1]
+
+
+def in_place(s, _):
+    x = s["x"]
+    other = 1 - x
+    return {"x": x.mul_(3.9).mul_(other)}
+
+
+def through_numpy(s, _):
+    x = s["x"].detach().numpy()
+    return {"x": torch.from_numpy(3.9 * x * (1 - x))}
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        in_place,
+        through_numpy,
+        lambda s, _: {"x": 3.9 * s["x"] * (1 - s["x"].detach())},
+        lambda s, _: {"x": torch.stack([3.9 * float(v) * (1 - v) for v in s["x"]])},
+    ],
+    ids=["in place", "numpy", "detached", "item"],
+)
+def test_steps_that_lose_the_tangent_or_work_in_place(step):
+    found = lyapunov_exponents(step, START, num_steps=200, k=2)
+    assert found.exponents == pytest.approx(logistic_exponents(200), abs=0.05)
+    assert torch.equal(START, torch.tensor([0.3, 0.6], dtype=torch.float64))
+
+
+def test_a_step_that_keeps_something_is_refused():
+    calls = 0
+
+    def step(s, _):
+        nonlocal calls
+        calls += 1
+        return {"x": s["x"] / calls}
+
+    with pytest.raises(ValueError, match="two results of one state"):
+        lyapunov_exponents(step, START, num_steps=5, k=2)
+
+
+def test_weights_that_nobody_trains_do_not_enter_the_exponent():
+    model = nn.Linear(3, 1).double()
+    copies = Copies(model, lambda p: torch.optim.SGD(list(p)[:1], lr=0.1), (1, 1))
+    growth = lyapunov_estimate(copies, [lambda m: 2.5 * m.weight.square().sum()] * 10)
+    assert growth == pytest.approx(math.log(0.5))
+
+
+def test_the_memory_of_lbfgs_cannot_be_scaled_back():
+    copies = Copies(Net().double(), torch.optim.LBFGS, (1, 1))
+    with pytest.raises(TypeError, match="use SensitivityProbe"):
+        lyapunov_estimate(copies, [loss_of])
+
+
+# certificates -------------------------------------------------------------------------------------
+
+
+def recurrent_loss(model, batch):
+    return functional.cross_entropy(model[1](model[0](batch[0][:, None])[0][:, 0]), batch[1])
+
+
+CLASS_WEIGHTS = torch.tensor([1.0, 5.0, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("loss", "condition"),
+    [
+        (lambda m, b: functional.cross_entropy(m(b[0]), b[1], reduction="sum") / 16, "split"),
+        (lambda m, b: functional.cross_entropy(m(b[0]), b[1], weight=CLASS_WEIGHTS), "split"),
+        (lambda m, b: functional.cross_entropy(m(b[0]), b[1].where(b[1] > 1, -100)), "split"),
+        (
+            lambda m, b: functional.cross_entropy(
+                functional.batch_norm(m(b[0]), None, None, training=True), b[1]
+            ),
+            "split",
+        ),
+        (recurrent_loss, "order"),
+    ],
+    ids=["sum", "class weights", "ignore_index", "functional batch norm", "time first"],
+)
+def test_a_loss_that_is_no_mean_over_examples_is_not_split_or_turned(loss, condition):
+    def make():
+        return nn.Sequential(nn.RNN(4, 6), nn.Linear(6, 3)) if loss is recurrent_loss else Net()
+
+    batches = [(X, Y)] * 2
+    found = certify(
+        loss,
+        make,
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        batches,
+        evaluate=lambda m: float(loss(m, batches[0])),
+        conditions=["repeat", condition],
+    )
+    assert "more than rounding" in next(e.skipped for e in found.effects if e.condition == condition)
+    assert found.digits == math.inf
+
+
+# checkpoints of torch's SGD -----------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_torchs_sgd_continues_bit_for_bit():
+    model, twin = Net(), Net()
+    plain = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    ours = PerturbedSGD(twin.parameters(), lr=0.5, momentum=0.9)
+    update(model, plain)
+    twin.load_state_dict(model.state_dict())
+    ours.load_state_dict(copy.deepcopy(plain.state_dict()))
+    update(model, plain)
+    update(twin, ours)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def test_ascent_is_refused_instead_of_ignored():
+    parameters = list(Net().parameters())
+    with pytest.raises(ValueError, match="maximize"):
+        PerturbedSGD([{"params": parameters, "maximize": True}], lr=0.1)
+    plain = torch.optim.SGD(parameters, lr=0.1, maximize=True)
+    with pytest.raises(ValueError, match="maximize"):
+        PerturbedSGD(parameters, lr=0.1).load_state_dict(plain.state_dict())
