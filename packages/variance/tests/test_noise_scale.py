@@ -178,7 +178,7 @@ def nothing(step: int, model: nn.Module) -> None: ...
 
 def test_steps_with_unequal_micro_batches_are_left_out() -> None:
     with (
-        pytest.warns(UserWarning, match="are not all of micro_batch_size"),
+        pytest.warns(UserWarning, match="not all in micro-batches of micro_batch_size"),
         pytest.raises(ConfigError, match="0 steps were taken in"),
     ):
         looped([4, 4, 1], nothing)
@@ -328,3 +328,10 @@ def test_a_state_without_its_parts_is_refused_by_name():
     del state["other_norms"]
     with pytest.raises(ConfigError, match="no 'other_norms'"):
         meter.load_state_dict(state)
+
+
+def test_gradients_that_are_only_looked_at_do_not_count() -> None:
+    def look(step: int, model: nn.Module) -> None:
+        torch.autograd.grad(model(torch.ones(4, 6)).sum(), list(model.parameters()))
+
+    assert looped([4] * 4, look).noise_scale == looped([4] * 4, nothing).noise_scale

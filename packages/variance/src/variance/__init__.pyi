@@ -36,6 +36,7 @@ from .measurement import GradientNoise as GradientNoise
 from .measurement import Measurement as Measurement
 from .measurement import measure_model as measure_model
 from .monitor import GradientMonitor as GradientMonitor
+from .noise_scale import ExampleMeter as ExampleMeter
 from .noise_scale import NoiseMeter as NoiseMeter
 from .noise_scale import NoiseScale as NoiseScale
 from .objective import Batch as Batch

@@ -18,8 +18,9 @@ micro-batches); Bernstein et al. 2018 (l1, signSGD); Jordan et al. 2024 (spectra
 the nuclear one).
 """
 
+from variance.noise_scale.example_meter import ExampleMeter
 from variance.noise_scale.meter import NoiseMeter
 from variance.noise_scale.norms import NormNoise
 from variance.noise_scale.result import NoiseScale
 
-__all__ = ["NoiseMeter", "NoiseScale", "NormNoise"]
+__all__ = ["ExampleMeter", "NoiseMeter", "NoiseScale", "NormNoise"]

@@ -1,0 +1,203 @@
+"""What every meter of the noise scale does: it watches gradients arrive, and keeps two numbers of each."""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from variance.errors import ConfigError
+from variance.noise_scale.norms import interval_of_inverse
+from variance.noise_scale.result import NoiseScale
+from variance.statistics import Design
+
+
+class Meter:
+    """Variance of one example's gradient and squared norm of the mean, of every parameter at every step.
+
+    Args:
+        model: The model that is trained.
+        population: Size of the training set, where it is visited in epochs without replacement: corrects
+            for examples of one step being different ones. 0 for independent examples or an endless stream.
+
+    Raises:
+        ConfigError: No trainable parameter.
+    """
+
+    def __init__(self, model: nn.Module, population: int) -> None:
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not self._parameters:
+            raise ConfigError("the model has no trainable parameter; set requires_grad on some.")
+        self.num_skipped = 0
+        self._design = Design("epochs", population) if population else Design()
+        self._handles: list[Any] = []
+        for name, p in self._parameters.items():
+            self._handles.append(p.register_hook(self._hook(name, p)))
+            self._handles.append(p.register_post_accumulate_grad_hook(self._mark(name)))
+        self._steps: list[tuple[Tensor, Tensor]] = []
+        self._forget_gradients()
+
+    def _forget_gradients(self) -> None:
+        self._arrived: set[str] = set()
+        self._pending: dict[str, tuple[Tensor | None, Any]] = {}
+        self._left_over: list[Tensor] = []
+        self._marks: dict[str, tuple[int, int]] = {}
+
+    def _hook(self, name: str, p: Tensor) -> Callable[[Tensor], None]:
+        def see(gradient: Tensor) -> None:
+            left_over = None if name in self._arrived or p.grad is None else squared_norm(p.grad)
+            self._pending[name] = left_over, self._read(name, p, gradient)
+
+        return see
+
+    def _mark(self, name: str) -> Callable[[Tensor], None]:
+        def mark(p: Tensor) -> None:  # not called by autograd.grad, whose gradients do not count
+            if p.grad is None or name not in self._pending:
+                return
+            left_over, found = self._pending.pop(name)
+            if left_over is not None:
+                self._left_over.append(left_over)
+            self._arrived.add(name)
+            self._marks[name] = _state_of(p.grad)
+            self._take(name, found)
+
+        return mark
+
+    def _read(self, name: str, p: Tensor, gradient: Tensor) -> Any:
+        """Return what is needed of a gradient that is about to be added to `p.grad`."""
+
+    def _take(self, name: str, found: Any) -> None:
+        """Keep what was read, since the gradient was added."""
+
+    def _require_untouched(self) -> None:
+        """Refuse gradients that are no longer, or not only, those of the step's backward passes.
+
+        Raises:
+            ConfigError: They were cleared, clipped or unscaled before, or not cleared after the last step.
+        """
+        for name, mark in self._marks.items():
+            gradient = self._parameters[name].grad
+            if gradient is None:
+                raise ConfigError("gradients were cleared before step(); call it before zero_grad.")
+            if _state_of(gradient) != mark and not _is_distributed():  # an all-reduce changes them, too
+                raise ConfigError(
+                    f"the gradient of '{name}' was changed after its last backward pass; call step() "
+                    "before gradients are clipped or unscaled (with step(loss_scale=scaler.get_scale()))."
+                )
+        if self._left_over and float(torch.stack(self._left_over).sum()) > 0:
+            raise ConfigError(
+                "gradients of the last step were not cleared; call zero_grad before the next backward pass."
+            )
+
+    def _take_in(self, small: Tensor, of_mean: Tensor, draws: int, size: int, skip: str = "") -> bool:
+        """Add a step, and tell whether it counts.
+
+        Args:
+            small: Mean squared norm of the gradients of the step's draws, by parameter.
+            of_mean: Squared norm of their mean.
+            draws: Number of draws, over all ranks.
+            size: Examples of one draw.
+            skip: Why the step is left out, if it is.
+        """
+        ranks = world_size()
+        if ranks > 1:
+            torch.distributed.all_reduce(small)
+        own, shared = self._design.factors(draws, size)
+        trace = ((small / ranks).cpu() - of_mean.cpu()) / (own - shared)
+        skip = skip if bool(torch.isfinite(trace).all()) else "have gradients that are not finite"
+        if not skip:
+            self._steps.append((trace, of_mean.cpu() - shared * trace))
+            return True
+        self.num_skipped += 1
+        if self.num_skipped == 1:
+            warnings.warn(f"{type(self).__name__} leaves out steps whose examples {skip}.", stacklevel=3)
+        return False
+
+    def result(self, last: int | None = None) -> NoiseScale:
+        """Return the noise scale over the last steps, all by default.
+
+        Raises:
+            ConfigError: Fewer than three steps.
+        """
+        steps = self._steps[-last:] if last else self._steps
+        if len(steps) < 3:
+            raise ConfigError(f"{len(steps)} steps were taken in; an interval needs at least 3.")
+        traces, norms = (torch.stack(column) for column in zip(*steps, strict=True))
+        trace, norm = traces.sum(1), norms.sum(1)
+        inverse = float(norm.mean() / trace.mean())
+        low, high = interval_of_inverse(inverse, (norm.sum() - norm) / (trace.sum() - trace))
+        means = zip(self._parameters, traces.mean(0).tolist(), norms.mean(0).tolist(), strict=True)
+        return NoiseScale(
+            noise_scale=1 / inverse if inverse > 0 else math.nan,
+            low=low,
+            high=high,
+            trace_cov=float(trace.mean()),
+            grad_norm_sq=float(norm.mean()),
+            by_parameter={name: t / m if m > 0 else math.nan for name, t, m in means},
+            num_steps=len(steps),
+            num_skipped=self.num_skipped,
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the steps taken in so far, for a checkpoint: arrays of steps by parameters."""
+        columns = zip(*self._steps, strict=True) if self._steps else ((), ())
+        none = torch.zeros(0, len(self._parameters), dtype=torch.float64)
+        return {
+            name: torch.stack(list(column)) if column else none
+            for name, column in zip(("traces", "norms"), columns, strict=True)
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from the steps of a checkpoint.
+
+        Raises:
+            ConfigError: The steps are those of a model with another number of parameters.
+        """
+        own = {name: value.shape[1:] for name, value in self.state_dict().items()}
+        if missing := own.keys() - state.keys():
+            raise ConfigError(f"the state has no {sorted(missing)[0]!r}; pass what state_dict returned.")
+        for name, shape in own.items():
+            if state[name].shape[1:] != shape:
+                raise ConfigError(
+                    f"the state has steps of shape {tuple(state[name].shape)}, but the model has "
+                    f"{len(self._parameters)} trainable parameters; load the state of the same model."
+                )
+        self._steps = list(zip(state["traces"].unbind(), state["norms"].unbind(), strict=True))
+
+    def close(self) -> None:
+        """Remove the hooks from the model."""
+        for handle in self._handles:
+            handle.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """Return a gradient with all its entries."""
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+def squared_norm(gradient: Tensor) -> Tensor:
+    """Return the squared Euclidean norm, summed in float64."""
+    values = gradient.detach().coalesce().values() if gradient.is_sparse else gradient.detach()
+    norm: Tensor = torch.linalg.vector_norm(values, dtype=torch.float64)
+    return norm.square()
+
+
+def world_size() -> int:
+    """Return the number of ranks that train together."""
+    return torch.distributed.get_world_size() if _is_distributed() else 1
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _state_of(gradient: Tensor) -> tuple[int, int]:
+    return gradient.data_ptr() if not gradient.is_sparse else 0, gradient._version

@@ -1,0 +1,236 @@
+"""The noise scale of a loop's single examples, against plain autograd on one example after the other."""
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from variance.errors import ConfigError, UnsupportedLayer
+from variance.noise_scale import ExampleMeter
+
+
+class Characters(nn.Module):
+    """A character transformer of one layer; its table may also be the head."""
+
+    def __init__(self, tied: bool = False) -> None:
+        super().__init__()
+        self.table = nn.Embedding(11, 12, padding_idx=0)
+        self.norm = nn.LayerNorm(12)
+        self.mix = nn.Linear(12, 12)
+        self.head = None if tied else nn.Linear(12, 11)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(self.mix(self.norm(self.table(x))))
+        return self.head(h).mean(1) if self.head else F.linear(h, self.table.weight).mean(1)
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], torch.Tensor]]] = {
+    "mlp": (
+        lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(inplace=True), nn.Linear(16, 3)),
+        lambda: torch.randn(8, 6),
+    ),
+    "cnn": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(64, 3)
+        ),
+        lambda: torch.randn(8, 2, 4, 4),
+    ),
+    "twice": (lambda: Twice(), lambda: torch.randn(8, 6)),
+    "characters": (Characters, lambda: torch.randint(11, (8, 5))),
+    "dropout": (
+        lambda: nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.5), nn.Linear(16, 3)),
+        lambda: torch.randn(8, 6),
+    ),
+}
+
+
+class Twice(nn.Module):
+    """One layer at two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(torch.relu(self.layer(x))))
+
+
+def by_hand(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, tuple[float, float]]:
+    """Unbiased variance of one example's gradient and squared norm of the mean, by parameter."""
+    outputs = model(x)  # once: all examples see the same draws of dropout as in the loop
+    losses = F.cross_entropy(outputs, y, reduction="none")
+    rows = [torch.autograd.grad(loss, list(model.parameters()), retain_graph=True) for loss in losses]
+    found, n = {}, len(x)
+    for i, (name, _) in enumerate(model.named_parameters()):
+        g = torch.stack([row[i].flatten() for row in rows]).double()
+        trace = float(g.var(0, correction=1).sum())
+        found[name] = (trace, float(g.mean(0).square().sum()) - trace / n)
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("loss_scale", [1.0, 1024.0])
+def test_a_step_is_that_of_single_examples(name: str, loss_scale: float) -> None:
+    torch.manual_seed(0)
+    model, x = MODELS[name][0](), MODELS[name][1]()
+    y = torch.randint(3, (8,))
+    expected = []
+    with ExampleMeter(model) as meter, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in range(3):
+            torch.manual_seed(step)
+            expected.append(by_hand(model, x, y))
+            torch.manual_seed(step)
+            model.zero_grad()
+            (loss_scale * F.cross_entropy(model(x), y)).backward()
+            meter.step(loss_scale=loss_scale)
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.add_(0.1 * torch.randn(p.shape))
+    state = meter.state_dict()
+    for row, by_name in enumerate(expected):
+        for column, (trace, norm) in enumerate(by_name.values()):
+            assert float(state["traces"][row, column]) == pytest.approx(trace, rel=2e-5, abs=1e-9)
+            assert float(state["norms"][row, column]) == pytest.approx(norm, rel=2e-5, abs=2e-5 * trace)
+
+
+def test_a_finite_population_is_its_own_exact_value() -> None:
+    """All pairs of a population of six: their mean is the exact variance and norm, without any error."""
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(4, 3), torch.randn(6, 4), torch.randint(3, (6,))
+    with ExampleMeter(model, population=6) as meter:
+        for i in range(6):
+            for j in range(i):
+                model.zero_grad()
+                F.cross_entropy(model(x[[i, j]]), y[[i, j]]).backward()
+                meter.step()
+    rows = [
+        torch.cat(
+            [
+                g.flatten()
+                for g in torch.autograd.grad(F.cross_entropy(model(x[[i]]), y[[i]]), list(model.parameters()))
+            ]
+        )
+        for i in range(6)
+    ]
+    g = torch.stack(rows).double()
+    found = meter.result()
+    assert found.trace_cov == pytest.approx(float(g.var(0, correction=0).sum()), rel=1e-5)
+    assert found.grad_norm_sq == pytest.approx(float(g.mean(0).square().sum()), rel=1e-4)
+
+
+def one_step(model: nn.Module, x: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -> ExampleMeter:
+    meter = ExampleMeter(model)
+    loss(model(x)).backward()
+    meter.step()
+    return meter
+
+
+def test_a_weight_that_is_also_an_argument_is_left_out() -> None:
+    torch.manual_seed(0)
+    model, x = Characters(tied=True), torch.randint(11, (8, 5))
+    with pytest.warns(UserWarning, match=r"leaves out 1 of 5 parameters, which differ .*: table\.weight\."):
+        one_step(model, x, lambda out: F.cross_entropy(out, torch.randint(3, (8,))))
+
+
+def test_a_weight_penalty_is_seen() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3)), torch.randn(8, 6)
+    with pytest.warns(UserWarning, match=r"does not come through the outputs .*: 0\.weight\."):
+        one_step(model, x, lambda out: out.square().mean() + model[0].weight.square().sum())
+
+
+class SequenceFirst(nn.Module):
+    """Time along the first axis inside: as many steps as examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.inner(x.transpose(0, 1))).transpose(0, 1).mean(1))
+
+
+@pytest.mark.parametrize(("length", "reason"), [(8, "differ from"), (5, "along their first axis")])
+def test_time_along_the_first_axis_is_left_out(length: int, reason: str) -> None:
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match=f"leaves out 2 of 4 parameters, .*{reason}.*inner"):
+        one_step(SequenceFirst(), torch.randn(8, length, 6), lambda out: out.square().mean())
+
+
+def test_layers_without_a_rule_are_left_out_by_name() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.PReLU())
+    with pytest.warns(
+        UserWarning, match=r"leaves out 1 of 3 parameters, which belong to layers without a rule: 1\.weight"
+    ):
+        meter = ExampleMeter(model)
+    assert set(meter.state_dict()) == {"traces", "norms"}
+    with pytest.raises(UnsupportedLayer, match="no parameter is left"):
+        ExampleMeter(nn.PReLU())
+
+
+def test_what_a_step_must_be() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 3), torch.randn(8, 4)
+    meter = ExampleMeter(model)
+    with pytest.raises(ConfigError, match="0 forward and backward passes"):
+        meter.step()
+    model(x)  # a forward pass without a backward pass does not count
+    model(x).square().mean().backward()
+    meter.step()
+    model.zero_grad()
+    for part in x.split(4):
+        model(part).square().mean().backward()
+    with pytest.raises(ConfigError, match="2 forward and backward passes"):
+        meter.step()
+    model.zero_grad()
+    model(x[:1]).square().mean().backward()
+    with pytest.raises(ConfigError, match="1 example has no variance"):
+        meter.step()
+    model.zero_grad()
+    model(x).square().mean().backward()
+    model.weight.grad.mul_(0.5)
+    with pytest.raises(ConfigError, match="changed after its last backward pass"):
+        meter.step()
+    with pytest.raises(ConfigError, match="every is 0"):
+        ExampleMeter(model, every=0)
+    with pytest.raises(UnsupportedLayer, match="BatchNorm1d"):
+        ExampleMeter(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+
+
+def test_a_model_that_returns_its_loss_is_refused() -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x).square().mean()
+
+    with pytest.raises(ConfigError, match="return logits instead of the loss"):
+        one_step(Whole(), torch.randn(8, 4), lambda loss: loss)
+
+
+def test_the_loop_is_left_as_it_is() -> None:
+    """Weights, gradients and random numbers are those of the loop without a meter."""
+
+    def train(measured: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model, x = MODELS["dropout"][0](), torch.randn(8, 6)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        meter = ExampleMeter(model, every=2) if measured else None
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            if meter:
+                meter.step()
+            optimizer.step()
+        if meter:
+            assert meter.result().num_steps == 3
+        return [p.detach() for p in model.parameters()] + [torch.rand(3)]
+
+    for with_meter, without in zip(train(True), train(False), strict=True):
+        assert torch.equal(with_meter, without)
