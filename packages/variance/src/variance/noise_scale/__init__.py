@@ -5,6 +5,10 @@ knows k small gradients and their mean. With |g_small|^2 = |mu|^2 + v own and |g
 of_mean in expectation, the variance v of one example and |mu|^2 follow without bias, for the model and for
 each of its parameters.
 
+A step with a single backward pass knows more: the norms of its single examples' gradients follow from the
+inputs and output gradients of its layers (Goodfellow 2015; Li et al. 2022). They are the small gradients
+then, of one example each; `ExampleMeter` takes them.
+
 Optimisers that take the sign or the polar factor of a gradient (signSGD, Muon) see noise in the dual norms,
 l1 and nuclear. There the noise of one example is n = sqrt(b) E|g - g'| / sqrt(2) of two micro-batches, which
 has an unbiased estimate. The norm m of the mean has none: a norm is no polynomial, and E|g_mean| exceeds it.
