@@ -330,14 +330,14 @@ class EigenGame(Components, Saved):
                 raise ValueError(f"n_components={self.n_components} needs `fit`; pass an integer.")
             self._forget()
             self._seed, self._wanted = self._draw_seed(), self.n_components
-        on_device = isinstance(X, jax.Array) and X.ndim == 2 and not jnp.iscomplexobj(X)
-        if on_device and not first and X.shape[0] == self._rows:
-            if X.shape[1] != self.n_features_in_:
+        on_device = X if isinstance(X, jax.Array) and X.ndim == 2 and not jnp.iscomplexobj(X) else None
+        if on_device is not None and not first and on_device.shape[0] == self._rows:
+            if on_device.shape[1] != self.n_features_in_:
                 raise ValueError(
-                    f"X has {X.shape[1]} features, but {type(self).__name__} is expecting "
+                    f"X has {on_device.shape[1]} features, but {type(self).__name__} is expecting "
                     f"{self.n_features_in_} features as input."
                 )
-            self._absorb(X, self.n_iter_)
+            self._absorb(on_device, self.n_iter_)
             return self
         rows = self._validated(X, reset=first)
         if first:

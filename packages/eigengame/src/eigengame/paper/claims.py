@@ -29,7 +29,7 @@ def _claim(name: str, *, seen: str = _MEDIAN, untrained: str = "", **fields: Any
 
 def _exponential_lead(name: str, other: str, statement: str, source: str, **fields: Any) -> Claim:
     """Return the claim that mu's streak is longer than another method's on an exponential spectrum."""
-    defaults = {
+    defaults: dict[str, Any] = {
         "accept": Between(2, 50, by="median"),
         "because": "at least two vectors in the median; leads of one occur on a linear spectrum",
         "seen": f"seen: 12, then 1.7 with rates at their grid's edge; later {_MEDIAN}",

@@ -125,7 +125,7 @@ def _effect(training: Training, condition: Condition, baseline: TrainingRun, aga
 def _is_another(loss: float, baseline: TrainingRun) -> bool:
     """Whether a first loss, of equal weights, differs by more than half of the digits."""
     eps = max(torch.finfo(p.dtype).eps for p in baseline.model.parameters() if p.is_floating_point())
-    return abs(loss - baseline.first_loss) > eps**0.5 * abs(baseline.first_loss)
+    return bool(abs(loss - baseline.first_loss) > eps**0.5 * abs(baseline.first_loss))
 
 
 @contextlib.contextmanager
