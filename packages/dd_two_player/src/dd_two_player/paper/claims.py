@@ -341,29 +341,6 @@ CLAIMS = (
         requires=("plain_trained", "cancel_trained"),
         control=_UNTRAINED,
     ),
-    *(
-        Claim(
-            f"gan-grid.ratio-law-{effect}",
-            f"with alternating updates, cancelling the interaction {effect} where the discriminator's rate "
-            f"is {ratio} the generator's (distance to the data, cancelled minus not)",
-            f"{GAMES}, interaction terms of alternating updates and the ratio of rates",
-            f"alternating_cancel@{rates}/distance",
-            accept,
-            "a sign; the far end is about twice the distance of trained runs",
-            kind="statement",
-            registered_because="the records were made to compare methods; the law was read off them",
-            minus=f"alternating@{rates}/distance",
-            control=Control(
-                f"alternating_cancel@{other}/distance",
-                "the ratio, which is inverted",
-                f"alternating@{other}/distance",
-            ),
-        )
-        for effect, ratio, rates, other, accept in (
-            ("harms", "twice", "0.2:0.1", "0.05:0.1", Between(0.0, 5.0)),
-            ("helps", "half", "0.05:0.1", "0.2:0.1", Between(-5.0, 0.0)),
-        )
-    ),
     Claim(
         "mnist.cancel",
         "cancelling the interaction terms does no harm on MNIST",
