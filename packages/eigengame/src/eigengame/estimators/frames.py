@@ -13,7 +13,7 @@ __all__ = ["Frame", "frame_of", "into", "out_of", "unit_rows"]
 
 _ORDINARY = 2.0**20  # data of at most this size, and at least its inverse, are left in their unit
 
-_EXTREME = 2.0**480  # squares of data of this size, and of its inverse, are representable in double precision
+_EXTREME = 2.0**505
 
 _WIDEST = 2048  # views of more columns are scaled column by column, not whitened: a (d, d) matrix is formed
 
@@ -48,7 +48,7 @@ class Frame(NamedTuple):
             shift = shift.astype(np.float32).astype(np.float64)  # the same for rows in either precision
         size = float(np.abs(wide - shift).max(initial=0) or np.abs(wide).max(initial=0)) or 1.0
         if not 1 / _EXTREME < size < _EXTREME:
-            raise ValueError(f"The data are of size {size:.1g}; 1e-144 to 1e144 is allowed. Scale them.")
+            raise ValueError(f"The data are of size {size:.1g}; 1e-152 to 1e152 is allowed. Scale them.")
         return cls(shift, 1.0 if 1 / _ORDINARY < size < _ORDINARY else 2.0 ** round(np.log2(size)))
 
     def enter(self, rows: Any, dtype: DTypeLike) -> Any:

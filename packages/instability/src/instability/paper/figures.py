@@ -123,7 +123,7 @@ FIGURES = (
         config="instability.paper.experiments.fig2_divergence:Fig2Config",
         presets={
             "quick": Preset(
-                "3 min, 1 core",
+                "6 min, 1 core",
                 "scaled down",
                 DIGITS
                 | {
@@ -131,7 +131,7 @@ FIGURES = (
                     "random_labels": 0.5,
                     "divisors": [1, 16],
                     "scaled_iterations": 42,
-                    "seeds": list(range(8)),
+                    "seeds": list(range(16)),
                 },
             ),
             "paper": Preset("about 4200 core hours; 15 minutes for divisors=[2]", "paper"),
@@ -278,7 +278,7 @@ FIGURES = (
         module="instability.paper.experiments.sharpness_in_training",
         config="instability.paper.experiments.sharpness_in_training:SharpnessConfig",
         presets={
-            "quick": Preset("3 min, 1 core", "scaled down", DIGITS | {"dtype": "float64", "train_size": 256}),
+            "quick": Preset("6 min, 1 core", "scaled down", DIGITS | {"dtype": "float64", "train_size": 256}),
             "smoke": Preset("3 s", "smoke", SMOKE_DIGITS | {"num_steps": 4, "measure_every": 2}),
         },
         in_default=False,

@@ -275,6 +275,7 @@ FIGURES = (
         config="AdHocConfig",
         quick=("50 s, 1 core", {}),
         smoke=("5 s", {"max_size": 150, "num_steps": 12, "snapshot_every": 6, "seeds": [0, 1]}),
+        in_default=False,
     ),
     _figure(
         "non_interference",
