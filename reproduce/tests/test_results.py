@@ -39,6 +39,16 @@ def test_an_added_run_fills_the_table_and_the_check_agrees(checkout):
     assert report_command(PAPER, ["--check"], checkout) == 0
 
 
+def test_large_arrays_stay_in_the_run_folder(checkout, monkeypatch):
+    add_a_run(checkout, "paper")
+    arrays = checkout / "packages/toy_paper/results/fig1-paper.npz"
+    assert arrays.exists()
+    monkeypatch.setattr("gdyn_reproduce.results._LARGEST_ARRAYS", 10)
+    add_a_run(checkout, "paper")
+    assert not arrays.exists()
+    assert report_command(PAPER, ["--check"], checkout) == 0
+
+
 def test_a_row_per_claim_has_interval_control_and_reason(checkout):
     add_a_run(checkout, "paper")
     text = generated(checkout)[checkout / "RESULTS.md"]

@@ -13,7 +13,7 @@ __all__ = ["Frame", "frame_of", "into", "out_of", "unit_rows"]
 
 _ORDINARY = 2.0**20  # data of at most this size, and at least its inverse, are left in their unit
 
-_EXTREME = 2.0**505
+_EXTREME = 2.0**505  # squares of data of this size, and of its inverse, are doubles with all their digits
 
 _WIDEST = 2048  # views of more columns are scaled column by column, not whitened: a (d, d) matrix is formed
 
