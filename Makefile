@@ -25,9 +25,8 @@ test: .tools/ready  ## lint, types, all tests, docs, tables and the report page
 ifdef PKG
 	$(NOX) -s test-$(PKG)
 else
-	$(NOX) -s lint types
-	$(NOX) -t test
-	$(NOX) -s docs report-check test-report dist
+	$(NOX) -s checks
+	$(NOX) -t test -k "not tfgan"
 endif
 
 verify: .tools/ready  ## check every committed record against its key, compute three again

@@ -105,6 +105,8 @@ def pytest(session: nox.Session, *arguments: str, command: tuple[str, ...] = ("-
         *command,
         "-n",
         "2",
+        "--dist",
+        "worksteal",
         *arguments,
         *session.posargs,
         env=ONE_THREAD | QUIET,
@@ -260,11 +262,25 @@ def reproduce(session: nox.Session) -> None:
     for name in names:
         if name not in PACKAGES:
             session.error(f"Unknown package {name!r}. Allowed: {', '.join(PACKAGES)}.")
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        codes = list(pool.map(lambda name: _nox(f"reproduce-{name}", prefix=f"{name:>13} | "), names))
+    codes = two_at_a_time([f"reproduce-{name}" for name in names])
     codes.append(_nox("report", *names))
     if any(codes):
         session.error("A claim's outcome is not the registered one, or a run failed; see the lines above.")
+
+
+@nox.session(venv_backend="none", default=False)
+def checks(session: nox.Session) -> None:
+    """Run what keeps one core busy, two at a time: style, types, documentation, tables, report, wheels."""
+    names = ["docs", "types", "test-tfgan", "dist", "test-report", "lint", "report-check"]
+    if any(two_at_a_time(names)):
+        session.error("A check failed; see the lines above.")
+
+
+def two_at_a_time(names: list[str]) -> list[int]:
+    """Run sessions side by side, with their names before their lines; return the exit codes."""
+    width = max(len(name) for name in names)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return list(pool.map(lambda name: _nox(name, prefix=f"{name:>{width}} | "), names))
 
 
 def _nox(name: str, *posargs: str, prefix: str = "") -> int:
