@@ -140,7 +140,7 @@ CLAIMS = (
         Between(1.5, 20.0),
         "Later by half at least; 20 would mean that the large rate separates at once. Rates small enough to "
         "stay together for good need more updates than a quick run has.",
-        presets=("quick",),
+        presets=("quick", "long"),
         kind="statement",
         control=Control(
             "separation_delay_of_equal_rates", removes="the small rate: equal rates of two seeds"
