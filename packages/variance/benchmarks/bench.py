@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from gdyn_reproduce.benchmark import Case, Contender, main, optional
-from variance import measure_model, per_example
+from variance import ExampleMeter, NoiseMeter, measure_model, per_example
 from variance.data import TensorPopulation
 from variance.estimators import EKFAC, KFAC, SGB, GradientEstimator
 from variance.gradient_clustering import cluster
@@ -25,6 +25,7 @@ from variance.paper.models import ResNet, mlp, small_cnn
 from variance.paper.optimizer import Optimizer
 
 Job = Callable[[], object]
+Meter = NoiseMeter | ExampleMeter
 Problem = tuple[nn.Module, Tensor, Tensor]
 
 
@@ -143,6 +144,29 @@ def measured() -> dict[str, Contender]:
     }
 
 
+def metered(
+    name: str, batch: int, make: Callable[[nn.Module], NoiseMeter | ExampleMeter]
+) -> dict[str, Contender]:
+    """Steps of SGD, in four micro-batches for a NoiseMeter, against the same steps that nobody measures."""
+    model, x, y = problem(name, batch=batch)
+    watched = copy.deepcopy(model)
+    meter = make(watched)
+    parts = 4 if isinstance(meter, NoiseMeter) else 1
+
+    def loop(model: nn.Module, meter: Meter | None, count: int = 8) -> None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+        for _ in range(count):
+            optimizer.zero_grad()
+            for own, labels in zip(x.chunk(parts), y.chunk(parts), strict=True):
+                (cross_entropy(model(own), labels).mean() / parts).backward()
+            if meter is not None:
+                meter.step()
+            optimizer.step()
+
+    loop(watched, meter, 64)  # its checks of itself become rare
+    return {"ours": lambda: loop(watched, meter), "limit": lambda: loop(model, None)}
+
+
 def grown(curve: str, sizes: tuple[int, ...], make: Callable[[int], Problem]) -> list[Case]:
     return [
         Case(
@@ -187,6 +211,21 @@ CASES = [
     Case("kfac", "20 steps of K-FAC, factors every 10, bases every 100", partial(natural_step, KFAC)),
     Case("ekfac", "20 steps of EK-FAC, factors every 10, bases every 100", partial(natural_step, EKFAC)),
     Case("measure", "measure_model, 5 batches of 128, 784-1024-1024-10", measured),
+    Case(
+        "noise-meter", "8 steps of 4 micro-batches of 128, NoiseMeter, 784-1024-1024-10",
+        partial(metered, "mnist-mlp", 512, partial(NoiseMeter, micro_batch_size=128, divided=True)),
+    ),
+    Case(
+        "noise-meter-small", "8 steps of 4 micro-batches of 16, NoiseMeter(every=8), 784-1024-1024-10",
+        partial(metered, "mnist-mlp", 64, partial(NoiseMeter, micro_batch_size=16, divided=True, every=8)),
+    ),
+    Case(
+        "example-meter", f"8 steps, ExampleMeter, {WIDE['mlp']}", partial(metered, "mlp", 64, ExampleMeter)
+    ),
+    Case(
+        "example-meter-cnn", "8 steps, ExampleMeter, small CNN, 64 examples",
+        partial(metered, "cnn", 64, ExampleMeter),
+    ),
 ]  # fmt: skip
 
 GROWTH = [*grown("width", (64, 256, 1024), by_width), *grown("batch", (16, 64, 256), by_batch)]

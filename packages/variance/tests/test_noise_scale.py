@@ -173,6 +173,30 @@ def looped(
         return meter.result()
 
 
+def test_steps_between_measured_ones_do_not_matter() -> None:
+    torch.manual_seed(0)
+    model = MODELS["mlp"][0]()
+    x, y = torch.randn(12, 16, 6), torch.randint(3, (12, 16))
+
+    def taken_in(chosen: list[int], **options: Any) -> dict[str, torch.Tensor]:
+        with NoiseMeter(model, 4, **options) as meter:
+            for step in chosen:
+                model.zero_grad()
+                size = 4 if step % 3 == 0 else 8  # not the meter's: a measured step would be left out
+                for part in torch.arange(16).split(size):
+                    F.cross_entropy(model(x[step, part]), y[step, part]).backward()
+                meter.step()
+            assert meter.num_skipped == 0
+            return meter.state_dict()
+
+    every, alone = taken_in(list(range(12)), every=3, norms_every=2), taken_in([0, 3, 6, 9], norms_every=2)
+    assert every.keys() == alone.keys()
+    assert len(every["traces"]) == 4
+    assert len(every["other_norms"]) == 2
+    for name, value in every.items():
+        assert torch.equal(value, alone[name])
+
+
 def nothing(step: int, model: nn.Module) -> None: ...
 
 

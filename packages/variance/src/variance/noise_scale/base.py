@@ -21,12 +21,16 @@ class Meter:
         model: The model that is trained.
         population: Size of the training set, where it is visited in epochs without replacement: corrects
             for examples of one step being different ones. 0 for independent examples or an endless stream.
+        every: Steps between two measured ones; the others cost nothing.
 
     Raises:
-        ConfigError: No trainable parameter.
+        ConfigError: No trainable parameter, or `every` below 1.
     """
 
-    def __init__(self, model: nn.Module, population: int) -> None:
+    def __init__(self, model: nn.Module, population: int, every: int) -> None:
+        if every < 1:
+            raise ConfigError(f"every is {every}; it must be at least 1.")
+        self._every, self._count = every, 0
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self._parameters:
             raise ConfigError("the model has no trainable parameter; set requires_grad on some.")
@@ -47,6 +51,8 @@ class Meter:
 
     def _hook(self, name: str, p: Tensor) -> Callable[[Tensor], None]:
         def see(gradient: Tensor) -> None:
+            if not self._is_due:
+                return
             left_over = None if name in self._arrived or p.grad is None else squared_norm(p.grad)
             self._pending[name] = left_over, self._read(name, p, gradient)
 
@@ -64,6 +70,31 @@ class Meter:
             self._take(name, found)
 
         return mark
+
+    @property
+    def _is_due(self) -> bool:
+        return self._count % self._every == 0
+
+    def step(self, *, loss_scale: float = 1.0) -> None:
+        """Take in the backward passes since the last call.
+
+        Args:
+            loss_scale: What losses are multiplied by: `scaler.get_scale()` with a `GradScaler`.
+
+        Raises:
+            ConfigError: Other passes than the meter reads were made, or gradients were cleared, clipped or
+                unscaled before, or not cleared after the last step.
+        """
+        try:
+            if self._is_due:
+                self._measure(loss_scale)
+        finally:
+            self._count += 1
+            self._forget_gradients()
+
+    def _measure(self, loss_scale: float) -> None:
+        """Take in the gradients that have arrived."""
+        raise NotImplementedError
 
     def _read(self, name: str, p: Tensor, gradient: Tensor) -> Any:
         """Return what is needed of a gradient that is about to be added to `p.grad`."""
@@ -91,28 +122,36 @@ class Meter:
                 "gradients of the last step were not cleared; call zero_grad before the next backward pass."
             )
 
-    def _take_in(self, small: Tensor, of_mean: Tensor, draws: int, size: int, skip: str = "") -> bool:
+    def _take_in(
+        self, small: Mapping[str, Tensor], unit: float, draws: int, size: int, skip: str = ""
+    ) -> bool:
         """Add a step, and tell whether it counts.
 
         Args:
-            small: Mean squared norm of the gradients of the step's draws, by parameter.
-            of_mean: Squared norm of their mean.
+            small: Mean squared norm of the gradients of the step's draws, by parameter; zero where absent.
+            unit: What `p.grad` is multiplied by to be their mean.
             draws: Number of draws, over all ranks.
             size: Examples of one draw.
             skip: Why the step is left out, if it is.
         """
+        zero = torch.zeros((), dtype=torch.float64, device=next(iter(self._parameters.values())).device)
+        of_draws = torch.stack([small.get(name, zero) for name in self._parameters])
+        of_mean = torch.stack(
+            [zero if p.grad is None else squared_norm(p.grad) for p in self._parameters.values()]
+        )
         ranks = world_size()
         if ranks > 1:
-            torch.distributed.all_reduce(small)
+            torch.distributed.all_reduce(of_draws)
         own, shared = self._design.factors(draws, size)
-        trace = ((small / ranks).cpu() - of_mean.cpu()) / (own - shared)
+        of_mean = of_mean.cpu() * unit**2
+        trace = ((of_draws / ranks).cpu() - of_mean) / (own - shared)
         skip = skip if bool(torch.isfinite(trace).all()) else "have gradients that are not finite"
         if not skip:
-            self._steps.append((trace, of_mean.cpu() - shared * trace))
+            self._steps.append((trace, of_mean - shared * trace))
             return True
         self.num_skipped += 1
         if self.num_skipped == 1:
-            warnings.warn(f"{type(self).__name__} leaves out steps whose examples {skip}.", stacklevel=3)
+            warnings.warn(f"{type(self).__name__} leaves out steps whose examples {skip}.", stacklevel=4)
         return False
 
     def result(self, last: int | None = None) -> NoiseScale:

@@ -58,14 +58,10 @@ class ExampleMeter(Meter):
     """
 
     def __init__(self, model: nn.Module, *, population: int = 0, every: int = 1) -> None:
-        if every < 1:
-            raise ConfigError(f"every is {every}; it must be at least 1.")
         refuse_coupled_examples(model)
-        self._model, self._every, self._count, self._checks = model, every, 0, 0
+        self._model, self._checks = model, 0
         self._modules = recordable(model)
-        self._passes: list[_Pass] = []
-        self._current: _Pass | None = None
-        super().__init__(model, population)
+        super().__init__(model, population, every)
         covered = {name for key, module in self._modules.items() for name in _names(key, module)}
         self._leave_out(self._parameters.keys() - covered, "belong to layers without a rule")
         self._handles.append(model.register_forward_pre_hook(self._begin, with_kwargs=True))
@@ -73,8 +69,14 @@ class ExampleMeter(Meter):
         for name, module in self._modules.items():
             self._handles.append(module.register_forward_hook(self._recorder(name), with_kwargs=True))
 
+    @override
+    def _forget_gradients(self) -> None:
+        super()._forget_gradients()
+        self._passes: list[_Pass] = []
+        self._current: _Pass | None = None
+
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.is_grad_enabled() and self._count % self._every == 0:
+        if self._is_due and torch.is_grad_enabled():
             inputs: Any = kwargs if kwargs and not args else args
             self._passes.append(_Pass(inputs, bool(args and kwargs), torch.get_rng_state()))
 
@@ -105,21 +107,9 @@ class ExampleMeter(Meter):
 
         return record
 
-    def step(self, *, loss_scale: float = 1.0) -> None:
-        """Take in the backward pass since the last call.
-
-        Args:
-            loss_scale: As in `NoiseMeter.step`.
-
-        Raises:
-            ConfigError: Not one forward and backward pass through the model, fewer than two examples, or
-                gradients changed as in `NoiseMeter.step`.
-        """
-        is_due, seen = self._count % self._every == 0, [one for one in self._passes if one.is_accumulated]
-        self._count, self._passes, self._current = self._count + 1, [], None
-        if not is_due:
-            self._forget_gradients()
-            return
+    @override
+    def _measure(self, loss_scale: float) -> None:
+        seen = [one for one in self._passes if one.is_accumulated]
         if len(seen) != 1:
             raise ConfigError(
                 f"{len(seen)} forward and backward passes of the model were seen in this step; ExampleMeter "
@@ -133,14 +123,8 @@ class ExampleMeter(Meter):
         sums = self._sums(found)
         if self._is_check_due():
             self._check(found, sums)
-        ranks, small, of_mean = world_size(), [], []
-        for name, p in self._parameters.items():
-            zero = torch.zeros((), dtype=torch.float64, device=p.device)
-            small.append(sums.get(name, zero) * (n / loss_scale**2))  # mean over examples of |n c|^2
-            of_mean.append(zero if p.grad is None else squared_norm(p.grad) / loss_scale**2)
-        self._take_in(torch.stack(small), torch.stack(of_mean), n * ranks, 1)
-        self._forget_gradients()
-        self._passes, self._current = [], None  # those of the check
+        small = {name: value * (n / loss_scale**2) for name, value in sums.items()}  # mean of |n c|^2
+        self._take_in(small, 1 / loss_scale, n * world_size(), 1)
 
     def _sums(self, found: "_Pass") -> dict[str, Tensor]:
         """Return the sum over examples of squared norms, by parameter; what does not fit is left out."""

@@ -34,8 +34,11 @@ class NoiseMeter(Meter):
             for examples of one step being different ones. 0 for independent examples or an endless stream.
         divided: Whether losses are divided by the number of micro-batches of a step. The noise scale is the
             same in any case, variance and squared norm are not.
-        norms_every: Steps between two measurements of the `l1` and `nuclear` norms; none where 0. Each takes
-            the memory of the largest parameter, and the singular values of two matrices per parameter.
+        norms_every: Measured steps between two measurements of the `l1` and `nuclear` norms; none where 0.
+            Each takes the memory of the largest parameter, and the singular values of two matrices per
+            parameter.
+        every: Steps between two measured ones; the others cost nothing. A measured one reads every gradient
+            once from memory, which tells beside micro-batches of a few examples (`make bench`).
 
     Raises:
         ConfigError: No trainable parameter, or a size below 1.
@@ -65,6 +68,7 @@ class NoiseMeter(Meter):
         population: int = 0,
         divided: bool = False,
         norms_every: int = 0,
+        every: int = 1,
     ) -> None:
         if micro_batch_size < 1:
             raise ConfigError(f"micro_batch_size is {micro_batch_size}; it must be at least 1.")
@@ -72,8 +76,8 @@ class NoiseMeter(Meter):
             raise ConfigError(f"norms_every is {norms_every}; it must be at least 0.")
         self.micro_batch_size, self.norms_every, self._divided = micro_batch_size, norms_every, divided
         self._norms: list[Tensor] = []
-        self._count, self._knows_sizes = 0, False
-        super().__init__(model, population)
+        self._knows_sizes = False
+        super().__init__(model, population, every)
         self._handles.append(model.register_forward_pre_hook(self._see_inputs, with_kwargs=True))
 
     @override
@@ -99,24 +103,16 @@ class NoiseMeter(Meter):
             self._differences[name] = norms
 
     def _see_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if torch.is_grad_enabled():
+        if self._is_due and torch.is_grad_enabled():
             leaves = pytree.tree_leaves((args, kwargs))
             self._shapes += [tuple(leaf.shape[:2]) for leaf in leaves if isinstance(leaf, Tensor)][:1]
 
     @property
     def _norms_are_due(self) -> bool:
-        return self.norms_every > 0 and self._count % self.norms_every == 0
+        return self.norms_every > 0 and self._count // self._every % self.norms_every == 0
 
-    def step(self, *, loss_scale: float = 1.0) -> None:
-        """Take in the micro-batches since the last call.
-
-        Args:
-            loss_scale: What losses are multiplied by: `scaler.get_scale()` with a `GradScaler`.
-
-        Raises:
-            ConfigError: A single micro-batch on a single rank, gradients were cleared, clipped or unscaled
-                before, or not cleared after the last step.
-        """
+    @override
+    def _measure(self, loss_scale: float) -> None:
         micro, ranks = max((len(squares) for squares in self._squares.values()), default=0), world_size()
         if micro * ranks < 2:
             raise ConfigError(
@@ -124,21 +120,16 @@ class NoiseMeter(Meter):
                 "Split the batch, use ExampleMeter, or measure_model beside the loop."
             )
         self._require_untouched()
-        zero = torch.zeros((), dtype=torch.float64, device=next(iter(self._parameters.values())).device)
         unit = (micro if self._divided else 1) / loss_scale  # of one micro-batch's gradient
-        small, of_mean = [], []
-        for name, p in self._parameters.items():
-            squares = self._squares.get(name, [])
-            small.append(torch.stack(squares).sum() * (unit**2 / micro) if squares else zero)
-            of_mean.append(zero if p.grad is None else squared_norm(p.grad) * (unit / micro) ** 2)
+        small = {
+            name: torch.stack(squares).sum() * (unit**2 / micro) for name, squares in self._squares.items()
+        }
         norms = self._norms_of_step(micro, unit, ranks) if self._norms_are_due else None
         skip = "" if self._is_even(micro) else "are not all in micro-batches of micro_batch_size"
         sizes = micro * ranks, self.micro_batch_size
-        if self._take_in(torch.stack(small), torch.stack(of_mean), *sizes, skip) and norms is not None:
+        if self._take_in(small, unit / micro, *sizes, skip) and norms is not None:
             shared = norms.new_full((1, *norms.shape[1:]), self._design.factors(*sizes)[1])
             self._norms.append(torch.cat([norms, shared]))
-        self._count += 1
-        self._forget_gradients()
 
     def _is_even(self, micro: int) -> bool:
         """Whether all micro-batches have the given size, as far as the model's inputs tell."""
@@ -150,7 +141,7 @@ class NoiseMeter(Meter):
                 warnings.warn(
                     f"the model's inputs begin with axes of {self._shapes[0]}, none of which is "
                     f"micro_batch_size={self.micro_batch_size}, the examples of one backward pass.",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
             return True
         self._knows_sizes = True
