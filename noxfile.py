@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,10 @@ def lint(session: nox.Session) -> None:
         files = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(f".github/{pattern}"))
         session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
     session.run("zizmor", "--offline", "--quiet", ".github")
+    for workflow in sorted(ROOT.glob(".github/workflows/*.yml")):
+        lists = re.findall(r"session: \[(.*)\]", workflow.read_text())
+        if unknown := {name for names in lists for name in names.split(", ")} - set(nox.registry.get()):
+            session.error(f"{workflow.name} runs sessions that do not exist: {', '.join(sorted(unknown))}.")
 
 
 @nox.session

@@ -46,8 +46,8 @@ synchronised or replaced, or halfway through a line. A command line is answered 
 exit code 2, and changes no file. A damaged file is read, or refused in one line that names it; nothing in it
 runs. The seed repeats a failure.
 
-The short form runs in continuous integration, the long one takes hours. A cell counts what passed. *Not run*:
-nothing of that kind has passed in that form. A dash: there is nothing to try.
+The short form runs every week in continuous integration, the long one takes hours. A cell counts what passed.
+*Not run*: nothing of that kind has passed in that form. A dash: there is nothing to try.
 
 This page is written by the suites (`nox -s test-faults -- docs`); do not edit it."""
 
