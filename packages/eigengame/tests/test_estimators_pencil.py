@@ -1,5 +1,6 @@
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.linalg import eigh
@@ -227,13 +228,42 @@ def test_gevp_takes_functions_and_sparse_matrices(rng):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_an_asymmetric_operator_warns(rng):
+    A = jnp.asarray(rng.standard_normal((6, 6)))
     with pytest.warns(UserWarning, match=r"A is not symmetric: .* Pass \(A \+ A'\) / 2"):
-        EigenGameGEVP(1, n_iter=5, random_state=0).fit(rng.standard_normal((6, 6)))
+        EigenGameGEVP(1, n_iter=5, random_state=0).fit(lambda V: V @ A, dim=6)
 
 
-def test_a_b_that_is_not_positive_is_refused():
+@pytest.mark.parametrize("form", [np.asarray, csr_array], ids=["dense", "sparse"])
+def test_one_asymmetric_entry_is_refused(rng, form):
+    """Too small for a random probe of u'Mv - v'Mu; what differs by rounding is averaged."""
+    A, B = gevp_pair(rng, 40)
+    bent = A.copy()
+    bent[0, 1] += 1e-3
+    for pair, name in (((bent, B), "A"), ((A, B + bent - A), "B")):
+        with pytest.raises(ValueError, match=rf"{name} is not symmetric; pass \({name} \+ {name}.T\) / 2"):
+            EigenGameGEVP(1, random_state=0).fit(form(pair[0]), B=form(pair[1]))
+    bent[0, 1] = A[0, 1] * (1 + 1e-9)
+    found = EigenGameGEVP(2, random_state=0).fit(form(bent), B=form(B))
+    np.testing.assert_allclose(found.eigenvalues_, eigh(A, B, eigvals_only=True)[::-1][:2], rtol=1e-6)
+
+
+def as_function(M):
+    return lambda V: V @ jnp.asarray(M, jnp.float32)
+
+
+@pytest.mark.parametrize("form", [np.asarray, csr_array, as_function], ids=["dense", "sparse", "function"])
+@pytest.mark.parametrize("kind", ["negative", "indefinite", "zero on the diagonal"])
+def test_a_b_that_is_not_positive_is_refused(rng, form, kind):
+    A, B = gevp_pair(rng, 12)
+    if kind == "zero on the diagonal":
+        if form is as_function:
+            pytest.skip("a function has no diagonal to look at")
+        B[3] = B[:, 3] = 0
+    else:
+        B = -B if kind == "negative" else B - 0.5 * np.linalg.eigvalsh(B)[-1] * np.eye(12)
+    dim = 12 if form is as_function else None
     with pytest.raises(ValueError, match=r"B is not positive definite: .* Pass epsilon > 0"):
-        EigenGameGEVP(1, n_iter=5, random_state=0).fit(np.eye(3), B=-np.eye(3))
+        EigenGameGEVP(2, n_iter=5, random_state=0).fit(form(A), B=form(B), dim=dim)
 
 
 def laplacian(edges, weights, n):
@@ -285,6 +315,30 @@ def test_a_graph_of_ten_thousand_nodes_against_eigsh(rng):
     assert np.linalg.svd(model.embedding_.T @ vectors)[1].min() > 1 - 1e-6
 
 
+@pytest.mark.parametrize("unit", [1e-200, 1e-8, 1e8, 1e200])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_the_unit_of_the_weights(rng, unit, normalized):
+    edges, n = np.c_[np.arange(29), np.arange(1, 30)], 30
+    weights = rng.uniform(0.5, 2, 29)
+    L = laplacian(edges, weights, n)
+    values, vectors = eigh(L, np.diag(np.diagonal(L)) if normalized else None)
+    model = EigenGameSpectralEmbedding(3, normalized=normalized, random_state=0)
+    model.fit(np.c_[edges, unit * weights])
+    scale = 1 if normalized else unit
+    np.testing.assert_allclose(model.eigenvalues_ / scale, values[:3], atol=1e-6)
+    length = np.sqrt(unit) if normalized else 1
+    np.testing.assert_allclose(np.abs(model.embedding_) * length, np.abs(vectors[:, :3]), atol=1e-3)
+
+
+def test_a_small_weight_given_one_way_only_is_refused():
+    """Next to a large weight an absolute tolerance overlooks it."""
+    W = np.zeros((4, 4))
+    W[0, 1] = W[1, 0] = 1e9
+    W[1, 2] = W[2, 3] = 1
+    with pytest.raises(ValueError, match="affinity is not symmetric"):
+        EigenGameSpectralEmbedding(2, affinity="precomputed").fit(W)
+
+
 def test_nodes_beyond_the_count_of_integers_are_refused():
     with pytest.raises(ValueError, match=r"edges names node 1099511627776; number the nodes from 0"):
         EigenGameSpectralEmbedding(2).fit([[0, 1], [1, 2**40]])
@@ -304,6 +358,20 @@ def test_lambda_star_below_the_top_is_refused():
         (lambda: EigenGameGEVP().fit(np.ones((2, 3))), r"A has shape \(2, 3\); a symmetric matrix is square"),
         (lambda: EigenGameGEVP().fit(np.eye(2), B=np.eye(3)), "B must be a matrix of shape"),
         (lambda: EigenGameGEVP().fit(lambda V: V), "pass dim="),
+        (lambda: EigenGameGEVP().fit(lambda V: V, dim=4.5), "the dimension d, an integer"),
+        (lambda: EigenGameGEVP().fit(np.eye(4), dim=5), "dim=5, but A has 4 rows"),
+        (lambda: EigenGameGEVP().fit(lambda V: V * jnp.nan, dim=4), "A maps V .* not finite"),
+        (lambda: EigenGameGEVP().fit(lambda V: V[:, :2], dim=4), r"A maps V .* to \(2, 2\)"),
+        (lambda: EigenGameSpectralEmbedding(1).fit([[0, 1, 1], [1, 1, np.nan]]), "must be finite"),
+        (lambda: EigenGameSpectralEmbedding(1).fit([[0, 1, 1], [1, 1, -1]]), "must not be negative"),
+        (
+            lambda: EigenGameSpectralEmbedding(1).fit(np.array([[0, 2**24 + 1]], np.float32)),
+            "dtype float32, which cannot tell such nodes apart",
+        ),
+        (
+            lambda: EigenGameSpectralEmbedding(1, affinity="precomputed").fit(np.eye(3)),
+            "no weight off its diagonal",
+        ),
         (
             lambda: EigenGameSpectralEmbedding(1, learning_rate=-1.0).fit([[0, 1]]),
             "'learning_rate' .* Got -1.0",
@@ -350,8 +418,134 @@ def test_bounds_of_a_fit_do_not_outlive_it(rng):
     model.partial_fit(*(rng.standard_normal((128, 8)) for _ in views))
     np.testing.assert_array_equal(model.angle_bounds_, np.pi / 2)
     assert np.isnan(model.residuals_).all()
-    plain = EigenGameCCA(2, batch_size=64, n_epochs=2, refine=False, random_state=0).fit(*views)
-    np.testing.assert_array_equal(plain.angle_bounds_, np.pi / 2)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 64}], ids=["full", "minibatch"])
+def test_how_near_the_plain_game_came_is_said(rng, options):
+    views = two_views(rng, 600)
+    vectors = pencil(*exact_pencil(views), k=2).vectors
+    with pytest.warns(ConvergenceWarning, match="have not converged.*take more epochs, or refine=True"):
+        model = EigenGameCCA(2, n_epochs=2, refine=False, random_state=0, **options).fit(*views)
+    angles = np.arccos(np.minimum(cosine_similarities(joint_vectors(model), vectors), 1))
+    assert np.all(model.angle_bounds_ >= angles)
+
+
+def with_noise_of_rounding(rng, rows):
+    """Constants that a mean misses by a digit, and one that jumps by the distance of two doubles."""
+    jumps = np.where(rng.random(len(rows)) < 0.5, np.spacing(3.3), 0)
+    return np.c_[rows, np.full(len(rows), 3.3), np.full(len(rows), 1e9 / 7), 3.3 + jumps]
+
+
+@pytest.mark.parametrize("batch_size", [None, 64])
+def test_constant_columns_are_no_finding(rng, batch_size):
+    x, y = two_views(rng, 601, dim=5, latents=2)
+    options = {"batch_size": batch_size, "n_epochs": 20, "random_state": 0}
+    noisy = EigenGameCCA(3, **options).fit(with_noise_of_rounding(rng, x), with_noise_of_rounding(rng, 2 * y))
+    np.testing.assert_allclose(noisy.eigenvalues_, svd_correlations(x, y, 3), atol=1e-4)
+    np.testing.assert_array_equal(noisy.components_x_[:, -3:], 0)
+
+
+def test_constant_columns_are_no_source(rng):
+    sources = np.c_[rng.uniform(-1, 1, 3000), np.sign(rng.standard_normal(3000))]
+    mixed = with_noise_of_rounding(rng, sources @ rng.standard_normal((2, 2)))
+    model = EigenGameICA(2, maximize=False, random_state=0).fit(mixed)
+    found = np.abs(np.corrcoef(model.transform(mixed).T, sources.T)[:2, 2:])
+    assert found[[0, 1], [1, 0]].min() > 0.99
+
+
+@pytest.mark.parametrize("step", [1e-7, 1e-9])
+def test_what_two_nearly_equal_columns_hide_is_found(rng, step):
+    """Their difference is perfectly correlated with y: a covariance matrix has lost it, the rows have not."""
+    hidden = rng.standard_normal(500)
+    x = rng.standard_normal((500, 3))
+    x = np.c_[x, x[:, 0] + step * hidden]
+    y = np.c_[hidden, rng.standard_normal(500)]
+    for cls, value in ((EigenGameCCA, 1.0), (EigenGamePLS, hidden.std())):
+        model = cls(1, random_state=0).fit(x, y)
+        np.testing.assert_allclose(model.eigenvalues_, value, rtol=0.01)
+        assert abs(np.corrcoef(model.transform(x)[:, 0], hidden)[0, 1]) > 0.99
+
+
+def test_a_column_that_begins_to_vary_in_a_stream(rng):
+    """Its unit is not known before it does."""
+    x, y = two_views(rng, 2000, dim=3, latents=2, noise=0.1)
+    x[:, 0] *= 1e8
+    x[:16, 0] = x[16, 0]
+    model = EigenGameCCA(1, batch_size=32, learning_rate=0.02, random_state=0)
+    model.partial_fit(x[:16], y[:16])
+    for _ in range(10):
+        model.partial_fit(x, y)
+    scores = model.transform(x, y)
+    assert abs(np.corrcoef(scores[0][:, 0], scores[1][:, 0])[0, 1]) > 0.95
+
+
+@pytest.mark.parametrize("call", ["fit", "partial_fit"])
+def test_a_call_that_fails_changes_nothing(rng, call):
+    x, y = two_views(rng, 128, dim=3, latents=2)
+    model = EigenGameCCA(2, batch_size=32, n_epochs=5, random_state=0).fit(x, y)
+    before = model.components_x_, model.mean_, model.n_samples_seen_, model.n_features_in_
+    with pytest.raises(ValueError, match=r"no variance|expecting 3 features"):
+        getattr(model, call)(np.ones((128, 5)), y)
+    for held, now in zip(
+        before, (model.components_x_, model.mean_, model.n_samples_seen_, model.n_features_in_), strict=True
+    ):
+        np.testing.assert_array_equal(held, now)
+
+
+def test_components_that_are_no_finding_are_said(rng):
+    signs = np.sign(rng.standard_normal((2000, 2)))
+    with pytest.warns(ConvergenceWarning, match=r"Components \[0\] are no finding: no value .* positive"):
+        EigenGameICA(1, random_state=0).fit(signs)
+
+
+def test_few_samples_of_equal_kurtosis_are_said(rng):
+    mixed = rng.uniform(-1, 1, (100, 2)) @ rng.standard_normal((2, 2))
+    with pytest.warns(UserWarning, match="Components 0 and 1 differ in kurtosis by less than"):
+        EigenGameICA(2, maximize=False, random_state=0).fit(mixed)
+
+
+def test_the_columns_of_a_second_data_frame_keep_their_order(rng):
+    pd = pytest.importorskip("pandas")
+    x, y = (pd.DataFrame(view, columns=list("abcd")) for view in two_views(rng, 128, dim=4, latents=2))
+    model = EigenGameCCA(1, batch_size=32, n_epochs=2, random_state=0).fit(x, y)
+    for call in (model.transform, model.partial_fit, model.score):
+        with pytest.raises(ValueError, match=r"y has columns \['d', 'c', 'b', 'a'\]; fitted with \['a'"):
+            call(x, y[list("dcba")])
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda x: np.ma.array(x, mask=x > 1), "has masked entries"),
+        (lambda x: (1e9 * x).astype("datetime64[ns]"), r"holds datetime64\[ns\]: pass numbers"),
+        (lambda x: (1e9 * x).astype("timedelta64[ns]"), r"holds timedelta64\[ns\]: pass numbers"),
+        (lambda x: x + 1j, "Complex data not supported"),
+        (lambda x: x.astype(str), "holds entries of type <U"),
+        (lambda x: (row for row in x), "is a generator: pass an array"),
+    ],
+    ids=["masked", "dates", "durations", "complex", "text", "generator"],
+)
+def test_entries_that_are_no_numbers_are_refused(rng, bad, message):
+    x, y = two_views(rng, 64, dim=3, latents=2)
+    for call in (
+        lambda: EigenGameCCA(1).fit(bad(x), y),
+        lambda: EigenGameCCA(1).fit(x, bad(y)),
+        lambda: EigenGameICA(1).fit(bad(x)),
+        lambda: EigenGameCCA(1, batch_size=8).partial_fit(x, bad(y)),
+        lambda: EigenGameGEVP(1).fit(bad(x.T @ x)),
+        lambda: EigenGameGEVP(1).fit(np.eye(3), B=bad(x.T @ x)),
+        lambda: EigenGameSpectralEmbedding(1).fit(bad(np.abs(x[:, :2]))),
+        lambda: EigenGameSpectralEmbedding(1, affinity="precomputed").fit(bad(np.abs(x.T @ x))),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_rows_in_bfloat16_are_widened(rng):
+    x, y = two_views(rng, 300, dim=3, latents=2)
+    model = EigenGameCCA(2, random_state=0).fit(jnp.asarray(x, jnp.bfloat16), y)
+    rounded = np.asarray(jnp.asarray(x, jnp.bfloat16), np.float64)
+    np.testing.assert_allclose(model.eigenvalues_, svd_correlations(rounded, y, 2), atol=1e-4)
 
 
 def test_settings_of_a_stream_stay_those_it_began_with(rng):

@@ -32,8 +32,12 @@ def check_edges(edges: ArrayLike, num_nodes: int | None = None) -> tuple[NDArray
     if array.ndim != 2 or array.shape[1] != 2 or array.shape[0] == 0:
         raise ValueError(f"edges has shape {array.shape}; pass one edge per row, shape (num_edges, 2).")
     if not np.issubdtype(array.dtype, np.integer):
-        if not np.array_equal(array, np.floor(array)):
+        if array.dtype.kind != "f" or not np.array_equal(array, np.floor(array)):
             raise ValueError(f"edges has dtype {array.dtype} and fractional values; endpoints are integers.")
+        if np.abs(array).max() >= 2 / np.finfo(array.dtype).eps:
+            raise ValueError(
+                f"edges has dtype {array.dtype}, which cannot tell such nodes apart; pass integers."
+            )
         array = array.astype(np.int64)
     size = int(array.max()) + 1 if num_nodes is None else num_nodes
     if array.min() < 0 or array.max() >= size:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 __all__ = [
+    "NOT_POSITIVE",
     "Block",
     "Quality",
     "locally_optimal",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 Products = Callable[[NDArray], tuple[NDArray, NDArray]]
+
+NOT_POSITIVE = "B is not positive definite: {}. Pass epsilon > 0, which adds epsilon I to B."
 
 _DEPENDENT = 1e-3  # of the largest: directions below it in a normalised basis are rounding error
 
@@ -76,12 +79,19 @@ class Quality:
 
 
 def _basis(V: NDArray, BV: NDArray, threshold: float) -> NDArray:
-    """Return T with T (V B V') T' = I, one row per direction above the threshold."""
+    """Return T with T (V B V') T' = I, one row per direction above the threshold.
+
+    Raises:
+        ValueError: If B is negative along a direction by more than rounding.
+    """
     G = V @ BV.T
     G = (G + G.T) / 2
-    lengths = np.sqrt(np.maximum(np.diagonal(G), 0))
+    squares = np.diagonal(G)
+    lengths = np.sqrt(np.maximum(squares, 0))
     scale = np.where(lengths > 0, 1 / np.where(lengths > 0, lengths, 1), 0)
     values, mixing = eigh(scale[:, None] * G * scale)
+    if min(squares.min() / (np.abs(squares).max() or 1), values[0] / (values[-1] or 1)) < -_DEPENDENT:
+        raise ValueError(NOT_POSITIVE.format("v'Bv is negative along a vector v"))
     keep = values > threshold * max(values[-1], 0)
     return np.asarray((mixing[:, keep] / np.sqrt(values[keep])).T * scale)
 

@@ -9,26 +9,27 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["Frame", "frame_of", "into", "out_of", "unit_rows"]
+__all__ = ["Frame", "frame_of", "into", "mean_of", "out_of", "unit_rows"]
 
 _ORDINARY = 2.0**20  # data of at most this size, and at least its inverse, are left in their unit
 
 _EXTREME = 2.0**505  # squares of data of this size, and of its inverse, are doubles with all their digits
 
+_EPS = float(np.finfo(np.float64).eps)
+
 _WIDEST = 2048  # views of more columns are scaled column by column, not whitened: a (d, d) matrix is formed
 
 
 @partial(jax.jit, static_argnames="dtype")
-def _moved(X: jax.Array, shift: jax.Array, unit: float, dtype: str) -> jax.Array:
-    wide = X.astype(jnp.promote_types(X.dtype, jnp.float32))
-    return ((wide - shift.astype(wide.dtype)) / unit).astype(dtype)
+def _moved(X: jax.Array, shift: jax.Array, rest: jax.Array, unit: float, dtype: str) -> jax.Array:
+    return ((X.astype(shift.dtype) - shift - rest) / unit).astype(dtype)
 
 
 class Frame(NamedTuple):
     """Rows minus a shift near their mean, in a unit in which their squares neither overflow nor vanish.
 
     Attributes:
-        shift: A mean of some rows; zero without centring.
+        shift: A mean of some rows, a number of single precision if the rows are; zero without centring.
         unit: A power of two, so that dividing by it loses nothing; 1 for data of ordinary size.
     """
 
@@ -43,9 +44,9 @@ class Frame(NamedTuple):
             ValueError: If their variances are beyond double precision.
         """
         wide = rows.astype(np.float64)
-        shift = wide.mean(axis=0) if center else np.zeros(rows.shape[1])
-        if np.abs(shift).max(initial=0) < np.finfo(np.float32).max:
-            shift = shift.astype(np.float32).astype(np.float64)  # the same for rows in either precision
+        shift = mean_of(wide) if center else np.zeros(rows.shape[1])
+        if np.can_cast(rows.dtype, np.float32):
+            shift = shift.astype(np.float32).astype(np.float64)  # one subtraction is exact
         size = float(np.abs(wide - shift).max(initial=0) or np.abs(wide).max(initial=0)) or 1.0
         if not 1 / _EXTREME < size < _EXTREME:
             raise ValueError(f"The data are of size {size:.1g}; 1e-152 to 1e152 is allowed. Scale them.")
@@ -53,44 +54,63 @@ class Frame(NamedTuple):
 
     def enter(self, rows: Any, dtype: DTypeLike) -> Any:
         """Return rows (n, d) in the frame, in the given type; arrays of JAX stay on their device."""
-        if isinstance(rows, jax.Array):
-            return _moved(rows, jnp.asarray(self.shift, np.float32), self.unit, str(dtype))
-        wide = np.float32 if np.can_cast(rows.dtype, np.float32) else np.float64
-        moved = rows.astype(wide) - self.shift.astype(wide)
+        on_device = isinstance(rows, jax.Array)
+        if on_device:
+            wide = jnp.promote_types(rows.dtype, np.float32).type
+        else:
+            wide = np.float32 if np.can_cast(rows.dtype, np.float32) else np.float64
+        with np.errstate(over="ignore", invalid="ignore"):
+            shift = self.shift.astype(wide)
+            rest = (self.shift - shift).astype(wide)  # what single precision has lost of the shift
+        if on_device:
+            return _moved(rows, shift, rest, self.unit, str(dtype))
+        moved = rows.astype(wide) - shift
+        if rest.any():
+            moved -= rest
         if self.unit != 1:
             moved /= wide(self.unit)
         return moved.astype(dtype, copy=False)
 
 
-def frame_of(view: NDArray, epsilon: float, *, whiten: bool) -> NDArray:
+def mean_of(rows: NDArray) -> NDArray:
+    """Return the mean of rows to the last digits of a double; that of a constant column is its value."""
+    mean = rows[0].astype(np.float64)
+    for _ in range(2):  # the second sum takes away the rounding of the first
+        mean = mean + (rows - mean).mean(axis=0)
+    return np.asarray(mean)
+
+
+def frame_of(view: NDArray, mean: NDArray, epsilon: float, *, whiten: bool) -> NDArray:
     """Return the frame in which a centred view has unit covariance, (r, d), or unit variances, (d,).
 
     In a frame a direction u of the samples F x stands for F' u: only the coordinates change, not the answer.
-    Directions without variance are left out of a whitening frame.
+    Columns that do not vary beyond the rounding of their mean have weight zero, and directions without
+    variance are left out of a whitening frame.
 
-    Raises:
-        ValueError: If all columns are constant.
+    Args:
+        view: Rows, (n, d).
+        mean: Of the columns.
+        epsilon: Multiple of the identity added to the covariance.
+        whiten: False scales column by column.
     """
     n, d = view.shape
-    largest = np.abs(view).max(axis=0, initial=0)
-    if not largest.any():
-        raise ValueError("A view has no variance: all its columns are constant. Pass data that vary.")
-    largest = np.where(largest > 0, largest, 1)  # squares of the quotient neither overflow nor vanish
-    unit = largest * np.sqrt(np.square(view / largest).mean(axis=0))
-    ridge = np.square(np.sqrt(epsilon) / np.where(unit > 0, unit, 1))
+    centred = view - mean
+    largest = np.abs(centred).max(axis=0)
+    varies = largest > 4 * _EPS * np.abs(mean)
+    largest = np.where(varies, largest, 1)  # squares of the quotient neither overflow nor vanish
+    scaled = np.where(varies, centred / largest, 0)
+    size = np.where(varies, np.sqrt(np.square(scaled).mean(axis=0)), 1)
+    unit = largest * size
+    ridge = np.where(varies, np.square(np.sqrt(epsilon) / unit), 0)
     if not whiten or d > _WIDEST or n < 2:
-        deviation = np.where(unit > 0, unit, 1) * np.sqrt((unit > 0) + ridge)
-        return np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 1)
-    unit = np.where(unit > 0, unit, 1)
-    scaled = view / unit
-    if n < d and not epsilon:
-        _, singular, vectors = np.linalg.svd(scaled, full_matrices=False)
-        values = np.square(singular) / n
-        keep = values > values[0] * n * np.finfo(np.float64).eps
-        return np.asarray((vectors[keep].T / np.sqrt(values[keep])).T / unit)
-    values, vectors = np.linalg.eigh(scaled.T @ scaled / n + np.diag(ridge))
-    keep = values > values[-1] * d * np.finfo(np.float64).eps
-    return np.asarray((vectors[:, keep] / np.sqrt(values[keep])).T / unit)
+        return np.where(varies, 1 / (unit * np.sqrt(1 + ridge)), 0)
+    # singular values of the rows keep the digits that those of a covariance have lost
+    scaled /= size
+    rows = np.concatenate([scaled, np.diag(np.sqrt(n * ridge))]) if epsilon else scaled
+    _, singular, vectors = np.linalg.svd(np.linalg.qr(rows, mode="r"), full_matrices=False)
+    noise = _EPS * (10 * (d + np.sqrt(n)) + 4 * np.max(np.abs(mean) / unit, where=varies, initial=0))
+    keep = singular > singular[0] * noise
+    return np.asarray(vectors[keep] * (np.sqrt(n) / singular[keep])[:, None] / unit)
 
 
 def unit_rows(V: NDArray) -> NDArray:

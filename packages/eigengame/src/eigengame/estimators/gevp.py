@@ -22,13 +22,16 @@ from sklearn.utils.validation import check_array, validate_data
 
 from eigengame.core.generalized import PencilConfig, pencil_init, repeat_pencil_step
 from eigengame.core.learning_rate import decaying_adam
-from eigengame.core.ritz import locally_optimal, quality, starting_block
+from eigengame.core.ritz import NOT_POSITIVE, locally_optimal, quality, starting_block
 from eigengame.core.solver import initial_vectors
 from eigengame.estimators.settings import COUNT, POSITIVE
+from eigengame.estimators.streams import real_numbers
 from eigengame.estimators.warn import warn_of_angles
 from eigengame.exact import orient
 
 __all__ = ["EigenGameGEVP"]
+
+_ASYMMETRIC = 1e-6  # of the largest entry: more than rounding in single precision
 
 Operator = ArrayLike | Callable[[Any], Any]
 
@@ -60,7 +63,8 @@ class EigenGameGEVP(BaseEstimator):
     """Top-k solutions of A v = lambda B v for symmetric A and positive definite B.
 
     For linear discriminant analysis, normalised Laplacians (L, degrees) and other pencils that are
-    given as matrices (dense or sparse) or as functions V (k, d) -> A V (k, d).
+    given as matrices (dense or sparse; what is asymmetric by rounding is averaged) or as functions
+    V (k, d) -> A V (k, d).
 
     A short game gives the start; exact products then improve all players at once until the estimated angle of
     each vector is below `tol` (`core.ritz.locally_optimal`). With a dense B the directions are preconditioned
@@ -135,18 +139,25 @@ class EigenGameGEVP(BaseEstimator):
             dim: Dimension d; needed with functions only.
 
         Raises:
-            ValueError: If shapes do not fit, entries are not finite, B is not positive, or k exceeds d.
+            ValueError: If shapes do not fit, entries are not finite, A or B is not symmetric, B is not
+                positive along the vectors, or k exceeds d.
         """
         self._validate_params()
         if callable(X):
-            if dim is None or not (B is None or callable(B)):
+            if not (isinstance(dim, int | np.integer) and (B is None or callable(B))):
                 raise ValueError(
-                    "With A as a function pass dim= (the dimension d), and B as a function or None."
+                    "With A as a function pass dim= (the dimension d, an integer), "
+                    "and B as a function or None."
                 )
+            dim = int(dim)
             self.n_features_in_, (size_a, size_b) = dim, (1.0, 1.0)
             products, operators = _Products((X, B)), (None, None, 1.0, 1.0)
         else:
             (X, B), (size_a, size_b) = self._matrices(X, B)
+            if dim not in (None, self.n_features_in_):
+                raise ValueError(
+                    f"dim={dim}, but A has {self.n_features_in_} rows; leave dim out with matrices."
+                )
             dim = self.n_features_in_
             products, operators = _Products(), (self._device(X), self._device(B), 1.0, 1.0)
         epsilon = float(self.epsilon) / size_b
@@ -220,31 +231,36 @@ class EigenGameGEVP(BaseEstimator):
             return in_double, noise, None
         if hasattr(B, "tocsr"):
             diagonal = B.diagonal() + epsilon
-            return in_double, noise, lambda R: R / np.where(diagonal > 0, diagonal, 1)
+            if diagonal.min() <= 0:
+                raise ValueError(NOT_POSITIVE.format("its diagonal is not positive"))
+            return in_double, noise, lambda R: R / diagonal
         try:
             factor = cho_factor(B + epsilon * np.eye(B.shape[0]))
         except LinAlgError as error:
-            raise ValueError(
-                "B is not positive definite: its Cholesky factorisation fails. Pass epsilon > 0, which adds "
-                "epsilon I to B."
-            ) from error
+            raise ValueError(NOT_POSITIVE.format("its Cholesky factorisation fails")) from error
         return in_double, noise, lambda R: np.asarray(cho_solve(factor, R.T).T)
 
     def _matrices(self, A: Any, B: Any) -> tuple[list[Any], list[float]]:
         """Return A and B in double precision divided by their largest entries, and these."""
-        pair: list[Any] = [validate_data(self, A, accept_sparse="csr", dtype="numeric"), None]
+        A = validate_data(self, real_numbers(A), accept_sparse="csr", dtype="numeric")
+        pair: list[Any] = [real_numbers(A), None]
         shape = pair[0].shape
         if shape[0] != shape[1]:
             raise ValueError(f"A has shape {shape}; a symmetric matrix is square.")
         if B is not None:
+            B = real_numbers(B, "B") if not callable(B) else B
             if callable(B) or np.shape(B) != shape:
                 given = "a function" if callable(B) else np.shape(B)
                 raise ValueError(f"B must be a matrix of shape {shape} like A; got {given}.")
-            pair[1] = check_array(B, accept_sparse="csr", dtype="numeric", input_name="B")
+            B = check_array(B, accept_sparse="csr", dtype="numeric", input_name="B")
+            pair[1] = real_numbers(B, "B")
+        pair = [M if M is None else M.astype(np.float64) for M in pair]
         sizes = [1.0 if M is None else float(abs(M).max()) or 1.0 for M in pair]
-        return [
-            M if M is None else M.astype(np.float64) / size for M, size in zip(pair, sizes, strict=True)
-        ], sizes
+        pair = [M if M is None else M / size for M, size in zip(pair, sizes, strict=True)]
+        for name, M in zip("AB", pair, strict=True):
+            if M is not None and abs(M - M.T).max() > _ASYMMETRIC:
+                raise ValueError(f"{name} is not symmetric; pass ({name} + {name}.T) / 2 if it should be.")
+        return [M if M is None else (M + M.T) / 2 for M in pair], sizes
 
     @staticmethod
     def _device(matrix: Any) -> Any:
@@ -257,6 +273,11 @@ class EigenGameGEVP(BaseEstimator):
         U = np.random.default_rng(seed).standard_normal((2, dim)).astype(np.float32)
         sizes = []
         for name, product in zip("AB", _apply(products, U, operators), strict=True):
+            if np.shape(product) != U.shape or not np.isfinite(product).all():
+                found = "values that are not finite" if np.shape(product) == U.shape else np.shape(product)
+                raise ValueError(
+                    f"{name} maps V of shape {U.shape} to {found}; return {name} V of V's shape."
+                )
             table = np.asarray(U @ np.asarray(product).T, np.float64)
             if abs(table[0, 1] - table[1, 0]) > 1e-3 * max(np.abs(table).max(), 1e-30):
                 warnings.warn(

@@ -11,6 +11,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from eigengame.estimators.frames import unit_rows
 from eigengame.estimators.pencil import PencilEstimator, has_batch_size
+from eigengame.estimators.settings import unchanged_on_error
+from eigengame.estimators.streams import real_numbers
 from eigengame.exact import orient
 
 __all__ = ["EigenGameICA"]
@@ -45,6 +47,7 @@ class EigenGameICA(PencilEstimator):
     _problem = "ica"
     _independent = 3
 
+    @unchanged_on_error
     def fit(self, X: ArrayLike, y: None = None) -> Self:
         """Learn unmixing directions from samples on the rows of X."""
         self._fit((self._validated(X, reset=True),))
@@ -53,11 +56,14 @@ class EigenGameICA(PencilEstimator):
         return self
 
     def _warn_of_equal_kurtosis(self, X: ArrayLike) -> None:
-        """Warn of neighbours closer than four times their sampling error, which ten blocks give."""
-        blocks = np.array_split(np.asarray(self.transform(X), np.float64), 10)
-        if len(blocks[-1]) < 20 or self.n_components < 2:
+        """Warn of neighbours closer than four times their sampling error, which blocks of the rows give."""
+        scores = np.asarray(self.transform(X), np.float64)
+        if self.n_components < 2:
             return
-        kurtosis = np.array([np.mean(b**4, axis=0) / np.mean(b**2, axis=0) ** 2 for b in blocks])
+        blocks = np.array_split(scores, np.clip(len(scores) // 20, 2, 10))
+        kurtosis = np.array(
+            [np.mean(b**4, axis=0) / np.maximum(np.mean(b**2, axis=0) ** 2, 1e-300) for b in blocks]
+        )
         errors = kurtosis.std(axis=0, ddof=1) / np.sqrt(len(blocks))
         gaps = np.abs(np.diff(self.eigenvalues_))
         mixed = np.flatnonzero(gaps < 4 * np.hypot(errors[1:], errors[:-1]))
@@ -71,17 +77,23 @@ class EigenGameICA(PencilEstimator):
             )
 
     @available_if(has_batch_size)  # type: ignore[untyped-decorator]  # scikit-learn has no types
+    @unchanged_on_error
     def partial_fit(self, X: ArrayLike, y: None = None) -> Self:
         """Continue with more rows, `independent_batches * batch_size` per step."""
         return self._partial_fit((self._validated(X, reset=not self._begun(), fewest=1),))
 
     def _validated(self, X: ArrayLike, *, reset: bool, fewest: int = 2) -> NDArray:
-        return np.asarray(validate_data(self, X, reset=reset, ensure_min_samples=fewest, dtype="numeric"))
+        rows = validate_data(self, real_numbers(X), reset=reset, ensure_min_samples=fewest, dtype="numeric")
+        return np.asarray(real_numbers(rows))
+
+    def _oriented(self) -> NDArray:
+        """Return the directions in double precision."""
+        return orient(unit_rows(self._vectors()[0]))
 
     @property
     def components_(self) -> Float[np.ndarray, "k d"]:
         """Unit unmixing directions on rows."""
-        return orient(unit_rows(self._vectors()[0])).astype(self._begun_with["dtype"])
+        return self._oriented().astype(self._begun_with["dtype"])
 
     @property
     def mean_(self) -> Float[np.ndarray, " d"]:
@@ -91,4 +103,5 @@ class EigenGameICA(PencilEstimator):
     def transform(self, X: ArrayLike) -> Float[np.ndarray, "n k"]:
         """Return the sources, (X - mean) V', up to scale and sign."""
         check_is_fitted(self)
-        return self._project(validate_data(self, X, reset=False, dtype="numeric"), 0, self.components_)
+        rows = real_numbers(validate_data(self, real_numbers(X), reset=False, dtype="numeric"))
+        return self._project(rows, 0, self._oriented())

@@ -1,5 +1,6 @@
 """What CCA, PLS and ICA share: gamma-EigenGame on minibatches, on the scikit-learn contract."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
@@ -23,10 +25,16 @@ from eigengame.core.generalized import (
     unresolved_players,
 )
 from eigengame.core.learning_rate import decaying_adam
-from eigengame.core.ritz import locally_optimal, quality, starting_block
+from eigengame.core.ritz import Block, locally_optimal, quality, starting_block
 from eigengame.core.solver import State
-from eigengame.estimators.frames import frame_of, into, out_of
-from eigengame.estimators.settings import COUNT, DTYPE, POSITIVE, check_precision, check_unchanged
+from eigengame.estimators.frames import frame_of, into, mean_of, out_of
+from eigengame.estimators.settings import (
+    COUNT,
+    DTYPE,
+    POSITIVE,
+    check_precision,
+    check_unchanged,
+)
 from eigengame.estimators.streams import check_finite
 from eigengame.estimators.warn import warn_of_angles
 from eigengame.pencils import cca_products, ica_products, pls_products
@@ -126,7 +134,6 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     _state: State
     _means: tuple[NDArray, ...]
     _frames: tuple[NDArray, ...]
-    _units: tuple[float, ...]
     n_samples_seen_: int
     n_iter_: int
 
@@ -145,6 +152,8 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self._forget()
         self._move_mean(views)
         self._set_frames(views, whiten=self.refine)
+        if not all(frame.any() for frame in self._frames):
+            raise ValueError("A view has no variance: all its columns are constant. Pass data that vary.")
         batches = (self._samples(views), self._ridge())
         if self.batch_size is None:
             self._start(views)
@@ -163,12 +172,11 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                     self._absorb(tuple(view[order[start : start + rows]] for view in views))
             if not hasattr(self, "_state"):
                 self._start(views)
-        if self.refine:
-            self._refine(batches)
+        self._judge(batches)
         return self
 
-    def _refine(self, batches: tuple[Any, Any]) -> None:
-        """Improve all vectors by exact products with the whole data until they are within `tol`."""
+    def _judge(self, batches: tuple[Any, Any]) -> None:
+        """Measure the vectors by exact products with the whole data; `refine` them until within `tol`."""
         template, sign = self._state.V, 1 if self.maximize else -1
         widths = [leaf.shape[1] for leaf in jax.tree.leaves(template)]
         full = jax.tree.map(jnp.asarray, ((batches[0],), batches[1]))
@@ -187,9 +195,16 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         template_rows, k = V.shape[0], int(self.n_components)
         noise = 10 * float(np.finfo(self.dtype).eps)
         judge = partial(quality, k=k, noise=noise, size=1.0, zero_is_null=False)
-        block, self.n_passes_ = locally_optimal(
-            products, starting_block(V, products), judge, tol=float(self.tol), max_passes=500
-        )
+        if self.refine:
+            block, self.n_passes_ = locally_optimal(
+                products, starting_block(V, products), judge, tol=float(self.tol), max_passes=500
+            )
+            advice = "their values may be too close to tell apart"
+        else:
+            AV, BV = products(V)
+            sizes = np.sqrt(np.maximum(np.sum(V * BV, axis=1, keepdims=True), np.finfo(self.dtype).tiny))
+            block = Block(V / sizes, AV / sizes, BV / sizes, np.sum(V * AV, axis=1) / sizes[:, 0] ** 2)
+            self.n_passes_, advice = 0, "take more epochs, or refine=True"
         found = judge(block)
         missing = template_rows - block.values.size
         V = np.pad(block.V / np.linalg.norm(block.V, axis=1, keepdims=True), ((0, missing), (0, 0)))
@@ -203,9 +218,15 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         V_tree = jax.tree.unflatten(jax.tree.structure(template), parts)
         self._state = replace(self._state, V=V_tree, aux=averages)
         self.angle_bounds_, self.residuals_ = found.angles, found.residuals
-        warn_of_angles(
-            "Components", found, float(self.tol), "their values may be too close to tell apart", level=4
-        )
+        warn_of_angles("Components", found, float(self.tol), advice, level=6)
+        if self.refine and self.unresolved_.size:
+            warnings.warn(
+                f"Components {self.unresolved_.tolist()} are no finding: no value is left that is "
+                f"{'positive' if self.maximize else 'negative'} beyond rounding error. "
+                "Ask for fewer components.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
 
     def _partial_fit(self, views: tuple[NDArray, ...]) -> Self:
         count = self.independent_batches or self._independent
@@ -226,8 +247,7 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             if part[0].shape[0] < enough:
                 self._held = part
                 break
-            if not hasattr(self, "_frames"):
-                self._set_frames(views, whiten=False)
+            self._set_frames(views, whiten=False)
             self._absorb(part)
             enough = rows
         return self
@@ -257,26 +277,38 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         held = self._means or tuple(np.zeros(view.shape[1]) for view in views)
         share = n / self.n_samples_seen_
         self._means = tuple(
-            mean + share * (view.mean(axis=0, dtype=np.float64) - mean)
-            for mean, view in zip(held, views, strict=True)
+            mean + share * (mean_of(view) - mean) for mean, view in zip(held, views, strict=True)
         )
 
     def _set_frames(self, views: tuple[NDArray, ...], *, whiten: bool) -> None:
         """Choose coordinates in which the problem has no units: whitened, or columns of unit variance.
 
-        The second view of partial least squares is only divided by one number, of which its values are a
-        multiple: the problem itself compares its columns.
+        Columns of a stream that have not varied so far have weight zero, and get one when they do. The second
+        view of partial least squares is only divided by one number, of which its values are a multiple: the
+        problem itself compares its columns.
         """
-        frames, self._units = [], tuple(1.0 for _ in views)
+        frames = list(self.__dict__.get("_frames") or [np.zeros(mean.size) for mean in self._means])
         for index, (view, mean) in enumerate(zip(views, self._means, strict=True)):
-            centred = view - mean
+            if frames[index].ndim == 2 or frames[index].all():
+                continue
             if self._problem == "pls" and index == 1:
-                size = float(np.sqrt(np.square(centred).mean())) or 1.0
-                self._units = (1.0, size)
-                frames.append(np.full(view.shape[1], 1 / size))
+                weights = frame_of(view, mean, 0.0, whiten=False)
+                largest = np.max(1 / weights, where=weights > 0, initial=0)
+                shares = np.where(weights > 0, 1 / np.where(weights > 0, weights, 1), 0) / (largest or 1)
+                size = float(largest * np.sqrt(np.square(shares).mean()))
+                fresh = np.full(view.shape[1], 1 / size if size else 0.0)
             else:
-                frames.append(frame_of(centred, float(self.epsilon), whiten=whiten))
+                fresh = frame_of(view, mean, float(self.epsilon), whiten=whiten)
+            frames[index] = fresh if fresh.ndim == 2 else np.where(frames[index] == 0, fresh, frames[index])
         self._frames = tuple(frames)
+
+    @property
+    def _units(self) -> tuple[float, ...]:
+        """Return what the values of the views are to be multiplied by."""
+        if self._problem != "pls":
+            return tuple(1.0 for _ in self._frames)
+        weight = float(self._frames[1][0])
+        return (1.0, 1 / weight if weight else 1.0)
 
     def _ridge(self) -> Any:
         """Return epsilon F F' for every frame F, in the structure of the vectors."""
@@ -305,8 +337,8 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 f"ask for at most {smallest}."
             )
         dims = tuple(frame.shape[0] for frame in self._frames)
-        # a few more than asked for show how far the next value is
-        guards = max(4, int(self.n_components) // 2) if self.refine else 0
+        # a few more than asked for show how far the next value is; they are children and change no other
+        guards = max(4, int(self.n_components) // 2)
         players = min(int(self.n_components) + guards, max(sum(dims), 1))
         key = jax.random.key(self._draw_seed())
         shape, config = dims if self._two_views else dims[0], self._config(self.n_epochs)

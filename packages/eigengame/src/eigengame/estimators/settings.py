@@ -1,15 +1,18 @@
 """Settings that several estimators share: their constraints, and that a fit under way keeps them."""
 
+from collections.abc import Callable
+from functools import wraps
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from sklearn.utils._param_validation import Interval, StrOptions
 
-__all__ = ["COUNT", "DTYPE", "POSITIVE", "check_precision", "check_unchanged"]
+__all__ = ["COUNT", "DTYPE", "POSITIVE", "check_precision", "check_unchanged", "unchanged_on_error"]
 
 COUNT = Interval(Integral, 1, None, closed="left")
 POSITIVE = Interval(Real, 0, None, closed="neither")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 DTYPE = StrOptions({"float32", "float64"})
 
 
@@ -31,3 +34,19 @@ def check_unchanged(estimator: Any, begun_with: dict[str, Any]) -> None:
                 f"{name} was {held!r} when this fit began and is {now!r}; call fit, which starts anew, "
                 "or set it back."
             )
+
+
+def unchanged_on_error(method: _Method) -> _Method:
+    """Let a call that raises leave the estimator as it was."""
+
+    @wraps(method)
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        before = dict(self.__dict__)
+        try:
+            return method(self, *args, **options)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    return call  # type: ignore[return-value]

@@ -19,6 +19,7 @@ from eigengame.core.directions import direction_from_products
 from eigengame.core.ritz import locally_optimal, quality, starting_block
 from eigengame.core.solver import initial_vectors, retract
 from eigengame.estimators.settings import COUNT, POSITIVE
+from eigengame.estimators.streams import real_numbers
 from eigengame.estimators.warn import warn_of_angles
 from eigengame.exact import orient
 from eigengame.laplacian import check_edges, laplacian_product, top_value_bound
@@ -154,6 +155,9 @@ class EigenGameSpectralEmbedding(BaseEstimator):
         """
         self._validate_params()
         edges, weights, num_nodes = self._edges(X)
+        largest = float(weights.max())
+        unit = 1.0 if not largest or 1e-6 < largest < 1e6 else 2.0 ** round(np.log2(largest))
+        weights = weights / unit  # squares of these neither overflow nor vanish
         if self.n_components > num_nodes:
             raise ValueError(
                 f"n_components={self.n_components} exceeds the number of nodes, n_features={num_nodes}."
@@ -163,7 +167,8 @@ class EigenGameSpectralEmbedding(BaseEstimator):
         adjacency = csr_array((np.concatenate([weights, weights]), pairs), shape=(num_nodes, num_nodes))
         degrees = np.asarray(adjacency.sum(axis=0), np.float64).ravel()
         laplacian = diags_array(degrees) - adjacency
-        bound = top_value_bound(edges, num_nodes, self.lambda_star, weights)
+        star = None if self.lambda_star is None else float(self.lambda_star) / unit
+        bound = top_value_bound(edges, num_nodes, star, weights)
         V = self._play(edges, weights, num_nodes, bound)
         safe = np.where(degrees > 0, degrees, 1.0)
         metric = safe if self.normalized else np.ones(num_nodes)
@@ -183,8 +188,9 @@ class EigenGameSpectralEmbedding(BaseEstimator):
             precondition=lambda R: R / safe,
         )
         found = judge(block)
-        self.eigenvalues_: NDArray = np.maximum(-block.values[:k], 0)
-        self.embedding_: Float[np.ndarray, "nodes k"] = orient(block.V[:k]).T
+        self.eigenvalues_: NDArray = np.maximum(-block.values[:k], 0) * (1 if self.normalized else unit)
+        length = np.sqrt(unit) if self.normalized else 1.0
+        self.embedding_: Float[np.ndarray, "nodes k"] = orient(block.V[:k]).T / length
         self.angle_bounds_ = found.angles
         self.n_iter_ = int(self.n_iter)
         warn_of_angles("Vectors", found, float(self.tol), "raise max_passes, or ask for another n_components")
@@ -215,22 +221,32 @@ class EigenGameSpectralEmbedding(BaseEstimator):
 
     def _edges(self, X: ArrayLike) -> tuple[NDArray[np.int32], NDArray, int]:
         if self.affinity == "edges":
-            table = np.asarray(X)
+            table = np.asarray(real_numbers(X))
+            if table.dtype.kind == "O":
+                table = table.astype(np.float64)
+            if table.ndim != 2:
+                raise ValueError(f"X has shape {table.shape}; pass one edge per row, shape (num_edges, 2).")
             weighted = table.ndim == 2 and table.shape[1] == 3
             self.n_features_in_ = 3 if weighted else 2
-            given = np.asarray(table[:, 2], np.float64) if weighted else np.ones(len(table))
+            given = table[:, 2].astype(np.float64) if weighted else np.ones(len(table))
             ends = table[:, :2] if weighted else table
             edges, num_nodes = check_edges(ends)
-            kept = given[np.asarray(ends)[:, 0] != np.asarray(ends)[:, 1]]
-            return edges, self._checked(kept), num_nodes
-        matrix = validate_data(self, X, accept_sparse="csr", dtype="numeric", ensure_min_samples=2)
+            return edges, self._checked(given)[ends[:, 0] != ends[:, 1]], num_nodes
+        matrix = validate_data(
+            self, real_numbers(X), accept_sparse="csr", dtype="numeric", ensure_min_samples=2
+        )
+        matrix = real_numbers(matrix)
         if matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"A precomputed affinity is square; got shape {matrix.shape}.")
-        table = coo_array(matrix.astype(np.float64))
-        difference = abs(table - table.T)
-        if difference.nnz and difference.max() > 1e-8 * abs(table).max():
+        given = csr_array(matrix.astype(np.float64))
+        rounding = 10 * float(np.finfo(matrix.dtype if matrix.dtype.kind == "f" else np.float64).eps)
+        difference = abs(given - given.T)
+        if (difference > rounding * abs(given).max()).multiply(difference > 1e-6 * abs(given)).nnz:
             raise ValueError("The affinity is not symmetric; pass (X + X.T) / 2.")
+        table = coo_array((given + given.T) / 2)
         present = (table.row < table.col) & (table.data != 0)
+        if not present.any():
+            raise ValueError("The affinity has no weight off its diagonal: the Laplacian is zero.")
         edges, num_nodes = check_edges(
             np.stack([table.row[present], table.col[present]], axis=1), matrix.shape[0]
         )

@@ -7,16 +7,59 @@ precision of the data until `frames.Frame` has subtracted a mean.
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["array_batches", "chunks", "dense_rows", "is_stream", "iterable_batches", "pad_rows"]
+__all__ = [
+    "array_batches",
+    "check_finite",
+    "chunks",
+    "dense_rows",
+    "is_stream",
+    "iterable_batches",
+    "pad_rows",
+    "real_numbers",
+]
 
 
 def is_stream(X: Any) -> bool:
     """Return whether X is a callable or an iterable of batches rather than an array-like of rows."""
     array_like = any(hasattr(X, name) for name in ("shape", "__array__", "__getitem__"))
     return callable(X) or (isinstance(X, Iterable) and not array_like)
+
+
+def real_numbers(X: Any, name: str = "X") -> Any:
+    """Return X, refused where its type says that its entries are no real numbers.
+
+    Floating-point types that NumPy does not know, such as bfloat16, are widened to single precision.
+
+    Raises:
+        ValueError: For an iterator or a function, and for masked, complex, structured or text entries, dates
+            and durations.
+
+    Example:
+        >>> real_numbers(np.zeros(2, "datetime64[s]"))
+        Traceback (most recent call last):
+        ValueError: X holds datetime64[s]: pass numbers, for example seconds since a date of your choice.
+    """
+    if is_stream(X):
+        raise ValueError(f"{name} is a {type(X).__name__}: pass an array, or its batches to partial_fit.")
+    if np.ma.is_masked(X):
+        raise ValueError(f"{name} has masked entries: drop their rows, or fill them with {name}.filled(...).")
+    dtype: Any = getattr(X, "dtype", None)
+    kind = getattr(dtype, "kind", "O")
+    if kind in "mM":
+        raise ValueError(
+            f"{name} holds {dtype}: pass numbers, for example seconds since a date of your choice."
+        )
+    if kind == "c":
+        raise ValueError(f"Complex data not supported: {name} holds {dtype}; pass real numbers.")
+    if kind in "SU" or (kind == "V" and not jnp.issubdtype(dtype, np.floating)):
+        raise ValueError(f"{name} holds entries of type {dtype}; pass numbers.")
+    if kind == "V":
+        return np.asarray(X).astype(np.float32)
+    return X
 
 
 def dense_rows(X: Any, rows: Any = None) -> NDArray:
@@ -26,9 +69,8 @@ def dense_rows(X: Any, rows: Any = None) -> NDArray:
         ValueError: For complex entries, or entries that are no numbers.
     """
     part = X if rows is None else X[rows]  # not every sparse format can be indexed
-    dense = np.asarray(part.toarray() if hasattr(part, "toarray") else part)
-    if dense.dtype.kind == "c":
-        raise ValueError("Complex data not supported: pass real numbers.")
+    part = part.toarray() if hasattr(part, "toarray") else real_numbers(part)
+    dense: NDArray = real_numbers(np.asarray(part))
     return dense if dense.dtype.kind in "fiub" else dense.astype(np.float64)
 
 

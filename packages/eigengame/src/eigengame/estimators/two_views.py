@@ -10,6 +10,8 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from eigengame.estimators.frames import unit_rows
 from eigengame.estimators.pencil import PencilEstimator, has_batch_size
+from eigengame.estimators.settings import unchanged_on_error
+from eigengame.estimators.streams import real_numbers
 from eigengame.exact import orient
 
 __all__ = ["EigenGameCCA", "EigenGamePLS"]
@@ -21,11 +23,13 @@ class _TwoViews(PencilEstimator):
     _two_views = True
     _independent = 2
 
+    @unchanged_on_error
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Learn pairs of directions from samples on the rows of X (n, dx) and y (n, dy)."""
         return self._fit(self._validated(X, y, reset=True))
 
     @available_if(has_batch_size)  # type: ignore[untyped-decorator]  # scikit-learn has no types
+    @unchanged_on_error
     def partial_fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Continue with more rows, `independent_batches * batch_size` per step."""
         return self._partial_fit(self._validated(X, y, reset=not self._begun(), fewest=1))
@@ -35,35 +39,44 @@ class _TwoViews(PencilEstimator):
     ) -> tuple[NDArray, NDArray]:
         rows, targets = validate_data(
             self,
-            X,
-            y,
+            real_numbers(X),
+            real_numbers(y, "y"),
             reset=reset,
             multi_output=True,
             y_numeric=True,
             ensure_min_samples=fewest,
             dtype="numeric",
         )
-        targets = targets.reshape(len(targets), -1)
+        targets = real_numbers(targets, "y").reshape(len(targets), -1)
         if not reset and targets.shape[1] != self._means[1].size:
             raise ValueError(f"y has {targets.shape[1]} columns; fitted with {self._means[1].size}.")
-        return rows, targets
+        self._check_columns(y, reset=reset)
+        return real_numbers(rows), targets
+
+    def _check_columns(self, y: Any, *, reset: bool) -> None:
+        """Hold the columns of a second view that is a data frame to those of the first call."""
+        names = [str(name) for name in getattr(y, "columns", [])]
+        if reset:
+            self._y_columns = names
+        elif names and self._y_columns and names != self._y_columns:
+            raise ValueError(f"y has columns {names}; fitted with {self._y_columns}, in this order.")
 
     def _oriented(self) -> tuple[NDArray, NDArray]:
+        """Return the directions of both views in double precision."""
         x, y = self._vectors()
         joint = unit_rows(np.concatenate([x, y], axis=1))
         signs = np.sign(np.sum(joint * orient(joint), axis=1, keepdims=True))
-        dtype = self._begun_with["dtype"]
-        return (signs * unit_rows(x)).astype(dtype), (signs * unit_rows(y)).astype(dtype)
+        return signs * unit_rows(x), signs * unit_rows(y)
 
     @property
     def components_x_(self) -> Float[np.ndarray, "k dx"]:
         """Unit directions of the first view; signs agree with those of the second."""
-        return self._oriented()[0]
+        return self._oriented()[0].astype(self._begun_with["dtype"])
 
     @property
     def components_y_(self) -> Float[np.ndarray, "k dy"]:
         """Unit directions of the second view."""
-        return self._oriented()[1]
+        return self._oriented()[1].astype(self._begun_with["dtype"])
 
     @property
     def mean_(self) -> tuple[NDArray, ...]:
@@ -73,16 +86,18 @@ class _TwoViews(PencilEstimator):
     def transform(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:
         """Return the scores of X, and those of y as a second array if it is given."""
         check_is_fitted(self)
-        rows = validate_data(self, X, reset=False, dtype="numeric")
-        scores = self._project(rows, 0, self.components_x_)
+        rows = real_numbers(validate_data(self, real_numbers(X), reset=False, dtype="numeric"))
+        axes = self._oriented()
+        scores = self._project(rows, 0, axes[0])
         if y is None:
             return scores
-        return scores, self._project(self._targets(y, len(rows)), 1, self.components_y_)
+        return scores, self._project(self._targets(y, len(rows)), 1, axes[1])
 
     def _targets(self, y: ArrayLike, n: int) -> NDArray:
-        targets = check_array(y, ensure_2d=False, input_name="y")
+        self._check_columns(y, reset=False)
+        targets = real_numbers(check_array(real_numbers(y, "y"), ensure_2d=False, input_name="y"), "y")
         targets = targets.reshape(len(targets), -1)
-        width = self.components_y_.shape[1]
+        width = self._means[1].size
         if targets.shape != (n, width):
             raise ValueError(f"y has shape {targets.shape}; expected {(n, width)}, a row for each row of X.")
         return np.asarray(targets)
@@ -121,7 +136,7 @@ class EigenGameCCA(_TwoViews):
         maximize: False looks for the most negative values.
         refine: Let `fit` play in whitened coordinates (of views of at most 2048 columns; wider ones are
             scaled column by column), and then improve all vectors by exact products until they are within
-            `tol`; False is the plain game.
+            `tol`; False is the plain game, of which they only measure how near it came.
         tol: Largest estimated angle in radians that counts as converged; what is not is said in a
             ConvergenceWarning.
         dtype: `"float32"` or `"float64"` (needs `jax.enable_x64`).
@@ -132,9 +147,9 @@ class EigenGameCCA(_TwoViews):
         components_y_: Unit directions of the second view.
         eigenvalues_: Correlations of the pairs.
         angle_bounds_: Estimated bound of the angle of each vector, in radians; pi / 2, nothing known, after
-            `partial_fit` or without `refine`.
+            `partial_fit`.
         mean_: Means of both views.
-        unresolved_: Players whose value is not positive.
+        unresolved_: Players whose value is not positive; `fit` warns of them.
 
     Source: Gemp et al. 2022 (arXiv 2206.04993).
 

@@ -118,7 +118,7 @@ def _views(config: CCAConfig, seed: int) -> TwoViews:
 def _full(config: CCAConfig, seed: int) -> dict[str, NDArray]:
     views = _views(config, seed)
     truth = pencil(*exact_pencil(views), k=config.num_components).vectors
-    model = EigenGameCCA(config.num_components, refine=False, dtype=config.dtype, random_state=seed)
+    model = EigenGameCCA(config.num_components, refine=False, tol=2.0, dtype=config.dtype, random_state=seed)
     return {
         f"{prefix}cosines": cosine_similarities(
             joint_vectors(model.set_params(n_epochs=steps).fit(*views)), truth
@@ -135,6 +135,7 @@ def _minibatch(config: CCAConfig, seed: int) -> dict[str, NDArray]:
         config.num_components,
         batch_size=config.batch_size,
         refine=False,
+        tol=2.0,
         dtype=config.dtype,
         random_state=seed,
     )
@@ -155,7 +156,7 @@ def _images(config: CCAConfig, seed: int) -> dict[str, NDArray]:
     variance = np.concatenate(views, axis=1).var(axis=0).mean()
     epsilon = config.epsilon * variance
     model = EigenGameCCA(
-        config.image_components, epsilon=epsilon, refine=False, dtype=config.dtype, random_state=seed
+        config.image_components, epsilon=epsilon, refine=False, tol=2.0, dtype=config.dtype, random_state=seed
     )
     A, B = exact_pencil(views, epsilon)
     found = {"image_exact": pencil(A, B, k=config.image_components).values}

@@ -89,7 +89,7 @@ def plot(result: Result) -> Figure:
 
 def _pls(config: PlsIcaConfig, seed: int) -> dict[str, NDArray]:
     views = two_views(generator(seed, "pls"), config.num_samples)
-    model = EigenGamePLS(config.pls_components, refine=False, dtype=config.dtype, random_state=seed)
+    model = EigenGamePLS(config.pls_components, refine=False, tol=2.0, dtype=config.dtype, random_state=seed)
     A, B = exact_pencil(views)
     split = views.x.shape[1]
     B[split:, split:] = np.eye(views.y.shape[1])
@@ -108,7 +108,13 @@ def _ica(config: PlsIcaConfig, seed: int) -> dict[str, NDArray]:
     scaled = mixed / mixed.std()
     # all three sources are flatter than a Gaussian: their values are those of -A
     model = EigenGameICA(
-        3, n_epochs=config.ica_steps, maximize=False, refine=False, dtype=config.dtype, random_state=seed
+        3,
+        n_epochs=config.ica_steps,
+        maximize=False,
+        refine=False,
+        tol=2.0,
+        dtype=config.dtype,
+        random_state=seed,
     )
     found = matched_correlations(model.fit(scaled).transform(scaled), sources)
     gaussian = draw.standard_normal(sources.shape)
