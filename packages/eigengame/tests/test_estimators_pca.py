@@ -496,6 +496,91 @@ def test_a_mean_far_above_the_spread(rng, move, algorithm):
     assert model.score(X) == pytest.approx(variances.sum() / np.sum(centred**2) * 999, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", [np.float64, jnp.asarray], ids=["numpy", "jax"])
+def test_scores_next_to_a_mean_far_above_the_spread(rng, kind):
+    """With digits of the data as they are given, not of single precision nor of the rounded mean."""
+    X = np.asarray(
+        kind(rng.standard_normal((1000, 4)) * [8, 4, 2, 1] + (1e12 if kind is np.float64 else 1e5))
+    )
+    model = EigenGame(4, algorithm="auto", random_state=0).fit(kind(X))
+    centred = (X - X[0]).astype(float)
+    _, _, V = np.linalg.svd(centred - centred.mean(axis=0))
+    scores = np.abs((centred - centred.mean(axis=0)) @ V.T)
+    np.testing.assert_allclose(np.abs(model.transform(X)), scores, atol=1e-5)
+    # rows on a device are in single precision, the shift of rows in double precision is not
+    model = EigenGame(4, random_state=0).partial_fit(X.astype(np.float64)).partial_fit(kind(X))
+    np.testing.assert_allclose(
+        np.asarray(model._state.mean), (centred - model._frame.shift + X[0]).mean(0), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1.0, 1e20])
+@pytest.mark.parametrize("first", [0.0, 3.3])
+def test_rows_that_do_not_vary_at_first(rng, unit, first):
+    """They do not show the unit of the data."""
+    X = rng.standard_normal((2000, 8)) * [8, 6, 4.5, 3, 1, 1, 1, 1] * unit + first * unit
+    model = EigenGame(3, random_state=0).partial_fit(np.full((300, 8), first * unit))
+    assert model.unresolved_.size == 3
+    for rows in np.split(np.tile(X, (5, 1)), 50):
+        model.partial_fit(rows)
+    assert angles(model.components_, top_three(X)[1]).max() < 0.1
+    seen = np.concatenate([np.full((300, 8), first * unit), np.tile(X, (5, 1))])
+    np.testing.assert_allclose(model.mean_, seen.mean(axis=0), rtol=1e-5, atol=1e-6 * unit)
+    assert model.unresolved_.size == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("algorithm", ["mu", "auto"])
+def test_data_that_do_not_vary_are_said(dtype, algorithm):
+    with pytest.warns(ConvergenceWarning, match="do not vary: all rows are equal") as said:
+        model = EigenGame(2, algorithm=algorithm, random_state=0).fit(np.full((500, 5), 3.3, dtype))
+    assert len(said) == 1
+    np.testing.assert_array_equal(model.explained_variance_, 0)
+    np.testing.assert_array_equal(model.mean_, np.full(5, dtype(3.3), float))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda x: np.ma.array(x, mask=x > 1), "has masked entries"),
+        (lambda x: (1e9 * x).astype("datetime64[ns]"), r"holds datetime64\[ns\]: pass numbers"),
+        (lambda x: (1e9 * x).astype("timedelta64[ns]"), r"holds timedelta64\[ns\]: pass numbers"),
+        (lambda x: x.astype(str), "holds entries of type <U"),
+    ],
+    ids=["masked", "dates", "durations", "text"],
+)
+def test_entries_that_are_no_numbers_are_refused(data, bad, message):
+    fitted_model = EigenGame(2, random_state=0).fit(data)
+    for call in (
+        lambda: EigenGame(2).fit(bad(data)),
+        lambda: EigenGame(2).fit(lambda: iter([bad(data)])),
+        lambda: EigenGame(2).partial_fit(bad(data)),
+        lambda: fitted_model.refine(bad(data)),
+        lambda: fitted_model.transform(bad(data)),
+        lambda: fitted_model.score(bad(data)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_bounds_of_a_stream_hold_the_weights_of_its_rows(share):
+    """With as many players as columns no residual shows that the last rows count more than the first."""
+    ratios = []
+    for seed in range(8):
+        X = np.random.default_rng(seed).standard_normal((2000, 6)) * [4, 3.4, 2.9, 2, 2, 2]
+        model = EigenGame(3, random_state=0)
+        start = 0
+        if share < 1:
+            start = 1000
+            model.fit(X[:start])
+        for rows in np.split(X[start:], 8):
+            model.partial_fit(rows)
+        ratios.append(angles(model.components_, top_three(X)[1]) / model.angle_bounds_)
+    assert np.sqrt(np.mean(np.square(ratios))) < 1
+    assert np.max(ratios) < 3
+
+
 @pytest.mark.parametrize("scale", [1e-150, 1e-30, 1e-22, 1e15, 1e30, 1e150])
 @pytest.mark.parametrize("options", [{}, {"algorithm": "auto"}, {"learning_rate": 0.02}], ids=str)
 def test_any_unit_of_the_data(rng, scale, options):

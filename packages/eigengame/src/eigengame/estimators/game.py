@@ -49,6 +49,7 @@ class Game(BaseEstimator):
     _frame: Frame
     _rows: int
     _seed: int
+    _streamed_rows = 0  # since the last exact pass
     _wanted: Any
     _begun_with: dict[str, Any]
 
@@ -56,6 +57,7 @@ class Game(BaseEstimator):
         for name in ("_state", "_distinct", "_former"):
             self.__dict__.pop(name, None)
         self.n_samples_seen_, self.n_iter_, self.n_passes_, self.solver_ = 0, 0, 0, "game"
+        self._streamed_rows = 0
 
     def _config(self) -> Config:
         schedule = self.learning_rate if callable(self.learning_rate) else None
@@ -85,6 +87,16 @@ class Game(BaseEstimator):
             k = self._wanted = d
         if k > d:
             raise ValueError(f"n_components={k} exceeds n_features={d}; ask for at most {d} components.")
+        frame = self._frame_for(rows, position)
+        players = min(k + max(8, k // 2), d)
+        config = self._config()
+        key = jax.random.key(self._seed)
+        V = self._first_vectors(key, players, d)
+        state = init(key, players, d, config.optimizer, V=V, moments=True, dtype=self.dtype, mesh=self.mesh)
+        self._state, self._frame = self._with_own_rate(state, frame), frame
+        self._begun_with = {name: getattr(self, name) for name in FIXED}
+
+    def _frame_for(self, rows: NDArray, position: int) -> Frame:
         check_finite(rows, position)
         frame = Frame.of(rows, center=self.center == "running")
         if frame.unit != 1 and (self.optimizer is not None or callable(self.learning_rate)):
@@ -92,15 +104,19 @@ class Game(BaseEstimator):
                 f"The data are of size {frame.unit:.1g}; with an own optimizer or schedule 1e-6 to 1e6 is "
                 "allowed, as its steps fit one unit. Scale the data, or pass learning_rate='auto'."
             )
-        players = min(k + max(8, k // 2), d)
-        config = self._config()
-        key = jax.random.key(self._seed)
-        V = self._first_vectors(key, players, d)
-        state = init(key, players, d, config.optimizer, V=V, moments=True, dtype=self.dtype, mesh=self.mesh)
-        if self.optimizer is None and not callable(self.learning_rate) and self.learning_rate != "auto":
-            state = with_learning_rate(state, float(self.learning_rate) * frame.unit**2)
-        self._state, self._frame = state, frame
-        self._begun_with = {name: getattr(self, name) for name in FIXED}
+        return frame
+
+    def _with_own_rate(self, state: State, frame: Frame) -> State:
+        if self.optimizer is not None or callable(self.learning_rate) or self.learning_rate == "auto":
+            return state
+        return with_learning_rate(state, float(self.learning_rate) * frame.unit**2)
+
+    def _choose_frame_anew(self, rows: NDArray, position: int) -> None:
+        """Move to the frame of rows that are the first to vary: the unit of those before was a guess."""
+        mean = np.asarray(self._frame.shift + self._frame.unit * np.asarray(self._state.mean, np.float64))
+        frame = self._frame_for(np.concatenate([mean[None], rows]), position)
+        moved = jnp.asarray((mean - frame.shift) / frame.unit, self._state.mean.dtype)
+        self._state, self._frame = self._with_own_rate(replace(self._state, mean=moved), frame), frame
 
     def _first_vectors(self, key: jax.Array, k: int, d: int) -> NDArray | None:
         former: NDArray | None = self.__dict__.pop("_former", None)
@@ -117,6 +133,8 @@ class Game(BaseEstimator):
         """Take one step on at most `batch_size` rows, padded to one size or, after a small start, two."""
         if not hasattr(self, "_state"):
             self._start(rows, position)
+        elif not self._state.aux.total:
+            self._choose_frame_anew(np.asarray(rows), position)
         n = len(rows)
         entered = self._frame.enter(rows, self.dtype)
         if not isinstance(rows, jax.Array):
@@ -132,6 +150,7 @@ class Game(BaseEstimator):
         self._state = state
         self.n_samples_seen_ += n
         self.n_iter_ += 1
+        self._streamed_rows += n
 
     def _divisible(self, rows: int) -> int:
         """Return the number of rows rounded up to what the mesh can split; the rest is padding."""
@@ -168,8 +187,29 @@ class Game(BaseEstimator):
             if total - np.maximum(block.values, 0).sum() > 100 * self._noise * total:
                 angles = np.where(block.values[: self._wanted] > 0, found.angles, np.pi / 2)
                 found = replace(found, angles=angles, unresolved=np.flatnonzero(np.zeros(0)))
+            found = self._with_weights(found, np.maximum(block.values, 0), total)
             _SOLUTIONS[self] = held = (self._state, block, found)
         return held[1], held[2]
+
+    def _with_weights(self, found: Quality, values: NDArray, total: float) -> Quality:
+        """Add to the bounds what the weights of a stream do: its last rows count more than its first.
+
+        The variances of n rows whose weights w_t sum to 1 differ from those with weights 1 / n as an estimate
+        from 1 / sum (w_t - 1 / n)**2 samples does; for Gaussian data the angles follow (Anderson 1963).
+        """
+        n, last = max(int(self._state.count), 1), self._streamed_rows
+        excess, rest = min(last / n**2, 1 / (3 * n)), values.size
+        k, d = found.angles.size, self._state.mean.size
+        below = np.full(d - rest, max(total - values.sum(), 0) / max(d - rest, 1))
+        others, own = np.append(values, below), values[:k, None]
+        gaps = np.square(own - others)
+        gaps[np.arange(k), np.arange(k)] = np.inf
+        spread = np.sqrt(excess * np.sum(own * others / np.maximum(gaps, np.finfo(float).tiny), axis=1))
+        return replace(
+            found,
+            angles=np.minimum(found.angles + spread, np.pi / 2),
+            value_errors=found.value_errors + values[:k] * np.sqrt(2 * excess),
+        )
 
     def _adopt(self, block: Block, mean: NDArray, total: float) -> None:
         """Continue from vectors with exact products in the frame; momentum starts anew."""
@@ -196,6 +236,7 @@ class Game(BaseEstimator):
         self._state = replace(
             state, V=vectors, aux=moments, mean=jnp.asarray(mean, dtype), opt_state=opt_state
         )
+        self._streamed_rows = 0
 
     @property
     def n_components_(self) -> int:

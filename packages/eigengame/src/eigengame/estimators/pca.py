@@ -25,7 +25,14 @@ from eigengame.estimators.components import Components
 from eigengame.estimators.passes import Pass, one_pass
 from eigengame.estimators.saved import Saved
 from eigengame.estimators.settings import COUNT, DTYPE, POSITIVE, check_precision, check_unchanged
-from eigengame.estimators.streams import array_batches, chunks, dense_rows, is_stream, iterable_batches
+from eigengame.estimators.streams import (
+    array_batches,
+    chunks,
+    dense_rows,
+    is_stream,
+    iterable_batches,
+    real_numbers,
+)
 from eigengame.estimators.warn import warn_of_angles
 from eigengame.sharding import gather
 
@@ -359,14 +366,22 @@ class EigenGame(Components, Saved):
     def _validated(self, X: Any, *, reset: bool) -> Any:
         # finiteness is checked batch by batch, so that a file larger than memory is read once only
         rows = validate_data(
-            self, X, reset=reset, accept_sparse="csr", dtype="numeric", ensure_all_finite=False
+            self, real_numbers(X), reset=reset, accept_sparse="csr", dtype="numeric", ensure_all_finite=False
         )
+        rows = rows if hasattr(rows, "toarray") else real_numbers(rows)
         if isinstance(X, np.memmap) and not isinstance(rows, np.memmap):
             rows = X
         return rows
 
     def _warn(self, again: bool) -> None:
         if self.tol is None:
+            return
+        if not self._state.aux.total:
+            warnings.warn(
+                "The data do not vary: all rows are equal, and the components mean nothing.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
             return
         found = self._current()[1]
         if not again:

@@ -23,6 +23,7 @@ _COUNTERS = (
     "_seed",
     "_rows",
     "_distinct",
+    "_streamed_rows",
     "_wanted",
 )
 
