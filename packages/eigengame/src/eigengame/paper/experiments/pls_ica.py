@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -9,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from sklearn.exceptions import ConvergenceWarning
 
 from eigengame.estimators.ica import EigenGameICA
 from eigengame.estimators.two_views import EigenGamePLS
@@ -124,9 +126,12 @@ def _ica(config: PlsIcaConfig, seed: int) -> dict[str, NDArray]:
     weights = np.sum(centred**2, axis=1)
     A = (centred * weights[:, None]).T @ centred / len(centred) - np.trace(C) * C - 2 * C @ C
     exact = centred @ pencil(-A, C).vectors.T
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # Gaussians cannot be told apart: it is a control
+        nothing = matched_correlations(model.fit(mixture).transform(mixture), gaussian)
     return {
         "sources": found,
-        "sources_gaussian": matched_correlations(model.fit(mixture).transform(mixture), gaussian),
+        "sources_gaussian": nothing,
         "sources_exact": matched_correlations(exact, sources),
     }
 
