@@ -33,8 +33,8 @@ FIGURES = (
         config="chaos.paper.config:Fig1Config",
         presets={
             "quick": Preset("2 min, 1 core", "scaled down"),
-            "paper": Preset("about 1 h on 1 core (3 seeds, 20 epochs, 3 pruned arms), 1 GB", "paper", USPS),
-            "paper-unit": Preset("about 1 h on 1 core, as paper with inputs in [0, 1]", "paper", UNIT),
+            "paper": Preset("about 2 h on 1 core (3 seeds, 20 epochs, 4 pruned arms), 1 GB", "paper", USPS),
+            "paper-unit": Preset("about 2 h on 1 core, as paper with inputs in [0, 1]", "paper", UNIT),
             "smoke": Preset("2 s", "smoke", SMOKE),
         },
     ),
