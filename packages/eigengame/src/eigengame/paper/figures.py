@@ -94,7 +94,7 @@ FIGURES = (
                 "scaled down",
                 THREE | {"dim": 64, "copies": [1, 8], "num_steps": 2000},
             ),
-            "paper": Preset("10 min, 1 core", "scaled down"),
+            "paper": Preset("3 min, 1 core", "scaled down"),
             "smoke": Preset(
                 "3 s",
                 "smoke",
