@@ -129,8 +129,8 @@ FIGURES = (
         module="instability.paper.experiments.fig2_divergence",
         config="instability.paper.experiments.fig2_divergence:Fig2Config",
         presets={
-            "quick": Preset("2 min, 1 core", "scaled down", FIG2_LEFT),
-            "long": Preset("6 min, 1 core", "scaled down", FIG2_LEFT | {"seeds": list(range(16))}),
+            "quick": Preset("3 min, 1 core", "scaled down", FIG2_LEFT),
+            "long": Preset("9 min, 1 core", "scaled down", FIG2_LEFT | {"seeds": list(range(16))}),
             "paper": Preset("about 4200 core hours; 15 minutes for divisors=[2]", "paper"),
             "smoke": Preset("2 s", "smoke", SMOKE_DIGITS | {"divisors": [1, 2], "scaled_iterations": 4}),
         },
