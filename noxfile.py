@@ -283,9 +283,10 @@ def checks(session: nox.Session) -> None:
 
 def two_at_a_time(names: list[str]) -> list[int]:
     """Run sessions side by side, with their names before their lines; return the exit codes."""
-    width = max(len(name) for name in names)
+    labels = [name.removeprefix("reproduce-") for name in names]
+    width = max(len(label) for label in labels)
     with ThreadPoolExecutor(max_workers=2) as pool:
-        return list(pool.map(lambda name: _nox(name, prefix=f"{name:>{width}} | "), names))
+        return list(pool.map(lambda n, label: _nox(n, prefix=f"{label:>{width}} | "), names, labels))
 
 
 def _nox(name: str, *posargs: str, prefix: str = "") -> int:
