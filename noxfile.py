@@ -43,6 +43,8 @@ QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "PYTHONDONTWRITEBYTECODE": "",  # tests start many processes; compiling torch anew costs each ten seconds
 }
+# Compiled programs of JAX are shared by tests and by the processes they start.
+COMPILED_ONCE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05"}
 
 
 def wheel_folder() -> str:
@@ -101,6 +103,7 @@ def say_torch(session: nox.Session) -> None:
 
 def pytest(session: nox.Session, *arguments: str, command: tuple[str, ...] = ("-m", "pytest")) -> None:
     """Run pytest, or a command that takes its arguments, on two workers of one thread each."""
+    compiled = COMPILED_ONCE | {"JAX_COMPILATION_CACHE_DIR": str(session.cache_dir.resolve() / "jax")}
     session.run(
         "python",
         *command,
@@ -110,7 +113,7 @@ def pytest(session: nox.Session, *arguments: str, command: tuple[str, ...] = ("-
         "worksteal",
         *arguments,
         *session.posargs,
-        env=ONE_THREAD | QUIET,
+        env=ONE_THREAD | QUIET | compiled,
         success_codes=[0, 5] if session.posargs else [0],  # 5: a selection need not find tests in each part
     )
 

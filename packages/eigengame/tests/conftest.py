@@ -1,16 +1,8 @@
-import os
-import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-
-# Compiled programs are shared by tests and by the processes they start: compiling dominates the time.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="jax-cache-"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
-jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 GOLDEN = Path(__file__).parent / "golden" / "eigengame.npz"
 
@@ -30,3 +22,9 @@ def x64():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def data(rng):
+    """Rows whose four largest variances are far apart."""
+    return (rng.standard_normal((1000, 8)) * [8, 6, 4.5, 3, 1, 1, 1, 1] + 10).astype(np.float32)

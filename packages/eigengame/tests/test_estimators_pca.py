@@ -1,4 +1,3 @@
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -21,11 +20,6 @@ from eigengame.metrics import angles
 )
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
-
-
-@pytest.fixture
-def data(rng):
-    return (rng.standard_normal((1000, 8)) * [8, 6, 4.5, 3, 1, 1, 1, 1] + 10).astype(np.float32)
 
 
 def fitted(data, **options):
@@ -93,12 +87,6 @@ def test_at_most_two_compiled_shapes(data):
     for rows in (10, 3, 64, 9, 33, 150):
         model.partial_fit(data[:rows])
     assert step._cache_size() - before <= 2
-
-
-def test_uint8_does_not_overflow(rng):
-    X = rng.integers(0, 256, size=(300, 5), dtype=np.uint8)
-    model = EigenGame(2, batch_size=50, random_state=0).fit(X)
-    np.testing.assert_allclose(model.mean_, X.mean(axis=0), rtol=1e-4)
 
 
 def test_a_nan_batch_names_its_index_and_keeps_the_last_state(data):
@@ -222,19 +210,6 @@ def test_bad_settings(data, options, message):
         EigenGame(**{"n_components": 2, **options}).fit(data)
 
 
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (lambda X: iter([]), "The iterable yielded no batch"),
-        (lambda X: iter([X[:, :3], X]), "Batch 1 has 8 features; the earlier ones have 3"),
-        (lambda X: np.where(np.arange(1000)[:, None] == 777, np.inf, X), r"Batch \d contains inf"),
-    ],
-)
-def test_bad_data(data, bad, message):
-    with pytest.raises(ValueError, match=message):
-        EigenGame(2, batch_size=100, random_state=0).fit(bad(data))
-
-
 def test_another_width_later(data):
     model = EigenGame(2, random_state=0).partial_fit(data)
     with pytest.raises(ValueError, match="X has 7 features, but EigenGame is expecting 8"):
@@ -341,51 +316,6 @@ def test_optimisers_that_rescale_coordinates(rng, name):
     assert np.abs(np.diagonal(model.components_)).min() > 0.98
 
 
-def test_a_tiny_first_batch(rng):
-    X = rng.standard_normal((5000, 10)) * np.r_[4, 2, np.ones(8)]
-    model = EigenGame(2, batch_size=256, random_state=0).partial_fit(X[:2])
-    for start in range(2, 5000, 256):
-        model.partial_fit(X[start : start + 256])
-    assert np.abs(np.diagonal(model.components_)).min() > 0.98
-
-
-@pytest.mark.parametrize("scale", [1e-6, 1e5])
-def test_the_unit_of_the_data_does_not_matter(data, scale):
-    small = EigenGame(4, n_epochs=1, tol=None, random_state=0).fit(data * np.float32(scale))
-    plain = EigenGame(4, n_epochs=1, tol=None, random_state=0).fit(data)
-    np.testing.assert_allclose(small.components_, plain.components_, atol=1e-3)
-
-
-def test_shares_of_a_growing_stream_stay_below_one(rng):
-    model = EigenGame(5, random_state=0)
-    for power in range(5):
-        model.partial_fit(10.0**power * rng.standard_normal((500, 84)))
-    assert model.explained_variance_ratio_.sum() < 1
-
-
-def test_double_precision_is_not_left_in_silence(data):
-    import jax
-
-    with jax.enable_x64(True):
-        model = EigenGame(2, dtype="float64", random_state=0).fit(data)
-    with pytest.raises(ValueError, match="dtype='float64' needs 64-bit JAX"):
-        model.partial_fit(data)
-
-
-def test_an_object_that_only_iterates(data):
-    class Loader:
-        def __iter__(self):
-            return iter(np.array_split(data, 7))
-
-    model = EigenGame(2, random_state=0).fit(Loader())
-    assert angles(model.components_, PCA(2).fit(data).components_).max() < 0.02
-
-
-def test_a_stream_without_rows(data):
-    with pytest.raises(ValueError, match="yielded no rows"):
-        EigenGame(2).fit(iter([data[:0]]))
-
-
 def test_refining_a_stream(data):
     model = EigenGame(3, batch_size=100, random_state=0)
     for part in np.array_split(data, 10):
@@ -451,153 +381,6 @@ def test_refine_after_an_exact_solution_is_about_the_new_data(data):
     assert model.solver_ == "game"
 
 
-def test_batches_with_labels_are_refused(data):
-    with pytest.raises(ValueError, match=r"Batch 0 is a tuple; yield the \(n, d\) samples alone"):
-        EigenGame(2).fit(iter([(data, data[:, 0])]))
-
-
-def test_data_frames_of_polars(data):
-    pl = pytest.importorskip("polars")
-    frame = pl.DataFrame({f"c{i}": column for i, column in enumerate(data.T)})
-    model = EigenGame(2, random_state=0).set_output(transform="polars").fit(frame)
-    np.testing.assert_array_equal(model.components_, EigenGame(2, random_state=0).fit(data).components_)
-    assert model.transform(frame).columns == ["eigengame0", "eigengame1"]
-
-
-def top_three(X):
-    """Variances, vectors and total of the centred rows by SVD in double precision, on unit size."""
-    rows = np.asarray(X, np.float64)
-    centred = rows - rows.mean(axis=0)
-    unit = np.abs(centred).max()
-    _, singular, vectors = np.linalg.svd(centred / unit, full_matrices=False)
-    return np.square(singular * unit)[:3] / (len(X) - 1), vectors[:3], singular[:3] * unit
-
-
-@pytest.mark.parametrize("algorithm", ["mu", "auto"])
-@pytest.mark.parametrize(
-    "move",
-    [lambda X: X + 1e8, lambda X: X + 1e12, lambda X: X + np.r_[1e8, np.zeros(7)]],
-    ids=["1e8", "1e12", "a column"],
-)
-def test_a_mean_far_above_the_spread(rng, move, algorithm):
-    """Rows cast to single precision before the mean is subtracted would lose all their digits."""
-    X = move(rng.standard_normal((1000, 8)) * [8, 6, 4.5, 3, 1, 1, 1, 1])
-    variances, vectors, _ = top_three(X)
-    model = EigenGame(3, algorithm=algorithm, random_state=0).fit(X)
-    streamed = EigenGame(3, batch_size=100, random_state=0)
-    for rows in np.split(np.tile(X, (5, 1)), 50):
-        streamed.partial_fit(rows)
-    np.testing.assert_allclose(model.explained_variance_, variances, rtol=1e-4)
-    np.testing.assert_allclose(model.mean_, X.mean(axis=0), rtol=1e-14, atol=1e-6)
-    assert angles(model.components_, vectors).max() < 0.02
-    assert angles(streamed.components_, vectors).max() < 0.1
-    centred = X - X.mean(axis=0)
-    np.testing.assert_allclose(model.transform(X), centred @ model.components_.T, atol=1e-2)
-    assert model.score(X) == pytest.approx(variances.sum() / np.sum(centred**2) * 999, abs=1e-4)
-
-
-@pytest.mark.parametrize("kind", [np.float64, jnp.asarray], ids=["numpy", "jax"])
-def test_scores_next_to_a_mean_far_above_the_spread(rng, kind):
-    """With digits of the data as they are given, not of single precision nor of the rounded mean."""
-    X = np.asarray(
-        kind(rng.standard_normal((1000, 4)) * [8, 4, 2, 1] + (1e12 if kind is np.float64 else 1e5))
-    )
-    model = EigenGame(4, algorithm="auto", random_state=0).fit(kind(X))
-    centred = (X - X[0]).astype(float)
-    _, _, V = np.linalg.svd(centred - centred.mean(axis=0))
-    scores = np.abs((centred - centred.mean(axis=0)) @ V.T)
-    np.testing.assert_allclose(np.abs(model.transform(X)), scores, atol=1e-5)
-    # rows on a device are in single precision, the shift of rows in double precision is not
-    model = EigenGame(4, random_state=0).partial_fit(X.astype(np.float64)).partial_fit(kind(X))
-    np.testing.assert_allclose(
-        np.asarray(model._state.mean), (centred - model._frame.shift + X[0]).mean(0), atol=1e-5
-    )
-
-
-@pytest.mark.parametrize("unit", [1e-20, 1.0, 1e20])
-@pytest.mark.parametrize("first", [0.0, 3.3])
-def test_rows_that_do_not_vary_at_first(rng, unit, first):
-    """They do not show the unit of the data."""
-    X = rng.standard_normal((2000, 8)) * [8, 6, 4.5, 3, 1, 1, 1, 1] * unit + first * unit
-    model = EigenGame(3, random_state=0).partial_fit(np.full((300, 8), first * unit))
-    assert model.unresolved_.size == 3
-    for rows in np.split(np.tile(X, (5, 1)), 50):
-        model.partial_fit(rows)
-    assert angles(model.components_, top_three(X)[1]).max() < 0.1
-    seen = np.concatenate([np.full((300, 8), first * unit), np.tile(X, (5, 1))])
-    np.testing.assert_allclose(model.mean_, seen.mean(axis=0), rtol=1e-5, atol=1e-6 * unit)
-    assert model.unresolved_.size == 0
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("algorithm", ["mu", "auto"])
-def test_data_that_do_not_vary_are_said(dtype, algorithm):
-    with pytest.warns(ConvergenceWarning, match="do not vary: all rows are equal") as said:
-        model = EigenGame(2, algorithm=algorithm, random_state=0).fit(np.full((500, 5), 3.3, dtype))
-    assert len(said) == 1
-    np.testing.assert_array_equal(model.explained_variance_, 0)
-    np.testing.assert_array_equal(model.mean_, np.full(5, dtype(3.3), float))
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (lambda x: np.ma.array(x, mask=x > 1), "has masked entries"),
-        (lambda x: (1e9 * x).astype("datetime64[ns]"), r"holds datetime64\[ns\]: pass numbers"),
-        (lambda x: (1e9 * x).astype("timedelta64[ns]"), r"holds timedelta64\[ns\]: pass numbers"),
-        (lambda x: x.astype(str), "holds entries of type <U"),
-    ],
-    ids=["masked", "dates", "durations", "text"],
-)
-def test_entries_that_are_no_numbers_are_refused(data, bad, message):
-    fitted_model = EigenGame(2, random_state=0).fit(data)
-    for call in (
-        lambda: EigenGame(2).fit(bad(data)),
-        lambda: EigenGame(2).fit(lambda: iter([bad(data)])),
-        lambda: EigenGame(2).partial_fit(bad(data)),
-        lambda: fitted_model.refine(bad(data)),
-        lambda: fitted_model.transform(bad(data)),
-        lambda: fitted_model.score(bad(data)),
-    ):
-        with pytest.raises(ValueError, match=message):
-            call()
-
-
-@pytest.mark.parametrize("share", [1.0, 0.5])
-def test_bounds_of_a_stream_hold_the_weights_of_its_rows(share):
-    """With as many players as columns no residual shows that the last rows count more than the first."""
-    ratios = []
-    for seed in range(8):
-        X = np.random.default_rng(seed).standard_normal((2000, 6)) * [4, 3.4, 2.9, 2, 2, 2]
-        model = EigenGame(3, random_state=0)
-        start = 0
-        if share < 1:
-            start = 1000
-            model.fit(X[:start])
-        for rows in np.split(X[start:], 8):
-            model.partial_fit(rows)
-        ratios.append(angles(model.components_, top_three(X)[1]) / model.angle_bounds_)
-    assert np.sqrt(np.mean(np.square(ratios))) < 1
-    assert np.max(ratios) < 3
-
-
-@pytest.mark.parametrize("scale", [1e-150, 1e-30, 1e-22, 1e15, 1e30, 1e150])
-@pytest.mark.parametrize("options", [{}, {"algorithm": "auto"}, {"learning_rate": 0.02}], ids=str)
-def test_any_unit_of_the_data(rng, scale, options):
-    """Squares of the data leave the range of single precision, the answer does not."""
-    X = rng.standard_normal((1000, 8)) * [8, 6, 4.5, 3, 1, 1, 1, 1] * scale
-    if "learning_rate" in options:
-        options = {"learning_rate": options["learning_rate"] / scale**2}
-    variances, vectors, singular = top_three(X)
-    model = EigenGame(3, whiten=True, random_state=0, **options).fit(X)
-    assert model.unresolved_.size == 0
-    assert angles(model.components_, vectors).max() < 0.02
-    np.testing.assert_allclose(model.explained_variance_, variances, rtol=1e-4)
-    np.testing.assert_allclose(model.singular_values_, singular, rtol=1e-4)
-    np.testing.assert_allclose(model.transform(X).std(axis=0, ddof=1), 1, rtol=1e-3)
-    assert model.score(X) == pytest.approx(model.explained_variance_ratio_.sum(), abs=1e-4)
-
-
 def test_an_own_optimizer_has_steps_for_one_unit_only(data):
     with pytest.raises(ValueError, match=r"The data are of size 2e\+12; .* Scale the data"):
         EigenGame(2, optimizer=optax.sgd(0.1)).fit(data.astype(float) * 1e11)
@@ -621,45 +404,6 @@ def test_the_frame_survives_saving(data, tmp_path):
 def test_optimizers_that_do_not_apply_are_refused(data, optimizer):
     with pytest.raises(ValueError, match="optimizer"):
         EigenGame(2, optimizer=optimizer).fit(data)
-
-
-@pytest.mark.parametrize("algorithm", ["mu", "auto"])
-def test_variances_that_single_precision_cannot_see_are_said(data, x64, algorithm):
-    """One row a million times larger than the others hides their variances."""
-    X = np.r_[data.astype(float), np.full((1, 8), 1e6)]
-    with pytest.warns(ConvergenceWarning, match=r"Components \[1, 2\] have no variance .* dtype='float64'"):
-        EigenGame(3, algorithm=algorithm, random_state=0).fit(X)
-    model = EigenGame(3, algorithm=algorithm, dtype="float64", random_state=0).fit(X)
-    assert angles(model.components_, top_three(X)[1]).max() < 0.02
-
-
-def test_a_stream_that_is_shorter_when_read_again_is_refused(data):
-    lengths = iter([len(data)] + 60 * [50])
-    with pytest.raises(ValueError, match=f"X had {len(data)} rows and now has 50"):
-        EigenGame(2, random_state=0).fit(lambda: iter([data[: next(lengths)]]))
-
-
-def test_complex_rows_on_the_device_are_refused(data):
-    model = EigenGame(2, random_state=0).partial_fit(data[:256])
-    with pytest.raises(ValueError, match="Complex data not supported"):
-        model.partial_fit(jnp.asarray(data[:256] + 1j))
-
-
-@pytest.mark.parametrize("unit", [1e-120, 1e-40, 1e40, 1e120])
-def test_scores_of_data_of_an_extreme_size(data, unit):
-    X = data.astype(np.float64) * unit
-    model = EigenGame(2, algorithm="auto", random_state=0).fit(X)
-    expected = (X - X.mean(axis=0)) @ model.components_.T.astype(np.float64)
-    np.testing.assert_allclose(model.transform(X) / unit, expected / unit, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(
-        model.explained_variance_ / unit**2, PCA(2).fit(data).explained_variance_, 1e-4
-    )
-
-
-@pytest.mark.parametrize("unit", [1e-300, 1e300])
-def test_variances_beyond_double_precision_are_refused(data, unit):
-    with pytest.raises(ValueError, match=r"of size .*; 1e-152 to 1e152 is allowed\. Scale them\."):
-        EigenGame(2, random_state=0).fit(data.astype(np.float64) * unit)
 
 
 def test_settings_changed_after_a_fit_leave_what_was_found(data):

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from eigengame.estimators.game import Game
-from eigengame.estimators.streams import chunks, dense_rows, real_numbers
+from eigengame.estimators.streams import chunks, dense_rows, validated
 from eigengame.exact import orient
 from gdyn_common.display import Axes, Figure, axes_for
 
@@ -139,10 +139,6 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
             scale = 1 / np.where(deviation > 0, deviation, np.inf)
         return scale
 
-    def _numbers(self, X: ArrayLike) -> Any:
-        rows = validate_data(self, real_numbers(X), reset=False, accept_sparse="csr", dtype="numeric")
-        return rows if hasattr(rows, "toarray") else real_numbers(rows)
-
     def transform(self, X: ArrayLike) -> Float[np.ndarray, "n k"]:
         """Return (X - mean) V', a chunk of rows at a time (sparse rows are not densified).
 
@@ -150,12 +146,13 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
         coordinates of a row would depend on its position in X by a unit in the last place.
         """
         check_is_fitted(self)
-        rows = self._numbers(X)
+        rows = validated(self, X, reset=False, accept_sparse="csr")
         axes = self.components_.T.astype(np.float64) * self._scale()
         moved = self._frame.unit * np.asarray(self._state.mean, np.float64)
         wide = (rows[part].astype(np.float64, copy=False) for part in chunks(rows, 1024))
         if hasattr(rows, "toarray"):
-            scores = np.concatenate([part @ axes - self.mean_ @ axes for part in wide])
+            offset = self.mean_ @ axes
+            scores = np.concatenate([part @ axes - offset for part in wide])
         else:  # next to a large shift the mean itself has lost digits
             scores = np.concatenate([(part - self._frame.shift - moved) @ axes for part in wide])
         # scores of data of an extreme size are beyond the range of single precision
@@ -179,7 +176,7 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
         orthogonal projection on the span of the components.
         """
         check_is_fitted(self)
-        rows = self._numbers(X)
+        rows = validated(self, X, reset=False, accept_sparse="csr")
         basis, mean = np.linalg.qr(self.components_.T)[0], np.asarray(self._state.mean, np.float64)
         captured = total = 0.0
         for part in chunks(rows, 8192):

@@ -198,6 +198,7 @@ class Game(BaseEstimator):
         from 1 / sum (w_t - 1 / n)**2 samples does; for Gaussian data the angles follow (Anderson 1963).
         """
         n, last = max(int(self._state.count), 1), self._streamed_rows
+        # the sum: last / n**2 where the last rows weigh twice, 1 / (3 n) where weights grow linearly
         excess, rest = min(last / n**2, 1 / (3 * n)), values.size
         k, d = found.angles.size, self._state.mean.size
         below = np.full(d - rest, max(total - values.sum(), 0) / max(d - rest, 1))

@@ -18,14 +18,14 @@ from scipy.linalg import cho_factor, cho_solve
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_array, validate_data
+from sklearn.utils.validation import check_array
 
 from eigengame.core.generalized import PencilConfig, pencil_init, repeat_pencil_step
 from eigengame.core.learning_rate import decaying_adam
 from eigengame.core.ritz import NOT_POSITIVE, locally_optimal, quality, starting_block
 from eigengame.core.solver import initial_vectors
 from eigengame.estimators.settings import COUNT, POSITIVE
-from eigengame.estimators.streams import real_numbers
+from eigengame.estimators.streams import real_numbers, validated
 from eigengame.estimators.warn import warn_of_angles
 from eigengame.exact import orient
 
@@ -242,8 +242,7 @@ class EigenGameGEVP(BaseEstimator):
 
     def _matrices(self, A: Any, B: Any) -> tuple[list[Any], list[float]]:
         """Return A and B in double precision divided by their largest entries, and these."""
-        A = validate_data(self, real_numbers(A), accept_sparse="csr", dtype="numeric")
-        pair: list[Any] = [real_numbers(A), None]
+        pair: list[Any] = [validated(self, A, accept_sparse="csr"), None]
         shape = pair[0].shape
         if shape[0] != shape[1]:
             raise ValueError(f"A has shape {shape}; a symmetric matrix is square.")

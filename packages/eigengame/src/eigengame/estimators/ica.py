@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from eigengame.estimators.frames import unit_rows
 from eigengame.estimators.pencil import PencilEstimator, has_batch_size
 from eigengame.estimators.settings import unchanged_on_error
-from eigengame.estimators.streams import real_numbers
+from eigengame.estimators.streams import validated
 from eigengame.exact import orient
 
 __all__ = ["EigenGameICA"]
@@ -83,8 +83,7 @@ class EigenGameICA(PencilEstimator):
         return self._partial_fit((self._validated(X, reset=not self._begun(), fewest=1),))
 
     def _validated(self, X: ArrayLike, *, reset: bool, fewest: int = 2) -> NDArray:
-        rows = validate_data(self, real_numbers(X), reset=reset, ensure_min_samples=fewest, dtype="numeric")
-        return np.asarray(real_numbers(rows))
+        return np.asarray(validated(self, X, reset=reset, ensure_min_samples=fewest))
 
     def _oriented(self) -> NDArray:
         """Return the directions in double precision."""
@@ -103,5 +102,4 @@ class EigenGameICA(PencilEstimator):
     def transform(self, X: ArrayLike) -> Float[np.ndarray, "n k"]:
         """Return the sources, (X - mean) V', up to scale and sign."""
         check_is_fitted(self)
-        rows = real_numbers(validate_data(self, real_numbers(X), reset=False, dtype="numeric"))
-        return self._project(rows, 0, self._oriented())
+        return self._project(validated(self, X, reset=False), 0, self._oriented())

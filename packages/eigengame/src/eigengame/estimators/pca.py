@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from eigengame import exact
 from eigengame.core.directions import Algorithm
@@ -31,7 +31,7 @@ from eigengame.estimators.streams import (
     dense_rows,
     is_stream,
     iterable_batches,
-    real_numbers,
+    validated,
 )
 from eigengame.estimators.warn import warn_of_angles
 from eigengame.sharding import gather
@@ -365,10 +365,7 @@ class EigenGame(Components, Saved):
 
     def _validated(self, X: Any, *, reset: bool) -> Any:
         # finiteness is checked batch by batch, so that a file larger than memory is read once only
-        rows = validate_data(
-            self, real_numbers(X), reset=reset, accept_sparse="csr", dtype="numeric", ensure_all_finite=False
-        )
-        rows = rows if hasattr(rows, "toarray") else real_numbers(rows)
+        rows = validated(self, X, reset=reset, accept_sparse="csr", ensure_all_finite=False)
         if isinstance(X, np.memmap) and not isinstance(rows, np.memmap):
             rows = X
         return rows

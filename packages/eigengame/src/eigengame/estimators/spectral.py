@@ -13,13 +13,12 @@ from scipy.sparse import coo_array, csr_array, diags_array
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import validate_data
 
 from eigengame.core.directions import direction_from_products
 from eigengame.core.ritz import locally_optimal, quality, starting_block
 from eigengame.core.solver import initial_vectors, retract
 from eigengame.estimators.settings import COUNT, POSITIVE
-from eigengame.estimators.streams import real_numbers
+from eigengame.estimators.streams import real_numbers, validated
 from eigengame.estimators.warn import warn_of_angles
 from eigengame.exact import orient
 from eigengame.laplacian import check_edges, laplacian_product, top_value_bound
@@ -232,10 +231,7 @@ class EigenGameSpectralEmbedding(BaseEstimator):
             ends = table[:, :2] if weighted else table
             edges, num_nodes = check_edges(ends)
             return edges, self._checked(given)[ends[:, 0] != ends[:, 1]], num_nodes
-        matrix = validate_data(
-            self, real_numbers(X), accept_sparse="csr", dtype="numeric", ensure_min_samples=2
-        )
-        matrix = real_numbers(matrix)
+        matrix = validated(self, X, accept_sparse="csr", ensure_min_samples=2)
         if matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"A precomputed affinity is square; got shape {matrix.shape}.")
         given = csr_array(matrix.astype(np.float64))

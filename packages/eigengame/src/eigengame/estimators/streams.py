@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.validation import validate_data
 
 __all__ = [
     "array_batches",
@@ -20,6 +21,7 @@ __all__ = [
     "iterable_batches",
     "pad_rows",
     "real_numbers",
+    "validated",
 ]
 
 
@@ -60,6 +62,17 @@ def real_numbers(X: Any, name: str = "X") -> Any:
     if kind == "V":
         return np.asarray(X).astype(np.float32)
     return X
+
+
+def validated(estimator: Any, X: Any, **options: Any) -> Any:
+    """Return X as scikit-learn checks it for an estimator, dense or sparse, and holding real numbers.
+
+    The type is looked at before scikit-learn turns X into an array and after it, when objects have one.
+
+    Raises:
+        ValueError: What `real_numbers` and scikit-learn's `validate_data` refuse.
+    """
+    return real_numbers(validate_data(estimator, real_numbers(X), dtype="numeric", **options))
 
 
 def dense_rows(X: Any, rows: Any = None) -> NDArray:

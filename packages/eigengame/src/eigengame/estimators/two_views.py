@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from eigengame.estimators.frames import unit_rows
 from eigengame.estimators.pencil import PencilEstimator, has_batch_size
 from eigengame.estimators.settings import unchanged_on_error
-from eigengame.estimators.streams import real_numbers
+from eigengame.estimators.streams import real_numbers, validated
 from eigengame.exact import orient
 
 __all__ = ["EigenGameCCA", "EigenGamePLS"]
@@ -86,7 +86,7 @@ class _TwoViews(PencilEstimator):
     def transform(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:
         """Return the scores of X, and those of y as a second array if it is given."""
         check_is_fitted(self)
-        rows = real_numbers(validate_data(self, real_numbers(X), reset=False, dtype="numeric"))
+        rows = validated(self, X, reset=False)
         axes = self._oriented()
         scores = self._project(rows, 0, axes[0])
         if y is None:

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from variance.noise_scale.result import NoiseScale
 from variance.statistics import Design
 
 
-class Meter:
+class Meter(ABC):
     """Variance of one example's gradient and squared norm of the mean, of every parameter at every step.
 
     Args:
@@ -92,13 +93,15 @@ class Meter:
             self._count += 1
             self._forget_gradients()
 
+    @abstractmethod
     def _measure(self, loss_scale: float) -> None:
         """Take in the gradients that have arrived."""
-        raise NotImplementedError
 
     def _read(self, name: str, p: Tensor, gradient: Tensor) -> Any:
-        """Return what is needed of a gradient that is about to be added to `p.grad`."""
+        """Return what is needed of a gradient that is about to be added to `p.grad`; nothing by default."""
+        return None
 
+    @abstractmethod
     def _take(self, name: str, found: Any) -> None:
         """Keep what was read, since the gradient was added."""
 
