@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.linalg import eigh
+from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
@@ -425,3 +426,24 @@ def test_a_mean_has_all_its_digits_whatever_the_first_row_is(rng, first):
     rows[0] = first
     exact = [math.fsum(column) / len(column) for column in rows.T]
     np.testing.assert_allclose(mean_of(rows), exact, rtol=2e-15)
+
+
+@pytest.mark.parametrize("constant", [0.0, 3.3])
+def test_a_column_that_begins_to_vary_after_a_fit_is_refused(rng, constant):
+    x, y = two_views(rng, 256)
+    still = x.copy()
+    still[:, 2] = constant
+    model = EigenGameCCA(2, batch_size=64, n_epochs=2, random_state=0).fit(still, y)
+    model.partial_fit(still, y)
+    before = model.components_x_
+    with pytest.raises(ValueError, match=r"Columns \[2\] did not vary in fit and vary now"):
+        model.partial_fit(x, y)
+    np.testing.assert_array_equal(model.components_x_, before)
+
+
+def test_a_sparse_second_view_is_refused(rng):
+    x, y = two_views(rng, 64)
+    model = EigenGameCCA(1).fit(x, y)
+    for call in (model.fit, model.transform):
+        with pytest.raises(TypeError, match="y is sparse"):
+            call(x, csr_array(y))

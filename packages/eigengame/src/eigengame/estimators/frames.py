@@ -110,7 +110,7 @@ def frame_of(view: NDArray, mean: NDArray, epsilon: float, *, whiten: bool) -> N
     _, singular, vectors = np.linalg.svd(np.linalg.qr(rows, mode="r"), full_matrices=False)
     noise = _EPS * (10 * (d + np.sqrt(n)) + 4 * np.max(np.abs(mean) / unit, where=varies, initial=0))
     keep = singular > singular[0] * noise
-    return np.asarray(vectors[keep] * (np.sqrt(n) / singular[keep])[:, None] / unit)
+    return np.asarray(vectors[keep] * (np.sqrt(n) / singular[keep])[:, None] * np.where(varies, 1 / unit, 0))
 
 
 def unit_rows(V: NDArray) -> NDArray:

@@ -289,7 +289,10 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         frames = list(self.__dict__.get("_frames") or [np.zeros(mean.size) for mean in self._means])
         for index, (view, mean) in enumerate(zip(views, self._means, strict=True)):
-            if frames[index].ndim == 2 or frames[index].all():
+            if frames[index].ndim == 2:
+                _refuse_new_columns(view - mean, mean, frames[index])
+                continue
+            if frames[index].all():
                 continue
             if self._problem == "pls" and index == 1:
                 weights = frame_of(view, mean, 0.0, whiten=False)
@@ -419,3 +422,17 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _refuse_new_columns(centred: NDArray, mean: NDArray, frame: NDArray) -> None:
+    """Refuse columns that vary where the frame of an earlier fit has no coordinate for them.
+
+    Raises:
+        ValueError: Names the columns.
+    """
+    varies = np.abs(centred).max(axis=0) > 1e-9 * np.abs(mean)
+    if (columns := np.flatnonzero(varies & ~frame.any(axis=0))).size:
+        raise ValueError(
+            f"Columns {columns.tolist()} did not vary in fit and vary now: the fit knows no direction "
+            "along them; call fit on rows in which they vary, or begin with partial_fit."
+        )

@@ -40,7 +40,7 @@ class _TwoViews(PencilEstimator):
         rows, targets = validate_data(
             self,
             real_numbers(X),
-            real_numbers(y, "y"),
+            _dense(y),
             reset=reset,
             multi_output=True,
             y_numeric=True,
@@ -95,7 +95,7 @@ class _TwoViews(PencilEstimator):
 
     def _targets(self, y: ArrayLike, n: int) -> NDArray:
         self._check_columns(y, reset=False)
-        targets = real_numbers(check_array(real_numbers(y, "y"), ensure_2d=False, input_name="y"), "y")
+        targets = real_numbers(check_array(_dense(y), ensure_2d=False, input_name="y"), "y")
         targets = targets.reshape(len(targets), -1)
         width = self._means[1].size
         if targets.shape != (n, width):
@@ -181,3 +181,9 @@ class EigenGamePLS(_TwoViews):
     """
 
     _problem = "pls"
+
+
+def _dense(y: Any) -> Any:
+    if hasattr(y, "toarray"):
+        raise TypeError("y is sparse, which both views must not be: pass y.toarray().")
+    return real_numbers(y, "y")
