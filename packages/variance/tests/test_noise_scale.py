@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from variance import per_example
 from variance.errors import ConfigError
@@ -193,8 +194,8 @@ def test_steps_between_measured_ones_do_not_matter() -> None:
     assert every.keys() == alone.keys()
     assert len(every["traces"]) == 4
     assert len(every["other_norms"]) == 2
-    for name, value in every.items():
-        assert torch.equal(value, alone[name])
+    for name in ("traces", "norms", "other_norms"):
+        assert torch.equal(every[name], alone[name])
 
 
 def nothing(step: int, model: nn.Module) -> None: ...
@@ -352,6 +353,63 @@ def test_a_state_without_its_parts_is_refused_by_name():
     del state["other_norms"]
     with pytest.raises(ConfigError, match="no 'other_norms'"):
         meter.load_state_dict(state)
+
+
+def test_counts_are_part_of_the_state() -> None:
+    """Steps 0, 3, 6, 9 are measured, with a stop or without."""
+
+    def train(stop: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = nn.Linear(4, 3)
+        meter = NoiseMeter(model, micro_batch_size=4, every=3)
+        for step in range(12):
+            if step == stop:
+                state = meter.state_dict()
+                meter.close()
+                meter = NoiseMeter(model, micro_batch_size=4, every=3)
+                meter.load_state_dict(state)
+            model.zero_grad()
+            for part in torch.randn(8, 4).split(4):
+                model(part).square().mean().backward()
+            meter.step()
+        return meter.state_dict()["traces"]
+
+    assert torch.equal(train(stop=5), train(stop=-1))
+
+
+class Repeated(nn.Module):
+    """One layer, used three times under checkpoints."""
+
+    def __init__(self, use_reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.layer, self.use_reentrant = nn.Linear(4, 4), nn.Linear(4, 4), use_reentrant
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for _ in range(3):
+            x = checkpoint(self.layer, x, use_reentrant=self.use_reentrant).tanh()
+        return x
+
+
+def test_one_backward_pass_for_each_forward_pass() -> None:
+    """Two losses of one graph, or a layer shared by reentrant checkpoints, are no micro-batches."""
+    torch.manual_seed(0)
+    for use_reentrant, num_losses in ((False, 2), (True, 1)):
+        model = Repeated(use_reentrant)
+        meter = NoiseMeter(model, micro_batch_size=4)
+        for part in torch.randn(8, 4).split(4):
+            out = model(part)
+            for _ in range(num_losses):
+                out.square().mean().backward(retain_graph=True)
+        with pytest.raises(ConfigError, match="arrived from 2 forward passes"):
+            meter.step()
+        meter.close()
+
+
+def test_complex_parameters_are_refused_by_name() -> None:
+    model = nn.Linear(4, 3, dtype=torch.complex64)
+    with pytest.raises(ConfigError, match="parameter 'weight' is complex"):
+        NoiseMeter(model, micro_batch_size=4)
 
 
 def test_gradients_that_are_only_looked_at_do_not_count() -> None:

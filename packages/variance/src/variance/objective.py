@@ -14,7 +14,14 @@ from variance import losses as loss_functions
 from variance.errors import ConfigError, CoupledExamples
 from variance.losses import LossFunction
 from variance.per_example.capture import capture
-from variance.per_example.recording import COUPLING, Capture, call_model, device_of, differentiate
+from variance.per_example.recording import (
+    COUPLING,
+    Capture,
+    call_model,
+    device_of,
+    differentiate,
+    require_real,
+)
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,7 @@ class Objective:
     """
 
     def __init__(self, model: nn.Module, loss: LossFunction) -> None:
+        require_real(model)
         self.loss = loss
         try:
             shared = {id(value): value for value in (*model.parameters(), *model.buffers())}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from variance.errors import ConfigError
 from variance.noise_scale.norms import interval_of_inverse
 from variance.noise_scale.result import NoiseScale
+from variance.per_example.recording import require_real
 from variance.statistics import Design
 
 
@@ -24,7 +25,7 @@ class Meter:
         every: Steps between two measured ones; the others cost nothing.
 
     Raises:
-        ConfigError: No trainable parameter, or `every` below 1.
+        ConfigError: No trainable parameter or a complex one, or `every` below 1.
     """
 
     def __init__(self, model: nn.Module, population: int, every: int) -> None:
@@ -34,6 +35,7 @@ class Meter:
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self._parameters:
             raise ConfigError("the model has no trainable parameter; set requires_grad on some.")
+        require_real(model)
         self.num_skipped = 0
         self._design = Design("epochs", population) if population else Design()
         self._handles: list[Any] = []
@@ -51,7 +53,7 @@ class Meter:
 
     def _hook(self, name: str, p: Tensor) -> Callable[[Tensor], None]:
         def see(gradient: Tensor) -> None:
-            if not self._is_due:
+            if not self._is_due or name not in self._parameters:  # not due, or left out since
                 return
             left_over = None if name in self._arrived or p.grad is None else squared_norm(p.grad)
             self._pending[name] = left_over, self._read(name, p, gradient)
@@ -145,6 +147,7 @@ class Meter:
         own, shared = self._design.factors(draws, size)
         of_mean = of_mean.cpu() * unit**2
         trace = ((of_draws / ranks).cpu() - of_mean) / (own - shared)
+        trace = trace.clamp_min(0)  # it is a sum of squares: below zero by rounding alone
         skip = skip if bool(torch.isfinite(trace).all()) else "have gradients that are not finite"
         if not skip:
             self._steps.append((trace, of_mean - shared * trace))
@@ -179,30 +182,31 @@ class Meter:
             num_skipped=self.num_skipped,
         )
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the steps taken in so far, for a checkpoint: arrays of steps by parameters."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the steps taken in so far, for a checkpoint: arrays of steps by parameters, and counts."""
         columns = zip(*self._steps, strict=True) if self._steps else ((), ())
         none = torch.zeros(0, len(self._parameters), dtype=torch.float64)
-        return {
+        arrays = {
             name: torch.stack(list(column)) if column else none
             for name, column in zip(("traces", "norms"), columns, strict=True)
         }
+        counts = {"count": self._count, "num_skipped": self.num_skipped}
+        return arrays | counts | {"parameters": list(self._parameters)}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the steps of a checkpoint.
 
         Raises:
-            ConfigError: The steps are those of a model with another number of parameters.
+            ConfigError: The steps are those of a model with other parameters.
         """
-        own = {name: value.shape[1:] for name, value in self.state_dict().items()}
-        if missing := own.keys() - state.keys():
+        if missing := self.state_dict().keys() - state.keys():
             raise ConfigError(f"the state has no {sorted(missing)[0]!r}; pass what state_dict returned.")
-        for name, shape in own.items():
-            if state[name].shape[1:] != shape:
-                raise ConfigError(
-                    f"the state has steps of shape {tuple(state[name].shape)}, but the model has "
-                    f"{len(self._parameters)} trainable parameters; load the state of the same model."
-                )
+        if differ := set(state["parameters"]) ^ set(self._parameters):
+            raise ConfigError(
+                f"the state and the model differ in {len(differ)} trainable parameters "
+                f"({sorted(differ)[0]}, ...); load the state of the same model."
+            )
+        self._count, self.num_skipped = state["count"], state["num_skipped"]
         self._steps = list(zip(state["traces"].unbind(), state["norms"].unbind(), strict=True))
 
     def close(self) -> None:

@@ -198,6 +198,12 @@ class ExampleMeter(Meter):
         }
         self._leave_out(beyond, "have a gradient that does not come through the outputs (a weight penalty?)")
 
+    @override
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        kept = state.get("parameters", self._parameters)
+        self._leave_out(self._parameters.keys() - set(kept), "were left out in the state that is loaded")
+        super().load_state_dict(state)
+
     def _leave_out(self, names: Any, why: str) -> None:
         """Measure without some parameters from now on."""
         gone = [name for name in self._parameters if name in set(names)]

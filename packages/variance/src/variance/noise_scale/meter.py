@@ -119,6 +119,12 @@ class NoiseMeter(Meter):
                 f"{micro} backward pass on {ranks} rank: at least two micro-batches a step are needed. "
                 "Split the batch, use ExampleMeter, or measure_model beside the loop."
             )
+        if 0 < len(self._shapes) < micro:
+            raise ConfigError(
+                f"{micro} gradients of one parameter arrived from {len(self._shapes)} forward passes, but a "
+                "micro-batch is one of each. Add the losses of a micro-batch before one backward pass, and "
+                "pass use_reentrant=False to checkpoint."
+            )
         self._require_untouched()
         unit = (micro if self._divided else 1) / loss_scale  # of one micro-batch's gradient
         small = {
@@ -179,11 +185,11 @@ class NoiseMeter(Meter):
         return dataclasses.replace(super().result(last), norms=norms)
 
     @override
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         none = torch.zeros(0, 3, len(NORMS), len(self._parameters), dtype=torch.float64)
         return super().state_dict() | {"other_norms": torch.stack(self._norms) if self._norms else none}
 
     @override
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._norms = list(state["other_norms"].unbind())

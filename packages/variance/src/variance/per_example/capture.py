@@ -41,6 +41,7 @@ from variance.per_example.recording import (
     protected,
     recordable,
     refuse_coupled_examples,
+    require_real,
 )
 
 __all__ = ["COUPLING", "Capture", "capture"]
@@ -125,7 +126,8 @@ def capture(
         The recorded layers.
 
     Raises:
-        ConfigError: Inputs and targets differ in number, there are none, or autocast is on.
+        ConfigError: Inputs and targets differ in number, there are none, a parameter is complex, or
+            autocast is on.
         CoupledExamples: The loss or the model mixes examples.
         UnsupportedLayer: Batch norm in training mode, an input changed in place after its layer used it, or
             parameters that no path gets right.
@@ -133,6 +135,7 @@ def capture(
     """
     require_equally_many(x, y)
     refuse_coupled_examples(model)
+    require_real(model)
     if torch.is_autocast_enabled(device_of(x).type):
         raise ConfigError(
             "per-example quantities would be rounded inside a torch.autocast block; leave it, and put "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from variance.errors import UnsupportedLayer
+from variance.errors import ConfigError, UnsupportedLayer
 from variance.per_example.layers import Call, Layer, layer_for
 
 COUPLING = (nn.modules.batchnorm._BatchNorm,)
@@ -118,6 +118,20 @@ def refuse_coupled_examples(model: nn.Module) -> None:
             raise UnsupportedLayer(
                 f"layer '{name}' (Embedding) has scale_grad_by_freq, which divides by frequencies in the "
                 "whole batch, so examples have no gradients of their own; leave it out."
+            )
+
+
+def require_real(model: nn.Module) -> None:
+    """Refuse complex parameters: sums of squares and orders of coordinates are those of real numbers.
+
+    Raises:
+        ConfigError: A trainable parameter is complex.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.is_complex():
+            raise ConfigError(
+                f"parameter '{name}' is complex, which is not supported; store both parts as one "
+                "real parameter and use torch.view_as_complex of it in forward."
             )
 
 
