@@ -1,5 +1,6 @@
 """Measurement: global random states, agreement with exact values, one line in any loop."""
 
+import threading
 import weakref
 from typing import Any
 
@@ -205,3 +206,44 @@ def test_all_examples_have_no_exact_answer_in_training_mode(
     with pytest.raises(error, match=message):
         measure_model(model, nn.functional.cross_entropy, x, y, batch_size=4, use="all")
     measure_model(model.eval(), nn.functional.cross_entropy, x, y, batch_size=4, use="all")
+
+
+class Heads(nn.Module):
+    """A second output in training mode, as some image networks have, and a norm that reads its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm1d(2, affine=True, track_running_stats=True)
+        self.first, self.second = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        h = self.norm(x).flatten(1)
+        return (self.first(h), self.second(h)) if self.training else (self.first(h),)
+
+
+@pytest.mark.filterwarnings("ignore::variance.errors.SlowPath")
+@pytest.mark.parametrize("training", [True, False])
+def test_all_examples_are_measured_in_the_mode_of_the_model(training: bool) -> None:
+    torch.manual_seed(0)
+    model, x, y = Heads().double().train(training), torch.randn(20, 2, 4).double(), torch.randint(3, (20,))
+
+    def loss(outputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> torch.Tensor:
+        return sum((F.cross_entropy(output, targets) for output in outputs), torch.zeros(()))
+
+    found = measure_model(model, loss, x, y, batch_size=4, use="all")
+    parameters = list(model.parameters())
+    rows = [
+        torch.autograd.grad(loss(model(x[i : i + 1]), y[i : i + 1]), parameters, materialize_grads=True,
+                            allow_unused=True)
+        for i in range(20)
+    ]  # fmt: skip
+    g = torch.stack([torch.cat([value.flatten() for value in row]) for row in rows])
+    exact = (g - g.mean(0)).square().sum(1).mean() / g.mean(0).square().sum()
+    assert found["noise_scale"] == pytest.approx(float(exact), rel=1e-9)
+
+
+def test_a_model_that_cannot_be_copied_is_refused_in_one_line() -> None:
+    model = nn.Linear(4, 3)
+    model.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match=r"cannot be copied \(cannot pickle.*\)\. Keep locks"):
+        measure_model(model, F.cross_entropy, torch.randn(9, 4), torch.randint(3, (9,)), batch_size=2)

@@ -138,11 +138,10 @@ class Objective:
         try:
             shared = {id(value): value for value in (*model.parameters(), *model.buffers())}
             self._model = copy.deepcopy(model, shared)  # values come from the point
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise ConfigError(
-                f"the model cannot be copied ({str(error).partition('(')[0].strip()}); with "
-                f"torch.nn.utils.weight_norm use "
-                "torch.nn.utils.parametrizations.weight_norm instead."
+                f"the model cannot be copied ({str(error).partition('(')[0].strip()}). Keep locks, files and "
+                "the like outside; for weight_norm and spectral_norm use torch.nn.utils.parametrizations."
             ) from None
         self._renormed = [
             f"{name}.weight" if name else "weight"
@@ -205,6 +204,7 @@ class Objective:
 
         Raises:
             NonFiniteGradient: A loss or the gradient is NaN or infinite; the examples are named.
+            ConfigError: The loss reads the model's own parameters, and the point is another.
         """
         leaves = {name: value.detach().requires_grad_() for name, value in point.parameters.items()}
         with torch.enable_grad():
@@ -224,8 +224,16 @@ class Objective:
         if value - value != 0.0:  # NaN or infinite: find out whose
             named = batch.indices if len(found) == len(batch) else None
             loss_functions.require_finite(found.detach(), "the loss", named)
-        gradients = differentiate(total, list(leaves.values()))
-        return torch.cat([gradient.flatten() for gradient in gradients]), value
+        gradients, direct = differentiate(total, leaves, self._model)
+        own = dict(self._model.named_parameters())
+        for name, gradient in direct.items():
+            if not torch.equal(own[name], leaves[name]):
+                raise ConfigError(
+                    f"the loss reads parameter '{name}' of the model itself (a weight penalty?), so it "
+                    "cannot be evaluated at other parameters; leave the penalty out of the loss."
+                )
+            gradients[name] = gradients[name] + gradient
+        return torch.cat([gradient.flatten() for gradient in gradients.values()]), value
 
     def capture(
         self,
@@ -234,7 +242,7 @@ class Objective:
         generator: torch.Generator | None = None,
         *,
         weights_only: bool = False,
-        training: bool = False,
+        training: bool | None = False,
         loss: LossFunction | None = None,
     ) -> Capture:
         """Record per-example quantities of a batch; batch norm always uses its running statistics."""

@@ -38,14 +38,17 @@ class SGB(GradientEstimator):
 
 
 def population_moments(
-    objective: Objective, point: Point, population: Population
+    objective: Objective, point: Point, population: Population, *, training: bool | None = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and variance of every coordinate over the per-example gradients, in float64."""
+    """Return mean and variance of every coordinate over the per-example gradients, in float64.
+
+    `training` is that of `Objective.capture`.
+    """
 
     def moments(*, in_double: bool) -> tuple[torch.Tensor, torch.Tensor, torch.dtype]:
         first = second = torch.zeros((), dtype=torch.float64)
         for indices in torch.arange(len(population)).split(EXACT_CHUNK):
-            found = objective.capture(point, population.fetch(indices))
+            found = objective.capture(point, population.fetch(indices), training=training)
             kind = found.losses.dtype
             found = quantities.in_double(found) if in_double else found
             sums, squares = quantities.first_and_second_moments(found)

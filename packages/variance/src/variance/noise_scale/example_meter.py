@@ -16,6 +16,7 @@ from variance.per_example.capture import capture
 from variance.per_example.layers import Call, EmbeddingLayer, Layer, WeightLayer, layer_for
 from variance.per_example.quantities import materialised, weight_squared_norms
 from variance.per_example.recording import recordable, refuse_coupled_examples
+from variance.randomness import RandomState, preserved_randomness
 
 
 class ExampleMeter(Meter):
@@ -78,7 +79,7 @@ class ExampleMeter(Meter):
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._is_due and torch.is_grad_enabled():
             inputs: Any = kwargs if kwargs and not args else args
-            self._passes.append(_Pass(inputs, bool(args and kwargs), torch.get_rng_state()))
+            self._passes.append(_Pass(inputs, bool(args and kwargs), RandomState.now()))
 
     @override
     def _take(self, name: str, found: Any) -> None:
@@ -173,9 +174,9 @@ class ExampleMeter(Meter):
             ]
             return cast("Tensor", sum(parts[1:], parts[0]))
 
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with preserved_randomness(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # which parameters take a slow path does not matter here
-            torch.set_rng_state(found.random_state)
+            found.random_state.restore()
             captured = capture(self._model, loss, found.inputs, [outputs[i] for i in places])
         expected = materialised(captured)
         squares = {name: float(squared_norm(value)) for name, value in expected.items()}
@@ -227,7 +228,7 @@ class _Pass:
 
     inputs: Any
     is_mixed: bool
-    random_state: Tensor
+    random_state: RandomState
     calls: dict[str, list[Call]] = field(default_factory=dict)
     output_gradients: dict[int, Tensor] = field(default_factory=dict)
     is_accumulated: bool = False
