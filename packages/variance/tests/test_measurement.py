@@ -1,5 +1,6 @@
 """Measurement: global random states, agreement with exact values, one line in any loop."""
 
+import math
 import threading
 import weakref
 from typing import Any
@@ -247,3 +248,14 @@ def test_a_model_that_cannot_be_copied_is_refused_in_one_line() -> None:
     model.lock = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(ConfigError, match=r"cannot be copied \(cannot pickle.*\)\. Keep locks"):
         measure_model(model, F.cross_entropy, torch.randn(9, 4), torch.randint(3, (9,)), batch_size=2)
+
+
+def test_a_batch_of_all_examples_tells_nothing_of_one(problem) -> None:  # type: ignore[no-untyped-def]
+    with torch.inference_mode():
+        found = Measurement([SGB(problem.objective)], problem.stream(48), num_draws=5)(0, problem.point)
+    numbers = {name.partition("/")[2]: value for name, value in found.items()}
+    assert numbers["avg_var"] < 1e-20
+    assert math.isnan(numbers["noise_scale"])
+    assert (numbers["noise_scale_low"], numbers["noise_scale_high"]) == (0, math.inf)
+    mean = problem.gradients().mean(0)
+    assert numbers["grad_norm_sq"] == pytest.approx(float(mean.square().sum()), rel=1e-9)

@@ -140,9 +140,11 @@ class Measurement:
             return _numbers(statistics.reference_about(mean, others, sg_mean))
         running = statistics.RunningDraws()
         for draw in self._each(step, point, estimator, "a"):
-            running.add(draw)
+            running.add(draw.clone())  # it may be the estimator's own
         count, size = self.stream.batch_size * estimator.batch_factor, len(self.stream.population)
-        design = statistics.Design("batches", size) if count < size else None
+        is_uniform = type(estimator).sampler is GradientEstimator.sampler  # all examples make one batch
+        fits = count < size or (is_uniform and count == size > 1)
+        design = statistics.Design("batches", size) if fits else None
         pooled = running.result(count, design=design, dead=self.dead)
         return _numbers(pooled) | {f"{name}_se": value for name, value in pooled.standard_errors.items()}
 
