@@ -6,6 +6,7 @@ numbers are drawn.
 
 import random
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -507,3 +508,22 @@ def test_the_power_iteration_of_spectral_norm_does_not_move(normalise: Any) -> N
     before = snapshot(model)
     per_example.gradients(model, F.cross_entropy, x, y)
     assert same(before, snapshot(model))
+
+
+def test_threads_do_not_meet_in_a_model() -> None:
+    """A functional call exchanges parameters for a while; two threads must not do so at once."""
+    torch.manual_seed(0)
+    model, x, y = nn.Sequential(linear(), nn.Tanh(), head()).double(), flat().double(), torch.randint(3, (N,))
+    before, objective = list(model.parameters()), Objective(model, F.cross_entropy)
+    expected = oracle(model, F.cross_entropy, x, y)
+    batch = Batch(x, y, torch.arange(N), torch.ones(N, dtype=torch.float64))
+
+    def run(_: int) -> tuple[Tensor, Tensor]:
+        g = per_example.gradients(model, F.cross_entropy, x, y)
+        return g.mean(0), objective.gradient(Point.of(model), batch)[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        for pair in pool.map(run, range(16)):
+            for found in pair:
+                torch.testing.assert_close(found, expected.mean(0), rtol=1e-9, atol=1e-12)
+    assert all(one is other for one, other in zip(model.parameters(), before, strict=True))

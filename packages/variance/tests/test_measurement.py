@@ -24,7 +24,8 @@ from torch.utils.data import (
 
 from variance.errors import ConfigError, UnsupportedLayer
 from variance.estimators import SGB
-from variance.measurement import Measurement, measure_model, preserved_randomness
+from variance.measurement import Measurement, measure_model
+from variance.randomness import preserved_randomness
 from variance.statistics import RunningDraws
 
 
@@ -259,3 +260,13 @@ def test_a_batch_of_all_examples_tells_nothing_of_one(problem) -> None:  # type:
     assert (numbers["noise_scale_low"], numbers["noise_scale_high"]) == (0, math.inf)
     mean = problem.gradients().mean(0)
     assert numbers["grad_norm_sq"] == pytest.approx(float(mean.square().sum()), rel=1e-9)
+
+
+def test_lists_of_examples_are_data_sets_and_arrays_are_refused() -> None:
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(4, 3), torch.randn(40, 4), torch.randint(3, (40,))
+    expected = measure_model(model, F.cross_entropy, x, y, batch_size=8, num_draws=5)["avg_var"]
+    pairs = list(zip(x, y, strict=True))
+    assert measure_model(model, F.cross_entropy, pairs, batch_size=8, num_draws=5)["avg_var"] == expected
+    with pytest.raises(ConfigError, match="batches are made of tensors"):
+        measure_model(model, F.cross_entropy, x.numpy(), y.numpy(), batch_size=8)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from variance import per_example
 from variance.errors import ConfigError
-from variance.noise_scale import NoiseMeter, NoiseScale
+from variance.noise_scale import ExampleMeter, NoiseMeter, NoiseScale
 
 
 class Characters(nn.Module):
@@ -417,3 +417,40 @@ def test_gradients_that_are_only_looked_at_do_not_count() -> None:
         torch.autograd.grad(model(torch.ones(4, 6)).sum(), list(model.parameters()))
 
     assert looped([4] * 4, look).noise_scale == looped([4] * 4, nothing).noise_scale
+
+
+def test_a_parameter_that_is_frozen_no_longer_is_not_overlooked() -> None:
+    model = nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.Linear(4, 3))
+    meter = NoiseMeter(model, micro_batch_size=4)
+    model[0].requires_grad_(True)
+    for part in torch.randn(8, 4).split(4):
+        model(part).square().mean().backward()
+    with pytest.raises(ConfigError, match=r"parameter '0\.weight' was frozen when the meter was made"):
+        meter.step()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize("kind", [NoiseMeter, ExampleMeter])
+def test_a_compiled_model_is_not_compiled_anew_at_every_step(kind: Any) -> None:
+    compiled = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        compiled.append(graph)
+        return graph
+
+    def train(wrap: Any) -> NoiseScale:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+        meter = kind(model, micro_batch_size=4) if kind is NoiseMeter else kind(model)
+        run = wrap(model)
+        for _ in range(12):
+            model.zero_grad()
+            for part in torch.randn(8, 4).split(4 if kind is NoiseMeter else 8):
+                run(part).square().mean().backward()
+            meter.step()
+        return meter.result()
+
+    torch._dynamo.reset()
+    found = train(lambda model: torch.compile(model, backend=backend))
+    assert repr(found) == repr(train(lambda model: model))
+    assert len(compiled) <= 4  # pieces between hooks

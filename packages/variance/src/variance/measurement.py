@@ -290,9 +290,12 @@ def measure_model(
 def _population_of(inputs: Any, targets: Any) -> tuple[Population, int]:
     """Return examples that can be fetched by index, and the batch size of a loader (else 0)."""
     is_batch = isinstance(inputs, Tensor | Mapping | tuple | list)
+    if isinstance(inputs, list) and targets is None:  # arguments of the model, or one example after the other
+        is_batch = not (inputs and isinstance(inputs[0], Mapping | tuple | list))
     if targets is not None and not is_batch:
         raise ConfigError(
-            f"targets were given beside a {type(inputs).__name__}, which holds its own; leave them out."
+            f"targets were given beside a {type(inputs).__name__}; a data set or loader holds its own (leave "
+            "them out), and batches are made of tensors (torch.from_numpy)."
         )
     if isinstance(inputs, DataLoader):
         return DatasetPopulation(_examples_of(inputs), collate=inputs.collate_fn), inputs.batch_size or 0

@@ -16,6 +16,7 @@ from variance.losses import LossFunction
 from variance.per_example.capture import capture
 from variance.per_example.recording import (
     COUPLING,
+    EXCLUSIVE,
     Capture,
     call_model,
     device_of,
@@ -59,9 +60,12 @@ class Point:
     @classmethod
     def of(cls, model: nn.Module) -> "Point":
         """Return the live tensors of a model: the point moves when the model is trained."""
-        parameters: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
-        return cls(parameters, {**frozen, **dict(model.named_buffers())})
+        with EXCLUSIVE:
+            parameters: dict[str, Tensor] = {
+                name: p for name, p in model.named_parameters() if p.requires_grad
+            }
+            frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+            return cls(parameters, {**frozen, **dict(model.named_buffers())})
 
     def copy(self) -> "Point":
         """Return a detached copy that training does not move."""
@@ -136,8 +140,9 @@ class Objective:
         require_real(model)
         self.loss = loss
         try:
-            shared = {id(value): value for value in (*model.parameters(), *model.buffers())}
-            self._model = copy.deepcopy(model, shared)  # values come from the point
+            with EXCLUSIVE:
+                shared = {id(value): value for value in (*model.parameters(), *model.buffers())}
+                self._model = copy.deepcopy(model, shared)  # values come from the point
         except (RuntimeError, TypeError) as error:
             raise ConfigError(
                 f"the model cannot be copied ({str(error).partition('(')[0].strip()}). Keep locks, files and "
@@ -186,7 +191,7 @@ class Objective:
         state = {**point.parameters, **point.buffers}
         if self._renormed:  # max_norm writes into its table
             state |= {name: state[name].clone() for name in self._renormed}
-        with self._mode(training, freeze_norms), _seeded(generator, device_of(batch.inputs)):
+        with EXCLUSIVE, self._mode(training, freeze_norms), _seeded(generator, device_of(batch.inputs)):
             return call_model(self._model, state, batch.inputs)
 
     def gradient(
@@ -207,7 +212,7 @@ class Objective:
             ConfigError: The loss reads the model's own parameters, and the point is another.
         """
         leaves = {name: value.detach().requires_grad_() for name, value in point.parameters.items()}
-        with torch.enable_grad():
+        with EXCLUSIVE, torch.enable_grad():
             at = Point(leaves, point.buffers)
             outputs = self._outputs(at, batch, generator, training=training, freeze_norms=freeze_norms)
             found, reduction = loss_functions.reduced(self.loss, outputs, batch.targets)
@@ -224,8 +229,9 @@ class Objective:
         if value - value != 0.0:  # NaN or infinite: find out whose
             named = batch.indices if len(found) == len(batch) else None
             loss_functions.require_finite(found.detach(), "the loss", named)
-        gradients, direct = differentiate(total, leaves, self._model)
-        own = dict(self._model.named_parameters())
+        with EXCLUSIVE:
+            own = dict(self._model.named_parameters())
+        gradients, direct = differentiate(total, leaves, own)
         for name, gradient in direct.items():
             if not torch.equal(own[name], leaves[name]):
                 raise ConfigError(
@@ -246,7 +252,7 @@ class Objective:
         loss: LossFunction | None = None,
     ) -> Capture:
         """Record per-example quantities of a batch; batch norm always uses its running statistics."""
-        with self._mode(training, freeze_norms=True), _seeded(generator, device_of(batch.inputs)):
+        with EXCLUSIVE, self._mode(training, freeze_norms=True), _seeded(generator, device_of(batch.inputs)):
             return capture(
                 self._model,
                 loss or self.loss,

@@ -36,6 +36,7 @@ class Meter:
         if not self._parameters:
             raise ConfigError("the model has no trainable parameter; set requires_grad on some.")
         require_real(model)
+        self._frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
         self.num_skipped = 0
         self._design = Design("epochs", population) if population else Design()
         self._handles: list[Any] = []
@@ -85,9 +86,13 @@ class Meter:
 
         Raises:
             ConfigError: Other passes than the meter reads were made, or gradients were cleared, clipped or
-                unscaled before, or not cleared after the last step.
+                unscaled before, or not cleared after the last step; or a parameter is no longer frozen.
         """
         try:
+            if moved := [name for name, p in self._frozen.items() if p.requires_grad]:
+                raise ConfigError(
+                    f"parameter '{moved[0]}' was frozen when the meter was made; make a new one."
+                )
             if self._is_due:
                 self._measure(loss_scale)
         finally:

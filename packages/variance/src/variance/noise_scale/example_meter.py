@@ -76,6 +76,7 @@ class ExampleMeter(Meter):
         self._passes: list[_Pass] = []
         self._current: _Pass | None = None
 
+    @torch.compiler.disable  # a compiled forward would be compiled anew at every step
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._is_due and torch.is_grad_enabled():
             inputs: Any = kwargs if kwargs and not args else args
@@ -86,6 +87,7 @@ class ExampleMeter(Meter):
         if self._current is not None:
             self._current.is_accumulated = True
 
+    @torch.compiler.disable
     def _see_outputs(self, module: nn.Module, args: Any, outputs: Any) -> None:
         if self._passes and torch.is_grad_enabled():
             for i, leaf in enumerate(pytree.tree_leaves(outputs)):
@@ -93,6 +95,7 @@ class ExampleMeter(Meter):
                     leaf.register_hook(self._passes[-1].receiver(i))
 
     def _recorder(self, name: str) -> Callable[..., None]:
+        @torch.compiler.disable
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             if not (self._passes and torch.is_grad_enabled() and output.requires_grad):
                 return

@@ -102,6 +102,7 @@ class NoiseMeter(Meter):
         if norms is not None:
             self._differences[name] = norms
 
+    @torch.compiler.disable  # a compiled forward would be compiled anew at every step
     def _see_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._is_due and torch.is_grad_enabled():
             leaves = pytree.tree_leaves((args, kwargs))

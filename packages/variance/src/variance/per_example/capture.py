@@ -31,6 +31,7 @@ from variance.per_example import quantities
 from variance.per_example.layers import Call, Layer, WeightLayer, layer_for
 from variance.per_example.recording import (
     COUPLING,
+    EXCLUSIVE,
     Capture,
     Recorder,
     call_model,
@@ -133,26 +134,27 @@ def capture(
             parameters that no path gets right.
         NonFiniteGradient: Some loss is NaN or infinite.
     """
-    require_equally_many(x, y)
-    refuse_coupled_examples(model)
-    require_real(model)
-    if torch.is_autocast_enabled(device_of(x).type):
-        raise ConfigError(
-            "per-example quantities would be rounded inside a torch.autocast block; leave it, and put "
-            "autocast into the model's forward where mixed precision is wanted."
-        )
-    own = dict(model.named_parameters())
-    values = {name: (parameters or own)[name].detach() for name in own}
-    state = {**values, **(dict(model.named_buffers()) if buffers is None else dict(buffers))}
-    trainable = tuple(name for name, value in own.items() if value.requires_grad)
-    known = _known(model, x, y, trainable, weights_only=weights_only)
-    with torch.inference_mode(False), preserved_randomness() as random_state:
-        job = _Pass(model, loss, x, y, state, trainable, random_state, indices)
-        if not known.is_due():
-            found, structure = _run(job, known, weights_only=weights_only)
-            if structure in known.structures:
-                return found
-        return _checked(job, known, weights_only=weights_only)
+    with EXCLUSIVE:
+        require_equally_many(x, y)
+        refuse_coupled_examples(model)
+        require_real(model)
+        if torch.is_autocast_enabled(device_of(x).type):
+            raise ConfigError(
+                "per-example quantities would be rounded inside a torch.autocast block; leave it, and put "
+                "autocast into the model's forward where mixed precision is wanted."
+            )
+        own = dict(model.named_parameters())
+        values = {name: (parameters or own)[name].detach() for name in own}
+        state = {**values, **(dict(model.named_buffers()) if buffers is None else dict(buffers))}
+        trainable = tuple(name for name, value in own.items() if value.requires_grad)
+        known = _known(model, x, y, trainable, weights_only=weights_only)
+        with torch.inference_mode(False), preserved_randomness() as random_state:
+            job = _Pass(model, loss, x, y, state, trainable, random_state, indices)
+            if not known.is_due():
+                found, structure = _run(job, known, weights_only=weights_only)
+                if structure in known.structures:
+                    return found
+            return _checked(job, known, weights_only=weights_only)
 
 
 def _known(model: nn.Module, x: Any, y: Any, trainable: tuple[str, ...], *, weights_only: bool) -> _Known:
@@ -287,7 +289,7 @@ def _by_autograd(job: _Pass) -> tuple[dict[str, Tensor], Tensor, float, bool]:
         _require_independent(job, outputs, losses, after, min(tolerance, 0.02))
         if not leaves or not losses.requires_grad:
             return {}, weights, tolerance, is_random
-        found, direct = differentiate((weights * losses).sum(), leaves, job.model)
+        found, direct = differentiate((weights * losses).sum(), leaves, dict(job.model.named_parameters()))
     if direct:
         raise CoupledExamples(
             f"the loss reads parameter '{next(iter(direct))}' of the model itself (a weight penalty?), which "

@@ -5,6 +5,7 @@ function of a_i and b_i alone. The pass records both for every supported layer a
 gradient: parameters enter detached, and autograd starts at the first recorded output.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from torch.utils import _pytree as pytree
 from variance.errors import ConfigError, UnsupportedLayer
 from variance.per_example.layers import Call, Layer, layer_for
 
+EXCLUSIVE = threading.RLock()
+"""Held while a model is called functionally: its parameters are exchanged, which other threads would see."""
 COUPLING = (nn.modules.batchnorm._BatchNorm,)
 
 
@@ -166,7 +169,7 @@ def device_of(batch: Any) -> torch.device:
 
 
 def differentiate(
-    total: Tensor, leaves: Mapping[str, Tensor], model: nn.Module
+    total: Tensor, leaves: Mapping[str, Tensor], own: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return dense gradients of a scalar by some leaves, and by the model's own parameters that it reads.
 
@@ -176,7 +179,7 @@ def differentiate(
     Raises:
         UnsupportedLayer: Autograd refuses, with what to do.
     """
-    own = {name: p for name, p in model.named_parameters() if name in leaves and p.requires_grad}
+    own = {name: p for name, p in own.items() if name in leaves and p.requires_grad}
     try:
         found = torch.autograd.grad(total, [*leaves.values(), *own.values()], allow_unused=True)
     except RuntimeError as error:
