@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from variance import per_example
+from variance import measure_model, per_example
 from variance.errors import ConfigError
 from variance.noise_scale import ExampleMeter, NoiseMeter, NoiseScale
 
@@ -454,3 +454,24 @@ def test_a_compiled_model_is_not_compiled_anew_at_every_step(kind: Any) -> None:
     found = train(lambda model: torch.compile(model, backend=backend))
     assert repr(found) == repr(train(lambda model: model))
     assert len(compiled) <= 4  # pieces between hooks
+
+
+@pytest.mark.parametrize("kind", [NoiseMeter, ExampleMeter])
+def test_copies_of_the_model_do_not_count(kind: Any) -> None:
+    """As `measure_model` makes them, or a loop that keeps a teacher."""
+
+    def train(copies: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        model, data = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)), torch.randn(5, 8, 4)
+        meter = kind(model, micro_batch_size=4) if kind is NoiseMeter else kind(model)
+        for x in data:
+            model.zero_grad()
+            for part in x.split(4 if kind is NoiseMeter else 8):
+                model(part).square().mean().backward()
+            if copies:
+                copy.deepcopy(model)(x[:4]).sum().backward()
+                measure_model(model, lambda out, _: out.square().mean(1), x, x, batch_size=8, num_draws=3)
+            meter.step()
+        return meter.state_dict()["traces"]
+
+    assert torch.equal(train(copies=True), train(copies=False))

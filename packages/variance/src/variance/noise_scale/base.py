@@ -214,6 +214,9 @@ class Meter:
         self._count, self.num_skipped = state["count"], state["num_skipped"]
         self._steps = list(zip(state["traces"].unbind(), state["norms"].unbind(), strict=True))
 
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self  # a copy of the model carries the hooks along, which know their own model
+
     def close(self) -> None:
         """Remove the hooks from the model."""
         for handle in self._handles:

@@ -78,7 +78,7 @@ class ExampleMeter(Meter):
 
     @torch.compiler.disable  # a compiled forward would be compiled anew at every step
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._is_due and torch.is_grad_enabled():
+        if self._is_due and torch.is_grad_enabled() and module is self._model:
             inputs: Any = kwargs if kwargs and not args else args
             self._passes.append(_Pass(inputs, bool(args and kwargs), RandomState.now()))
 
@@ -89,7 +89,7 @@ class ExampleMeter(Meter):
 
     @torch.compiler.disable
     def _see_outputs(self, module: nn.Module, args: Any, outputs: Any) -> None:
-        if self._passes and torch.is_grad_enabled():
+        if self._passes and torch.is_grad_enabled() and module is self._model:
             for i, leaf in enumerate(pytree.tree_leaves(outputs)):
                 if isinstance(leaf, Tensor) and leaf.requires_grad:
                     leaf.register_hook(self._passes[-1].receiver(i))
@@ -97,7 +97,8 @@ class ExampleMeter(Meter):
     def _recorder(self, name: str) -> Callable[..., None]:
         @torch.compiler.disable
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            if not (self._passes and torch.is_grad_enabled() and output.requires_grad):
+            is_own = module is self._modules[name]  # not that of a copy
+            if not (is_own and self._passes and torch.is_grad_enabled() and output.requires_grad):
                 return
             (inputs,) = args or kwargs.values()
             call, found = Call(inputs.detach(), inputs._version), self._passes[-1]

@@ -76,7 +76,7 @@ class NoiseMeter(Meter):
             raise ConfigError(f"norms_every is {norms_every}; it must be at least 0.")
         self.micro_batch_size, self.norms_every, self._divided = micro_batch_size, norms_every, divided
         self._norms: list[Tensor] = []
-        self._knows_sizes = False
+        self._knows_sizes, self._model = False, model
         super().__init__(model, population, every)
         self._handles.append(model.register_forward_pre_hook(self._see_inputs, with_kwargs=True))
 
@@ -104,7 +104,7 @@ class NoiseMeter(Meter):
 
     @torch.compiler.disable  # a compiled forward would be compiled anew at every step
     def _see_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._is_due and torch.is_grad_enabled():
+        if self._is_due and torch.is_grad_enabled() and module is self._model:
             leaves = pytree.tree_leaves((args, kwargs))
             self._shapes += [tuple(leaf.shape[:2]) for leaf in leaves if isinstance(leaf, Tensor)][:1]
 
