@@ -445,7 +445,7 @@ def test_a_weight_penalty_in_the_loss_counts_or_is_refused() -> None:
     found = measure_model(model, loss, x, y, batch_size=2, num_draws=3)
     assert found["grad_norm_sq"] == pytest.approx(sum(float(v.square().sum()) for v in g), rel=1e-9)
     for measure in (per_example.squared_norms, lambda *of: measure_model(*of, batch_size=2, use="all")):
-        with pytest.raises(CoupledExamples, match="reads parameter 'weight' of the model itself"):
+        with pytest.raises(CoupledExamples, match="reads parameter 'weight' itself"):
             measure(model, loss, x, y)
     objective, point = Objective(model, loss), Point.of(model)
     batch = Batch(x, y, torch.arange(4), torch.ones(4, dtype=torch.float64))

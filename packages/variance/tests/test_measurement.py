@@ -22,11 +22,14 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from variance.errors import ConfigError, UnsupportedLayer
+from variance.data import TensorPopulation
+from variance.errors import ConfigError, CoupledExamples, UnsupportedLayer
 from variance.estimators import SGB
 from variance.measurement import Measurement, measure_model
+from variance.objective import Objective, Point
 from variance.randomness import preserved_randomness
 from variance.statistics import RunningDraws
+from variance.stream import DataStream
 
 
 def test_preserved_randomness_restores_all_global_states() -> None:
@@ -270,3 +273,25 @@ def test_lists_of_examples_are_data_sets_and_arrays_are_refused() -> None:
     assert measure_model(model, F.cross_entropy, pairs, batch_size=8, num_draws=5)["avg_var"] == expected
     with pytest.raises(ConfigError, match="batches are made of tensors"):
         measure_model(model, F.cross_entropy, x.numpy(), y.numpy(), batch_size=8)
+
+
+def test_class_weights_are_seen_in_sorted_data() -> None:
+    """Within one class the weighted mean is a plain one; passes of neighbours would see one class each."""
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(4, 3), torch.randn(1024, 4), torch.arange(1024) // 512
+    loss = nn.CrossEntropyLoss(torch.tensor([1.0, 9.0, 2.0]))
+    with pytest.raises(CoupledExamples, match="class weights"):
+        measure_model(model, loss, x, y, batch_size=8, use="all")
+
+
+def test_draws_of_an_estimator_keep_the_mode_of_the_model() -> None:
+    """Dropout that is switched off stays so; then draws agree with the exact value."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5), nn.Linear(8, 3)).double().eval()
+    population = TensorPopulation(torch.randn(48, 5).double(), torch.randint(3, (48,)))
+    stream, estimator = DataStream(population, 6), SGB(Objective(model, F.cross_entropy))
+    exact, drawn = (
+        Measurement([estimator], stream, num_draws=400, mode=mode)(0, Point.of(model))["SG-B[B=6]/avg_var"]
+        for mode in ("exact", "unbiased")
+    )
+    assert drawn == pytest.approx(exact, rel=0.1)

@@ -161,7 +161,7 @@ class Objective:
         batch: Batch,
         generator: torch.Generator | None = None,
         *,
-        training: bool | None = True,
+        training: bool | None = None,
         freeze_norms: bool = False,
     ) -> Float[Tensor, "n"]:
         """Evaluate the loss of every example.
@@ -200,7 +200,7 @@ class Objective:
         batch: Batch,
         generator: torch.Generator | None = None,
         *,
-        training: bool | None = True,
+        training: bool | None = None,
         freeze_norms: bool = False,
     ) -> tuple[Float[Tensor, "p"], float]:
         """Return the flat gradient and value of mean(weight * loss).
@@ -235,8 +235,8 @@ class Objective:
         for name, gradient in direct.items():
             if not torch.equal(own[name], leaves[name]):
                 raise ConfigError(
-                    f"the loss reads parameter '{name}' of the model itself (a weight penalty?), so it "
-                    "cannot be evaluated at other parameters; leave the penalty out of the loss."
+                    f"the loss (a weight penalty?) or a list in the model reads parameter '{name}' itself: "
+                    "it cannot be evaluated at other parameters; leave a penalty out of the loss."
                 )
             gradients[name] = gradients[name] + gradient
         return torch.cat([gradient.flatten() for gradient in gradients.values()]), value

@@ -12,7 +12,7 @@ from typing_extensions import override
 from variance.data import Population
 from variance.errors import ConfigError, NotReady
 from variance.estimators.base import Direction, GradientEstimator
-from variance.estimators.sg import EXACT_CHUNK
+from variance.estimators.sg import passes
 from variance.gradient_clustering import BatchClustering, OnlineClustering
 from variance.gradient_clustering.centres import dense_sums
 from variance.gradient_clustering.initialisation import Initialisation
@@ -103,7 +103,7 @@ def stratified_statistics(
     def moments(*, in_double: bool) -> tuple[Tensor, Tensor, torch.dtype]:
         sums: list[Tensor] = []
         second: Tensor = torch.zeros((), dtype=torch.float64)
-        for indices in torch.arange(n).split(EXACT_CHUNK):
+        for indices in passes(n):
             found = objective.capture(point, population.fetch(indices))
             kind = found.losses.dtype
             found = quantities.in_double(found) if in_double else found

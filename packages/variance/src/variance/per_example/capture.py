@@ -292,9 +292,9 @@ def _by_autograd(job: _Pass) -> tuple[dict[str, Tensor], Tensor, float, bool]:
         found, direct = differentiate((weights * losses).sum(), leaves, dict(job.model.named_parameters()))
     if direct:
         raise CoupledExamples(
-            f"the loss reads parameter '{next(iter(direct))}' of the model itself (a weight penalty?), which "
-            "is no loss of one example; leave it out (a penalty adds the same to all gradients), or measure "
-            "batch gradients with measure_model."
+            f"the loss (a weight penalty?) or a list inside the model reads parameter '{next(iter(direct))}' "
+            "itself, so a part of the loss is that of no example. Leave a penalty out (it adds the same to "
+            "all gradients), or measure batch gradients with measure_model."
         )
     return found, weights, tolerance, is_random
 
