@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -227,6 +227,11 @@ class Meter:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def uncompiled(hook: Callable[..., None]) -> Callable[..., None]:
+    """Keep a hook out of compiled forward passes, which would be compiled anew at every step."""
+    return cast("Callable[..., None]", torch.compiler.disable(hook))
 
 
 def dense(gradient: Tensor) -> Tensor:

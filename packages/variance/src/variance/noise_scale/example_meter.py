@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from typing_extensions import override
 
 from variance.errors import ConfigError, UnsupportedLayer
-from variance.noise_scale.base import Meter, dense, squared_norm, world_size
+from variance.noise_scale.base import Meter, dense, squared_norm, uncompiled, world_size
 from variance.per_example.capture import capture
 from variance.per_example.layers import Call, EmbeddingLayer, Layer, WeightLayer, layer_for
 from variance.per_example.quantities import materialised, weight_squared_norms
@@ -65,8 +65,8 @@ class ExampleMeter(Meter):
         super().__init__(model, population, every)
         covered = {name for key, module in self._modules.items() for name in _names(key, module)}
         self._leave_out(self._parameters.keys() - covered, "belong to layers without a rule")
-        self._handles.append(model.register_forward_pre_hook(self._begin, with_kwargs=True))
-        self._handles.append(model.register_forward_hook(self._see_outputs))
+        self._handles.append(model.register_forward_pre_hook(uncompiled(self._begin), with_kwargs=True))
+        self._handles.append(model.register_forward_hook(uncompiled(self._see_outputs)))
         for name, module in self._modules.items():
             self._handles.append(module.register_forward_hook(self._recorder(name), with_kwargs=True))
 
@@ -76,7 +76,6 @@ class ExampleMeter(Meter):
         self._passes: list[_Pass] = []
         self._current: _Pass | None = None
 
-    @torch.compiler.disable  # a compiled forward would be compiled anew at every step
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._is_due and torch.is_grad_enabled() and module is self._model:
             inputs: Any = kwargs if kwargs and not args else args
@@ -87,7 +86,6 @@ class ExampleMeter(Meter):
         if self._current is not None:
             self._current.is_accumulated = True
 
-    @torch.compiler.disable
     def _see_outputs(self, module: nn.Module, args: Any, outputs: Any) -> None:
         if self._passes and torch.is_grad_enabled() and module is self._model:
             for i, leaf in enumerate(pytree.tree_leaves(outputs)):
@@ -95,7 +93,6 @@ class ExampleMeter(Meter):
                     leaf.register_hook(self._passes[-1].receiver(i))
 
     def _recorder(self, name: str) -> Callable[..., None]:
-        @torch.compiler.disable
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             is_own = module is self._modules[name]  # not that of a copy
             if not (is_own and self._passes and torch.is_grad_enabled() and output.requires_grad):
@@ -110,7 +107,7 @@ class ExampleMeter(Meter):
 
             output.register_hook(receive)
 
-        return record
+        return uncompiled(record)
 
     @override
     def _measure(self, loss_scale: float) -> None:
