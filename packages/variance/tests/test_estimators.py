@@ -1,11 +1,13 @@
 """Estimators: golden SVRG and K-FAC, one contract for all, closed forms, exact variances against draws."""
 
+import copy
 import itertools
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from variance.errors import ConfigError, NotReady
 from variance.estimators import (
@@ -26,7 +28,7 @@ from variance.estimators import (
 from variance.estimators.kfac import kronecker_factors, projected_second_moment
 from variance.estimators.ntk import inverse_row_sums
 from variance.gradient_clustering import BatchClustering, ClusteringOptions, OnlineClustering
-from variance.losses import cross_entropy
+from variance.losses import cross_entropy, half_squared_error
 from variance.objective import Batch, Objective, Point
 from variance.per_example.capture import capture
 from variance.sampling import stratified_variance
@@ -442,3 +444,33 @@ def test_kfac_runs_in_half_precision(make_problem) -> None:  # type: ignore[no-u
     assert directions[0].dtype == torch.bfloat16
     error = (directions[0].double() - directions[1]).norm() / directions[1].norm()
     assert float(error) < 0.05
+
+
+def test_factors_of_given_targets_are_those_of_the_objective() -> None:
+    """G of the last layer is the mean of b b^T with b = outputs - targets, for a squared error."""
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(4, 3).double(), torch.randn(20, 4).double(), torch.randn(20, 3).double()
+    batch, point = Batch(x, y, torch.arange(20), torch.ones(20)), Point.of(model)
+    kfac = KFAC(Objective(model, half_squared_error), targets="given", decay=0.0)
+    kfac.on_frequent(0, point, batch)
+    b = (model(x) - y).detach()
+    torch.testing.assert_close(kfac.outputs[""], b.T @ b / 20)
+    with pytest.raises(ConfigError, match="pass targets='given'"):
+        KFAC(Objective(model, half_squared_error)).on_frequent(0, point, batch)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stored_state_stays_as_it_is(name: str, problem) -> None:  # type: ignore[no-untyped-def]
+    """Neither the estimator it was taken from nor one that loads it moves it."""
+    estimator, twin = make(problem.objective)[name], make(problem.objective)[name]
+    prepare(estimator, problem)
+    state = estimator.state_dict()
+    kept = copy.deepcopy(state)
+    twin.load_state_dict(state)
+    for one in (estimator, twin):
+        prepare(one, problem, steps=7)
+    stored, expected = tree_leaves(state), tree_leaves(kept)
+    assert len(stored) == len(expected)
+    for value, other in zip(stored, expected, strict=True):
+        is_tensor = isinstance(value, torch.Tensor)
+        assert torch.equal(value, other) if is_tensor else value == other or value != value

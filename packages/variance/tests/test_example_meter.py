@@ -1,5 +1,6 @@
 """The noise scale of a loop's single examples, against plain autograd on one example after the other."""
 
+import copy
 import warnings
 from collections.abc import Callable
 
@@ -167,9 +168,49 @@ def test_layers_without_a_rule_are_left_out_by_name() -> None:
         UserWarning, match=r"leaves out 1 of 3 parameters, which belong to layers without a rule: 1\.weight"
     ):
         meter = ExampleMeter(model)
-    assert set(meter.state_dict()) == {"traces", "norms"}
+    assert meter.state_dict()["parameters"] == ["0.weight", "0.bias"]
     with pytest.raises(UnsupportedLayer, match="no parameter is left"):
         ExampleMeter(nn.PReLU())
+
+
+def test_steps_go_on_without_what_is_left_out_and_from_a_checkpoint() -> None:
+    """A table is left out at the first step; a loop that stops and goes on measures the same."""
+
+    def train(stop: int) -> ExampleMeter:
+        torch.manual_seed(0)
+        model = Characters(tied=True)
+        meter = ExampleMeter(model, every=2)
+        for step in range(12):
+            if step == stop:
+                state = copy.deepcopy(meter.state_dict())
+                meter.close()
+                meter = ExampleMeter(model, every=2)
+                meter.load_state_dict(state)
+            model.zero_grad()
+            F.cross_entropy(model(torch.randint(11, (8, 5))), torch.randint(3, (8,))).backward()
+            meter.step()
+        return meter
+
+    with pytest.warns(UserWarning, match=r"leaves out 1 of 5 parameters.*: table\.weight\."):  # once
+        whole = train(stop=-1)
+    with pytest.warns(UserWarning, match=r"(autograd|state that is loaded): table\.weight\."):
+        resumed = train(stop=5)
+    assert list(whole.result().by_parameter) == ["norm.weight", "norm.bias", "mix.weight", "mix.bias"]
+    assert repr(resumed.result()) == repr(whole.result())
+    for name in ("traces", "norms"):
+        assert torch.equal(resumed.state_dict()[name], whole.state_dict()[name])
+
+
+def test_examples_without_noise_have_a_noise_scale_of_zero() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(6, 3), torch.randn(1, 6).expand(8, 6)
+    with ExampleMeter(model) as meter:
+        for _ in range(5):
+            model.zero_grad()
+            F.cross_entropy(model(x), torch.zeros(8).long()).backward()
+            meter.step()
+    assert meter.result().low == pytest.approx(0, abs=1e-4)
+    assert meter.result().noise_scale == pytest.approx(0, abs=1e-4)
 
 
 def test_what_a_step_must_be() -> None:

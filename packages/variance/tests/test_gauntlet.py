@@ -4,9 +4,12 @@ The oracle is a loop of plain autograd over single examples, or over the losses 
 numbers are drawn.
 """
 
+import random
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +20,7 @@ from variance import per_example
 from variance.errors import ConfigError, CoupledExamples, NonFiniteGradient, SlowPath, UnsupportedLayer
 from variance.gradient_clustering import cluster
 from variance.measurement import measure_model
+from variance.objective import Batch, Objective, Point
 
 N = 5
 
@@ -410,3 +414,116 @@ def test_a_loss_from_inside_the_model_has_no_examples() -> None:
     for targets in (y, torch.zeros(N, 2)):
         with pytest.raises(CoupledExamples, match="no losses of their own"):
             per_example.gradients(model, lambda outputs, _: outputs["loss"], flat(), targets)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_squares_of_half_precision_neither_overflow_nor_vanish(dtype: torch.dtype, scale: float) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(linear(), nn.Tanh(), head()), flat().to(dtype)
+    y = torch.randint(3, (N,))
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return scale * F.cross_entropy(outputs, targets, reduction="none")
+
+    low = [f(model.to(dtype), loss, x, y) for f in (per_example.squared_norms, per_example.gram,
+           per_example.second_moments)]  # fmt: skip
+    g = oracle(model.double(), loss, x.double(), y)
+    for found, expected in zip(low, (g.square().sum(1), g @ g.T, g.square().mean(0)), strict=True):
+        assert float((found - expected).norm() / expected.norm()) < 5 * torch.finfo(dtype).eps
+
+
+def test_a_weight_penalty_in_the_loss_counts_or_is_refused() -> None:
+    """The loss reads the parameters themselves, not what stands for them in a functional call."""
+    torch.manual_seed(0)
+    model, x, y = head().double(), flat().double()[:1].expand(4, 6), torch.tensor([2, 2, 2, 2])
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets) + 0.3 * sum(p.square().sum() for p in model.parameters())
+
+    g = torch.autograd.grad(loss(model(x), y), list(model.parameters()))
+    found = measure_model(model, loss, x, y, batch_size=2, num_draws=3)
+    assert found["grad_norm_sq"] == pytest.approx(sum(float(v.square().sum()) for v in g), rel=1e-9)
+    for measure in (per_example.squared_norms, lambda *of: measure_model(*of, batch_size=2, use="all")):
+        with pytest.raises(CoupledExamples, match="reads parameter 'weight' itself"):
+            measure(model, loss, x, y)
+    objective, point = Objective(model, loss), Point.of(model)
+    batch = Batch(x, y, torch.arange(4), torch.ones(4, dtype=torch.float64))
+    with pytest.raises(ConfigError, match="cannot be evaluated at other parameters"):
+        objective.gradient(point.moved(torch.ones_like(point.flat())), batch)
+
+
+def draws_elsewhere(m: Any, x: Tensor) -> Tensor:
+    h = m.inner(x)
+    h = h + x if random.random() < 0.5 else h
+    return m.head(h.tanh() if np.random.rand() < 0.5 else h)  # noqa: NPY002 - as models do
+
+
+@pytest.mark.filterwarnings("ignore::variance.errors.SlowPath")
+def test_random_numbers_of_numpy_and_python_are_those_of_one_pass() -> None:
+    torch.manual_seed(0)
+    model = Body(draws_elsewhere, inner=linear(), head=head()).double()
+    x, y = flat().double(), torch.randint(3, (N,))
+    for seed in range(6):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        g = per_example.gradients(model, F.cross_entropy, x, y)
+        losses = F.cross_entropy(model(x), y, reduction="none")  # draws what the pass above drew
+        rows = [torch.autograd.grad(one, list(model.parameters()), retain_graph=True) for one in losses]
+        expected = torch.stack([torch.cat([v.flatten() for v in row]) for row in rows])
+        torch.testing.assert_close(g, expected, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ConfigError, match="draws random numbers"):
+        measure_model(model, F.cross_entropy, x, y, batch_size=2, use="all")
+
+
+def masked(outputs: Tensor) -> Tensor:
+    return torch.cat([outputs, torch.full((len(outputs), 1), -torch.inf)], 1)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: masked(m.head(x - x.mean(0))),
+        lambda m, x: m.head(F.dropout(x - x.mean(0), 0.5)),
+        lambda m, x: m.head(x - x.mean(0)).expand(2, N, 3),
+    ],
+    ids=["masked", "dropout", "sequence first"],
+)
+def test_a_mean_over_examples_is_found_behind_anything(forward: Any) -> None:
+    torch.manual_seed(0)
+    model, x, y = Body(forward, head=head()), flat(), torch.randint(3, (N,))
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs if outputs.ndim == 2 else outputs[0], targets, reduction="none")
+
+    with pytest.raises(CoupledExamples, match="depends on the other examples"):
+        per_example.gradients(model, loss, x, y)
+
+
+@pytest.mark.filterwarnings("ignore::variance.errors.SlowPath", "ignore::FutureWarning")
+@pytest.mark.parametrize("normalise", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_the_power_iteration_of_spectral_norm_does_not_move(normalise: Any) -> None:
+    torch.manual_seed(0)
+    model, x, y = nn.Sequential(normalise(linear()), nn.Tanh(), head()), flat(), torch.randint(3, (N,))
+    before = snapshot(model)
+    per_example.gradients(model, F.cross_entropy, x, y)
+    assert same(before, snapshot(model))
+
+
+def test_threads_do_not_meet_in_a_model() -> None:
+    """A functional call exchanges parameters for a while; two threads must not do so at once."""
+    torch.manual_seed(0)
+    model, x, y = nn.Sequential(linear(), nn.Tanh(), head()).double(), flat().double(), torch.randint(3, (N,))
+    before, objective = list(model.parameters()), Objective(model, F.cross_entropy)
+    expected = oracle(model, F.cross_entropy, x, y)
+    batch = Batch(x, y, torch.arange(N), torch.ones(N, dtype=torch.float64))
+
+    def run(_: int) -> tuple[Tensor, Tensor]:
+        g = per_example.gradients(model, F.cross_entropy, x, y)
+        return g.mean(0), objective.gradient(Point.of(model), batch)[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        for pair in pool.map(run, range(16)):
+            for found in pair:
+                torch.testing.assert_close(found, expected.mean(0), rtol=1e-9, atol=1e-12)
+    assert all(one is other for one, other in zip(model.parameters(), before, strict=True))

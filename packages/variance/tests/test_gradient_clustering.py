@@ -17,6 +17,7 @@ from variance.gradient_clustering import (
     ClusteringOptions,
     OnlineClustering,
     cluster,
+    cluster_subset,
     exact_moves,
     exact_moves_gram,
     require_gram_fits,
@@ -370,7 +371,7 @@ def test_a_model_without_weight_layers_is_refused() -> None:
 
 
 def test_an_empty_data_set_is_refused() -> None:
-    with pytest.raises(ConfigError, match="data set is empty"):
+    with pytest.raises(ConfigError, match="0 inputs and 0 targets"):
         cluster(nn.Linear(3, 2), F.cross_entropy, torch.zeros(0, 3), torch.zeros(0).long(), 1)
 
 
@@ -420,3 +421,31 @@ def test_the_size_of_a_pass_decides_nothing(weighting: str, monkeypatch: pytest.
         found.append(cluster(model, F.cross_entropy, x, y, 6, weighting=weighting, options=options))  # type: ignore[arg-type]
     assert torch.equal(found[0].assignments, found[1].assignments)
     torch.testing.assert_close(found[0].distortions, found[1].distortions, rtol=1e-10, atol=0)
+
+
+class Own(nn.Module):
+    """Takes keywords and returns its losses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor, shift: Tensor, labels: Tensor | None = None) -> Tensor:
+        outputs = self.layer(x + shift)
+        return outputs if labels is None else F.cross_entropy(outputs, labels, reduction="none")
+
+
+def test_batches_of_any_form_are_clustered_alike() -> None:
+    torch.manual_seed(0)
+    model, x, shift, y = Own(), torch.randn(40, 5), torch.randn(40, 5), torch.randint(3, (40,))
+    named = {"x": x, "shift": shift}
+    for run in (cluster, lambda *of: cluster_subset(*of, subset_size=20)):
+        expected = run(model.layer, F.cross_entropy, x + shift, y, 3)
+        with torch.inference_mode():
+            others = [
+                run(model, F.cross_entropy, named, y, 3),
+                run(model, F.cross_entropy, (x, shift), y, 3),
+                run(model, lambda losses, _: losses, {**named, "labels": y}, None, 3),
+            ]
+        for found in others:
+            assert torch.equal(*(getattr(one, "assignment", one) for one in (found, expected)))

@@ -1,5 +1,7 @@
 """Measurement: global random states, agreement with exact values, one line in any loop."""
 
+import math
+import threading
 import weakref
 from typing import Any
 
@@ -20,10 +22,14 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from variance.errors import ConfigError, UnsupportedLayer
+from variance.data import TensorPopulation
+from variance.errors import ConfigError, CoupledExamples, UnsupportedLayer
 from variance.estimators import SGB
-from variance.measurement import Measurement, measure_model, preserved_randomness
+from variance.measurement import Measurement, measure_model
+from variance.objective import Objective, Point
+from variance.randomness import preserved_randomness
 from variance.statistics import RunningDraws
+from variance.stream import DataStream
 
 
 def test_preserved_randomness_restores_all_global_states() -> None:
@@ -205,3 +211,87 @@ def test_all_examples_have_no_exact_answer_in_training_mode(
     with pytest.raises(error, match=message):
         measure_model(model, nn.functional.cross_entropy, x, y, batch_size=4, use="all")
     measure_model(model.eval(), nn.functional.cross_entropy, x, y, batch_size=4, use="all")
+
+
+class Heads(nn.Module):
+    """A second output in training mode, as some image networks have, and a norm that reads its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm1d(2, affine=True, track_running_stats=True)
+        self.first, self.second = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        h = self.norm(x).flatten(1)
+        return (self.first(h), self.second(h)) if self.training else (self.first(h),)
+
+
+@pytest.mark.filterwarnings("ignore::variance.errors.SlowPath")
+@pytest.mark.parametrize("training", [True, False])
+def test_all_examples_are_measured_in_the_mode_of_the_model(training: bool) -> None:
+    torch.manual_seed(0)
+    model, x, y = Heads().double().train(training), torch.randn(20, 2, 4).double(), torch.randint(3, (20,))
+
+    def loss(outputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> torch.Tensor:
+        return sum((F.cross_entropy(output, targets) for output in outputs), torch.zeros(()))
+
+    found = measure_model(model, loss, x, y, batch_size=4, use="all")
+    parameters = list(model.parameters())
+    rows = [
+        torch.autograd.grad(loss(model(x[i : i + 1]), y[i : i + 1]), parameters, materialize_grads=True,
+                            allow_unused=True)
+        for i in range(20)
+    ]  # fmt: skip
+    g = torch.stack([torch.cat([value.flatten() for value in row]) for row in rows])
+    exact = (g - g.mean(0)).square().sum(1).mean() / g.mean(0).square().sum()
+    assert found["noise_scale"] == pytest.approx(float(exact), rel=1e-9)
+
+
+def test_a_model_that_cannot_be_copied_is_refused_in_one_line() -> None:
+    model = nn.Linear(4, 3)
+    model.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match=r"cannot be copied \(cannot pickle.*\)\. Keep locks"):
+        measure_model(model, F.cross_entropy, torch.randn(9, 4), torch.randint(3, (9,)), batch_size=2)
+
+
+def test_a_batch_of_all_examples_tells_nothing_of_one(problem) -> None:  # type: ignore[no-untyped-def]
+    with torch.inference_mode():
+        found = Measurement([SGB(problem.objective)], problem.stream(48), num_draws=5)(0, problem.point)
+    numbers = {name.partition("/")[2]: value for name, value in found.items()}
+    assert numbers["avg_var"] < 1e-20
+    assert math.isnan(numbers["noise_scale"])
+    assert (numbers["noise_scale_low"], numbers["noise_scale_high"]) == (0, math.inf)
+    mean = problem.gradients().mean(0)
+    assert numbers["grad_norm_sq"] == pytest.approx(float(mean.square().sum()), rel=1e-9)
+
+
+def test_lists_of_examples_are_data_sets_and_arrays_are_refused() -> None:
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(4, 3), torch.randn(40, 4), torch.randint(3, (40,))
+    expected = measure_model(model, F.cross_entropy, x, y, batch_size=8, num_draws=5)["avg_var"]
+    pairs = list(zip(x, y, strict=True))
+    assert measure_model(model, F.cross_entropy, pairs, batch_size=8, num_draws=5)["avg_var"] == expected
+    with pytest.raises(ConfigError, match="batches are made of tensors"):
+        measure_model(model, F.cross_entropy, x.numpy(), y.numpy(), batch_size=8)
+
+
+def test_class_weights_are_seen_in_sorted_data() -> None:
+    """Within one class the weighted mean is a plain one; passes of neighbours would see one class each."""
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(4, 3), torch.randn(1024, 4), torch.arange(1024) // 512
+    loss = nn.CrossEntropyLoss(torch.tensor([1.0, 9.0, 2.0]))
+    with pytest.raises(CoupledExamples, match="class weights"):
+        measure_model(model, loss, x, y, batch_size=8, use="all")
+
+
+def test_draws_of_an_estimator_keep_the_mode_of_the_model() -> None:
+    """Dropout that is switched off stays so; then draws agree with the exact value."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5), nn.Linear(8, 3)).double().eval()
+    population = TensorPopulation(torch.randn(48, 5).double(), torch.randint(3, (48,)))
+    stream, estimator = DataStream(population, 6), SGB(Objective(model, F.cross_entropy))
+    exact, drawn = (
+        Measurement([estimator], stream, num_draws=400, mode=mode)(0, Point.of(model))["SG-B[B=6]/avg_var"]
+        for mode in ("exact", "unbiased")
+    )
+    assert drawn == pytest.approx(exact, rel=0.1)

@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from variance import per_example
+from variance import measure_model, per_example
 from variance.errors import ConfigError
-from variance.noise_scale import NoiseMeter, NoiseScale
+from variance.noise_scale import ExampleMeter, NoiseMeter, NoiseScale
 
 
 class Characters(nn.Module):
@@ -193,8 +194,8 @@ def test_steps_between_measured_ones_do_not_matter() -> None:
     assert every.keys() == alone.keys()
     assert len(every["traces"]) == 4
     assert len(every["other_norms"]) == 2
-    for name, value in every.items():
-        assert torch.equal(value, alone[name])
+    for name in ("traces", "norms", "other_norms"):
+        assert torch.equal(every[name], alone[name])
 
 
 def nothing(step: int, model: nn.Module) -> None: ...
@@ -354,8 +355,123 @@ def test_a_state_without_its_parts_is_refused_by_name():
         meter.load_state_dict(state)
 
 
+def test_counts_are_part_of_the_state() -> None:
+    """Steps 0, 3, 6, 9 are measured, with a stop or without."""
+
+    def train(stop: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = nn.Linear(4, 3)
+        meter = NoiseMeter(model, micro_batch_size=4, every=3)
+        for step in range(12):
+            if step == stop:
+                state = meter.state_dict()
+                meter.close()
+                meter = NoiseMeter(model, micro_batch_size=4, every=3)
+                meter.load_state_dict(state)
+            model.zero_grad()
+            for part in torch.randn(8, 4).split(4):
+                model(part).square().mean().backward()
+            meter.step()
+        return meter.state_dict()["traces"]
+
+    assert torch.equal(train(stop=5), train(stop=-1))
+
+
+class Repeated(nn.Module):
+    """One layer, used three times under checkpoints."""
+
+    def __init__(self, use_reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.layer, self.use_reentrant = nn.Linear(4, 4), nn.Linear(4, 4), use_reentrant
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for _ in range(3):
+            x = checkpoint(self.layer, x, use_reentrant=self.use_reentrant).tanh()
+        return x
+
+
+def test_one_backward_pass_for_each_forward_pass() -> None:
+    """Two losses of one graph, or a layer shared by reentrant checkpoints, are no micro-batches."""
+    torch.manual_seed(0)
+    for use_reentrant, num_losses in ((False, 2), (True, 1)):
+        model = Repeated(use_reentrant)
+        meter = NoiseMeter(model, micro_batch_size=4)
+        for part in torch.randn(8, 4).split(4):
+            out = model(part)
+            for _ in range(num_losses):
+                out.square().mean().backward(retain_graph=True)
+        with pytest.raises(ConfigError, match="arrived from 2 forward passes"):
+            meter.step()
+        meter.close()
+
+
+def test_complex_parameters_are_refused_by_name() -> None:
+    model = nn.Linear(4, 3, dtype=torch.complex64)
+    with pytest.raises(ConfigError, match="parameter 'weight' is complex"):
+        NoiseMeter(model, micro_batch_size=4)
+
+
 def test_gradients_that_are_only_looked_at_do_not_count() -> None:
     def look(step: int, model: nn.Module) -> None:
         torch.autograd.grad(model(torch.ones(4, 6)).sum(), list(model.parameters()))
 
     assert looped([4] * 4, look).noise_scale == looped([4] * 4, nothing).noise_scale
+
+
+def test_a_parameter_that_is_frozen_no_longer_is_not_overlooked() -> None:
+    model = nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.Linear(4, 3))
+    meter = NoiseMeter(model, micro_batch_size=4)
+    model[0].requires_grad_(True)
+    for part in torch.randn(8, 4).split(4):
+        model(part).square().mean().backward()
+    with pytest.raises(ConfigError, match=r"parameter '0\.weight' was frozen when the meter was made"):
+        meter.step()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize("kind", [NoiseMeter, ExampleMeter])
+def test_a_compiled_model_is_not_compiled_anew_at_every_step(kind: Any) -> None:
+    compiled = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        compiled.append(graph)
+        return graph
+
+    def train(wrap: Any) -> NoiseScale:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+        meter = kind(model, micro_batch_size=4) if kind is NoiseMeter else kind(model)
+        run = wrap(model)
+        for _ in range(12):
+            model.zero_grad()
+            for part in torch.randn(8, 4).split(4 if kind is NoiseMeter else 8):
+                run(part).square().mean().backward()
+            meter.step()
+        return meter.result()
+
+    torch._dynamo.reset()
+    found = train(lambda model: torch.compile(model, backend=backend))
+    assert repr(found) == repr(train(lambda model: model))
+    assert len(compiled) <= 4  # pieces between hooks
+
+
+@pytest.mark.parametrize("kind", [NoiseMeter, ExampleMeter])
+def test_copies_of_the_model_do_not_count(kind: Any) -> None:
+    """As `measure_model` makes them, or a loop that keeps a teacher."""
+
+    def train(copies: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        model, data = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)), torch.randn(5, 8, 4)
+        meter = kind(model, micro_batch_size=4) if kind is NoiseMeter else kind(model)
+        for x in data:
+            model.zero_grad()
+            for part in x.split(4 if kind is NoiseMeter else 8):
+                model(part).square().mean().backward()
+            if copies:
+                copy.deepcopy(model)(x[:4]).sum().backward()
+                measure_model(model, lambda out, _: out.square().mean(1), x, x, batch_size=8, num_draws=3)
+            meter.step()
+        return meter.state_dict()["traces"]
+
+    assert torch.equal(train(copies=True), train(copies=False))

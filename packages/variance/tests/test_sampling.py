@@ -1,14 +1,18 @@
 """Stratified and importance sampling: golden values, exact enumeration, unbiasedness, predicted variance."""
 
 import itertools
+import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from variance import statistics
 from variance.errors import ConfigError
 from variance.sampling import (
+    ExponentialSnooze,
     ImportanceSampler,
     StratifiedSampler,
     UniformSampler,
@@ -190,3 +194,29 @@ def test_within_cluster_and_robust_weights() -> None:
 def test_bad_input(call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises((ConfigError, ValueError), match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"spreads": [1.0, math.nan]}, "must be finite, not negative"),
+        ({"spreads": [1.0, -1.0]}, "must be finite, not negative"),
+        ({"spreads": [1.0]}, "one for each of the cluster ids 0 to 1"),
+        ({"spreads": [1.0, 0.0], "floor": 0.0}, "undrawn, which biases"),
+    ],
+)
+def test_spreads_that_would_bias_are_refused(options: dict[str, Any], message: str) -> None:
+    spreads = torch.tensor(options.pop("spreads"))
+    with pytest.raises(ConfigError, match=message):
+        StratifiedSampler(torch.tensor([0, 0, 1, 1]), allocation="neyman", spreads=spreads, **options)
+
+
+def test_scores_may_come_from_a_graph() -> None:
+    """As losses do, of which nothing is differentiated."""
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0], requires_grad=True)
+    assignment = torch.tensor([0, 0, 1, 1])
+    assert ImportanceSampler(values).probabilities.tolist() == [0.1, 0.2, 0.3, 0.4]
+    StratifiedSampler(assignment, allocation="neyman", spreads=values[:2])
+    assert stratified_variance(values.unsqueeze(1), assignment) == 0.125
+    assert ExponentialSnooze(4, threshold="constant", value=2.5).next_round(values).tolist() == [2, 3]
+    statistics.reference(values.unsqueeze(1), values.unsqueeze(1))

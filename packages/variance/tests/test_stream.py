@@ -53,3 +53,11 @@ def test_a_batch_beyond_the_population_is_refused(problem) -> None:  # type: ign
     with pytest.raises(ConfigError, match="a batch of 49 exceeds the 48 examples; draw with replacement"):
         problem.stream(49).next()
     assert len(problem.stream(48).next()) == 48
+
+
+def test_endless_sources_may_yield_mappings() -> None:
+    stream = IterableStream([{"x": torch.zeros(3, 2)}, (torch.zeros(2, 2), torch.zeros(2)), torch.zeros(2)])
+    assert stream.next().indices.tolist() == [0, 1, 2]
+    assert stream.next().indices.tolist() == [3, 4]
+    with pytest.raises(ConfigError, match="must be \\(input, target\\) pairs or mappings"):
+        stream.next()

@@ -32,6 +32,8 @@ def num_examples(batch: Any) -> int:
         ValueError: No tensor, or tensors of different lengths.
     """
     lengths = {len(leaf) if leaf.ndim else -1 for leaf in _tensors(batch)}
+    if not lengths:
+        raise ValueError(f"a batch of type {type(batch).__name__} holds no tensor; use torch.from_numpy.")
     if len(lengths) != 1 or -1 in lengths:
         raise ValueError(
             f"the tensors of a batch have the lengths {sorted(lengths)} along their first axis; they must be "

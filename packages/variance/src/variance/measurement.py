@@ -1,14 +1,11 @@
 """Measure any number of estimators at one point of training, leaving training bit-identical."""
 
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -31,6 +28,7 @@ from variance.estimators.sg import population_moments
 from variance.losses import LossFunction
 from variance.objective import Objective, Point
 from variance.per_example.recording import refuse_coupled_examples
+from variance.randomness import RandomState, preserved_randomness
 from variance.sampling.index_samplers import UniformSampler
 from variance.stream import DataStream
 
@@ -87,7 +85,7 @@ class Measurement:
             NotReady: An estimator lacks the snapshot it needs.
         """
         metrics: dict[str, float] = {}
-        with preserved_randomness():
+        with torch.inference_mode(False), preserved_randomness():
             frozen = point.copy()
             sg_mean = self._plain_mean(step, frozen) if self.mode == "reference" else None
             plain = cache(lambda objective: population_moments(objective, frozen, self.stream.population))
@@ -142,9 +140,11 @@ class Measurement:
             return _numbers(statistics.reference_about(mean, others, sg_mean))
         running = statistics.RunningDraws()
         for draw in self._each(step, point, estimator, "a"):
-            running.add(draw)
+            running.add(draw.clone())  # it may be the estimator's own
         count, size = self.stream.batch_size * estimator.batch_factor, len(self.stream.population)
-        design = statistics.Design("batches", size) if count < size else None
+        is_uniform = type(estimator).sampler is GradientEstimator.sampler  # all examples make one batch
+        fits = count < size or (is_uniform and count == size > 1)
+        design = statistics.Design("batches", size) if fits else None
         pooled = running.result(count, design=design, dead=self.dead)
         return _numbers(pooled) | {f"{name}_se": value for name, value in pooled.standard_errors.items()}
 
@@ -161,19 +161,6 @@ def _seed(*names: object) -> int:
     from gdyn_common.seeding import named_seed
 
     return named_seed(0, *(name if isinstance(name, str | int) else str(name) for name in names))
-
-
-@contextmanager
-def preserved_randomness() -> Iterator[None]:
-    """Put the global states of torch, NumPy and Python back after the block."""
-    python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state to protect
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 @dataclass(frozen=True, repr=False)
@@ -284,7 +271,7 @@ def measure_model(
         if use == "all":
             refuse_coupled_examples(model)
             _require_no_randomness(objective, point, population)
-            mean, variance = population_moments(objective, point, population)
+            mean, variance = population_moments(objective, point, population, training=None)
             found = _numbers(statistics.from_moments(mean, variance, len(population), size))
             ends = {f"noise_scale_{end}": found["noise_scale"] for end in ("low", "high")}
             return GradientNoise(found | ends, size, 0)
@@ -303,9 +290,12 @@ def measure_model(
 def _population_of(inputs: Any, targets: Any) -> tuple[Population, int]:
     """Return examples that can be fetched by index, and the batch size of a loader (else 0)."""
     is_batch = isinstance(inputs, Tensor | Mapping | tuple | list)
+    if isinstance(inputs, list) and targets is None:  # arguments of the model, or one example after the other
+        is_batch = not (inputs and isinstance(inputs[0], Mapping | tuple | list))
     if targets is not None and not is_batch:
         raise ConfigError(
-            f"targets were given beside a {type(inputs).__name__}, which holds its own; leave them out."
+            f"targets were given beside a {type(inputs).__name__}; a data set or loader holds its own (leave "
+            "them out), and batches are made of tensors (torch.from_numpy)."
         )
     if isinstance(inputs, DataLoader):
         return DatasetPopulation(_examples_of(inputs), collate=inputs.collate_fn), inputs.batch_size or 0
@@ -339,12 +329,12 @@ def _require_no_randomness(objective: Objective, point: Point, population: Popul
     Raises:
         ConfigError: A forward pass draws random numbers.
     """
-    before = torch.get_rng_state()
+    before = RandomState.now()
     with torch.no_grad():
         objective.losses(
             point, population.fetch(torch.arange(min(2, len(population)))), training=None, freeze_norms=True
         )
-    if not torch.equal(before, torch.get_rng_state()):
+    if not before.same_as(RandomState.now()):
         raise ConfigError(
             "use='all' is exact, but the model draws random numbers (dropout?); call model.eval(), or pass "
             "use='draws'."

@@ -14,7 +14,15 @@ from variance import losses as loss_functions
 from variance.errors import ConfigError, CoupledExamples
 from variance.losses import LossFunction
 from variance.per_example.capture import capture
-from variance.per_example.recording import COUPLING, Capture, call_model, device_of, differentiate
+from variance.per_example.recording import (
+    COUPLING,
+    EXCLUSIVE,
+    Capture,
+    call_model,
+    device_of,
+    differentiate,
+    require_real,
+)
 
 
 @dataclass(frozen=True)
@@ -52,9 +60,12 @@ class Point:
     @classmethod
     def of(cls, model: nn.Module) -> "Point":
         """Return the live tensors of a model: the point moves when the model is trained."""
-        parameters: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
-        return cls(parameters, {**frozen, **dict(model.named_buffers())})
+        with EXCLUSIVE:
+            parameters: dict[str, Tensor] = {
+                name: p for name, p in model.named_parameters() if p.requires_grad
+            }
+            frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+            return cls(parameters, {**frozen, **dict(model.named_buffers())})
 
     def copy(self) -> "Point":
         """Return a detached copy that training does not move."""
@@ -126,15 +137,16 @@ class Objective:
     """
 
     def __init__(self, model: nn.Module, loss: LossFunction) -> None:
+        require_real(model)
         self.loss = loss
         try:
-            shared = {id(value): value for value in (*model.parameters(), *model.buffers())}
-            self._model = copy.deepcopy(model, shared)  # values come from the point
-        except RuntimeError as error:
+            with EXCLUSIVE:
+                shared = {id(value): value for value in (*model.parameters(), *model.buffers())}
+                self._model = copy.deepcopy(model, shared)  # values come from the point
+        except (RuntimeError, TypeError) as error:
             raise ConfigError(
-                f"the model cannot be copied ({str(error).partition('(')[0].strip()}); with "
-                f"torch.nn.utils.weight_norm use "
-                "torch.nn.utils.parametrizations.weight_norm instead."
+                f"the model cannot be copied ({str(error).partition('(')[0].strip()}). Keep locks, files and "
+                "the like outside; for weight_norm and spectral_norm use torch.nn.utils.parametrizations."
             ) from None
         self._renormed = [
             f"{name}.weight" if name else "weight"
@@ -149,7 +161,7 @@ class Objective:
         batch: Batch,
         generator: torch.Generator | None = None,
         *,
-        training: bool | None = True,
+        training: bool | None = None,
         freeze_norms: bool = False,
     ) -> Float[Tensor, "n"]:
         """Evaluate the loss of every example.
@@ -179,7 +191,7 @@ class Objective:
         state = {**point.parameters, **point.buffers}
         if self._renormed:  # max_norm writes into its table
             state |= {name: state[name].clone() for name in self._renormed}
-        with self._mode(training, freeze_norms), _seeded(generator, device_of(batch.inputs)):
+        with EXCLUSIVE, self._mode(training, freeze_norms), _seeded(generator, device_of(batch.inputs)):
             return call_model(self._model, state, batch.inputs)
 
     def gradient(
@@ -188,7 +200,7 @@ class Objective:
         batch: Batch,
         generator: torch.Generator | None = None,
         *,
-        training: bool | None = True,
+        training: bool | None = None,
         freeze_norms: bool = False,
     ) -> tuple[Float[Tensor, "p"], float]:
         """Return the flat gradient and value of mean(weight * loss).
@@ -197,9 +209,10 @@ class Objective:
 
         Raises:
             NonFiniteGradient: A loss or the gradient is NaN or infinite; the examples are named.
+            ConfigError: The loss reads the model's own parameters, and the point is another.
         """
         leaves = {name: value.detach().requires_grad_() for name, value in point.parameters.items()}
-        with torch.enable_grad():
+        with EXCLUSIVE, torch.enable_grad():
             at = Point(leaves, point.buffers)
             outputs = self._outputs(at, batch, generator, training=training, freeze_norms=freeze_norms)
             found, reduction = loss_functions.reduced(self.loss, outputs, batch.targets)
@@ -216,8 +229,17 @@ class Objective:
         if value - value != 0.0:  # NaN or infinite: find out whose
             named = batch.indices if len(found) == len(batch) else None
             loss_functions.require_finite(found.detach(), "the loss", named)
-        gradients = differentiate(total, list(leaves.values()))
-        return torch.cat([gradient.flatten() for gradient in gradients]), value
+        with EXCLUSIVE:
+            own = dict(self._model.named_parameters())
+        gradients, direct = differentiate(total, leaves, own)
+        for name, gradient in direct.items():
+            if not torch.equal(own[name], leaves[name]):
+                raise ConfigError(
+                    f"the loss (a weight penalty?) or a list in the model reads parameter '{name}' itself: "
+                    "it cannot be evaluated at other parameters; leave a penalty out of the loss."
+                )
+            gradients[name] = gradients[name] + gradient
+        return torch.cat([gradient.flatten() for gradient in gradients.values()]), value
 
     def capture(
         self,
@@ -226,11 +248,11 @@ class Objective:
         generator: torch.Generator | None = None,
         *,
         weights_only: bool = False,
-        training: bool = False,
+        training: bool | None = False,
         loss: LossFunction | None = None,
     ) -> Capture:
         """Record per-example quantities of a batch; batch norm always uses its running statistics."""
-        with self._mode(training, freeze_norms=True), _seeded(generator, device_of(batch.inputs)):
+        with EXCLUSIVE, self._mode(training, freeze_norms=True), _seeded(generator, device_of(batch.inputs)):
             return capture(
                 self._model,
                 loss or self.loss,

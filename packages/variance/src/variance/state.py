@@ -45,13 +45,15 @@ def _plain(value: Any) -> Any:
         return value.get_state()
     if isinstance(value, np.random.Generator):
         return _words(value)
+    if isinstance(value, Tensor):
+        return value.clone()  # what is stored stays as it is while the object moves on
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    return value.state_dict() if hasattr(value, "state_dict") else value
+    return _plain(value.state_dict()) if hasattr(value, "state_dict") else value
 
 
 def _restored(own: Any, stored: Any) -> Any:
@@ -69,6 +71,8 @@ def _restored(own: Any, stored: Any) -> Any:
         own.load_state_dict(stored)
     elif isinstance(stored, dict):
         return {key: _restored(None, part) for key, part in stored.items()}
+    elif isinstance(stored, list):
+        return [_restored(None, part) for part in stored]
     elif isinstance(stored, Tensor):
         return stored.numpy().copy() if isinstance(own, np.ndarray) else stored.clone()
     else:
@@ -78,8 +82,8 @@ def _restored(own: Any, stored: Any) -> Any:
 
 def _rebuilt(kind: Any, stored: Any) -> Any:
     if isinstance(stored, list):
-        return [kind.from_state_dict(part) for part in stored]
-    return None if stored is None else kind.from_state_dict(stored)
+        return [kind.from_state_dict(_restored(None, part)) for part in stored]
+    return None if stored is None else kind.from_state_dict(_restored(None, stored))
 
 
 def _words(generator: np.random.Generator) -> list[int]:

@@ -206,7 +206,7 @@ def reference(
         >>> round(reference(draws, draws).avg_var, 4)
         0.6667
     """
-    draws_a, draws_b = torch.as_tensor(draws_a), torch.as_tensor(draws_b)
+    draws_a, draws_b = torch.as_tensor(draws_a).detach(), torch.as_tensor(draws_b).detach()
     _require_draws(draws_a, "draws_a")
     _require_draws(draws_b, "draws_b")
     return reference_about(draws_a.mean(0), draws_b, sg_mean)
@@ -286,7 +286,7 @@ def unbiased(
         >>> found.avg_var, found.dead_fraction
         (0.5, 0.5)
     """
-    draws = torch.as_tensor(draws)
+    draws = torch.as_tensor(draws).detach()
     _require_draws(draws, "draws")
     running = RunningDraws(standard_errors=standard_errors)
     for draw in draws:
@@ -423,15 +423,15 @@ class _Totals:
 
     def values(self, p: int, scale: float, own: float, of_mean: float) -> dict[str, float]:
         variance, power = self.spread * scale, self.spread / self.n + self.mean_sq
-        one = variance / own if own > 0 else 0.0  # of one example
-        grad_norm_sq = self.mean_sq - one * of_mean
+        one = variance / own if own > 0 else math.nan  # of one example: no draw of all examples tells it
+        grad_norm_sq = self.mean_sq - (one * of_mean if own > 0 else 0.0)
         return {
             "avg_var": variance / p,
             "norm_var_trace": variance / power if power > 0 else 0.0,
             "grad_sq": power / p,
             "grad_norm_sq": grad_norm_sq,
             "noise_scale": one / grad_norm_sq if grad_norm_sq > 0 else math.nan,
-            "inverse": grad_norm_sq / one if one > 0 else math.inf if grad_norm_sq > 0 else math.nan,
+            "inverse": grad_norm_sq / one if one > 0 else math.inf if one == 0 < grad_norm_sq else math.nan,
         }
 
 
@@ -485,14 +485,14 @@ def exact(
         >>> exact(torch.tensor([[1.0], [3.0]]), batch_size=2, replacement=False).avg_var
         0.0
     """
-    g = torch.as_tensor(per_example_gradients)
+    g = torch.as_tensor(per_example_gradients).detach()
     if g.ndim != 2 or len(g) == 0:
         raise ValueError(
             f"per_example_gradients has shape {tuple(g.shape)}; it must be (examples, parameters), not empty."
         )
-    mean = g.mean(0)
+    mean = g.mean(0, dtype=torch.float64)
     covariance_diagonal = torch.zeros_like(mean)
-    for rows in g.split(max(1, 2**24 // max(1, g.shape[1]))):
+    for rows in g.split(max(1, 2**23 // max(1, g.shape[1]))):
         covariance_diagonal += (rows - mean).square().sum(0)
     return from_moments(
         mean, covariance_diagonal / len(g), len(g), batch_size, replacement=replacement, dead=dead

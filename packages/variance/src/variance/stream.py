@@ -1,18 +1,18 @@
 """Named, seeded, restartable streams of batches over one population."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from gdyn_common.seeding import generator as named_generator
-from variance.data import Population
+from variance.data import Population, examples_of
 from variance.errors import ConfigError
+from variance.losses import require_equally_many
 from variance.objective import Batch
 from variance.sampling.index_samplers import (
     Draw,
@@ -160,10 +160,10 @@ class IterableStream:
     """Batches of an endless source without indices: enough for plain gradients and online clustering.
 
     Args:
-        dataset: Yields (inputs, targets) batches.
+        dataset: Yields batches: (inputs, targets), or mappings of keywords that hold their own targets.
     """
 
-    def __init__(self, dataset: "IterableDataset[tuple[Tensor, Tensor]]") -> None:
+    def __init__(self, dataset: Iterable[Any]) -> None:
         self._batches = iter(dataset)
         self._count = 0
 
@@ -173,7 +173,8 @@ class IterableStream:
         Raises:
             StopIteration: The source ended.
         """
-        inputs, targets = next(self._batches)
-        indices = torch.arange(len(targets)) + self._count
-        self._count += len(targets)
-        return Batch(inputs, targets, indices, torch.ones(len(targets)))
+        inputs, targets = examples_of(next(self._batches))
+        size = require_equally_many(inputs, targets)
+        indices = torch.arange(size) + self._count
+        self._count += size
+        return Batch(inputs, targets, indices, torch.ones(size))

@@ -12,7 +12,7 @@ from typing_extensions import override
 from variance.data import Population
 from variance.errors import ConfigError, NotReady
 from variance.estimators.base import Direction, GradientEstimator
-from variance.estimators.sg import EXACT_CHUNK
+from variance.estimators.sg import passes
 from variance.gradient_clustering import BatchClustering, OnlineClustering
 from variance.gradient_clustering.centres import dense_sums
 from variance.gradient_clustering.initialisation import Initialisation
@@ -99,24 +99,27 @@ def stratified_statistics(
     v = sampler.weights[drawn] / count
     spread = torch.zeros(len(sizes), dtype=torch.float64).index_copy_(0, drawn, v.square() * within)
     row_weights = (spread / sizes.clamp_min(1))[assignment]
-    sums: dict[str, Tensor] = {}
-    second: Tensor = torch.zeros((), dtype=torch.float64)
-    for indices in torch.arange(n).split(EXACT_CHUNK):
-        found = objective.capture(point, population.fetch(indices))
-        second = second + quantities.weighted_second_moments(found, row_weights[indices]).double()
-        for name, value in _sums_by_cluster(found, assignment[indices], len(sizes)).items():
-            if name in sums:
-                sums[name] += value
-            else:
-                sums[name] = value.double()
-    mean, variance = [], []
-    for value in sums.values():
-        means = value[drawn] / sizes[drawn].unsqueeze(1)
-        weighted = v.unsqueeze(1) * means
-        mean.append(numbers @ weighted)
-        between = (weighted * (covariance @ weighted)).sum(0)
-        variance.append(between - spread[drawn] @ means.square())
-    return from_moments(torch.cat(mean), (second + torch.cat(variance)).clamp_min(0), n, 1)
+
+    def moments(*, in_double: bool) -> tuple[Tensor, Tensor, torch.dtype]:
+        sums: list[Tensor] = []
+        second: Tensor = torch.zeros((), dtype=torch.float64)
+        for indices in passes(n):
+            found = objective.capture(point, population.fetch(indices))
+            kind = found.losses.dtype
+            found = quantities.in_double(found) if in_double else found
+            second = second + quantities.weighted_second_moments(found, row_weights[indices]).double()
+            parts = _sums_by_cluster(found, assignment[indices], len(sizes)).values()
+            sums = [a + b for a, b in zip(sums, parts, strict=True)] if sums else [a.double() for a in parts]
+        return torch.cat(sums, 1)[drawn] / sizes[drawn].unsqueeze(1), second, kind
+
+    means, second, kind = moments(in_double=False)
+    inside = second - spread[drawn] @ means.square()
+    if quantities.cancels(float(inside.sum()), float(second.sum()), kind):
+        means, second, kind = moments(in_double=True)
+        inside = second - spread[drawn] @ means.square()
+    weighted = v.unsqueeze(1) * means
+    between = (weighted * (covariance @ weighted)).sum(0)
+    return from_moments(numbers @ weighted, (inside + between).clamp_min(0), n, 1)
 
 
 def _sums_by_cluster(found: Capture, ids: Int[Tensor, "n"], num_clusters: int) -> dict[str, Tensor]:

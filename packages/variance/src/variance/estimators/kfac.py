@@ -9,7 +9,7 @@ Eschenhagen et al. 2023 (`expand` and `reduce`).
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name
@@ -26,7 +26,7 @@ from variance.per_example.layers import ConvLayer, WeightLayer
 ConvolutionFactors = Literal["mean", "expand", "reduce"]
 """mean: sums of (a/T)(a/T)^T and T b b^T, summed over positions; expand, reduce: Eschenhagen et al. 2023."""
 Targets = Literal["sampled", "given"]
-"""sampled: labels from the model's softmax (true Fisher); given: the data's labels (empirical Fisher)."""
+"""sampled: labels from the model's softmax (true Fisher); given: the objective's loss (empirical Fisher)."""
 EIGENVALUE_FLOOR = 1e-10
 
 
@@ -144,13 +144,15 @@ class KFAC(GradientEstimator):
         drawn: list[Tensor] = []  # the loss may be evaluated more than once, and must not change
 
         def sampled(outputs: Tensor, targets: Tensor) -> Tensor:
-            if not drawn and self.targets == "sampled":
+            if not drawn:
+                _require_labels(targets)
                 noise = torch.rand(outputs.shape, generator=source, dtype=torch.float64).to(outputs.device)
                 # The largest of logits plus Gumbel noise is a draw from the softmax.
                 drawn.append((outputs.detach() - (-noise.log()).log()).argmax(1))
-            return F.cross_entropy(outputs, drawn[0] if drawn else targets, reduction="none")
+            return F.cross_entropy(outputs, drawn[0], reduction="none")
 
-        self.update_factors(self.objective.capture(point, batch, generator, weights_only=True, loss=sampled))
+        loss = sampled if self.targets == "sampled" else None  # that of the objective
+        self.update_factors(self.objective.capture(point, batch, generator, weights_only=True, loss=loss))
         if not self._bases:
             self.update_bases()
 
@@ -229,6 +231,22 @@ def projected_second_moment(layer: WeightLayer, qa: Tensor, qg: Tensor) -> Tenso
     if a.shape[1] == 1:
         return b[:, 0].square().T @ a[:, 0].square() / len(a)
     return torch.bmm(b.transpose(1, 2), a).square().mean(0)
+
+
+def _require_labels(targets: Any) -> None:
+    """Refuse targets of a regression: their model has no softmax to draw labels from.
+
+    Raises:
+        ConfigError: Targets are neither class ids nor rows of probabilities.
+    """
+    if not (isinstance(targets, Tensor) and targets.is_floating_point()):
+        return
+    sums = targets.sum(-1) if targets.ndim > 1 else targets.new_zeros(1)
+    if not torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
+        raise ConfigError(
+            "targets='sampled' draws labels from the softmax of the outputs, but the targets are no class "
+            "ids or probabilities; pass targets='given' for other losses."
+        )
 
 
 def _layers(found: Capture) -> dict[str, WeightLayer]:

@@ -1,6 +1,7 @@
 """Plain mini-batch gradients."""
 
 import torch
+from jaxtyping import Int
 from typing_extensions import override
 
 from variance.data import Population
@@ -37,15 +38,27 @@ class SGB(GradientEstimator):
         return from_moments(mean, variance, len(population), size, replacement=False)  # as `sampler` draws
 
 
+def passes(num_examples: int) -> list[Int[torch.Tensor, "n"]]:
+    """Return the indices of each pass over a population, spread over all of it.
+
+    In sorted data neighbours are alike: that a loss weighs classes would not be seen in passes of one class.
+    """
+    count = -(-num_examples // EXACT_CHUNK)
+    return [torch.arange(first, num_examples, count) for first in range(count)]
+
+
 def population_moments(
-    objective: Objective, point: Point, population: Population
+    objective: Objective, point: Point, population: Population, *, training: bool | None = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and variance of every coordinate over the per-example gradients, in float64."""
+    """Return mean and variance of every coordinate over the per-example gradients, in float64.
+
+    `training` is that of `Objective.capture`.
+    """
 
     def moments(*, in_double: bool) -> tuple[torch.Tensor, torch.Tensor, torch.dtype]:
         first = second = torch.zeros((), dtype=torch.float64)
-        for indices in torch.arange(len(population)).split(EXACT_CHUNK):
-            found = objective.capture(point, population.fetch(indices))
+        for indices in passes(len(population)):
+            found = objective.capture(point, population.fetch(indices), training=training)
             kind = found.losses.dtype
             found = quantities.in_double(found) if in_double else found
             sums, squares = quantities.first_and_second_moments(found)

@@ -16,7 +16,7 @@ from typing_extensions import override
 from variance.data import Population
 from variance.errors import ConfigError, NotReady
 from variance.estimators.base import Direction, GradientEstimator
-from variance.estimators.sg import EXACT_CHUNK
+from variance.estimators.sg import EXACT_CHUNK, passes
 from variance.objective import Batch, Objective, Point
 from variance.per_example import quantities
 from variance.statistics import ExactStatistics, from_moments
@@ -147,7 +147,7 @@ class SVRG(GradientEstimator):
             raise NotReady("SVRG has no snapshot yet; it is taken by on_infrequent.")
         scale = self.coefficient() * self._mask(self.snapshot_mean)
         first = second = torch.zeros((), dtype=torch.float64)
-        for indices in torch.arange(len(population)).split(EXACT_CHUNK):
+        for indices in passes(len(population)):
             batch = population.fetch(indices)
             new, old = self.objective.capture(point, batch), self.objective.capture(self.snapshot, batch)
             sums, squares = quantities.difference_moments(new, old, scale)

@@ -5,7 +5,7 @@ members of a split cluster are visited again.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from variance.gradient_clustering.centres import (
     squared_distances,
 )
 from variance.gradient_clustering.initialisation import CaptureAt, Initialisation, initial_centres
-from variance.losses import LossFunction, require_finite
+from variance.losses import LossFunction, require_equally_many, require_finite, take
 from variance.per_example.capture import Capture, capture
 from variance.state import Stateful
 
@@ -62,8 +62,8 @@ class Clustering:
 def cluster(
     model: nn.Module,
     loss: LossFunction,
-    x: Tensor,
-    y: Tensor,
+    x: Any,
+    y: Any,
     num_clusters: int,
     *,
     init: Initialisation | Centres | Int[Tensor, "k"] | list[int] = "data",
@@ -77,8 +77,8 @@ def cluster(
     Args:
         model: Any module with Linear or Conv layers.
         loss: Loss, per example or reducing.
-        x: Inputs.
-        y: Targets.
+        x: Inputs, examples first: a tensor, a tuple of arguments or a mapping of keywords.
+        y: Targets, likewise, or None.
         num_clusters: K, between 1 and the number of examples.
         init: First centres, see `initial_centres`.
         weighting: Factor w_k of the distance. `none`: 1. `sequential`: 1 + examples assigned to k so far in
@@ -100,13 +100,13 @@ def cluster(
         [0, 0, 1, 1]
     """
     batch = BatchClustering(num_clusters, options, weighting=weighting, seed=seed)
-    if len(x) != len(y):
-        raise ConfigError(f"{len(x)} inputs and {len(y)} targets: need equally many.")
+    num_examples = require_equally_many(x, y)
 
     def capture_at(indices: Tensor) -> Capture:
-        return capture(model, loss, x[indices], y[indices], weights_only=True, indices=indices)
+        return capture(model, loss, *take((x, y), indices), weights_only=True, indices=indices)
 
-    return batch.fit(capture_at, len(x), iterations, init)
+    with torch.inference_mode(False):
+        return batch.fit(capture_at, num_examples, iterations, init)
 
 
 class BatchClustering(Stateful):

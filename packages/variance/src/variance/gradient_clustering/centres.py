@@ -16,7 +16,14 @@ from torch import Tensor
 from variance.errors import ConfigError
 from variance.per_example.capture import Capture
 from variance.per_example.layers import ConvLayer, WeightLayer
-from variance.per_example.quantities import choice_for, kernel_chunks, shape_of, weight_squared_norms
+from variance.per_example.quantities import (
+    cancels,
+    choice_for,
+    in_double,
+    kernel_chunks,
+    shape_of,
+    weight_squared_norms,
+)
 
 CentreForm = Literal["product", "svd", "mean", "conv-mean"]
 """product of mean factors; truncated SVD of the mean; the mean itself; the mean for convolutions only."""
@@ -147,6 +154,11 @@ class Centres:
         c, o = self.factors(name)
         return torch.bmm(o.transpose(1, 2), c)
 
+    def double(self) -> "Centres":
+        """Return a copy in float64."""
+        parts = (self.inputs, self.outputs, self.dense)
+        return Centres(*({name: value.double() for name, value in part.items()} for part in parts))
+
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Return plain dictionaries of tensors."""
         return {"inputs": self.inputs, "outputs": self.outputs, "dense": self.dense}
@@ -165,9 +177,10 @@ def squared_distances(
 ) -> Float[Tensor, "n k"]:
     """Return squared distances of per-example gradients to all centres, summed over layers.
 
-    Rounding may leave a distance slightly below zero; it is then zero.
+    Distances that are small next to the norms are computed in float64. Rounding may leave one slightly below
+    zero; it is then zero.
     """
-    total = capture.losses.new_zeros(len(capture), len(centres))
+    total, power = capture.losses.new_zeros(len(capture), len(centres)), 0.0
     for name, layer in options.select(capture).items():
         if options.compare != "gradients" or options.whiten:
             total += _factor_distances(layer, centres, name, options, scales)
@@ -178,6 +191,9 @@ def squared_distances(
             inner = inner + (bias @ centres.outputs[name].T) * centres.inputs[name][:, -1]
             norms = norms + bias.square().sum(1)
         total += centres.squared_norms(name) - 2 * inner + norms.unsqueeze(1)
+        power += float(norms.sum())
+    if power and cancels(float(total.min(1).values.sum()), power, total.dtype):
+        return squared_distances(in_double(capture), centres.double(), options, scales)
     return total.clamp_min_(0)
 
 

@@ -4,6 +4,8 @@ For populations whose Gram matrix does not fit: the subset is clustered by exact
 the centres.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Int
@@ -13,16 +15,17 @@ from variance.errors import ConfigError
 from variance.gradient_clustering.centres import ClusteringOptions, RunningSums, squared_distances
 from variance.gradient_clustering.exact import exact_moves_gram, require_gram_fits
 from variance.gradient_clustering.initialisation import spread_out
-from variance.losses import LossFunction
+from variance.losses import LossFunction, require_equally_many, take
 from variance.per_example.capture import Capture, capture
 from variance.per_example.quantities import weight_gram
 
 
+@torch.inference_mode(False)
 def cluster_subset(
     model: nn.Module,
     loss: LossFunction,
-    x: Tensor,
-    y: Tensor,
+    x: Any,
+    y: Any,
     num_clusters: int,
     *,
     subset_size: int,
@@ -38,8 +41,8 @@ def cluster_subset(
     Args:
         model: Any module with Linear or Conv layers.
         loss: Loss, per example or reducing.
-        x: Inputs.
-        y: Targets.
+        x: Inputs, examples first: a tensor, a tuple of arguments or a mapping of keywords.
+        y: Targets, likewise, or None.
         num_clusters: K.
         subset_size: Examples clustered exactly, from K to all of them.
         sweeps: Passes of exact moves over the subset, from a k-means++ start.
@@ -60,18 +63,19 @@ def cluster_subset(
         >>> bool(ids[0] == ids[1] and ids[2] == ids[3] and ids[0] != ids[2])
         True
     """
-    if not 1 <= num_clusters <= subset_size <= len(x):
+    num_examples = require_equally_many(x, y)
+    if not 1 <= num_clusters <= subset_size <= num_examples:
         raise ConfigError(
-            f"num_clusters {num_clusters}, subset_size {subset_size} and the {len(x)} examples must rise in "
-            "this order."
+            f"num_clusters {num_clusters}, subset_size {subset_size} and the {num_examples} examples must "
+            "rise in this order."
         )
     require_gram_fits(subset_size, max_bytes)
     options, generator = ClusteringOptions(form="mean"), np.random.default_rng(seed)
-    order = torch.from_numpy(generator.permutation(len(x)))
+    order = torch.from_numpy(generator.permutation(num_examples))
     inside, outside = order[:subset_size].sort().values, order[subset_size:].sort().values
 
     def capture_at(rows: Tensor) -> Capture:
-        return capture(model, loss, x[rows], y[rows], weights_only=True, indices=rows)
+        return capture(model, loss, *take((x, y), rows), weights_only=True, indices=rows)
 
     found = capture_at(inside)
     gram = torch.stack([weight_gram(layer) for layer in options.select(found).values()]).sum(0)
@@ -82,7 +86,7 @@ def cluster_subset(
     sums.add(found, ids)
     sizes = torch.bincount(ids, minlength=num_clusters)
     centres = sums.means(sizes)
-    assignment = torch.empty(len(x), dtype=torch.long)
+    assignment = torch.empty(num_examples, dtype=torch.long)
     assignment[inside] = ids
     for rows in outside.split(chunk) if len(outside) else ():
         distances = squared_distances(capture_at(rows), centres, options)

@@ -4,7 +4,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from variance.errors import ConfigError
 from variance.noise_scale.norms import interval_of_inverse
 from variance.noise_scale.result import NoiseScale
+from variance.per_example.recording import require_real
 from variance.statistics import Design
 
 
@@ -25,7 +26,7 @@ class Meter(ABC):
         every: Steps between two measured ones; the others cost nothing.
 
     Raises:
-        ConfigError: No trainable parameter, or `every` below 1.
+        ConfigError: No trainable parameter or a complex one, or `every` below 1.
     """
 
     def __init__(self, model: nn.Module, population: int, every: int) -> None:
@@ -35,6 +36,8 @@ class Meter(ABC):
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self._parameters:
             raise ConfigError("the model has no trainable parameter; set requires_grad on some.")
+        require_real(model)
+        self._frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
         self.num_skipped = 0
         self._design = Design("epochs", population) if population else Design()
         self._handles: list[Any] = []
@@ -52,7 +55,7 @@ class Meter(ABC):
 
     def _hook(self, name: str, p: Tensor) -> Callable[[Tensor], None]:
         def see(gradient: Tensor) -> None:
-            if not self._is_due:
+            if not self._is_due or name not in self._parameters:  # not due, or left out since
                 return
             left_over = None if name in self._arrived or p.grad is None else squared_norm(p.grad)
             self._pending[name] = left_over, self._read(name, p, gradient)
@@ -84,9 +87,13 @@ class Meter(ABC):
 
         Raises:
             ConfigError: Other passes than the meter reads were made, or gradients were cleared, clipped or
-                unscaled before, or not cleared after the last step.
+                unscaled before, or not cleared after the last step; or a parameter is no longer frozen.
         """
         try:
+            if moved := [name for name, p in self._frozen.items() if p.requires_grad]:
+                raise ConfigError(
+                    f"parameter '{moved[0]}' was frozen when the meter was made; make a new one."
+                )
             if self._is_due:
                 self._measure(loss_scale)
         finally:
@@ -148,6 +155,7 @@ class Meter(ABC):
         own, shared = self._design.factors(draws, size)
         of_mean = of_mean.cpu() * unit**2
         trace = ((of_draws / ranks).cpu() - of_mean) / (own - shared)
+        trace = trace.clamp_min(0)  # it is a sum of squares: below zero by rounding alone
         skip = skip if bool(torch.isfinite(trace).all()) else "have gradients that are not finite"
         if not skip:
             self._steps.append((trace, of_mean - shared * trace))
@@ -182,31 +190,35 @@ class Meter(ABC):
             num_skipped=self.num_skipped,
         )
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the steps taken in so far, for a checkpoint: arrays of steps by parameters."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the steps taken in so far, for a checkpoint: arrays of steps by parameters, and counts."""
         columns = zip(*self._steps, strict=True) if self._steps else ((), ())
         none = torch.zeros(0, len(self._parameters), dtype=torch.float64)
-        return {
+        arrays = {
             name: torch.stack(list(column)) if column else none
             for name, column in zip(("traces", "norms"), columns, strict=True)
         }
+        counts = {"count": self._count, "num_skipped": self.num_skipped}
+        return arrays | counts | {"parameters": list(self._parameters)}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the steps of a checkpoint.
 
         Raises:
-            ConfigError: The steps are those of a model with another number of parameters.
+            ConfigError: The steps are those of a model with other parameters.
         """
-        own = {name: value.shape[1:] for name, value in self.state_dict().items()}
-        if missing := own.keys() - state.keys():
+        if missing := self.state_dict().keys() - state.keys():
             raise ConfigError(f"the state has no {sorted(missing)[0]!r}; pass what state_dict returned.")
-        for name, shape in own.items():
-            if state[name].shape[1:] != shape:
-                raise ConfigError(
-                    f"the state has steps of shape {tuple(state[name].shape)}, but the model has "
-                    f"{len(self._parameters)} trainable parameters; load the state of the same model."
-                )
+        if differ := set(state["parameters"]) ^ set(self._parameters):
+            raise ConfigError(
+                f"the state and the model differ in {len(differ)} trainable parameters "
+                f"({sorted(differ)[0]}, ...); load the state of the same model."
+            )
+        self._count, self.num_skipped = state["count"], state["num_skipped"]
         self._steps = list(zip(state["traces"].unbind(), state["norms"].unbind(), strict=True))
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self  # a copy of the model carries the hooks along, which know their own model
 
     def close(self) -> None:
         """Remove the hooks from the model."""
@@ -218,6 +230,11 @@ class Meter(ABC):
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def uncompiled(hook: Callable[..., None]) -> Callable[..., None]:
+    """Keep a hook out of compiled forward passes, which would be compiled anew at every step."""
+    return cast("Callable[..., None]", torch.compiler.disable(hook))
 
 
 def dense(gradient: Tensor) -> Tensor:

@@ -11,11 +11,12 @@ from torch.utils import _pytree as pytree
 from typing_extensions import override
 
 from variance.errors import ConfigError, UnsupportedLayer
-from variance.noise_scale.base import Meter, dense, squared_norm, world_size
+from variance.noise_scale.base import Meter, dense, squared_norm, uncompiled, world_size
 from variance.per_example.capture import capture
 from variance.per_example.layers import Call, EmbeddingLayer, Layer, WeightLayer, layer_for
 from variance.per_example.quantities import materialised, weight_squared_norms
 from variance.per_example.recording import recordable, refuse_coupled_examples
+from variance.randomness import RandomState, preserved_randomness
 
 
 class ExampleMeter(Meter):
@@ -64,8 +65,8 @@ class ExampleMeter(Meter):
         super().__init__(model, population, every)
         covered = {name for key, module in self._modules.items() for name in _names(key, module)}
         self._leave_out(self._parameters.keys() - covered, "belong to layers without a rule")
-        self._handles.append(model.register_forward_pre_hook(self._begin, with_kwargs=True))
-        self._handles.append(model.register_forward_hook(self._see_outputs))
+        self._handles.append(model.register_forward_pre_hook(uncompiled(self._begin), with_kwargs=True))
+        self._handles.append(model.register_forward_hook(uncompiled(self._see_outputs)))
         for name, module in self._modules.items():
             self._handles.append(module.register_forward_hook(self._recorder(name), with_kwargs=True))
 
@@ -76,9 +77,9 @@ class ExampleMeter(Meter):
         self._current: _Pass | None = None
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._is_due and torch.is_grad_enabled():
+        if self._is_due and torch.is_grad_enabled() and module is self._model:
             inputs: Any = kwargs if kwargs and not args else args
-            self._passes.append(_Pass(inputs, bool(args and kwargs), torch.get_rng_state()))
+            self._passes.append(_Pass(inputs, bool(args and kwargs), RandomState.now()))
 
     @override
     def _take(self, name: str, found: Any) -> None:
@@ -86,14 +87,15 @@ class ExampleMeter(Meter):
             self._current.is_accumulated = True
 
     def _see_outputs(self, module: nn.Module, args: Any, outputs: Any) -> None:
-        if self._passes and torch.is_grad_enabled():
+        if self._passes and torch.is_grad_enabled() and module is self._model:
             for i, leaf in enumerate(pytree.tree_leaves(outputs)):
                 if isinstance(leaf, Tensor) and leaf.requires_grad:
                     leaf.register_hook(self._passes[-1].receiver(i))
 
     def _recorder(self, name: str) -> Callable[..., None]:
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            if not (self._passes and torch.is_grad_enabled() and output.requires_grad):
+            is_own = module is self._modules[name]  # not that of a copy
+            if not (is_own and self._passes and torch.is_grad_enabled() and output.requires_grad):
                 return
             (inputs,) = args or kwargs.values()
             call, found = Call(inputs.detach(), inputs._version), self._passes[-1]
@@ -105,7 +107,7 @@ class ExampleMeter(Meter):
 
             output.register_hook(receive)
 
-        return record
+        return uncompiled(record)
 
     @override
     def _measure(self, loss_scale: float) -> None:
@@ -173,9 +175,9 @@ class ExampleMeter(Meter):
             ]
             return cast("Tensor", sum(parts[1:], parts[0]))
 
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with preserved_randomness(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # which parameters take a slow path does not matter here
-            torch.set_rng_state(found.random_state)
+            found.random_state.restore()
             captured = capture(self._model, loss, found.inputs, [outputs[i] for i in places])
         expected = materialised(captured)
         squares = {name: float(squared_norm(value)) for name, value in expected.items()}
@@ -197,6 +199,12 @@ class ExampleMeter(Meter):
             > found.tolerance * (float(squared_norm(p.grad)) + squares[name]) + floor
         }
         self._leave_out(beyond, "have a gradient that does not come through the outputs (a weight penalty?)")
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        kept = state.get("parameters", self._parameters)
+        self._leave_out(self._parameters.keys() - set(kept), "were left out in the state that is loaded")
+        super().load_state_dict(state)
 
     def _leave_out(self, names: Any, why: str) -> None:
         """Measure without some parameters from now on."""
@@ -221,7 +229,7 @@ class _Pass:
 
     inputs: Any
     is_mixed: bool
-    random_state: Tensor
+    random_state: RandomState
     calls: dict[str, list[Call]] = field(default_factory=dict)
     output_gradients: dict[int, Tensor] = field(default_factory=dict)
     is_accumulated: bool = False

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from typing_extensions import override
 
 from variance.errors import ConfigError
-from variance.noise_scale.base import Meter, dense, squared_norm, world_size
+from variance.noise_scale.base import Meter, dense, squared_norm, uncompiled, world_size
 from variance.noise_scale.norms import NORMS, norm_noise
 from variance.noise_scale.result import NoiseScale
 
@@ -76,9 +76,9 @@ class NoiseMeter(Meter):
             raise ConfigError(f"norms_every is {norms_every}; it must be at least 0.")
         self.micro_batch_size, self.norms_every, self._divided = micro_batch_size, norms_every, divided
         self._norms: list[Tensor] = []
-        self._knows_sizes = False
+        self._knows_sizes, self._model = False, model
         super().__init__(model, population, every)
-        self._handles.append(model.register_forward_pre_hook(self._see_inputs, with_kwargs=True))
+        self._handles.append(model.register_forward_pre_hook(uncompiled(self._see_inputs), with_kwargs=True))
 
     @override
     def _forget_gradients(self) -> None:
@@ -103,7 +103,7 @@ class NoiseMeter(Meter):
             self._differences[name] = norms
 
     def _see_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._is_due and torch.is_grad_enabled():
+        if self._is_due and torch.is_grad_enabled() and module is self._model:
             leaves = pytree.tree_leaves((args, kwargs))
             self._shapes += [tuple(leaf.shape[:2]) for leaf in leaves if isinstance(leaf, Tensor)][:1]
 
@@ -118,6 +118,12 @@ class NoiseMeter(Meter):
             raise ConfigError(
                 f"{micro} backward pass on {ranks} rank: at least two micro-batches a step are needed. "
                 "Split the batch, use ExampleMeter, or measure_model beside the loop."
+            )
+        if 0 < len(self._shapes) < micro:
+            raise ConfigError(
+                f"{micro} gradients of one parameter arrived from {len(self._shapes)} forward passes, but a "
+                "micro-batch is one of each. Add the losses of a micro-batch before one backward pass, and "
+                "pass use_reentrant=False to checkpoint."
             )
         self._require_untouched()
         unit = (micro if self._divided else 1) / loss_scale  # of one micro-batch's gradient
@@ -179,11 +185,11 @@ class NoiseMeter(Meter):
         return dataclasses.replace(super().result(last), norms=norms)
 
     @override
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         none = torch.zeros(0, 3, len(NORMS), len(self._parameters), dtype=torch.float64)
         return super().state_dict() | {"other_norms": torch.stack(self._norms) if self._norms else none}
 
     @override
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self._norms = list(state["other_norms"].unbind())

@@ -9,9 +9,9 @@ import torch
 from gdyn_common.seeding import named_seed
 from variance.errors import ConfigError, NonFiniteGradient, NotReady
 from variance.estimators import GradientEstimator
-from variance.measurement import preserved_randomness
 from variance.objective import Point
 from variance.paper.optimizer import Optimizer
+from variance.randomness import preserved_randomness
 from variance.stream import DataStream
 
 MeasureCallback = Callable[[int, dict[str, float]], None]

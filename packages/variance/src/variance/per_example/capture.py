@@ -12,7 +12,6 @@ graph, or a loop over single examples. What no path gets right is refused by nam
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -32,6 +31,7 @@ from variance.per_example import quantities
 from variance.per_example.layers import Call, Layer, WeightLayer, layer_for
 from variance.per_example.recording import (
     COUPLING,
+    EXCLUSIVE,
     Capture,
     Recorder,
     call_model,
@@ -41,7 +41,9 @@ from variance.per_example.recording import (
     protected,
     recordable,
     refuse_coupled_examples,
+    require_real,
 )
+from variance.randomness import RandomState, preserved_randomness
 
 __all__ = ["COUPLING", "Capture", "capture"]
 
@@ -83,12 +85,12 @@ class _Pass:
     y: Any
     state: dict[str, Tensor]
     trainable: tuple[str, ...]
-    random_state: Tensor
+    random_state: RandomState
     indices: Tensor | None = None
 
     def losses(self, values: Mapping[str, Tensor], loss: LossFunction | None = None) -> tuple[Any, Tensor]:
         """Return outputs and per-example losses, with the random numbers of the first pass."""
-        torch.set_rng_state(self.random_state)
+        self.random_state.restore()
         state = protected(self.model, {**self.state, **values})
         outputs = call_model(self.model, state, self.x)
         return outputs, loss_functions.example_losses(loss or self.loss, outputs, self.y)
@@ -125,31 +127,34 @@ def capture(
         The recorded layers.
 
     Raises:
-        ConfigError: Inputs and targets differ in number, there are none, or autocast is on.
+        ConfigError: Inputs and targets differ in number, there are none, a parameter is complex, or
+            autocast is on.
         CoupledExamples: The loss or the model mixes examples.
         UnsupportedLayer: Batch norm in training mode, an input changed in place after its layer used it, or
             parameters that no path gets right.
         NonFiniteGradient: Some loss is NaN or infinite.
     """
-    require_equally_many(x, y)
-    refuse_coupled_examples(model)
-    if torch.is_autocast_enabled(device_of(x).type):
-        raise ConfigError(
-            "per-example quantities would be rounded inside a torch.autocast block; leave it, and put "
-            "autocast into the model's forward where mixed precision is wanted."
-        )
-    own = dict(model.named_parameters())
-    values = {name: (parameters or own)[name].detach() for name in own}
-    state = {**values, **(dict(model.named_buffers()) if buffers is None else dict(buffers))}
-    trainable = tuple(name for name, value in own.items() if value.requires_grad)
-    known = _known(model, x, y, trainable, weights_only=weights_only)
-    with torch.inference_mode(False), _own_randomness(x) as random_state:
-        job = _Pass(model, loss, x, y, state, trainable, random_state, indices)
-        if not known.is_due():
-            found, structure = _run(job, known, weights_only=weights_only)
-            if structure in known.structures:
-                return found
-        return _checked(job, known, weights_only=weights_only)
+    with EXCLUSIVE:
+        require_equally_many(x, y)
+        refuse_coupled_examples(model)
+        require_real(model)
+        if torch.is_autocast_enabled(device_of(x).type):
+            raise ConfigError(
+                "per-example quantities would be rounded inside a torch.autocast block; leave it, and put "
+                "autocast into the model's forward where mixed precision is wanted."
+            )
+        own = dict(model.named_parameters())
+        values = {name: (parameters or own)[name].detach() for name in own}
+        state = {**values, **(dict(model.named_buffers()) if buffers is None else dict(buffers))}
+        trainable = tuple(name for name, value in own.items() if value.requires_grad)
+        known = _known(model, x, y, trainable, weights_only=weights_only)
+        with torch.inference_mode(False), preserved_randomness() as random_state:
+            job = _Pass(model, loss, x, y, state, trainable, random_state, indices)
+            if not known.is_due():
+                found, structure = _run(job, known, weights_only=weights_only)
+                if structure in known.structures:
+                    return found
+            return _checked(job, known, weights_only=weights_only)
 
 
 def _known(model: nn.Module, x: Any, y: Any, trainable: tuple[str, ...], *, weights_only: bool) -> _Known:
@@ -158,14 +163,6 @@ def _known(model: nn.Module, x: Any, y: Any, trainable: tuple[str, ...], *, weig
     )
     modes = tuple(module.training for module in model.modules())
     return _KNOWN.setdefault(model, {}).setdefault((shapes, modes, trainable, weights_only), _Known())
-
-
-@contextmanager
-def _own_randomness(x: Any) -> Iterator[Tensor]:
-    """Run on the random numbers that would come next, and leave the global random state as it was."""
-    used = {leaf.device for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor) and leaf.is_cuda}
-    with torch.random.fork_rng(devices=list(used)):
-        yield torch.get_rng_state()
 
 
 def _run(job: _Pass, known: _Known, *, weights_only: bool) -> tuple[Capture, tuple[str, ...]]:
@@ -180,7 +177,7 @@ def _run(job: _Pass, known: _Known, *, weights_only: bool) -> tuple[Capture, tup
     left = [] if weights_only else [name for name in shapes if name not in covered]
     rest = _METHODS[known.method](job, left) if left else {}
     kinds = (job.state[name].dtype for name in job.trainable)
-    dtype = reduce(torch.promote_types, kinds, losses.dtype)
+    dtype = reduce(torch.promote_types, kinds, torch.promote_types(losses.dtype, torch.float32))
     for layer in layers.values():
         for call in layer.calls:
             call.convert(dtype)
@@ -283,34 +280,52 @@ def _by_autograd(job: _Pass) -> tuple[dict[str, Tensor], Tensor, float, bool]:
     leaves = job.leaves(job.trainable)
     with torch.enable_grad():
         outputs, losses = job.losses(leaves)
-        is_random = not torch.equal(torch.get_rng_state(), job.random_state)
+        after = RandomState.now()
+        is_random = not after.same_as(job.random_state)
         generator = torch.Generator().manual_seed(len(losses))
         weights = torch.randn(len(losses), generator=generator, dtype=torch.float64).to(losses)
         loss_functions.require_finite(losses.detach(), "the loss", job.indices)
         tolerance = _tolerance(losses)
-        if not is_random:
-            _require_independent(job, outputs, len(losses), min(tolerance, 0.02))
+        _require_independent(job, outputs, losses, after, min(tolerance, 0.02))
         if not leaves or not losses.requires_grad:
             return {}, weights, tolerance, is_random
-        found = differentiate((weights * losses).sum(), list(leaves.values()))
-    return dict(zip(leaves, found, strict=True)), weights, tolerance, is_random
+        found, direct = differentiate((weights * losses).sum(), leaves, dict(job.model.named_parameters()))
+    if direct:
+        raise CoupledExamples(
+            f"the loss (a weight penalty?) or a list inside the model reads parameter '{next(iter(direct))}' "
+            "itself, so a part of the loss is that of no example. Leave a penalty out (it adds the same to "
+            "all gradients), or measure batch gradients with measure_model."
+        )
+    return found, weights, tolerance, is_random
 
 
-def _require_independent(job: _Pass, outputs: Any, count: int, tolerance: float) -> None:
+def _require_independent(
+    job: _Pass, outputs: Any, losses: Tensor, after: RandomState, tolerance: float
+) -> None:
     """Refuse a model whose output for one example depends on the others: every second one is replaced.
+
+    Where no output has the examples along its first axis, the losses are compared. Models that draw random
+    numbers are compared under the same ones, if they draw as many for other examples.
 
     Raises:
         CoupledExamples: It does.
     """
-    even = torch.arange(count) // 2 * 2
+    even = torch.arange(len(losses)) // 2 * 2
     with torch.no_grad():
+        job.random_state.restore()
         replaced = call_model(job.model, protected(job.model, job.state), take(job.x, even))
-    pairs = zip(pytree.tree_leaves(replaced), pytree.tree_leaves(outputs), strict=False)
+        if not after.same_as(RandomState.now()):
+            return
+        pairs = [
+            (one, other.detach())
+            for one, other in zip(pytree.tree_leaves(replaced), pytree.tree_leaves(outputs), strict=False)
+            if isinstance(one, Tensor) and one.is_floating_point() and one.ndim and len(other) == len(losses)
+        ] or [(loss_functions.example_losses(job.loss, replaced, take(job.y, even)), losses.detach())]
     for one, other in pairs:
-        if not (isinstance(one, Tensor) and one.is_floating_point() and one.ndim and len(other) == count):
-            continue
-        difference = (one - other.detach())[::2].abs()
-        if difference.numel() and float(difference.max()) > tolerance * float(other.detach().abs().max()):
+        finite = one.isfinite() & other.isfinite()  # masked outputs are infinite
+        one, other = one.where(finite, 0), other.where(finite, 0)
+        difference = (one - other)[::2].abs()
+        if difference.numel() and float(difference.max()) > tolerance * float(other.abs().max()):
             raise CoupledExamples(
                 "the model's output for one example depends on the other examples of the batch, so "
                 "examples have no gradients of their own. Look for statistics over the first axis (batch "
@@ -359,7 +374,7 @@ def _by_vmap(job: _Pass, names: list[str]) -> dict[str, Tensor]:
         one = pytree.tree_map(
             lambda leaf: leaf.unsqueeze(0) if isinstance(leaf, Tensor) else leaf, (example, target)
         )
-        outputs = call_model(job.model, {**job.state, **parameters}, one[0])
+        outputs = call_model(job.model, protected(job.model, {**job.state, **parameters}), one[0])
         return loss_functions.example_losses(job.loss, outputs, one[1]).sum()
 
     if not used:

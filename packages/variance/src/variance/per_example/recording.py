@@ -5,7 +5,8 @@ function of a_i and b_i alone. The pass records both for every supported layer a
 gradient: parameters enter detached, and autograd starts at the first recorded output.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from variance.errors import UnsupportedLayer
+from variance.errors import ConfigError, UnsupportedLayer
 from variance.per_example.layers import Call, Layer, layer_for
 
+EXCLUSIVE = threading.RLock()
+"""Held while a model is called functionally: its parameters are exchanged, which other threads would see."""
 COUPLING = (nn.modules.batchnorm._BatchNorm,)
 
 
@@ -121,6 +124,20 @@ def refuse_coupled_examples(model: nn.Module) -> None:
             )
 
 
+def require_real(model: nn.Module) -> None:
+    """Refuse complex parameters: sums of squares and orders of coordinates are those of real numbers.
+
+    Raises:
+        ConfigError: A trainable parameter is complex.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.is_complex():
+            raise ConfigError(
+                f"parameter '{name}' is complex, which is not supported; store both parts as one "
+                "real parameter and use torch.view_as_complex of it in forward."
+            )
+
+
 def recordable(model: nn.Module) -> dict[str, nn.Module]:
     """Return supported modules whose weight and bias are parameters of their own, and of no other module.
 
@@ -151,14 +168,20 @@ def device_of(batch: Any) -> torch.device:
     return next(leaf.device for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor))
 
 
-def differentiate(total: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """Return dense gradients of a scalar; zero where it does not depend on a leaf.
+def differentiate(
+    total: Tensor, leaves: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return dense gradients of a scalar by some leaves, and by the model's own parameters that it reads.
+
+    The leaves stand for the parameters wherever the model uses them as its attributes. A loss that closes
+    over the model, such as one with a weight penalty, reads the parameters themselves.
 
     Raises:
         UnsupportedLayer: Autograd refuses, with what to do.
     """
+    own = {name: p for name, p in own.items() if name in leaves and p.requires_grad}
     try:
-        found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+        found = torch.autograd.grad(total, [*leaves.values(), *own.values()], allow_unused=True)
     except RuntimeError as error:
         if "memory" in str(error):
             raise
@@ -167,7 +190,13 @@ def differentiate(total: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
             f"autograd cannot differentiate this model by its parameters ({said}). Use out-of-place "
             "operations (x = x + y instead of x += y) and checkpointing with use_reentrant=False."
         ) from None
-    return [gradient.to_dense() if gradient.is_sparse else gradient for gradient in found]
+    dense = [g.to_dense() if g is not None and g.is_sparse else g for g in found]
+    of_leaves = {
+        name: torch.zeros_like(leaf) if g is None else g
+        for (name, leaf), g in zip(leaves.items(), dense, strict=False)
+    }
+    direct = zip(own, dense[len(leaves) :], strict=True)
+    return of_leaves, {name: g for name, g in direct if g is not None}
 
 
 def protected(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -119,7 +119,7 @@ class ImportanceSampler(Stateful):
         Raises:
             ConfigError: A score is not positive and finite.
         """
-        values = torch.as_tensor(scores).double().cpu().numpy()
+        values = torch.as_tensor(scores).detach().double().cpu().numpy()
         bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
         if len(values) == 0 or len(bad):
             raise ConfigError(

@@ -39,7 +39,7 @@ class Scheduler(Stateful, ABC):
 
     def next_round(self, scores: Float[Tensor, "n"]) -> Int[Tensor, "m"]:
         """Return the examples of the next round, in index order, given the scores of all examples."""
-        values = scores.double().cpu().numpy()
+        values = scores.detach().double().cpu().numpy()
         if values.shape != (self.num_examples,) or np.isnan(values).any():
             raise ConfigError(
                 f"scores must be {self.num_examples} numbers without NaN, got shape {values.shape}."

@@ -66,18 +66,15 @@ def cluster_variances(
     per_example_gradients: Float[Tensor, "n p"], assignment: Int[Tensor, "n"]
 ) -> Float[Tensor, "k"]:
     """Return S_k^2, the mean squared distance of members to their mean (0 for one or no member)."""
-    g = torch.as_tensor(per_example_gradients)
+    g = torch.as_tensor(per_example_gradients).detach()
     ids = check_assignment(assignment, num_examples=len(g)).to(g.device)
     sizes = cluster_sizes(ids)
-    means = g.new_zeros(len(sizes), g.shape[1]).index_add_(0, ids, g) / sizes.clamp_min(1).to(
-        g.dtype
-    ).unsqueeze(1)
-    distances = torch.cat(
-        [
-            (rows - means[own]).square().sum(1)
-            for rows, own in zip(g.split(4096), ids.split(4096), strict=True)
-        ]
-    )
+    pieces = list(zip(g.split(4096), ids.split(4096), strict=True))
+    means = g.new_zeros(len(sizes), g.shape[1], dtype=torch.float64)
+    for rows, own in pieces:
+        means.index_add_(0, own, rows.double())
+    means /= sizes.clamp_min(1).unsqueeze(1)
+    distances = torch.cat([(rows - means[own]).square().sum(1) for rows, own in pieces])
     total = distances.new_zeros(len(sizes)).index_add_(0, ids, distances)
     return torch.where(sizes > 1, total / sizes.clamp_min(1), 0.0)
 
@@ -234,10 +231,20 @@ class StratifiedSampler(Stateful):
             raise ConfigError(f"allocation is '{self._allocation}'; allowed are equal, proportional, neyman.")
         if spreads is None:
             raise ConfigError("allocation 'neyman' needs spreads=S_k by cluster id (see cluster_variances).")
-        scores = sizes * torch.as_tensor(spreads).double().cpu().numpy()[self._clusters]
+        known = torch.as_tensor(spreads).detach().double().cpu().numpy()
+        if known.shape != self._sizes.shape or not (np.isfinite(known) & (known >= 0)).all():
+            raise ConfigError(
+                f"spreads are {known.tolist()[:8]}; they must be finite, not negative, and one for each of "
+                f"the cluster ids 0 to {len(self._sizes) - 1}."
+            )
+        scores = sizes * known[self._clusters]
         if scores.sum() == 0:
             return np.full(m, 1 / m)
         shares = np.maximum(scores / scores.sum(), self._floor / m)
+        if not (shares > 0).all():
+            raise ConfigError(
+                f"floor {self._floor} leaves clusters without spread undrawn, which biases; raise it."
+            )
         return shares / shares.sum()
 
     def _cluster_weights(self) -> Any:

@@ -1,0 +1,58 @@
+"""The global random states of torch, NumPy and Python: a model or a data set may draw from any of them."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class RandomState:
+    """The three states at one moment (of torch that of the CPU)."""
+
+    torch: Tensor
+    numpy: Any
+    python: Any
+
+    @classmethod
+    def now(cls) -> "RandomState":
+        """Return the states as they are."""
+        return cls(torch.get_rng_state(), np.random.get_state(), random.getstate())  # noqa: NPY002
+
+    def restore(self) -> None:
+        """Put the states back."""
+        torch.set_rng_state(self.torch)
+        np.random.set_state(self.numpy)  # noqa: NPY002 - the state that models draw from
+        random.setstate(self.python)
+
+    def same_as(self, other: "RandomState") -> bool:
+        """Whether nothing was drawn between the two moments.
+
+        Example:
+            >>> before = RandomState.now()
+            >>> before.same_as(RandomState.now())
+            True
+        """
+        return (
+            torch.equal(self.torch, other.torch)
+            and np.array_equal(self.numpy[1], other.numpy[1])
+            and self.numpy[2:] == other.numpy[2:]
+            and self.python == other.python
+        )
+
+
+@contextmanager
+def preserved_randomness() -> Iterator[RandomState]:
+    """Put the global states, also those of accelerators in use, back after the block."""
+    before = RandomState.now()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield before
+        finally:
+            before.restore()
