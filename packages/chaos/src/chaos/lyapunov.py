@@ -24,6 +24,7 @@ from chaos.exponents import Spectrum, resolution, snap_neutral
 from chaos.o2grad import Eigenpairs, Hessian
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.frames import InputFrame
+from chaos.o2grad.observation import full_precision
 
 METHODS = ("svd", "qr", "vectors")
 RECURRENCES = ("exact", "published")
@@ -160,14 +161,16 @@ class LyapunovTracker:
         if initial is not None:
             return initial.to(dtype).clone(memory_format=torch.contiguous_format)
         if k is None:
-            return torch.eye(self.n, dtype=dtype)
+            return torch.eye(self.n, dtype=dtype, device="cpu")
         if not 1 <= k <= self.n:
             raise ValueError(f"num_vectors is {k}; it must lie between 1 and n = {self.n}.")
-        generator = torch.Generator().manual_seed(0)
-        Q: Tensor = torch.linalg.qr(torch.randn(self.n, k, generator=generator, dtype=dtype)).Q
+        generator = torch.Generator("cpu").manual_seed(0)
+        random = torch.randn(self.n, k, generator=generator, dtype=dtype, device="cpu")
+        Q: Tensor = torch.linalg.qr(random).Q
         return Q
 
     @torch.no_grad()
+    @full_precision()
     def update(
         self,
         H: Hessian | Eigenpairs | Tensor | Product,
@@ -215,6 +218,7 @@ class LyapunovTracker:
         if self.support.rank > self.n // 2:
             self._follow_support, self.support = False, None
 
+    @full_precision()
     def _matrix(self) -> Tensor:
         """The matrix to decompose: Y, or ``S' Y S`` where ``Y = I`` outside a frame S."""
         if self.support is None:

@@ -27,6 +27,7 @@ from chaos.exponents import AsymptoticExponents, FiniteTimeExponents
 from chaos.o2grad import LossSurface
 from chaos.o2grad.batches import pairs
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
+from chaos.o2grad.generic import random_normal
 from chaos.o2grad.parameters import Parameters
 from chaos.update_rules import UpdateRule, rule_of
 
@@ -182,7 +183,7 @@ def finite_time_exponents(
         V = torch.linalg.eigh(run.transposed_product(run.dense())).eigenvectors
     else:
         operator = run.linear_operator()
-        start = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).numpy()
+        start = random_normal(seed, n).numpy()
         square = LinearOperator(
             (n, n), lambda v: _finite(operator.rmatvec(operator.matvec(v))), dtype=operator.dtype
         )
@@ -261,10 +262,7 @@ def asymptotic_exponents(
     if not 1 <= num_exponents <= surface.n:
         raise ValueError(f"num_exponents is {num_exponents}; it must lie between 1 and n = {surface.n}.")
     check_budget(size, num_exponents, surface.dtype, surface.memory_budget, "Use fewer exponents.")
-    random = torch.randn(
-        surface.n, num_exponents, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
-    V = torch.linalg.qr(random).Q.T.to(theta)
+    V = torch.linalg.qr(random_normal(seed, surface.n, num_exponents)).Q.T.to(theta)
     tangent = V, V.new_zeros(num_exponents, rule.slots, surface.n)
     growth = []
     for t, batch in enumerate(batches):

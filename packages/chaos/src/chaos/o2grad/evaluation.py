@@ -18,7 +18,7 @@ from chaos.o2grad.batches import Inputs, call, cast, copied, num_samples, tensor
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.generic import check_graph, gradients_of, leaves_of, value_at
 from chaos.o2grad.losses import Loss
-from chaos.o2grad.observation import check_is_function, random_layer, swapped, untouched
+from chaos.o2grad.observation import Watch, check_is_function, random_layer, swapped, untouched
 from chaos.o2grad.parameters import (
     LossFunction,
     ParameterLayout,
@@ -102,7 +102,12 @@ class LossEvaluation:
         """Derivative of the output, (batch, outputs, n)."""
         check_budget(num_samples(x), self.n, self.dtype, self.memory_budget)
         with self.evaluation(x, None) as (x, _), torch.no_grad():
-            function = torch.func.jacrev(lambda flat: self.output(flat, x).flatten(1), chunk_size=chunk)
+
+            def outputs(flat: Tensor) -> Tensor:
+                output = self.output(flat, x)
+                return output.reshape(len(output) if output.ndim else 1, -1)
+
+            function = torch.func.jacrev(outputs, chunk_size=chunk)
             jacobian: Tensor = function(self.point(params))
         return jacobian
 
@@ -143,6 +148,17 @@ class LossEvaluation:
         return output
 
     @contextmanager
+    def computing(self) -> Iterator[Watch]:
+        """Leave no trace in model and loss; the loss has its tensors in the type of the computation."""
+        with untouched(self.model, self.loss) as watch:
+            of_model = {id(t) for t in (*self.model.parameters(), *self.model.buffers())}
+            for module in self.loss.modules() if isinstance(self.loss, nn.Module) else ():
+                for held in (module._parameters, module._buffers):
+                    own = {name: t for name, t in held.items() if t is not None and id(t) not in of_model}
+                    held.update(cast(own, self.dtype))
+            yield watch
+
+    @contextmanager
     def evaluation(self, x: Inputs, y: Any) -> Iterator[tuple[Inputs, Any]]:
         """Check and cast a batch, and leave no trace of what is done with it."""
         check_is_function(self.model)
@@ -150,7 +166,7 @@ class LossEvaluation:
         x, y = copied((x, y))
         batch = cast(x, self.dtype), cast(y, self.dtype)
         try:
-            with untouched(self.model, self.loss) as watch:
+            with self.computing() as watch:
                 yield batch
         except IndexError as error:
             if "Target" not in str(error):

@@ -48,6 +48,7 @@ class Linearisation:
     Attributes:
         value: The function's value.
         chunk: How many products are taken at once.
+        eps: Relative rounding of the least precise type that it computes in.
 
     Example:
         >>> lines = Linearisation(lambda v: (v**3).sum() / 6, torch.tensor([1.0, 2.0]))
@@ -70,7 +71,14 @@ class Linearisation:
             value = value_at(function, point, self._leaves)
             self._gradients = gradients_of(value, self._leaves, create_graph=True)
         self.value = value.detach()
-        entries = sum(map(_entries, nodes_below([value])))
+        results = [result for node in nodes_below([value]) for result in node._input_metadata]
+        entries = sum(math.prod(result.shape) for result in results)
+        self.eps = max((torch.finfo(r.dtype).eps for r in results if r.dtype.is_floating_point), default=0.0)
+        if self.eps > 1e-4:
+            raise ValueError(
+                "The model computes in half precision inside (autocast, bfloat16 or float16), which has too "
+                "few digits for second derivatives; let it compute in float32."
+            )
         self.chunk = max(1, min(_LARGEST_CHUNK, budget // (_COPIES * point.element_size() * max(entries, 1))))
         try:
             check_graph((value, *self._gradients), function)
@@ -194,8 +202,7 @@ class Linearisation:
             ) from error
 
     def _check_forward(self) -> None:
-        generator = torch.Generator().manual_seed(len(self._point))
-        v = torch.randn(self._point.shape, generator=generator, dtype=torch.float64).to(self._point)
+        v = random_normal(len(self._point), len(self._point)).to(self._point)
         slope, terms = torch.func.jvp(self._function, (self._point,), (v,))[1], self.gradient * v
         if not bool((slope - terms.sum()).abs() <= 1e3 * torch.finfo(v.dtype).eps * terms.abs().sum()):
             raise RuntimeError(
@@ -216,6 +223,8 @@ def leaves_of(
     parts = {name: part.detach().requires_grad_() for name, part in function.layout.unflatten(point).items()}
     for name, hook in function.hooks:
         parts[name].register_hook(hook)
+    for part in parts.values():
+        part._evaluated_by = function  # type: ignore[attr-defined]
     return tuple(parts.values()), lambda: function.at(parts)
 
 
@@ -264,8 +273,8 @@ def check_graph(roots: Iterable[Tensor], function: Scalar, *, second_order: bool
 
     Raises:
         OnceDifferentiableError: For operations that are, by decorator: autograd takes them for constants.
-        ValueError: For an operation whose second derivative is wrong, or a parameter of the model that is
-            reached by a reference, so that it does not follow the point.
+        ValueError: For an operation whose second derivative is wrong, or a parameter of the model, or of an
+            earlier evaluation, that is reached by a reference, so that it does not follow the point.
     """
     live = function.live if isinstance(function, LossFunction) else {}
     for node in nodes_below(roots):
@@ -275,6 +284,16 @@ def check_graph(roots: Iterable[Tensor], function: Scalar, *, second_order: bool
                 f"The loss reaches parameter {live[id(node.variable)]!r} by a reference of its own (a "
                 "captured tensor, or a value kept from an earlier call), so it does not follow the point "
                 "of evaluation. Read it from the model each time: model.get_parameter(name)."
+            )
+        if kind == "AccumulateGrad" and getattr(node.variable, "_evaluated_by", function) is not function:
+            raise ValueError(
+                "The model or the loss keeps a value of an earlier evaluation outside of its modules (a "
+                "cache), so it does not follow the point of evaluation. Let it compute the value each time."
+            )
+        if kind == "CheckpointFunctionBackward":
+            raise ValueError(
+                "A reentrant checkpoint hides the parameters within from derivatives other than backward(); "
+                "call torch.utils.checkpoint.checkpoint with use_reentrant=False."
             )
         if kind == "EmbeddingBackward0" and node._saved_scale_grad_by_freq:
             raise ValueError(
@@ -292,8 +311,10 @@ def check_graph(roots: Iterable[Tensor], function: Scalar, *, second_order: bool
             )
 
 
-def _entries(node: Any) -> int:
-    return sum(math.prod(result.shape) for result in node._input_metadata)
+def random_normal(seed: int, *shape: int) -> Tensor:
+    """Fixed normal numbers, made on the CPU whatever the default device is, so that they are the same."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -19,7 +19,7 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from chaos.o2grad.averaging import Averaging, Observed
-from chaos.o2grad.batches import Batch, Inputs, is_batch, join, num_samples, pairs, select
+from chaos.o2grad.batches import Batch, Inputs, copied, is_batch, join, num_samples, pairs, select
 from chaos.o2grad.budget import check_budget
 from chaos.o2grad.generic import Linearisation
 from chaos.o2grad.observation import untouched
@@ -121,13 +121,13 @@ class CurvatureOperator:
     def _sum(self, of: Callable[[_Part], Tensor]) -> Tensor:
         """Add up what the batches give, with their weights, in one pass over the data."""
         if self._kept:
-            with untouched(self.surface.model, self.surface.loss), torch.no_grad():
+            with self.surface.computing(), torch.no_grad():
                 return of(self._kept)
-        total, loss, out = 0.0, 0.0, torch.zeros(())
+        total, loss, out = 0.0, 0.0, self.point.new_zeros(())
         with untouched():
             for part in self._parts():
                 if part.weight:  # a batch of ignored targets has a loss of 0 / 0, and no part in the whole
-                    out = of(part).mul_(part.weight).add_(out.to(self.point))
+                    out = of(part).mul_(part.weight).add_(out)
                     loss, total = loss + part.weight * part.value, total + part.weight
         if self._averaging.rule == "sum":
             total = 1.0
@@ -148,7 +148,7 @@ class CurvatureOperator:
         dtype = np.float64 if self.point.dtype == torch.float64 else np.float32
 
         def multiply(V: np.ndarray) -> np.ndarray:
-            product: np.ndarray = self.matvec(torch.as_tensor(np.array(V))).cpu().numpy()
+            product: np.ndarray = self.matvec(torch.from_numpy(np.array(V))).cpu().numpy()
             return product
 
         return LinearOperator(self.shape, multiply, multiply, multiply, dtype, multiply)
@@ -177,7 +177,7 @@ class CurvatureOperator:
         generator = named_generator(seed, "lanczos")
         start = self._start(generator)
         pairs = lanczos(self._on_arrays, self.n, k, which=which, tol=tol, generator=generator, start=start)  # type: ignore[arg-type]
-        values, vectors = (torch.as_tensor(part).to(self.point) for part in (pairs.values, pairs.vectors))
+        values, vectors = (torch.from_numpy(part).to(self.point) for part in (pairs.values, pairs.vectors))
         order = {"LA": values.argsort(descending=True), "SA": values.argsort()}.get(
             which, values.abs().argsort(descending=True)
         )
@@ -228,7 +228,7 @@ class CurvatureOperator:
         )
 
     def _on_arrays(self, v: np.ndarray) -> np.ndarray:
-        product: np.ndarray = self.matvec(torch.as_tensor(v)).cpu().numpy()
+        product: np.ndarray = self.matvec(torch.from_numpy(v)).cpu().numpy()
         return product
 
     # batches ------------------------------------------------------------------------------------
@@ -239,7 +239,8 @@ class CurvatureOperator:
         if self.kind != "hessian":
             return start
         gradient = self._sum(lambda part: part.gradient.clone()).double().cpu().numpy()  # type: ignore[union-attr]
-        return start / np.linalg.norm(start) + gradient / (np.linalg.norm(gradient) or 1.0)
+        norm = float(np.linalg.norm(gradient))
+        return start / np.linalg.norm(start) + (gradient / norm if 0 < norm < math.inf else 0.0)
 
     def _parts(self) -> Iterator[_Part]:
         """Yield the batches; the graph of a single one is kept between calls."""
@@ -299,7 +300,7 @@ class CurvatureOperator:
             gradients.append(Linearisation(self.surface.function(*sample, seen), self.point).gradient)
             weights.append(found[0])
         counted = [i for i, weight in enumerate(weights) if weight]
-        G, w = torch.stack(gradients)[counted], torch.tensor(weights).to(self.point)[counted]
+        G, w = torch.stack(gradients)[counted], self.point.new_tensor(weights)[counted]
         shares = w if self._averaging.rule == "sum" else w / w.sum()
         whole = Linearisation(self.surface.function(x, y), self.point).gradient
         gap, scale = (shares @ G - whole).abs().max(), (shares @ G.abs()).max()
@@ -321,7 +322,7 @@ class CurvatureOperator:
         for batch in pairs(self._data):
             if last is not None and not self._compare(averaging, last, batch):
                 return averaging
-            last = batch
+            last = copied(batch)  # a loader may fill the same memory again
         samples = num_samples(last[0])
         if averaging.rule == "unknown" and self.kind == "fisher" and samples > 1:
             # A sample's own gradient counts as the rule says.

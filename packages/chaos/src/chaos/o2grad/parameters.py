@@ -111,6 +111,7 @@ class ParameterLayout:
         return torch.cat([tensors[name].reshape(-1) for name in self.names])
 
 
+@torch.inference_mode(mode=False)
 def flat_parameters(
     model: nn.Module, layout: ParameterLayout, params: Parameters, dtype: torch.dtype
 ) -> Float[Tensor, " n"]:

@@ -94,7 +94,7 @@ class LossSurface(LossEvaluation):
         index = range(*rows.indices(self.n))
         check_budget(len(index), self.n, self.dtype, self.memory_budget)
         basis = torch.zeros(self.n, len(index), dtype=self.dtype, device=self.device)
-        basis[torch.tensor(index), torch.arange(len(index))] = 1
+        basis[list(index), list(range(len(index)))] = 1
         return self.hvp(params, x, y, basis).T
 
     def hessian_per_sample(self, params: Parameters, x: Inputs, y: Any) -> Iterator[Hessian]:
