@@ -14,7 +14,8 @@ along the stored run. Two questions, two functions:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,20 +26,23 @@ from torch import Tensor
 
 from chaos.exponents import AsymptoticExponents, FiniteTimeExponents
 from chaos.o2grad import LossSurface
-from chaos.o2grad.batches import pairs
+from chaos.o2grad.batches import copied, pairs
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.generic import random_normal
-from chaos.o2grad.parameters import Parameters
+from chaos.o2grad.parameters import Parameters, all_finite
 from chaos.update_rules import UpdateRule, rule_of
 
 Batches = Iterable[Any]
 Optimiser = torch.optim.Optimizer | UpdateRule
+Point = tuple[Tensor, Tensor, Tensor]  # parameters, gradient, state
+Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class TrainingMap:
     """A training run from a point along given batches, and products by its tangent matrix.
 
-    The model and the optimiser are not changed: the run is made on copies.
+    The model and the optimiser are not changed: the run is made on copies. As in PyTorch, a parameter that a
+    batch does not reach stays as it is, weight decay and momentum included.
 
     Args:
         surface: The loss.
@@ -54,7 +58,7 @@ class TrainingMap:
         num_steps: T.
 
     Raises:
-        ValueError: If there is no batch, or the run exceeds the memory budget.
+        ValueError: If there is no batch, the run exceeds the memory budget, or hooks change what is trained.
         FloatingPointError: If training diverges; the step is named.
 
     Example:
@@ -76,18 +80,19 @@ class TrainingMap:
         schedule: Callable[[int], float] | None = None,
         memory_budget: int = DEFAULT_BUDGET,
     ) -> None:
-        self.surface, self.batches = surface, [next(pairs(batch)) for batch in batches]
+        # Copies, since a loader may fill the same memory again.
+        self.surface, self.batches = surface, [copied(next(pairs(batch))) for batch in batches]
         self.rule, theta, state = _begin(surface, optimizer, params, schedule)
         if not self.batches:
             raise ValueError("batches is empty; pass one batch (x, y) for each step.")
         instead = "Use fewer steps, asymptotic_exponents, or pass a larger memory_budget."
         check_budget((2 + len(state)) * self.num_steps, surface.n, surface.dtype, memory_budget, instead)
-        self._run: list[tuple[Tensor, Tensor, Tensor]] = []
-        for t, (x, y) in enumerate(self.batches):
-            gradient = _gradient(surface, theta, x, y, t)
-            self._run.append((theta, gradient, state))
-            theta, state = self.rule.step(theta, gradient, state, t)
-        self.end = theta
+        self._run = [
+            (point, step)
+            for _, point, step in _training(surface, optimizer, self.rule, theta, state, self.batches)
+        ]
+        point, step = self._run[-1]
+        self.end = step(*point)[0]
 
     @property
     def n(self) -> int:
@@ -104,9 +109,8 @@ class TrainingMap:
         """``Y V``; a column costs about T Hessian-vector products."""
         columns = self._columns(V)
         tangent = columns.T, columns.new_zeros(columns.shape[1], self.rule.slots, self.n)
-        for t, (theta, gradient, state) in enumerate(self._run):
-            moved = self._hvp(t, tangent[0])
-            tangent = _push(self.rule, (theta, gradient, state), (tangent[0], moved, tangent[1]), t)
+        for t, (point, step) in enumerate(self._run):
+            tangent = _push(step, point, (tangent[0], self._hvp(t, tangent[0]), tangent[1]))
         return tangent[0].T.reshape(V.shape)
 
     @torch.no_grad()
@@ -114,8 +118,8 @@ class TrainingMap:
         """``Y' U``, backwards along the stored run."""
         columns = self._columns(U)
         by_theta, by_state = columns.T, columns.new_zeros(columns.shape[1], self.rule.slots, self.n)
-        for t, point in reversed(list(enumerate(self._run))):
-            by_theta, by_gradient, by_state = _pull(self.rule, point, (by_theta, by_state), t)
+        for t, (point, step) in reversed(list(enumerate(self._run))):
+            by_theta, by_gradient, by_state = _pull(step, point, (by_theta, by_state))
             by_theta = by_theta + self._hvp(t, by_gradient)
         return by_theta.T.reshape(U.shape)
 
@@ -146,7 +150,7 @@ class TrainingMap:
 
     def _hvp(self, t: int, rows: Tensor) -> Tensor:
         x, y = self.batches[t]
-        return self.surface.hvp(self._run[t][0], x, y, rows.T.contiguous()).T
+        return self.surface.hvp(self._run[t][0][0], x, y, rows.T.contiguous()).T
 
 
 def finite_time_exponents(
@@ -264,24 +268,21 @@ def asymptotic_exponents(
     check_budget(size, num_exponents, surface.dtype, surface.memory_budget, "Use fewer exponents.")
     V = torch.linalg.qr(random_normal(seed, surface.n, num_exponents)).Q.T.to(theta)
     tangent = V, V.new_zeros(num_exponents, rule.slots, surface.n)
-    growth = []
-    for t, batch in enumerate(batches):
-        x, y = next(pairs(batch))
-        gradient = _gradient(surface, theta, x, y, t)
-        moved = surface.hvp(theta, x, y, tangent[0].T.contiguous()).T
-        tangent = _push(rule, (theta, gradient, state), (tangent[0], moved, tangent[1]), t)
-        theta, state = rule.step(theta, gradient, state, t)
+    growth: list[Tensor] = []
+    for (x, y), point, step in _training(surface, optimizer, rule, theta, state, batches):
+        moved = surface.hvp(point[0], x, y, tangent[0].T.contiguous()).T
+        tangent = _push(step, point, (tangent[0], moved, tangent[1]))
         joint = torch.cat([tangent[0][:, None], tangent[1]], 1).flatten(1)
         if not bool(torch.isfinite(joint).all()):
             raise FloatingPointError(
-                f"The tangent of step {t} is not finite: the loss has no curvature there."
+                f"The tangent of step {len(growth)} is not finite: the loss has no curvature there."
             )
         Q, R = torch.linalg.qr(joint.T)
         growth.append(R.diagonal().abs().log())
         parts = Q.T.contiguous().unflatten(1, (1 + rule.slots, surface.n))
         tangent = parts[:, 0], parts[:, 1:]
     counted = len(growth) - warm_up
-    if num_windows < 1 or counted < num_windows:
+    if warm_up < 0 or num_windows < 1 or counted < num_windows:
         raise ValueError(
             f"{len(growth)} steps, {warm_up} of them warm-up, do not fill {num_windows} windows; pass more."
         )
@@ -303,6 +304,13 @@ def _begin(
 ) -> tuple[UpdateRule, Tensor, Tensor]:
     """The rule, and parameters and state before the first step."""
     theta = surface.point(params)
+    if isinstance(
+        schedule, torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
+    ):
+        raise TypeError(
+            f"schedule is a {type(schedule).__name__}; pass a function of the step (from 0) that returns the "
+            "factor on the learning rate, as LambdaLR takes."
+        )
     if isinstance(optimizer, torch.optim.Optimizer):
         named = dict(surface.model.named_parameters())
         rule, state = rule_of(optimizer, [named[name] for name in surface.layout.names], schedule)
@@ -311,34 +319,77 @@ def _begin(
         raise ValueError(
             "schedule goes with an optimiser of PyTorch; a rule has lr=, a function of the step."
         )
+    if not all(hasattr(optimizer, name) for name in ("slots", "start", "step")):
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__name__}; pass an optimiser of PyTorch, or a rule with slots, "
+            "start and step, see chaos.update_rules."
+        )
     return optimizer, theta, optimizer.start(theta)
 
 
-def _gradient(surface: LossSurface, theta: Tensor, x: Any, y: Any, t: int) -> Tensor:
-    if not bool(torch.isfinite(theta).all()):
-        raise FloatingPointError(f"Training diverged: the parameters are not finite before step {t}.")
-    gradient = surface.value_and_gradient(theta, x, y)[1]
-    if not bool(torch.isfinite(gradient).all()):
-        raise FloatingPointError(f"Training diverged: the gradient is not finite at step {t}.")
-    return gradient
+def _training(
+    surface: LossSurface,
+    optimizer: Optimiser,
+    rule: UpdateRule,
+    theta: Tensor,
+    state: Tensor,
+    batches: Batches,
+) -> Iterator[tuple[tuple[Any, Any], Point, Step]]:
+    """Train; yield the batch of each step, the point before it, and the step as a function of the point."""
+    passes_over, first = isinstance(optimizer, torch.optim.Optimizer), None
+    for t, batch in enumerate(batches):
+        x, y = next(pairs(batch))
+        if not all_finite(theta):
+            raise FloatingPointError(f"Training diverged: the parameters are not finite before step {t}.")
+        gradient, reached = _gradient(surface, theta, x, y)
+        if not all_finite(gradient):
+            raise FloatingPointError(f"Training diverged: the gradient is not finite at step {t}.")
+        first = reached if first is None else first
+        if passes_over and rule.slots and not torch.equal(reached, first):
+            raise ValueError(
+                f"Step {t} reaches other parameters than step 0. PyTorch passes over what has no gradient "
+                "and counts its steps apart, which has no rule here; pass one with slots, start and step."
+            )
+        step = partial(_step, rule, t, reached if passes_over and not bool(reached.all()) else None)
+        yield (x, y), (theta, gradient, state), step
+        theta, state = step(theta, gradient, state)
 
 
-Point = tuple[Tensor, Tensor, Tensor]
+def _gradient(surface: LossSurface, theta: Tensor, x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """The gradient, and which entries belong to parameters that the batch reaches."""
+    _, gradient, reached = surface.value_gradient_reached(theta, x, y)
+    if any(p._backward_hooks for p in surface.model.parameters()):
+        plain = surface.value_gradient_reached(theta, x, y, hooks=False)[1]
+        if not torch.equal(plain, gradient):
+            raise ValueError(
+                "Hooks on the parameters change the gradient, so the tangent of a step does not follow from "
+                "the loss. Remove them, and pass a rule whose step does what they do."
+            )
+    return gradient, reached
 
 
-def _push(rule: UpdateRule, point: Point, tangents: Point, t: int) -> tuple[Tensor, Tensor]:
+def _step(
+    rule: UpdateRule, t: int, reached: Tensor | None, theta: Tensor, gradient: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    new_theta, new_state = rule.step(theta, gradient, state, t)
+    if reached is None:
+        return new_theta, new_state
+    return torch.where(reached, new_theta, theta), torch.where(reached, new_state, state)
+
+
+def _push(step: Step, point: Point, tangents: Point) -> tuple[Tensor, Tensor]:
     """Tangents of one step, for rows of tangents."""
 
     def one(*tangent: Tensor) -> Any:
-        return torch.func.jvp(lambda a, g, s: rule.step(a, g, s, t), point, tangent)[1]
+        return torch.func.jvp(step, point, tangent)[1]
 
     pushed: tuple[Tensor, Tensor] = torch.func.vmap(one)(*tangents)
     return pushed
 
 
-def _pull(rule: UpdateRule, point: Point, cotangents: tuple[Tensor, Tensor], t: int) -> Point:
+def _pull(step: Step, point: Point, cotangents: tuple[Tensor, Tensor]) -> Point:
     """The transposed of :func:`_push`."""
-    pull = torch.func.vjp(lambda a, g, s: rule.step(a, g, s, t), *point)[1]
+    pull = torch.func.vjp(step, *point)[1]
     pulled: Point = torch.func.vmap(pull)(cotangents)
     return pulled
 

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from chaos.o2grad.batches import Inputs, call, cast, copied, num_samples, tensors
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
-from chaos.o2grad.generic import check_graph, gradients_of, leaves_of, value_at
+from chaos.o2grad.generic import check_graph, leaves_of, value_at
 from chaos.o2grad.losses import Loss
 from chaos.o2grad.observation import Watch, check_is_function, random_layer, swapped, untouched
 from chaos.o2grad.parameters import (
@@ -88,15 +88,34 @@ class LossEvaluation:
         Raises:
             ValueError: For an empty or non-finite batch, targets out of range, or a random loss.
         """
+        value, gradient, _ = self.value_gradient_reached(params, x, y)
+        return value, gradient
+
+    def value_gradient_reached(
+        self, params: Parameters, x: Inputs, y: Any, *, hooks: bool = True
+    ) -> tuple[Tensor, Float[Tensor, " n"], Bool[Tensor, " n"]]:
+        """The same, and which entries the loss depends on at all: the others get no gradient, not even zero.
+
+        Args:
+            params: As of :meth:`value_and_gradient`.
+            x: As there.
+            y: As there.
+            hooks: Whether hooks on the parameters act on the gradient.
+        """
         with self.evaluation(x, y) as (x, y):
             function = self.function(x, y)
             point = self.point(params)
-            leaves, at = leaves_of(function, point)
+            leaves, at = leaves_of(function, point, hooks=hooks)
             with torch.enable_grad(), at():
                 value = value_at(function, point, leaves)
                 check_graph([value], function, second_order=False)
-                gradients = gradients_of(value, leaves, create_graph=False)
-        return value.detach(), torch.cat([part.reshape(-1) for part in gradients])
+                found: Sequence[Tensor | None] = [None] * len(leaves)
+                if value.requires_grad:
+                    found = torch.autograd.grad(value, leaves, allow_unused=True)
+        gradient = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
+        sizes = torch.tensor([leaf.numel() for leaf in leaves], device=point.device)
+        reached = torch.tensor([g is not None for g in found], device=point.device).repeat_interleave(sizes)
+        return value.detach(), torch.cat([part.reshape(-1) for part in gradient]), reached
 
     def jacobian(self, params: Parameters, x: Inputs, *, chunk: int | None = None) -> Tensor:
         """Derivative of the output, (batch, outputs, n)."""

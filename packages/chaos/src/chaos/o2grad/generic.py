@@ -69,7 +69,7 @@ class Linearisation:
         self._leaves, self._at = leaves_of(function, point)
         with torch.enable_grad(), self._at():
             value = value_at(function, point, self._leaves)
-            self._gradients = gradients_of(value, self._leaves, create_graph=True)
+            self._gradients = gradients_of(value, self._leaves)
         self.value = value.detach()
         results = [result for node in nodes_below([value]) for result in node._input_metadata]
         entries = sum(math.prod(result.shape) for result in results)
@@ -211,7 +211,7 @@ class Linearisation:
 
 
 def leaves_of(
-    function: Scalar, point: Float[Tensor, " n"]
+    function: Scalar, point: Float[Tensor, " n"], *, hooks: bool = True
 ) -> tuple[tuple[Tensor, ...], Callable[[], AbstractContextManager[None]]]:
     """Return leaves in the place of a point, and the context in which the function is evaluated on them.
 
@@ -221,7 +221,7 @@ def leaves_of(
     if not isinstance(function, LossFunction):
         return (point.detach().requires_grad_(),), nullcontext
     parts = {name: part.detach().requires_grad_() for name, part in function.layout.unflatten(point).items()}
-    for name, hook in function.hooks:
+    for name, hook in function.hooks if hooks else ():
         parts[name].register_hook(hook)
     for part in parts.values():
         part._evaluated_by = function  # type: ignore[attr-defined]
@@ -248,11 +248,11 @@ def value_at(function: Scalar, point: Float[Tensor, " n"], leaves: tuple[Tensor,
     return value
 
 
-def gradients_of(value: Tensor, leaves: tuple[Tensor, ...], *, create_graph: bool) -> tuple[Tensor, ...]:
-    """Return the gradients of a value, zeros where it does not depend on a leaf."""
+def gradients_of(value: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return the gradients of a value with their graph, zeros where it does not depend on a leaf."""
     if not value.requires_grad:
         return tuple(map(torch.zeros_like, leaves))
-    return torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True)
+    return torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
 
 
 def nodes_below(roots: Iterable[Tensor]) -> Iterator[Any]:
