@@ -382,7 +382,7 @@ def test_parameters_in_another_order_than_the_hessian_are_refused():
     model, H = problem()
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = CGD(list(model.parameters())[::-1], lr=0.5, prune_set="neg")
-    with pytest.raises(ValueError, match="the optimiser has .*in their order"):
+    with pytest.raises(ValueError, match=r"the optimiser has .*in their order"):
         optimizer.step(H)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 

@@ -82,7 +82,7 @@ class Pruning:
             )
         if not math.isfinite(self.gamma):
             raise ValueError(f"gamma is {self.gamma}; it is a share and must be finite.")
-        if self.k is not None and not (self.k >= 0 and self.k == int(self.k)):
+        if self.k is not None and not (self.k >= 0 and self.k % 1 == 0):
             raise ValueError(f"k is {self.k}; pass a count of directions >= 0, or None for the whole set.")
         if not self.prune_start >= 0:
             raise ValueError(f"prune_start is {self.prune_start}; it is a step number >= 0.")
@@ -148,7 +148,7 @@ class CGD(torch.optim.SGD):
         pruning = Pruning(**options) if pruning is None else pruning
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
         self.generator = generator
-        self.gamma, self.k = pruning.gamma, pruning.k
+        self.gamma, self.k = pruning.gamma, None if pruning.k is None else int(pruning.k)
         self.prune_set, self.prune_k, self.prune_start = (
             pruning.prune_set,
             pruning.prune_k,

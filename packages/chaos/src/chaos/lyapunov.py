@@ -11,6 +11,7 @@ Exponents are per step: ``lambda_i(T) = log sigma_i(Y_T) / T``.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -131,8 +132,12 @@ class LyapunovTracker:
         **options: Unpack[MapOptions],
     ) -> None:
         _check("method", method, METHODS)
-        if h <= 0:
-            raise ValueError(f"h is {h}; the learning rate must be positive.")
+        if not 0 < h < math.inf:
+            raise ValueError(f"h is {h}; the learning rate must be positive and finite.")
+        if reorthonormalise_every < 1:
+            raise ValueError(
+                f"reorthonormalise_every is {reorthonormalise_every}; it is a number of steps >= 1."
+            )
         self.map = OptimiserMap(momentum, **options)
         augmented = self.map.augmented
         if (method == "vectors") != (num_vectors is not None) and initial is None:
@@ -159,6 +164,8 @@ class LyapunovTracker:
 
     def _start(self, initial: Tensor | None, k: int | None, dtype: torch.dtype) -> Tensor:
         if initial is not None:
+            if initial.ndim != 2 or len(initial) != self.n:
+                raise ValueError(f"initial has shape {tuple(initial.shape)}; pass columns ({self.n}, k).")
             return initial.to(dtype).clone(memory_format=torch.contiguous_format)
         if k is None:
             return torch.eye(self.n, dtype=dtype, device="cpu")
@@ -187,7 +194,8 @@ class LyapunovTracker:
             gamma: Share of the projected gradient, as in CGD.
 
         Raises:
-            ValueError: If H has another size.
+            TypeError: If H is none of these.
+            ValueError: If H, or what the function returns, has another size.
             FloatingPointError: If H is not finite; the tangent vectors stay as they were.
         """
         product = self._product(H)
@@ -196,6 +204,8 @@ class LyapunovTracker:
             self._advance_in_frame(H, keep, gamma)
         else:
             A = product(self.Y)
+            if A.shape != self.Y.shape:
+                raise ValueError(f"H times columns {tuple(self.Y.shape)} has shape {tuple(A.shape)}.")
             self._check_finite(A)
             if keep is not None:
                 A = A - gamma * _discarded_part(keep, A)
@@ -256,6 +266,11 @@ class LyapunovTracker:
             if H.shape != (self.n, self.n):
                 raise ValueError(f"The Hessian has shape {tuple(H.shape)}; expected ({self.n}, {self.n}).")
             return lambda V: H.to(V.dtype) @ V
+        if not callable(H):
+            raise TypeError(
+                f"H is a {type(H).__name__}; pass a Hessian, Eigenpairs, a tensor ({self.n}, {self.n}), or a "
+                "function from columns to H times them."
+            )
         return H
 
     def _reorthonormalise(self) -> None:
