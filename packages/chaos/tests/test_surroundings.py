@@ -212,3 +212,19 @@ def test_a_loader_that_fills_the_same_memory_is_compared_with_itself_no_more():
 
     with pytest.raises(ValueError, match="neither the mean over samples nor the sum"):
         LossSurface(mlp(), token_mean).operator(None, Loader())
+
+
+def test_float32_within_float64_over_a_loader():
+    class Steep(nn.Module):
+        def forward(self, x):
+            return torch.sin(30 * x.float()).to(x.dtype)
+
+    torch.manual_seed(0)
+    model, x, y = mlp(), draw(8, 5), classes(8)
+    model[1] = Steep()
+    _, H = by_autograd(model, CE, x, y)
+    v, parts = torch.ones(len(H), dtype=torch.float64), [(x[:3], y[:3]), (x[3:], y[3:])]
+    for loss in (CE, lambda o, t: F.cross_entropy(o.float(), t)):
+        operator = LossSurface(model, loss).operator(None, parts)
+        assert (operator.matvec(v) - H @ v).abs().max() < 1e-5 * (H @ v).abs().max()
+        assert LossSurface(model, loss).operator(None, parts, "fisher").matvec(v).isfinite().all()

@@ -71,9 +71,8 @@ class Linearisation:
             value = value_at(function, point, self._leaves)
             self._gradients = gradients_of(value, self._leaves)
         self.value = value.detach()
-        results = [result for node in nodes_below([value]) for result in node._input_metadata]
-        entries = sum(math.prod(result.shape) for result in results)
-        self.eps = max((torch.finfo(r.dtype).eps for r in results if r.dtype.is_floating_point), default=0.0)
+        entries = sum(math.prod(result.shape) for result in results_below(value))
+        self.eps = rounding_of(value)
         if self.eps > 1e-4:
             raise ValueError(
                 "The model computes in half precision inside (autocast, bfloat16 or float16), which has too "
@@ -266,6 +265,17 @@ def nodes_below(roots: Iterable[Tensor]) -> Iterator[Any]:
         seen.add(node)
         nodes.extend(parent for parent, _ in node.next_functions)
         yield node
+
+
+def results_below(value: Tensor) -> list[Any]:
+    """Return shape and type of every result that a value was computed from."""
+    return [result for node in nodes_below([value]) for result in node._input_metadata]
+
+
+def rounding_of(value: Tensor) -> float:
+    """Return the relative rounding of the least precise type that a value was computed in."""
+    types = {result.dtype for result in results_below(value)}
+    return max((torch.finfo(kind).eps for kind in types if kind.is_floating_point), default=0.0)
 
 
 def check_graph(roots: Iterable[Tensor], function: Scalar, *, second_order: bool = True) -> None:

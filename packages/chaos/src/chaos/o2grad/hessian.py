@@ -81,7 +81,7 @@ class Hessian:
     @full_precision()
     def matvec(self, V: Float[Tensor, "n *k"]) -> Float[Tensor, "n *k"]:
         """``H V`` for a vector or a matrix of columns."""
-        columns = V[:, None] if V.ndim == 1 else V
+        columns = (V[:, None] if V.ndim == 1 else V).to(self.core)
         out = self.frame.expand(self.core @ self.frame.restrict(columns))
         return out[:, 0] if V.ndim == 1 else out
 

@@ -66,7 +66,7 @@ def untouched(*parts: object) -> Iterator[Watch]:
             yield watch
     finally:
         for buffer, value in buffers:
-            if not _same(buffer, value):
+            if not same(buffer, value):
                 with torch.no_grad():
                     buffer.copy_(value)
         after = _random_state()
@@ -160,9 +160,11 @@ def _weight_norm(dim: int, magnitude: torch.Tensor, direction: torch.Tensor) -> 
     return direction * (magnitude / torch.norm_except_dim(direction, 2, dim))
 
 
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors are equal, counting NaN as equal to NaN."""
-    return torch.equal(a, b) or bool(torch.isclose(a, b, rtol=0, atol=0, equal_nan=True).all())
+    return torch.equal(a, b) or (
+        a.shape == b.shape and bool(torch.isclose(a, b, rtol=0, atol=0, equal_nan=True).all())
+    )
 
 
 def _random_state() -> tuple[Any, ...]:

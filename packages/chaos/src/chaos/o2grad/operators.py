@@ -21,7 +21,7 @@ from torch import Tensor
 from chaos.o2grad.averaging import Averaging, Observed
 from chaos.o2grad.batches import Batch, Inputs, copied, is_batch, join, num_samples, pairs, select
 from chaos.o2grad.budget import check_budget
-from chaos.o2grad.generic import Linearisation
+from chaos.o2grad.generic import Linearisation, rounding_of
 from chaos.o2grad.observation import untouched
 from gdyn_common.errors import unknown
 from gdyn_common.seeding import generator as named_generator
@@ -92,6 +92,7 @@ class CurvatureOperator:
             )
         self._data = data
         self._kept: _Part | None = None
+        self._eps = torch.finfo(point.dtype).eps
         self._loss: float | None = None
         with untouched():
             self._averaging = self._find_averaging()
@@ -136,7 +137,7 @@ class CurvatureOperator:
 
     def _check_same(self, loss: float) -> None:
         first = self._loss = loss if self._loss is None else self._loss
-        if abs(loss - first) > 1e3 * torch.finfo(self.point.dtype).eps * abs(first):
+        if abs(loss - first) > 1e3 * self._eps * abs(first):
             raise ValueError(
                 f"The loss of the data is {loss:.9g} now and was {first:.9g} in the first pass: the loader "
                 "yields other data each time (it augments, or shuffles and drops), or the loss is random. "
@@ -302,9 +303,9 @@ class CurvatureOperator:
         counted = [i for i, weight in enumerate(weights) if weight]
         G, w = torch.stack(gradients)[counted], self.point.new_tensor(weights)[counted]
         shares = w if self._averaging.rule == "sum" else w / w.sum()
-        whole = Linearisation(self.surface.function(x, y), self.point).gradient
-        gap, scale = (shares @ G - whole).abs().max(), (shares @ G.abs()).max()
-        if gap > 1e3 * torch.finfo(G.dtype).eps * scale:
+        whole = Linearisation(self.surface.function(x, y), self.point)
+        gap, scale = (shares @ G - whole.gradient).abs().max(), (shares @ G.abs()).max()
+        if gap > 1e3 * max(torch.finfo(G.dtype).eps, whole.eps) * scale:
             raise ValueError(
                 "The gradients of single samples do not add up to that of the batch, so they make no Fisher "
                 "matrix: the first axis of x does not count samples, or the model couples them."
@@ -348,16 +349,16 @@ class CurvatureOperator:
                 "PyTorch's own."
             ) from None
         observed = [self._observe(averaging, *batch) for batch in (first, second, both)]
-        eps = torch.finfo(self.point.dtype).eps
-        averaging.compare(observed[0], observed[1], observed[2].value, eps)
+        averaging.compare(observed[0], observed[1], observed[2].value, self._eps)
         return not averaging.is_known
 
     def _observe(self, averaging: Averaging, x: Inputs, y: Any) -> Observed:
         weights: list[float] = []
         samples = num_samples(x)
-        with self.surface.evaluation(x, y) as (cast_x, cast_y), torch.no_grad():
+        with self.surface.evaluation(x, y) as (cast_x, cast_y), torch.enable_grad():
             function = self.surface.function(
                 cast_x, cast_y, lambda output: weights.append(averaging.weight(output, cast_y, samples))
             )
-            value = float(function(self.point))
-        return Observed(value, weights[0], samples)
+            value = function(self.point.detach().requires_grad_())
+        self._eps = max(self._eps, rounding_of(value))  # a model of float64 may compute in float32 inside
+        return Observed(float(value.detach()), weights[0], samples)
