@@ -483,3 +483,14 @@ def test_what_is_no_schedule_and_no_optimiser():
         TrainingMap(surface, None, batches(1))
     with pytest.raises(ValueError, match="-1 of them warm-up"):
         asymptotic_exponents(surface, sgd, batches(3), 1, warm_up=-1, num_windows=2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_equal_exponents_are_all_found(seed):
+    """ARPACK misses a copy of a multiple singular value, with a tiny residual, from some starting vectors."""
+    curvatures = torch.cat([-torch.ones(2), torch.linspace(-0.9, 2, 60)]).double()
+    surface = LossSurface(Quadratic(curvatures), lambda output, y: output)
+    batch = torch.zeros(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    run = TrainingMap(surface, SGDRule(0.1), [batch] * 3)
+    found = finite_time_exponents(run, 2, seed=seed, tol=1e-6)
+    assert found.values.tolist() == pytest.approx([math.log(1.1)] * 2, abs=1e-6)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from chaos.exponents import AsymptoticExponents, FiniteTimeExponents
@@ -31,6 +31,8 @@ from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.generic import random_normal
 from chaos.o2grad.parameters import Parameters, all_finite
 from chaos.update_rules import UpdateRule, rule_of
+from gdyn_common.seeding import generator as named_generator
+from gdyn_common.spectral import ConvergenceError, lanczos
 
 Batches = Iterable[Any]
 Optimiser = torch.optim.Optimizer | UpdateRule
@@ -156,7 +158,7 @@ class TrainingMap:
 def finite_time_exponents(
     run: TrainingMap, num_exponents: int, *, tol: float = 1e-10, seed: int = 0, max_products: int = 1000
 ) -> FiniteTimeExponents:
-    """Largest finite-time exponents of a run and their directions, by Lanczos on ``Y'Y``.
+    """Largest finite-time exponents of a run, equal ones too, and their directions, by Lanczos on ``Y'Y``.
 
     Args:
         run: The training run.
@@ -166,8 +168,7 @@ def finite_time_exponents(
         max_products: Products by ``Y'Y`` after which to give up.
 
     Raises:
-        ValueError: For a k out of range, or where Lanczos does not converge: then some exponents are equal
-            to the accuracy asked for (all unreached directions have exponent 0), so ask for fewer.
+        ValueError: For a k out of range, or where Lanczos does not converge.
         FloatingPointError: If the growth overflows.
 
     Source: Sec. 2 of Herrmann et al. 2022 defines the exponents.
@@ -184,31 +185,26 @@ def finite_time_exponents(
     if not 1 <= num_exponents <= n:
         raise ValueError(f"num_exponents is {num_exponents}; it must lie between 1 and n = {n}.")
     if num_exponents + 1 >= n:
-        V = torch.linalg.eigh(run.transposed_product(run.dense())).eigenvectors
+        V = torch.linalg.eigh(run.transposed_product(run.dense())).eigenvectors.flip(1)[:, :num_exponents]
     else:
         operator = run.linear_operator()
-        start = random_normal(seed, n).numpy()
-        square = LinearOperator(
-            (n, n), lambda v: _finite(operator.rmatvec(operator.matvec(v))), dtype=operator.dtype
-        )
-        size = min(n, max(2 * num_exponents + 1, 20))
         try:
-            _, vectors = eigsh(
-                square,
+            pairs = lanczos(
+                lambda v: _finite(operator.rmatvec(operator.matvec(v))),
+                n,
                 num_exponents,
-                which="LA",
-                tol=tol,
-                ncv=size,
-                maxiter=max(1, max_products // size),
-                v0=start.astype(operator.dtype),
+                generator=named_generator(seed, "finite-time exponents"),
+                tol=max(tol, torch.finfo(run.end.dtype).eps),
+                max_iterations=max_products,
+                basis_size=max(2 * num_exponents + 1, 20),
+                start=random_normal(seed, n).numpy(),
             )
-        except ArpackNoConvergence as error:
+        except ConvergenceError as error:
             raise ValueError(
-                f"Only {len(error.eigenvalues)} of {num_exponents} exponents converged to {tol:g} in "
-                f"{max_products} products; ask for fewer, or raise tol or max_products."
+                f"The {num_exponents} leading exponents did not converge to {tol:g} in {max_products} "
+                "products; ask for fewer, or raise tol or max_products."
             ) from error
-        V = torch.from_numpy(vectors).to(run.end)
-    V = V.flip(1)[:, :num_exponents]
+        V = torch.from_numpy(pairs.vectors).to(run.end)
     image = run.product(V)
     sigma = image.norm(dim=0)
     back = run.transposed_product(image)
