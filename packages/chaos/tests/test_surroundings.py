@@ -228,3 +228,29 @@ def test_float32_within_float64_over_a_loader():
         operator = LossSurface(model, loss).operator(None, parts)
         assert (operator.matvec(v) - H @ v).abs().max() < 1e-5 * (H @ v).abs().max()
         assert LossSurface(model, loss).operator(None, parts, "fisher").matvec(v).isfinite().all()
+
+
+def test_what_belongs_to_all_samples_is_not_cut_up():
+    """A mask of positions has a first axis, too, which does not count samples."""
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 3)
+
+        def forward(self, tokens, mask):
+            h = self.embed(tokens)
+            return self.head(F.scaled_dot_product_attention(h, h, h, attn_mask=mask).tanh().mean(1))
+
+    torch.manual_seed(0)
+    model, tokens, y = Masked().double(), torch.randint(7, (6, 4)), classes(6)
+    mask = torch.ones(4, 4).tril().bool()
+    surface = LossSurface(model, lambda o, t: F.cross_entropy(o, t))
+    whole = surface.hessian(None, (tokens, mask), y).dense()
+    per_sample = [H.dense() for H in surface.hessian_per_sample(None, (tokens, mask), y)]
+    assert (torch.stack(per_sample).mean(0) - whole).abs().max() < 1e-12
+    parts = [((tokens[rows], mask), y[rows]) for rows in (slice(0, 3), slice(3, 6))]
+    v = torch.ones(surface.n, dtype=torch.float64)
+    assert (surface.full_hvp(None, parts, v) - whole @ v).abs().max() < 1e-12
+    whole_fisher = surface.operator(None, ((tokens, mask), y), "fisher").matvec(v)
+    assert (surface.operator(None, parts, "fisher").matvec(v) - whole_fisher).abs().max() < 1e-12

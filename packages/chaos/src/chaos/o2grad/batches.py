@@ -84,9 +84,9 @@ def copied(tree: Any) -> Any:
     return map_tensors(lambda t: copies[id(t)], tree)
 
 
-def select(tree: Any, samples: slice) -> Any:
-    """Return some samples of a batch: rows of every tensor that has any."""
-    return map_tensors(lambda t: t[samples] if t.ndim else t, tree)
+def select(tree: Any, samples: slice, batch: int) -> Any:
+    """Return some samples of a batch: rows of every tensor with one for each sample; a mask stays whole."""
+    return map_tensors(lambda t: t[samples] if t.ndim and len(t) == batch else t, tree)
 
 
 def num_samples(x: Inputs) -> int:
@@ -105,23 +105,28 @@ def num_samples(x: Inputs) -> int:
     return len(first)
 
 
-def join(first: Any, second: Any) -> Any:
+def join(first: Any, second: Any, batch: int) -> Any:
     """Return two batches as one.
+
+    Args:
+        first: Of so many samples as `batch` says.
+        second: Another, of any number of samples.
+        batch: Number of samples of the first.
 
     Raises:
         ValueError: If they cannot be put together, for example sequences of different lengths.
     """
     if isinstance(first, Tensor):
-        if not first.ndim:
-            return first
+        if not first.ndim or (len(first) != batch and torch.equal(first, second)):
+            return first  # of all samples together, such as a mask
         try:
             return torch.cat([first, second])
         except RuntimeError as error:
             raise ValueError(str(error)) from None
     if isinstance(first, Mapping):
-        return {key: join(value, second[key]) for key, value in first.items()}
+        return {key: join(value, second[key], batch) for key, value in first.items()}
     if isinstance(first, tuple | list):
-        return _like(first, [join(a, b) for a, b in zip(first, second, strict=True)])
+        return _like(first, [join(a, b, batch) for a, b in zip(first, second, strict=True)])
     return first
 
 

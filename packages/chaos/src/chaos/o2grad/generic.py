@@ -71,8 +71,8 @@ class Linearisation:
             value = value_at(function, point, self._leaves)
             self._gradients = gradients_of(value, self._leaves)
         self.value = value.detach()
-        entries = sum(math.prod(result.shape) for result in results_below(value))
-        self.eps = rounding_of(value)
+        results = results_below(value)
+        entries, self.eps = sum(math.prod(result.shape) for result in results), rounding_of(results)
         if self.eps > 1e-4:
             raise ValueError(
                 "The model computes in half precision inside (autocast, bfloat16 or float16), which has too "
@@ -272,9 +272,9 @@ def results_below(value: Tensor) -> list[Any]:
     return [result for node in nodes_below([value]) for result in node._input_metadata]
 
 
-def rounding_of(value: Tensor) -> float:
-    """Return the relative rounding of the least precise type that a value was computed in."""
-    types = {result.dtype for result in results_below(value)}
+def rounding_of(results: list[Any]) -> float:
+    """Return the relative rounding of the least precise type among results."""
+    types = {result.dtype for result in results}
     return max((torch.finfo(kind).eps for kind in types if kind.is_floating_point), default=0.0)
 
 

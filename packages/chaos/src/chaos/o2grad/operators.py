@@ -21,7 +21,7 @@ from torch import Tensor
 from chaos.o2grad.averaging import Averaging, Observed
 from chaos.o2grad.batches import Batch, Inputs, copied, is_batch, join, num_samples, pairs, select
 from chaos.o2grad.budget import check_budget
-from chaos.o2grad.generic import Linearisation, rounding_of
+from chaos.o2grad.generic import Linearisation, results_below, rounding_of
 from chaos.o2grad.observation import untouched
 from gdyn_common.errors import unknown
 from gdyn_common.seeding import generator as named_generator
@@ -291,8 +291,9 @@ class CurvatureOperator:
     def _fisher(self, x: Inputs, y: Any) -> Product:
         check_budget(num_samples(x), self.n, self.point.dtype, self.surface.memory_budget)
         gradients, weights = [], []
-        for i in range(num_samples(x)):
-            sample = select(x, slice(i, i + 1)), select(y, slice(i, i + 1))
+        batch = num_samples(x)
+        for i in range(batch):
+            sample = select(x, slice(i, i + 1), batch), select(y, slice(i, i + 1), batch)
             found: list[float] = []
 
             def seen(output: Any, y: Any = sample[1], found: list[float] = found) -> None:
@@ -328,7 +329,7 @@ class CurvatureOperator:
         if averaging.rule == "unknown" and self.kind == "fisher" and samples > 1:
             # A sample's own gradient counts as the rule says.
             halves = [
-                tuple(select(part, rows) for part in last)
+                tuple(select(part, rows, samples) for part in last)
                 for rows in (slice(samples // 2), slice(samples // 2, None))
             ]
             self._compare(averaging, *halves)
@@ -339,7 +340,8 @@ class CurvatureOperator:
     def _compare(self, averaging: Averaging, first: Batch, second: Batch) -> bool:
         """Compare two batches with their union; return whether the next two must be compared as well."""
         try:
-            both = tuple(join(a, b) for a, b in zip(first, second, strict=True))
+            size = num_samples(first[0])
+            both = tuple(join(a, b, size) for a, b in zip(first, second, strict=True))
         except ValueError:
             if averaging.is_known:
                 return False  # the loss says how it divides; there is nothing to compare
@@ -360,5 +362,7 @@ class CurvatureOperator:
                 cast_x, cast_y, lambda output: weights.append(averaging.weight(output, cast_y, samples))
             )
             value = function(self.point.detach().requires_grad_())
-        self._eps = max(self._eps, rounding_of(value))  # a model of float64 may compute in float32 inside
+        self._eps = max(
+            self._eps, rounding_of(results_below(value))
+        )  # a model of float64 may compute in float32 inside
         return Observed(float(value.detach()), weights[0], samples)

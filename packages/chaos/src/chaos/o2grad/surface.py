@@ -113,7 +113,7 @@ class LossSurface(LossEvaluation):
                 )
         batch = num_samples(x)
         parts = (slice(i, i + 1) for i in range(batch))
-        return (self.hessian(params, select(x, part), select(y, part)) for part in parts)
+        return (self.hessian(params, select(x, part, batch), select(y, part, batch)) for part in parts)
 
     def block_diagonal(self, params: Parameters, x: Inputs, y: Any) -> dict[str, Hessian]:
         """The diagonal block of each parameter, without computing the others.
