@@ -254,3 +254,10 @@ def test_what_belongs_to_all_samples_is_not_cut_up():
     assert (surface.full_hvp(None, parts, v) - whole @ v).abs().max() < 1e-12
     whole_fisher = surface.operator(None, ((tokens, mask), y), "fisher").matvec(v)
     assert (surface.operator(None, parts, "fisher").matvec(v) - whole_fisher).abs().max() < 1e-12
+
+
+def test_parameters_without_values_or_on_several_devices_are_refused():
+    model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3, device="meta"))
+    with pytest.raises(ValueError, match="The parameters are on cpu, meta"):
+        LossSurface(model, CE)
+    assert LossSurface(model, CE, layers=["0"]).n == 24

@@ -53,6 +53,7 @@ class Hessian:
         memory_budget: Bytes that a dense form may take.
 
     Example:
+        >>> import torch
         >>> from chaos.o2grad import LossSurface
         >>> model = torch.nn.Linear(2, 1, bias=False).double()
         >>> surface = LossSurface(model, torch.nn.MSELoss())

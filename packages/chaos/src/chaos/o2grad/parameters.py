@@ -44,7 +44,7 @@ class ParameterLayout:
                 require a gradient.
 
         Raises:
-            ValueError: If a name matches nothing, or nothing is trainable.
+            ValueError: If a name matches nothing, nothing is trainable, or parameters are on several devices.
         """
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         for name, p in trainable.items():
@@ -70,6 +70,12 @@ class ParameterLayout:
         if not trainable:
             raise ValueError(
                 "The module has no parameter that requires a gradient; call requires_grad_(True)."
+            )
+        devices = {str(p.device) for p in trainable.values()}
+        if len(devices) > 1 or "meta" in devices:
+            raise ValueError(
+                f"The parameters are on {', '.join(sorted(devices))}; curvature needs them on one device "
+                "that holds values: move the model, or restrict layers=."
             )
         return cls(tuple(trainable), tuple(p.shape for p in trainable.values()))
 
