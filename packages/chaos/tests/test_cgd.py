@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import pickle
+
+import numpy as np
 import pytest
 import torch
 from networks import GOLDEN, flat, golden, golden_network
@@ -344,3 +349,122 @@ def test_options_of_pruning_in_both_forms():
         CGD([w], pruning=Pruning(), k=3)
     with pytest.raises(TypeError, match="prune_sett"):
         CGD([w], prune_sett="pos")
+
+
+def problem():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)).double()
+    x, y = torch.randn(6, 5, dtype=torch.float64), torch.arange(6) % 3
+    loss = torch.nn.CrossEntropyLoss()
+    loss(model(x), y).backward()
+    return model, LossSurface(model, loss).hessian(None, x, y)
+
+
+@pytest.mark.parametrize("options", [{}, {"prune_k": "rand", "k": 2}])
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+def test_copies_step_as_the_original(how, options):
+    model, H = problem()
+    generator = torch.Generator().manual_seed(1)
+    optimizer = CGD(model.parameters(), lr=0.5, momentum=0.9, prune_set="neg", generator=generator, **options)
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)  # which wraps step
+    optimizer.step(H)
+    copied = how(optimizer)
+    pairs = list(zip(*(each.param_groups[0]["params"] for each in (optimizer, copied)), strict=True))
+    for a, b in pairs:
+        b.grad = a.grad.clone()
+    for each in (optimizer, copied):
+        each.step(H)
+    assert copied.num_steps == optimizer.num_steps == 2
+    assert all(a is not b and torch.equal(a, b) for a, b in pairs)
+
+
+def test_parameters_in_another_order_than_the_hessian_are_refused():
+    model, H = problem()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = CGD(list(model.parameters())[::-1], lr=0.5, prune_set="neg")
+    with pytest.raises(ValueError, match=r"the optimiser has .*in their order"):
+        optimizer.step(H)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_second_group_is_refused_later_too():
+    model, _ = problem()
+    optimizer = CGD(model.parameters(), lr=0.5)
+    with pytest.raises(ValueError, match="needs one parameter group"):
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(3))]})
+
+
+def test_hooks_on_steps_run_once_whatever_other_optimisers_exist():
+    model, H = problem()
+    torch.optim.SGD(model.parameters(), lr=0.1)  # from now on SGD.step runs hooks by itself
+    optimizer, calls = CGD(model.parameters(), lr=0.5, prune_set="neg"), []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    optimizer.step(H)
+    assert calls == ["before", "after"]
+
+
+def test_the_state_of_plain_sgd_goes_on():
+    model, H = problem()
+    plain = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    plain.step()
+    optimizer = CGD(model.parameters(), lr=0.1, momentum=0.9, prune_set="neg")
+    optimizer.load_state_dict(plain.state_dict())
+    for p in model.parameters():
+        assert torch.equal(optimizer.state[p]["momentum_buffer"], plain.state[p]["momentum_buffer"])
+    optimizer.step(H)
+    assert optimizer.num_steps == 1
+
+
+def test_a_step_within_autocast_or_with_half_precision_curvature():
+    model, H = problem()
+    dense, lr = H.dense(), 0.5
+    gradient = torch.cat([p.grad.reshape(-1) for p in model.parameters()])
+    w, V = torch.linalg.eigh(dense)
+    kept = V[:, w > 1e-4 * w.max()]
+    expected = torch.nn.utils.parameters_to_vector(model.parameters()).detach() - lr * kept @ (
+        kept.T @ gradient
+    )
+    model.float()
+    for p in model.parameters():
+        p.grad = p.grad.float()
+    optimizer = CGD(model.parameters(), lr=lr, prune_set="neg")
+    with torch.autocast("cpu", torch.bfloat16):
+        optimizer.step((w.float().where(w.abs() > 1e-4 * w.max(), 0.0), V.float()))
+    found = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    assert (found - expected).abs().max() < 1e-6
+    optimizer.step(torch.eye(len(w), dtype=torch.bfloat16))
+    assert optimizer.last_discarded == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr": math.nan},
+        {"lr": math.inf},
+        {"gamma": math.nan},
+        {"k": 1.5},
+        {"noise_fac": math.nan},
+        {"prune_start": math.nan},
+    ],
+)
+def test_options_that_are_no_numbers_are_refused(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is {next(iter(options.values()))}"):
+        CGD([torch.nn.Parameter(torch.zeros(2))], **{"lr": 0.1, **options})
+
+
+@pytest.mark.parametrize("curvature", [np.eye(2), 3.0, (np.ones(2), np.eye(2))])
+def test_what_is_no_curvature_is_refused(curvature):
+    w = torch.nn.Parameter(torch.zeros(2))
+    w.grad = torch.ones(2)
+    with pytest.raises(TypeError, match="pass a Hessian, Eigenpairs, a symmetric tensor, or a pair"):
+        CGD([w], lr=0.1).step(curvature)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_eigenvalues_that_are_not_finite_change_nothing(value):
+    w = torch.nn.Parameter(torch.zeros(2))
+    w.grad = torch.ones(2)
+    with pytest.raises(FloatingPointError, match="NaN or infinity"):
+        CGD([w], lr=0.1).step((torch.tensor([1.0, value]), torch.eye(2)))
+    assert not w.any()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from networks import GOLDEN
@@ -51,3 +53,25 @@ def test_bounds_enclose():
 def test_bad_input(t, d, message):
     with pytest.raises(ValueError, match=message):
         fit_divergence(t, d, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("t", "distance", "initial", "message"),
+    [
+        ([0, 1, math.nan], [0, 1, 2], 0, "is not finite"),
+        ([0, 1, 1e200], [0, 1, 2], 0, "is not finite, or its square"),
+        ([0, 1, 2], [0, 1, 1e200], 0, "is not finite, or its square"),
+        ([0, 1, 2], [0, 1, 2], math.nan, "is negative or NaN"),
+        ([0, 1, 2], [0, 1, 2], -0.1, "is negative or NaN"),
+        ([0, 1, 2], [0, -1, 2], 0.1, "is negative or NaN"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(t, distance, initial, message):
+    with pytest.raises(ValueError, match=message):
+        fit_divergence(np.array(t, float), np.array(distance, float), initial)
+
+
+def test_bounds_of_unresolved_exponents_start_at_the_distance():
+    low, high = exponential_bounds(np.array([0.0, 1.0]), 0.1, (-math.inf, math.inf))
+    assert low.tolist() == [0.1, 0.0]
+    assert high.tolist() == [0.1, math.inf]

@@ -104,3 +104,28 @@ def test_foreign_arrays_are_refused(tmp_path, content, message, capsys):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load_values_and_vectors(tmp_path / "w.npy", path)
     assert "executed" not in capsys.readouterr().out
+
+
+def test_any_type_of_tensor_is_saved_and_only_what_can_be_found_again(tmp_path):
+    pairs = {"values": torch.tensor([4.0, 1.0]), "log_values": torch.tensor([4.0, 1.0]).log()}
+    run = {"num_zero": 0, "step": 2, "learning_rate": 0.1, "momentum": 0.0, "seed": 0, "kind": "lyapunov"}
+    vectors = torch.eye(3, dtype=torch.bfloat16)[:, :2].requires_grad_()
+    things = Eigenthings(**pairs, vectors=vectors, **run)
+    loaded = load_eigenthings(things.save(tmp_path / "a.npz"))
+    assert torch.equal(loaded.vectors, torch.eye(3)[:, :2])
+    with pytest.raises(ValueError, match="does not end in"):
+        things.save(tmp_path / "a.pairs")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([torch.inf, 1.0], "are NaN or infinite"),  # beside which all finite ones looked neutral
+        ([torch.nan, 1.0], "are NaN or infinite"),
+        ([1j, 1.0], "are complex"),
+    ],
+)
+def test_stored_values_that_mean_nothing_are_refused(tmp_path, values, message):
+    torch.save((torch.tensor(values), torch.eye(3)[:, :2]), tmp_path / "pair.pt")
+    with pytest.raises(ValueError, match=message):
+        load_eigenthings(tmp_path / "pair.pt")

@@ -352,3 +352,28 @@ def test_rounding_does_not_pass_for_a_growth_factor():
         resolved = found.isfinite()
         assert (found - true)[resolved].abs().max() < 1e-3
     assert 40 < resolved.sum() < 60
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"h": math.nan}, "h is nan"),
+        ({"h": math.inf}, "h is inf"),
+        ({"h": 0.1, "method": "qr", "reorthonormalise_every": 0}, "reorthonormalise_every is 0"),
+        ({"h": 0.1, "initial": torch.ones(2, 2)}, r"initial has shape \(2, 2\); pass columns \(3, k\)"),
+    ],
+)
+def test_options_of_the_tracker_that_mean_nothing(options, message):
+    with pytest.raises(ValueError, match=message):
+        LyapunovTracker(3, **options)
+
+
+def test_what_is_no_hessian_changes_nothing():
+    tracker = LyapunovTracker(3, h=0.1)
+    for wrong in (np.eye(3), (torch.ones(3), torch.eye(3))):
+        with pytest.raises(TypeError, match=f"H is a {type(wrong).__name__}; pass a Hessian"):
+            tracker.update(wrong)
+    with pytest.raises(ValueError, match="H times columns"):
+        tracker.update(lambda V: V[:2])
+    assert tracker.num_steps == 0
+    assert torch.equal(tracker.Y, torch.eye(3, dtype=torch.float64))

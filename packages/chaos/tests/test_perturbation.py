@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from networks import flat, golden_network
+from torch import nn
 
 from chaos import perturb
 from chaos.perturbation import STRATEGIES, perturbation_vector
@@ -64,3 +67,40 @@ def test_same_generator_same_perturbation():
 def test_bad_input(arguments, message):
     with pytest.raises(ValueError, match=message):
         perturbation_vector(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "distance"), [(torch.float32, 1e-9), (torch.bfloat16, 1e-3), (torch.float64, 1e-300)]
+)
+def test_what_the_type_of_the_parameters_rounds_away_is_refused(dtype, distance):
+    torch.manual_seed(0)
+    model = nn.Linear(5, 4).to(dtype)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match="but the parameters would move by"):
+        perturb(model, distance, "randn")
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+W, V = torch.tensor([-1.0, 1.0]), torch.eye(3)[:, :2]
+
+
+@pytest.mark.parametrize(
+    ("distance", "pairs", "error", "message"),
+    [
+        (math.nan, (W, V), ValueError, "must be positive and finite"),
+        (math.inf, (W, V), ValueError, "must be positive and finite"),
+        (0.1, (W[:1], V), ValueError, "one column for each exponent"),
+        (0.1, (W * math.nan, V), ValueError, "one column for each exponent"),
+        (0.1, (W[:0], V[:, :0]), ValueError, "one column for each exponent"),
+        (0.1, (W, 0 * V), ValueError, "direction has length 0"),
+        (0.1, {"values": W}, TypeError, "lyapunov is a dict"),
+    ],
+)
+def test_pairs_and_distances_that_give_no_direction(distance, pairs, error, message):
+    with pytest.raises(error, match=message):
+        perturbation_vector(3, distance, "max_chaos", pairs)
+
+
+def test_a_model_without_parameters_is_refused():
+    with pytest.raises(ValueError, match="nothing to perturb"):
+        perturb(nn.Tanh(), 0.1, "randn")

@@ -71,3 +71,34 @@ def test_bad_input():
         subspace_similarity(torch.eye(3), torch.eye(4))
     with pytest.raises(ValueError, match="Unknown kind 'l3'"):
         eigenbasis_dissimilarity(torch.eye(3), torch.eye(3), "l3")
+
+
+def test_columns_that_depend_on_each_other_span_less():
+    e = torch.eye(4, dtype=torch.float64)
+    line = torch.ones(4, 1, dtype=torch.float64) / 2
+    with pytest.warns(UserWarning, match="not orthonormal"):
+        found = subspace_similarity(torch.ones(4, 2, dtype=torch.float64), e[:, 2:])
+    assert found == pytest.approx(subspace_similarity(line, e[:, 2:])) == pytest.approx(0.5)
+    with pytest.warns(UserWarning, match="not orthonormal"), pytest.warns(UserWarning, match="is empty"):
+        assert math.isnan(subspace_similarity(torch.zeros(4, 2), e[:, 2:]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_types_mix(dtype):
+    e = torch.eye(4, dtype=torch.float64)
+    assert subspace_similarity(e[:, :2].to(dtype), e[:, 1:3]) == 0.5
+    assert subspace_similarity(e[:, :2].numpy(), e[:, 1:3]) == 0.5
+    assert eigenbasis_dissimilarity(e.to(dtype), -e) == 0.0
+
+
+def test_what_is_no_basis_is_refused():
+    e = torch.eye(4)
+    for wrong in (e[:, 0], e.cfloat(), e * math.nan):
+        with pytest.raises(ValueError, match="pass real, finite columns"):
+            subspace_similarity(wrong, e)
+    for wrong in (e[:, :3], e[:3]):
+        with pytest.raises(ValueError, match="they must agree"):
+            eigenbasis_dissimilarity(wrong, e)
+    for a, b in ((5, 1), (0, 1)):
+        with pytest.raises(ValueError, match="lie between 1 and n = 4"):
+            random_similarity(a, b, 4)

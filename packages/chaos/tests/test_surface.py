@@ -11,7 +11,7 @@ from networks import dense_oracle, golden_network
 from torch import nn
 
 from chaos import CGD
-from chaos.o2grad import LossSurface, Residual
+from chaos.o2grad import LossSurface, ParameterLayout, Residual
 
 CE = nn.CrossEntropyLoss()
 
@@ -347,3 +347,52 @@ def test_residual_equals_its_formula():
     body = nn.Linear(3, 3)
     x = torch.randn(2, 3)
     assert torch.equal(Residual(body)(x), x + body(x))
+
+
+def moved(model):
+    """The same network with other parameters and buffers."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for tensor in (*other.parameters(), *(b for b in other.buffers() if b.is_floating_point())):
+            tensor.mul_(1.5)
+    return other
+
+
+def test_blocks_and_products_at_another_point():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    other, x, y = moved(model), torch.randn(4, 5, dtype=torch.float64), torch.arange(4) % 3
+    flat = nn.utils.parameters_to_vector(other.parameters())
+    expected = torch.autograd.functional.hessian(
+        lambda v: CE(torch.func.functional_call(other, ParameterLayout.of(other).unflatten(v), (x,)), y),
+        flat.detach(),
+    )
+    surface = LossSurface(model, CE)
+    for params in (flat, dict(other.named_parameters())):
+        blocks = surface.block_diagonal(params, x, y)
+        for name, rows in surface.layout.slices.items():
+            assert blocks[name].layout.names == (name,)
+            assert (blocks[name].dense() - expected[rows, rows]).abs().max() < 1e-14
+
+
+def test_what_is_held_fixed_cannot_be_given_by_params():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3)).double().eval()
+    other, x, y = moved(model), torch.randn(4, 5, dtype=torch.float64), torch.arange(4) % 3
+    whole, part = LossSurface(model, CE), LossSurface(model, CE, layers=["0"])
+    with pytest.raises(ValueError, match=r"for '1.running_var', which is held fixed"):
+        whole.hessian(other.state_dict(), x, y)
+    with pytest.raises(ValueError, match=r"for '1.weight', which is held fixed"):
+        part.hessian(dict(other.named_parameters()), x, y)
+    assert torch.equal(part.hessian(model.state_dict(), x, y).dense(), part.hessian(None, x, y).dense())
+    transposed = {name: p.T if p.ndim == 2 else p for name, p in model.named_parameters()}
+    with pytest.raises(ValueError, match=r"'0.weight' as \(5, 4\); the model has \(4, 5\)"):
+        whole.hessian(transposed, x, y)
+
+
+def test_vectors_of_another_type():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    H = LossSurface(model, CE).hessian(None, torch.randn(4, 5, dtype=torch.float64), torch.arange(4) % 3)
+    v = torch.ones(H.n)
+    assert torch.equal(H.matvec(v), H.matvec(v.double()))

@@ -373,3 +373,124 @@ def test_adam_rule_needs_no_optimiser():
     options = {"lr": 0.1}
     expected = trained(torch.optim.Adam, options, data, flat(model), schedule=lambda t: 1 / (t + 1))
     assert np.abs((run.end - expected).numpy()).max() < 1e-9
+
+
+class Partly(nn.Module):
+    """Reaches `b` only in batches whose first entry is positive; `c` never."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 3), nn.Linear(5, 3), nn.Linear(1, 2)
+
+    def forward(self, x):
+        return torch.tanh(self.a(x)) + self.b(x) if x[0, 0] > 0 else torch.tanh(self.a(x))
+
+
+def trained_as(model, optimizer, data, start):
+    nn.utils.vector_to_parameters(start.clone(), model.parameters())
+    for x, y in data:
+        optimizer.zero_grad()
+        CE(model(x), y).backward()
+        optimizer.step()
+    return flat(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "sign"),
+    [
+        (torch.optim.SGD, {"lr": 0.3, "weight_decay": 0.1}, 0),
+        (torch.optim.SGD, {"lr": 0.3, "weight_decay": 0.1, "momentum": 0.9}, -1),
+        (torch.optim.AdamW, {"lr": 0.05, "weight_decay": 0.1, "eps": 1e-2}, 1),
+    ],
+)
+def test_parameters_without_a_gradient_are_passed_over(kind, options, sign):
+    """PyTorch neither decays nor moves them; without a state they may be reached in some steps only."""
+    torch.manual_seed(0)
+    model, data = Partly().double(), batches(4)
+    for x, _ in data:
+        x[0, 0] = sign * x[0, 0].abs() if sign else x[0, 0]
+    start = flat(model)
+    run = TrainingMap(LossSurface(model, CE), kind(model.parameters(), **options), data)
+
+    def real(theta):
+        copied = copy.deepcopy(model)
+        return trained_as(copied, kind(copied.parameters(), **options), data, theta)
+
+    assert (run.end - real(start)).abs().max() < 1e-14
+    tangent = differences(real, start)
+    assert (run.dense() - tangent).abs().max() < 1e-7
+    V = torch.eye(len(start), dtype=torch.float64)
+    assert (run.transposed_product(V) - run.dense().T).abs().max() < 1e-12
+    assert torch.equal(tangent[-4:, -4:].round(decimals=9), V[-4:, -4:])
+
+
+def test_parameters_that_are_reached_now_and_then_have_no_rule_with_a_state():
+    torch.manual_seed(0)
+    model, data = Partly().double(), batches(2)
+    data[0][0][0, 0], data[1][0][0, 0] = 1.0, -1.0
+    surface = LossSurface(model, CE)
+    for rule in (torch.optim.Adam(model.parameters()), torch.optim.SGD(model.parameters(), 0.1, 0.9)):
+        with pytest.raises(ValueError, match="Step 1 reaches other parameters than step 0"):
+            TrainingMap(surface, rule, data)
+        with pytest.raises(ValueError, match="Step 1 reaches other parameters than step 0"):
+            asymptotic_exponents(surface, rule, data, 1, num_windows=1)
+    assert TrainingMap(surface, SGDRule(0.1, 0.9), data).num_steps == 2  # a rule of one's own is followed
+
+
+def test_hooks_that_change_what_is_trained_are_refused_and_others_are_not():
+    data = batches(2)
+
+    def of(prepare):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+        prepare(model, optimizer)
+        return TrainingMap(LossSurface(model, CE), optimizer, data)
+
+    plain, seen = of(lambda model, optimizer: None), []
+    logging = of(lambda model, optimizer: model[0].weight.register_hook(lambda g: seen.append(g.shape)))
+    assert torch.equal(logging.dense(), plain.dense())
+    assert seen
+    with pytest.raises(ValueError, match="Hooks on the parameters change the gradient"):
+        of(lambda model, optimizer: model[0].weight.register_hook(lambda g: g.clamp(-0.01, 0.01)))
+    for prepare in (
+        lambda model, optimizer: optimizer.register_step_pre_hook(lambda *_: None),
+        lambda model, optimizer: optimizer.register_step_post_hook(lambda *_: None),
+        lambda model, optimizer: model[2].bias.register_post_accumulate_grad_hook(lambda p: None),
+    ):
+        with pytest.raises(ValueError, match="Hooks act on the optimiser's steps or on gradients"):
+            of(prepare)
+
+
+def test_a_loader_may_fill_the_same_memory_again():
+    model, data = network(), batches(3)
+
+    def loader():
+        x, y = torch.zeros(6, 5, dtype=torch.float64), torch.zeros(6, dtype=torch.long)
+        for inputs, targets in data:
+            yield x.copy_(inputs), y.copy_(targets)
+
+    surface, optimizer = LossSurface(model, CE), torch.optim.SGD(model.parameters(), lr=0.3)
+    expected = TrainingMap(surface, optimizer, data)
+    assert torch.equal(TrainingMap(surface, optimizer, loader()).dense(), expected.dense())
+
+
+def test_what_is_no_schedule_and_no_optimiser():
+    model = network()
+    surface, sgd = LossSurface(model, CE), torch.optim.SGD(model.parameters(), lr=0.3)
+    with pytest.raises(TypeError, match="schedule is a StepLR; pass a function of the step"):
+        TrainingMap(surface, sgd, batches(1), schedule=torch.optim.lr_scheduler.StepLR(sgd, 2))
+    with pytest.raises(TypeError, match="optimizer is a NoneType; pass an optimiser of PyTorch"):
+        TrainingMap(surface, None, batches(1))
+    with pytest.raises(ValueError, match="-1 of them warm-up"):
+        asymptotic_exponents(surface, sgd, batches(3), 1, warm_up=-1, num_windows=2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_equal_exponents_are_all_found(seed):
+    """ARPACK misses a copy of a multiple singular value, with a tiny residual, from some starting vectors."""
+    curvatures = torch.cat([-torch.ones(2), torch.linspace(-0.9, 2, 60)]).double()
+    surface = LossSurface(Quadratic(curvatures), lambda output, y: output)
+    batch = torch.zeros(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    run = TrainingMap(surface, SGDRule(0.1), [batch] * 3)
+    found = finite_time_exponents(run, 2, seed=seed, tol=1e-6)
+    assert found.values.tolist() == pytest.approx([math.log(1.1)] * 2, abs=1e-6)

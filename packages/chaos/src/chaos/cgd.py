@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from chaos.o2grad import Eigenpairs, Hessian
+from chaos.o2grad.observation import full_precision
 
 PRUNE_SETS = ("chaotic", "pos", "neg")
 PRUNE_RULES = ("top_abs", "rand")
@@ -74,13 +76,15 @@ class Pruning:
         _check_choice("prune_set", self.prune_set, PRUNE_SETS)
         _check_choice("prune_k", self.prune_k, PRUNE_RULES)
         _check_choice("global_rule", self.global_rule, GLOBAL_RULES)
-        if self.noise_fac is not None and self.noise_fac <= 0:
+        if self.noise_fac is not None and not 0 < self.noise_fac < math.inf:
             raise ValueError(
                 f"noise_fac is {self.noise_fac}; it is a standard deviation and must be positive."
             )
-        if self.k is not None and self.k < 0:
+        if not math.isfinite(self.gamma):
+            raise ValueError(f"gamma is {self.gamma}; it is a share and must be finite.")
+        if self.k is not None and not (self.k >= 0 and self.k % 1 == 0):
             raise ValueError(f"k is {self.k}; pass a count of directions >= 0, or None for the whole set.")
-        if self.prune_start < 0:
+        if not self.prune_start >= 0:
             raise ValueError(f"prune_start is {self.prune_start}; it is a step number >= 0.")
         if self.prune_global and self.global_eigenpairs is None:
             raise ValueError("prune_global needs global_eigenpairs, the stored pairs of a tangent matrix.")
@@ -137,16 +141,14 @@ class CGD(torch.optim.SGD):
         pruning: Pruning | None = None,
         **options: Unpack[PruningOptions],
     ) -> None:
-        if lr <= 0:
-            raise ValueError(f"lr is {lr}; the learning rate must be positive.")
+        if not 0 < lr < math.inf:
+            raise ValueError(f"lr is {lr}; the learning rate must be positive and finite.")
         if pruning is not None and options:
             raise ValueError(f"Pass pruning= or {', '.join(options)}, not both.")
         pruning = Pruning(**options) if pruning is None else pruning
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, maximize=maximize)
-        if len(self.param_groups) != 1:
-            raise ValueError("CGD needs one parameter group: the curvature covers all parameters together.")
         self.generator = generator
-        self.gamma, self.k = pruning.gamma, pruning.k
+        self.gamma, self.k = pruning.gamma, None if pruning.k is None else int(pruning.k)
         self.prune_set, self.prune_k, self.prune_start = (
             pruning.prune_set,
             pruning.prune_k,
@@ -166,11 +168,23 @@ class CGD(torch.optim.SGD):
         self.last_pairs: Eigenpairs | None = None
         self.last_discard: Tensor | None = None
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take the one group that there is.
+
+        Raises:
+            ValueError: For a second one.
+        """
+        if self.param_groups:
+            raise ValueError("CGD needs one parameter group: the curvature covers all parameters together.")
+        super().add_param_group(param_group)
+
     @property
     def needs_curvature(self) -> bool:
         """Whether the next step must be given curvature."""
         return not self.prune_global and self.num_steps >= self.prune_start
 
+    @torch.no_grad()
+    @full_precision()
     def step(  # type: ignore[override]
         self,
         curvature: Curvature | None = None,
@@ -201,6 +215,8 @@ class CGD(torch.optim.SGD):
         if w is not None and V is not None:
             curvature = (w, V)
         curvature = hessian if curvature is None else curvature
+        if isinstance(curvature, Hessian):
+            self._check_order(curvature)
         gradient = self._flat_gradient()
         if not torch.isfinite(gradient).all():
             raise FloatingPointError(
@@ -213,7 +229,7 @@ class CGD(torch.optim.SGD):
                 self._step_along((1 - self.gamma) * gradient + self.gamma * direction)
                 self.num_steps += 1
                 return loss
-        super().step()
+        self._sgd_step()
         self.num_steps += 1
         return loss
 
@@ -304,10 +320,23 @@ class CGD(torch.optim.SGD):
             for p, piece in zip(parameters, pieces, strict=True):
                 if p.grad is not None or bool(piece.any()):  # SGD passes over what has no gradient
                     p.grad = piece.view_as(p).to(p.dtype)
-            super().step()
+            self._sgd_step()
         finally:
             for p, original in zip(parameters, originals, strict=True):
                 p.grad = original
+
+    def _sgd_step(self) -> None:
+        """Step of SGD without its hooks: those of this optimiser run around :meth:`step` already."""
+        step: Any = torch.optim.SGD.step
+        (step.__wrapped__ if getattr(step, "hooked", False) else step)(self)
+
+    def _check_order(self, H: Hessian) -> None:
+        own = tuple(p.shape for p in self._trained())
+        if H.n == self._n() and H.layout.shapes != own:
+            raise ValueError(
+                f"The Hessian is of parameters of shapes {_shapes(H.layout.shapes)}, the optimiser has "
+                f"{_shapes(own)}; pass it model.parameters() in their order."
+            )
 
     def _trained(self) -> list[Tensor]:
         """What the curvature covers: frozen parameters are left out of it."""
@@ -324,6 +353,10 @@ class CGD(torch.optim.SGD):
             ]
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies take: all that PyTorch's own leaves out, but no scheduler's wrapper of `step`."""
+        return {key: value for key, value in vars(self).items() if key[0] != "_" and key != "step"}
+
     def state_dict(self) -> dict[str, Any]:
         """State of SGD plus the step count and the generator."""
         state = super().state_dict()
@@ -334,10 +367,12 @@ class CGD(torch.optim.SGD):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned, here or of ``torch.optim.SGD``."""
         state = dict(state_dict)
-        own = state.pop("cgd")
+        own = state.pop("cgd", None)
         super().load_state_dict(state)
+        if own is None:  # of plain SGD, which counts no steps
+            return
         self.num_steps = own["num_steps"]
         if own["generator"] is not None:
             self.generator = torch.Generator() if self.generator is None else self.generator
@@ -352,6 +387,7 @@ def as_eigenpairs(curvature: Curvature, n: int) -> Eigenpairs:
         n: Number of parameters it must have.
 
     Raises:
+        TypeError: If it is none of these.
         ValueError: If it belongs to another model, is not symmetric, or V is not orthonormal.
         FloatingPointError: If it is not finite.
     """
@@ -368,12 +404,19 @@ def as_eigenpairs(curvature: Curvature, n: int) -> Eigenpairs:
             raise ValueError(f"curvature has shape {tuple(curvature.shape)}; a Hessian is ({n}, {n}).")
         if not torch.isfinite(curvature).all():
             raise FloatingPointError("The Hessian is not finite; nothing was changed.")
+        curvature = curvature.detach().to(torch.promote_types(curvature.dtype, torch.float32))
         asymmetry = float((curvature - curvature.T).abs().max())
         if asymmetry > CURVATURE_TOLERANCE * float(curvature.abs().max()):
             raise ValueError(
                 f"The matrix is not symmetric (largest |A - A'| is {asymmetry:.2g}); pass (A + A') / 2."
             )
         return Eigenpairs.of((curvature + curvature.T) / 2)
+    is_pair = isinstance(curvature, tuple | list) and len(curvature) == 2
+    if not (is_pair and all(isinstance(part, Tensor) for part in curvature)):
+        raise TypeError(
+            f"curvature is a {type(curvature).__name__}; pass a Hessian, Eigenpairs, a symmetric tensor, "
+            "or a pair (eigenvalues, eigenvectors as columns) of tensors."
+        )
     w, V = curvature
     _check_size(V.shape[0], n)
     if V.ndim != 2 or w.shape != V.shape[1:]:
@@ -390,6 +433,10 @@ def as_eigenpairs(curvature: Curvature, n: int) -> Eigenpairs:
             f"The columns of V are not orthonormal (deviation {deviation:.2g}); orthonormalise them."
         )
     return Eigenpairs.from_pairs(w, V)
+
+
+def _shapes(shapes: Iterable[torch.Size]) -> str:
+    return ", ".join(str(tuple(shape)) for shape in shapes)
 
 
 def _check_size(given: int, n: int) -> None:

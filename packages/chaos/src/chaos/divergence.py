@@ -45,7 +45,7 @@ def fit_divergence(
         nonnegative: Constrain a, b >= 0, the range in which both have a meaning.
 
     Raises:
-        ValueError: For shapes that differ, fewer than two points or non-finite values.
+        ValueError: For shapes that differ, fewer than two points, negative distances or non-finite values.
 
     Source: Sec. 5 of Herrmann et al. 2022.
 
@@ -63,7 +63,14 @@ def fit_divergence(
         )
     if not np.isfinite(distance).all():
         raise ValueError("distance holds non-finite values; cut the curve before the training diverged.")
-    design, target = np.stack([t, t**2], 1), distance**2 - initial_distance**2
+    if not (distance.min() >= 0 and initial_distance >= 0):
+        raise ValueError("distance or initial_distance is negative or NaN; a distance is at least 0.")
+    with np.errstate(over="ignore", invalid="ignore"):
+        design, target = np.stack([t, t**2], 1), distance**2 - initial_distance**2
+    if not (np.isfinite(design).all() and np.isfinite(target).all()):
+        raise ValueError(
+            "t, distance or initial_distance is not finite, or its square is not; scale them down."
+        )
     scale = np.abs(design).max(0)
     scale[scale == 0] = 1.0
     if nonnegative:
@@ -107,6 +114,9 @@ def exponential_bounds(
         >>> high.tolist()
         [0.1, 0.1]
     """
-    with np.errstate(over="ignore"):
-        low, high = (initial_distance * np.exp(rate * np.asarray(t, float)) for rate in sorted(exponents))
+    t = np.asarray(t, float)
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # nothing has grown at t = 0, at an infinite rate neither
+        low, high = (initial_distance * np.exp(np.where(t == 0, 0, rate * t)) for rate in sorted(exponents))
     return low, high

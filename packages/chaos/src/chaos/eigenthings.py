@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -52,14 +53,20 @@ class Eigenthings:
         return int(self.vectors.shape[0])
 
     def save(self, path: str | Path) -> Path:
-        """Write atomically as ``.npz`` with the keys of the attributes."""
+        """Write atomically as ``.npz`` with the keys of the attributes.
+
+        Raises:
+            ValueError: If the path has another suffix.
+        """
         path = Path(path)
+        if path.suffix != ".npz":
+            raise ValueError(f"{path} does not end in .npz, by which load_eigenthings knows its own files.")
         write_arrays(
             path,
             {
-                "values": self.values.numpy(),
-                "log_values": self.log_values.numpy(),
-                "vectors": self.vectors.numpy(),
+                "values": _array(self.values),
+                "log_values": _array(self.log_values),
+                "vectors": _array(self.vectors),
                 "num_zero": self.num_zero,
                 "step": self.step,
                 "learning_rate": self.learning_rate,
@@ -70,6 +77,12 @@ class Eigenthings:
             },
         )
         return path
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    wide = torch.promote_types(tensor.dtype, torch.float32)  # NumPy has no bfloat16
+    array: np.ndarray = tensor.detach().cpu().to(wide).numpy()
+    return array
 
 
 def load_eigenthings(path: str | Path) -> Eigenthings:
@@ -146,6 +159,10 @@ def load_values_and_vectors(values: str | Path, vectors: str | Path) -> Eigenthi
 
 def _unlabelled(values: Tensor, vectors: Tensor) -> Eigenthings:
     """Eigenpairs of Y'Y from a source that does not say its step; neutral ones by the common rule."""
+    if values.is_complex() or vectors.is_complex():
+        raise ValueError(
+            "The eigenpairs are complex; those of a symmetric matrix are real, pass their real part."
+        )
     logs = values.clamp_min(0).log()
     largest = float(values.max()) if values.numel() else 1.0
     return Eigenthings(
@@ -167,6 +184,8 @@ def _checked(things: Eigenthings, source: str) -> Eigenthings:
             f"{source} holds {len(things.log_values)} values and vectors {tuple(things.vectors.shape)}; "
             "eigenvectors must be columns, one per value."
         )
-    if not (torch.isfinite(things.vectors).all() and not torch.isnan(things.log_values).any()):
-        raise ValueError(f"{source} holds non-finite eigenvectors or NaN values; make it anew.")
+    if not (torch.isfinite(things.vectors).all() and bool((things.log_values < torch.inf).all())):
+        raise ValueError(
+            f"{source} holds non-finite eigenvectors, or values that are NaN or infinite; make it anew."
+        )
     return things

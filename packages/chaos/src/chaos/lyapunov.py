@@ -11,6 +11,7 @@ Exponents are per step: ``lambda_i(T) = log sigma_i(Y_T) / T``.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from chaos.exponents import Spectrum, resolution, snap_neutral
 from chaos.o2grad import Eigenpairs, Hessian
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.frames import InputFrame
+from chaos.o2grad.observation import full_precision
 
 METHODS = ("svd", "qr", "vectors")
 RECURRENCES = ("exact", "published")
@@ -130,8 +132,12 @@ class LyapunovTracker:
         **options: Unpack[MapOptions],
     ) -> None:
         _check("method", method, METHODS)
-        if h <= 0:
-            raise ValueError(f"h is {h}; the learning rate must be positive.")
+        if not 0 < h < math.inf:
+            raise ValueError(f"h is {h}; the learning rate must be positive and finite.")
+        if reorthonormalise_every < 1:
+            raise ValueError(
+                f"reorthonormalise_every is {reorthonormalise_every}; it is a number of steps >= 1."
+            )
         self.map = OptimiserMap(momentum, **options)
         augmented = self.map.augmented
         if (method == "vectors") != (num_vectors is not None) and initial is None:
@@ -158,16 +164,20 @@ class LyapunovTracker:
 
     def _start(self, initial: Tensor | None, k: int | None, dtype: torch.dtype) -> Tensor:
         if initial is not None:
+            if initial.ndim != 2 or len(initial) != self.n:
+                raise ValueError(f"initial has shape {tuple(initial.shape)}; pass columns ({self.n}, k).")
             return initial.to(dtype).clone(memory_format=torch.contiguous_format)
         if k is None:
-            return torch.eye(self.n, dtype=dtype)
+            return torch.eye(self.n, dtype=dtype, device="cpu")
         if not 1 <= k <= self.n:
             raise ValueError(f"num_vectors is {k}; it must lie between 1 and n = {self.n}.")
-        generator = torch.Generator().manual_seed(0)
-        Q: Tensor = torch.linalg.qr(torch.randn(self.n, k, generator=generator, dtype=dtype)).Q
+        generator = torch.Generator("cpu").manual_seed(0)
+        random = torch.randn(self.n, k, generator=generator, dtype=dtype, device="cpu")
+        Q: Tensor = torch.linalg.qr(random).Q
         return Q
 
     @torch.no_grad()
+    @full_precision()
     def update(
         self,
         H: Hessian | Eigenpairs | Tensor | Product,
@@ -184,7 +194,8 @@ class LyapunovTracker:
             gamma: Share of the projected gradient, as in CGD.
 
         Raises:
-            ValueError: If H has another size.
+            TypeError: If H is none of these.
+            ValueError: If H, or what the function returns, has another size.
             FloatingPointError: If H is not finite; the tangent vectors stay as they were.
         """
         product = self._product(H)
@@ -193,6 +204,8 @@ class LyapunovTracker:
             self._advance_in_frame(H, keep, gamma)
         else:
             A = product(self.Y)
+            if A.shape != self.Y.shape:
+                raise ValueError(f"H times columns {tuple(self.Y.shape)} has shape {tuple(A.shape)}.")
             self._check_finite(A)
             if keep is not None:
                 A = A - gamma * _discarded_part(keep, A)
@@ -215,6 +228,7 @@ class LyapunovTracker:
         if self.support.rank > self.n // 2:
             self._follow_support, self.support = False, None
 
+    @full_precision()
     def _matrix(self) -> Tensor:
         """The matrix to decompose: Y, or ``S' Y S`` where ``Y = I`` outside a frame S."""
         if self.support is None:
@@ -252,6 +266,11 @@ class LyapunovTracker:
             if H.shape != (self.n, self.n):
                 raise ValueError(f"The Hessian has shape {tuple(H.shape)}; expected ({self.n}, {self.n}).")
             return lambda V: H.to(V.dtype) @ V
+        if not callable(H):
+            raise TypeError(
+                f"H is a {type(H).__name__}; pass a Hessian, Eigenpairs, a tensor ({self.n}, {self.n}), or a "
+                "function from columns to H times them."
+            )
         return H
 
     def _reorthonormalise(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,9 @@ from chaos.eigenthings import Eigenthings
 
 #: In the order in which ``all`` gives them to models 1 to 5.
 STRATEGIES = ("max_chaos", "randn_chaos", "max_convergence", "randn_convergence", "randn")
+
+#: Relative error of the distance, by rounding to the parameters' type, above which it is refused.
+ROUNDING_TOLERANCE = 0.05
 
 Pairs = Eigenthings | tuple[Tensor, Tensor]
 
@@ -58,6 +62,10 @@ def perturb(
     Returns:
         The perturbation.
 
+    Raises:
+        TypeError: As :func:`perturbation_vector`.
+        ValueError: As there, or where the parameters' type rounds the perturbation away; nothing moves then.
+
     Example:
         >>> model = nn.Linear(1, 1)
         >>> perturb(model, 0.5, "randn").norm().round(decimals=6).item()
@@ -66,9 +74,17 @@ def perturb(
     parameters = [p for p in model.parameters() if p.requires_grad]
     n = sum(p.numel() for p in parameters)
     v = perturbation_vector(n, distance, strategy, lyapunov, generator)
+    pieces = v.split([p.numel() for p in parameters])
     with torch.no_grad():
-        for p, piece in zip(parameters, v.split([p.numel() for p in parameters]), strict=True):
-            p.add_(piece.view_as(p).to(p))
+        moved = [p + piece.view_as(p).to(p) for p, piece in zip(parameters, pieces, strict=True)]
+        steps = [float((new.double() - p.double()).norm()) for new, p in zip(moved, parameters, strict=True)]
+        if not abs(math.hypot(*steps) / distance - 1) <= ROUNDING_TOLERANCE:
+            raise ValueError(
+                f"distance is {distance:g}, but the parameters would move by {math.hypot(*steps):g}, rounded "
+                "to their type; perturb a model of float64, or by more."
+            )
+        for p, new in zip(parameters, moved, strict=True):
+            p.copy_(new)
     return v
 
 
@@ -93,14 +109,17 @@ def perturbation_vector(
         generator: As in :func:`perturb`.
 
     Raises:
+        TypeError: For pairs of another kind.
         ValueError: For an unknown strategy, missing or foreign pairs, or an empty set of directions.
 
     Source: Sec. 5 of Herrmann et al. 2022.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"Unknown strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}.")
-    if distance <= 0:
-        raise ValueError(f"distance is {distance}; the size of a perturbation must be positive.")
+    if not 0 < distance < math.inf:
+        raise ValueError(f"distance is {distance}; the size of a perturbation must be positive and finite.")
+    if n == 0:
+        raise ValueError("The model has no parameter that requires a gradient; there is nothing to perturb.")
     if strategy == "randn":
         return _scaled(_normal(n, generator), distance)
     if lyapunov is None:
@@ -108,17 +127,29 @@ def perturbation_vector(
             f"Strategy {strategy!r} needs eigenpairs of a tangent matrix; only 'randn' works without. "
             "Make them with `train save_eigenthings=True`."
         )
-    exponents, vectors = (
-        (lyapunov.exponents, lyapunov.vectors) if isinstance(lyapunov, Eigenthings) else lyapunov
-    )
+    if isinstance(lyapunov, Eigenthings):
+        lyapunov = lyapunov.exponents, lyapunov.vectors
+    if not isinstance(lyapunov, tuple | list):
+        raise TypeError(
+            f"lyapunov is a {type(lyapunov).__name__}; pass stored pairs, or (exponents, vectors as columns)."
+        )
+    exponents, vectors = lyapunov
     if vectors.shape[0] != n:
         raise ValueError(f"The eigenpairs have n = {vectors.shape[0]}; the model has n = {n} parameters.")
+    if exponents.shape != vectors.shape[1:] or bool(exponents.isnan().any()) or not len(exponents):
+        raise ValueError(
+            f"There are {len(exponents)} exponents and vectors of shape {tuple(vectors.shape)}; pass one "
+            "column for each exponent, at least one, and no NaN."
+        )
     v = _direction(strategy, exponents, vectors.double(), generator)
     return _scaled(v, distance)
 
 
 def _scaled(v: Tensor, norm: float) -> Tensor:
-    return v * (norm / float(v.norm()))
+    length = float(v.norm())
+    if not 0 < length < math.inf:
+        raise ValueError(f"The direction has length {length:g}; its vectors must be finite and not zero.")
+    return v * (norm / length)
 
 
 def _direction(

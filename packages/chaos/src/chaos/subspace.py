@@ -26,7 +26,7 @@ def subspace_similarity(A: Float[Tensor, "n a"], B: Float[Tensor, "n b"]) -> flo
         when one is empty. Two random subspaces have :func:`random_similarity` in expectation.
 
     Raises:
-        ValueError: If the ambient dimensions differ.
+        ValueError: If the ambient dimensions differ, or a basis is no matrix of real, finite columns.
 
     Source: Sec. 4 of Herrmann et al. 2022.
 
@@ -35,22 +35,29 @@ def subspace_similarity(A: Float[Tensor, "n a"], B: Float[Tensor, "n b"]) -> flo
         >>> subspace_similarity(eye[:, :2], eye[:, 1:4])
         0.5
     """
+    A, B = _as_columns(A), _as_columns(B)
     if A.shape[0] != B.shape[0]:
         raise ValueError(f"The bases live in dimensions {A.shape[0]} and {B.shape[0]}; they must agree.")
+    A, B = _orthonormal(A), _orthonormal(B)
     smaller = min(A.shape[1], B.shape[1])
     if smaller == 0:
         warnings.warn("A subspace is empty, so its similarity is undefined (NaN).", stacklevel=2)
         return float("nan")
-    return float((_orthonormal(A).T @ _orthonormal(B)).square().sum() / smaller)
+    return float((A.T @ B).square().sum() / smaller)
 
 
 def random_similarity(a: int, b: int, n: int) -> float:
     """Expected similarity of random subspaces of dimensions a and b in n dimensions.
 
+    Raises:
+        ValueError: If a dimension lies outside 1 to n.
+
     Example:
         >>> random_similarity(4, 6, 12)
         0.5
     """
+    if not 1 <= min(a, b) <= max(a, b) <= n:
+        raise ValueError(f"a is {a} and b is {b}; dimensions of subspaces lie between 1 and n = {n}.")
     return max(a, b) / n
 
 
@@ -73,7 +80,7 @@ def eigenbasis_dissimilarity(
         weights: Non-negative weights of the columns; pair (i, j) weighs ``su_i sv_j``.
 
     Raises:
-        ValueError: For another kind.
+        ValueError: For another kind, or shapes that differ.
 
     Example:
         >>> eigenbasis_dissimilarity(torch.eye(3), -torch.eye(3))
@@ -81,6 +88,12 @@ def eigenbasis_dissimilarity(
     """
     if kind not in DISSIMILARITIES:
         raise ValueError(f"Unknown kind {kind!r}; choose one of {', '.join(DISSIMILARITIES)}.")
+    U, W = _as_columns(U), _as_columns(W)
+    if U.shape != W.shape:
+        raise ValueError(
+            f"The bases have shapes {tuple(U.shape)} and {tuple(W.shape)}; they must agree, "
+            "since column i is compared with column i."
+        )
     cosines = (U.T @ W).abs()
     delta = torch.eye(*cosines.shape, dtype=cosines.dtype, device=cosines.device)
     if kind in ("l1", "l2"):
@@ -96,10 +109,25 @@ def eigenbasis_dissimilarity(
     return float(terms.mean())
 
 
+def _as_columns(basis: Tensor) -> Tensor:
+    """Columns in float64, in which all types can be compared.
+
+    Raises:
+        ValueError: If they are no real columns, or not finite.
+    """
+    basis = torch.as_tensor(basis)
+    if basis.ndim != 2 or basis.is_complex() or not bool(basis.isfinite().all()):
+        raise ValueError(
+            f"A basis has shape {tuple(basis.shape)} and type {basis.dtype}; pass real, finite columns."
+        )
+    return basis.double()
+
+
 def _orthonormal(basis: Tensor) -> Tensor:
-    deviation = (
-        (basis.T @ basis - torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)).abs().max()
-    )
+    if basis.shape[1] == 0:
+        return basis
+    gram = basis.T @ basis
+    deviation = (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max()
     if deviation <= ORTHONORMAL_TOLERANCE:
         return basis
     warnings.warn(
@@ -107,5 +135,6 @@ def _orthonormal(basis: Tensor) -> Tensor:
         "using an orthonormal basis of their span.",
         stacklevel=3,
     )
-    Q: Tensor = torch.linalg.qr(basis).Q
-    return Q
+    U, sigma, _ = torch.linalg.svd(basis, full_matrices=False)  # columns may depend on each other
+    spanned: Tensor = U[:, sigma > max(basis.shape) * torch.finfo(basis.dtype).eps * sigma[0]]
+    return spanned

@@ -14,30 +14,37 @@ along the stored run. Two questions, two functions:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from chaos.exponents import AsymptoticExponents, FiniteTimeExponents
 from chaos.o2grad import LossSurface
-from chaos.o2grad.batches import pairs
+from chaos.o2grad.batches import copied, pairs
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
-from chaos.o2grad.parameters import Parameters
+from chaos.o2grad.generic import random_normal
+from chaos.o2grad.parameters import Parameters, all_finite
 from chaos.update_rules import UpdateRule, rule_of
+from gdyn_common.seeding import generator as named_generator
+from gdyn_common.spectral import ConvergenceError, lanczos
 
 Batches = Iterable[Any]
 Optimiser = torch.optim.Optimizer | UpdateRule
+Point = tuple[Tensor, Tensor, Tensor]  # parameters, gradient, state
+Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class TrainingMap:
     """A training run from a point along given batches, and products by its tangent matrix.
 
-    The model and the optimiser are not changed: the run is made on copies.
+    The model and the optimiser are not changed: the run is made on copies. As in PyTorch, a parameter that a
+    batch does not reach stays as it is, weight decay and momentum included.
 
     Args:
         surface: The loss.
@@ -53,7 +60,7 @@ class TrainingMap:
         num_steps: T.
 
     Raises:
-        ValueError: If there is no batch, or the run exceeds the memory budget.
+        ValueError: If there is no batch, the run exceeds the memory budget, or hooks change what is trained.
         FloatingPointError: If training diverges; the step is named.
 
     Example:
@@ -75,18 +82,19 @@ class TrainingMap:
         schedule: Callable[[int], float] | None = None,
         memory_budget: int = DEFAULT_BUDGET,
     ) -> None:
-        self.surface, self.batches = surface, [next(pairs(batch)) for batch in batches]
+        # Copies, since a loader may fill the same memory again.
+        self.surface, self.batches = surface, [copied(next(pairs(batch))) for batch in batches]
         self.rule, theta, state = _begin(surface, optimizer, params, schedule)
         if not self.batches:
             raise ValueError("batches is empty; pass one batch (x, y) for each step.")
         instead = "Use fewer steps, asymptotic_exponents, or pass a larger memory_budget."
         check_budget((2 + len(state)) * self.num_steps, surface.n, surface.dtype, memory_budget, instead)
-        self._run: list[tuple[Tensor, Tensor, Tensor]] = []
-        for t, (x, y) in enumerate(self.batches):
-            gradient = _gradient(surface, theta, x, y, t)
-            self._run.append((theta, gradient, state))
-            theta, state = self.rule.step(theta, gradient, state, t)
-        self.end = theta
+        self._run = [
+            (point, step)
+            for _, point, step in _training(surface, optimizer, self.rule, theta, state, self.batches)
+        ]
+        point, step = self._run[-1]
+        self.end = step(*point)[0]
 
     @property
     def n(self) -> int:
@@ -103,9 +111,8 @@ class TrainingMap:
         """``Y V``; a column costs about T Hessian-vector products."""
         columns = self._columns(V)
         tangent = columns.T, columns.new_zeros(columns.shape[1], self.rule.slots, self.n)
-        for t, (theta, gradient, state) in enumerate(self._run):
-            moved = self._hvp(t, tangent[0])
-            tangent = _push(self.rule, (theta, gradient, state), (tangent[0], moved, tangent[1]), t)
+        for t, (point, step) in enumerate(self._run):
+            tangent = _push(step, point, (tangent[0], self._hvp(t, tangent[0]), tangent[1]))
         return tangent[0].T.reshape(V.shape)
 
     @torch.no_grad()
@@ -113,8 +120,8 @@ class TrainingMap:
         """``Y' U``, backwards along the stored run."""
         columns = self._columns(U)
         by_theta, by_state = columns.T, columns.new_zeros(columns.shape[1], self.rule.slots, self.n)
-        for t, point in reversed(list(enumerate(self._run))):
-            by_theta, by_gradient, by_state = _pull(self.rule, point, (by_theta, by_state), t)
+        for t, (point, step) in reversed(list(enumerate(self._run))):
+            by_theta, by_gradient, by_state = _pull(step, point, (by_theta, by_state))
             by_theta = by_theta + self._hvp(t, by_gradient)
         return by_theta.T.reshape(U.shape)
 
@@ -145,13 +152,13 @@ class TrainingMap:
 
     def _hvp(self, t: int, rows: Tensor) -> Tensor:
         x, y = self.batches[t]
-        return self.surface.hvp(self._run[t][0], x, y, rows.T.contiguous()).T
+        return self.surface.hvp(self._run[t][0][0], x, y, rows.T.contiguous()).T
 
 
 def finite_time_exponents(
     run: TrainingMap, num_exponents: int, *, tol: float = 1e-10, seed: int = 0, max_products: int = 1000
 ) -> FiniteTimeExponents:
-    """Largest finite-time exponents of a run and their directions, by Lanczos on ``Y'Y``.
+    """Largest finite-time exponents of a run, equal ones too, and their directions, by Lanczos on ``Y'Y``.
 
     Args:
         run: The training run.
@@ -161,8 +168,7 @@ def finite_time_exponents(
         max_products: Products by ``Y'Y`` after which to give up.
 
     Raises:
-        ValueError: For a k out of range, or where Lanczos does not converge: then some exponents are equal
-            to the accuracy asked for (all unreached directions have exponent 0), so ask for fewer.
+        ValueError: For a k out of range, or where Lanczos does not converge.
         FloatingPointError: If the growth overflows.
 
     Source: Sec. 2 of Herrmann et al. 2022 defines the exponents.
@@ -179,31 +185,26 @@ def finite_time_exponents(
     if not 1 <= num_exponents <= n:
         raise ValueError(f"num_exponents is {num_exponents}; it must lie between 1 and n = {n}.")
     if num_exponents + 1 >= n:
-        V = torch.linalg.eigh(run.transposed_product(run.dense())).eigenvectors
+        V = torch.linalg.eigh(run.transposed_product(run.dense())).eigenvectors.flip(1)[:, :num_exponents]
     else:
         operator = run.linear_operator()
-        start = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).numpy()
-        square = LinearOperator(
-            (n, n), lambda v: _finite(operator.rmatvec(operator.matvec(v))), dtype=operator.dtype
-        )
-        size = min(n, max(2 * num_exponents + 1, 20))
         try:
-            _, vectors = eigsh(
-                square,
+            pairs = lanczos(
+                lambda v: _finite(operator.rmatvec(operator.matvec(v))),
+                n,
                 num_exponents,
-                which="LA",
-                tol=tol,
-                ncv=size,
-                maxiter=max(1, max_products // size),
-                v0=start.astype(operator.dtype),
+                generator=named_generator(seed, "finite-time exponents"),
+                tol=max(tol, torch.finfo(run.end.dtype).eps),
+                max_iterations=max_products,
+                basis_size=max(2 * num_exponents + 1, 20),
+                start=random_normal(seed, n).numpy(),
             )
-        except ArpackNoConvergence as error:
+        except ConvergenceError as error:
             raise ValueError(
-                f"Only {len(error.eigenvalues)} of {num_exponents} exponents converged to {tol:g} in "
-                f"{max_products} products; ask for fewer, or raise tol or max_products."
+                f"The {num_exponents} leading exponents did not converge to {tol:g} in {max_products} "
+                "products; ask for fewer, or raise tol or max_products."
             ) from error
-        V = torch.from_numpy(vectors).to(run.end)
-    V = V.flip(1)[:, :num_exponents]
+        V = torch.from_numpy(pairs.vectors).to(run.end)
     image = run.product(V)
     sigma = image.norm(dim=0)
     back = run.transposed_product(image)
@@ -261,29 +262,23 @@ def asymptotic_exponents(
     if not 1 <= num_exponents <= surface.n:
         raise ValueError(f"num_exponents is {num_exponents}; it must lie between 1 and n = {surface.n}.")
     check_budget(size, num_exponents, surface.dtype, surface.memory_budget, "Use fewer exponents.")
-    random = torch.randn(
-        surface.n, num_exponents, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
-    V = torch.linalg.qr(random).Q.T.to(theta)
+    V = torch.linalg.qr(random_normal(seed, surface.n, num_exponents)).Q.T.to(theta)
     tangent = V, V.new_zeros(num_exponents, rule.slots, surface.n)
-    growth = []
-    for t, batch in enumerate(batches):
-        x, y = next(pairs(batch))
-        gradient = _gradient(surface, theta, x, y, t)
-        moved = surface.hvp(theta, x, y, tangent[0].T.contiguous()).T
-        tangent = _push(rule, (theta, gradient, state), (tangent[0], moved, tangent[1]), t)
-        theta, state = rule.step(theta, gradient, state, t)
+    growth: list[Tensor] = []
+    for (x, y), point, step in _training(surface, optimizer, rule, theta, state, batches):
+        moved = surface.hvp(point[0], x, y, tangent[0].T.contiguous()).T
+        tangent = _push(step, point, (tangent[0], moved, tangent[1]))
         joint = torch.cat([tangent[0][:, None], tangent[1]], 1).flatten(1)
         if not bool(torch.isfinite(joint).all()):
             raise FloatingPointError(
-                f"The tangent of step {t} is not finite: the loss has no curvature there."
+                f"The tangent of step {len(growth)} is not finite: the loss has no curvature there."
             )
         Q, R = torch.linalg.qr(joint.T)
         growth.append(R.diagonal().abs().log())
         parts = Q.T.contiguous().unflatten(1, (1 + rule.slots, surface.n))
         tangent = parts[:, 0], parts[:, 1:]
     counted = len(growth) - warm_up
-    if num_windows < 1 or counted < num_windows:
+    if warm_up < 0 or num_windows < 1 or counted < num_windows:
         raise ValueError(
             f"{len(growth)} steps, {warm_up} of them warm-up, do not fill {num_windows} windows; pass more."
         )
@@ -305,6 +300,13 @@ def _begin(
 ) -> tuple[UpdateRule, Tensor, Tensor]:
     """The rule, and parameters and state before the first step."""
     theta = surface.point(params)
+    if isinstance(
+        schedule, torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
+    ):
+        raise TypeError(
+            f"schedule is a {type(schedule).__name__}; pass a function of the step (from 0) that returns the "
+            "factor on the learning rate, as LambdaLR takes."
+        )
     if isinstance(optimizer, torch.optim.Optimizer):
         named = dict(surface.model.named_parameters())
         rule, state = rule_of(optimizer, [named[name] for name in surface.layout.names], schedule)
@@ -313,34 +315,77 @@ def _begin(
         raise ValueError(
             "schedule goes with an optimiser of PyTorch; a rule has lr=, a function of the step."
         )
+    if not all(hasattr(optimizer, name) for name in ("slots", "start", "step")):
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__name__}; pass an optimiser of PyTorch, or a rule with slots, "
+            "start and step, see chaos.update_rules."
+        )
     return optimizer, theta, optimizer.start(theta)
 
 
-def _gradient(surface: LossSurface, theta: Tensor, x: Any, y: Any, t: int) -> Tensor:
-    if not bool(torch.isfinite(theta).all()):
-        raise FloatingPointError(f"Training diverged: the parameters are not finite before step {t}.")
-    gradient = surface.value_and_gradient(theta, x, y)[1]
-    if not bool(torch.isfinite(gradient).all()):
-        raise FloatingPointError(f"Training diverged: the gradient is not finite at step {t}.")
-    return gradient
+def _training(
+    surface: LossSurface,
+    optimizer: Optimiser,
+    rule: UpdateRule,
+    theta: Tensor,
+    state: Tensor,
+    batches: Batches,
+) -> Iterator[tuple[tuple[Any, Any], Point, Step]]:
+    """Train; yield the batch of each step, the point before it, and the step as a function of the point."""
+    passes_over, first = isinstance(optimizer, torch.optim.Optimizer), None
+    for t, batch in enumerate(batches):
+        x, y = next(pairs(batch))
+        if not all_finite(theta):
+            raise FloatingPointError(f"Training diverged: the parameters are not finite before step {t}.")
+        gradient, reached = _gradient(surface, theta, x, y)
+        if not all_finite(gradient):
+            raise FloatingPointError(f"Training diverged: the gradient is not finite at step {t}.")
+        first = reached if first is None else first
+        if passes_over and rule.slots and not torch.equal(reached, first):
+            raise ValueError(
+                f"Step {t} reaches other parameters than step 0. PyTorch passes over what has no gradient "
+                "and counts its steps apart, which has no rule here; pass one with slots, start and step."
+            )
+        step = partial(_step, rule, t, reached if passes_over and not bool(reached.all()) else None)
+        yield (x, y), (theta, gradient, state), step
+        theta, state = step(theta, gradient, state)
 
 
-Point = tuple[Tensor, Tensor, Tensor]
+def _gradient(surface: LossSurface, theta: Tensor, x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """The gradient, and which entries belong to parameters that the batch reaches."""
+    _, gradient, reached = surface.value_gradient_reached(theta, x, y)
+    if any(p._backward_hooks for p in surface.model.parameters()):
+        plain = surface.value_gradient_reached(theta, x, y, hooks=False)[1]
+        if not torch.equal(plain, gradient):
+            raise ValueError(
+                "Hooks on the parameters change the gradient, so the tangent of a step does not follow from "
+                "the loss. Remove them, and pass a rule whose step does what they do."
+            )
+    return gradient, reached
 
 
-def _push(rule: UpdateRule, point: Point, tangents: Point, t: int) -> tuple[Tensor, Tensor]:
+def _step(
+    rule: UpdateRule, t: int, reached: Tensor | None, theta: Tensor, gradient: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    new_theta, new_state = rule.step(theta, gradient, state, t)
+    if reached is None:
+        return new_theta, new_state
+    return torch.where(reached, new_theta, theta), torch.where(reached, new_state, state)
+
+
+def _push(step: Step, point: Point, tangents: Point) -> tuple[Tensor, Tensor]:
     """Tangents of one step, for rows of tangents."""
 
     def one(*tangent: Tensor) -> Any:
-        return torch.func.jvp(lambda a, g, s: rule.step(a, g, s, t), point, tangent)[1]
+        return torch.func.jvp(step, point, tangent)[1]
 
     pushed: tuple[Tensor, Tensor] = torch.func.vmap(one)(*tangents)
     return pushed
 
 
-def _pull(rule: UpdateRule, point: Point, cotangents: tuple[Tensor, Tensor], t: int) -> Point:
+def _pull(step: Step, point: Point, cotangents: tuple[Tensor, Tensor]) -> Point:
     """The transposed of :func:`_push`."""
-    pull = torch.func.vjp(lambda a, g, s: rule.step(a, g, s, t), *point)[1]
+    pull = torch.func.vjp(step, *point)[1]
     pulled: Point = torch.func.vmap(pull)(cotangents)
     return pulled
 

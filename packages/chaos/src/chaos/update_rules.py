@@ -166,13 +166,20 @@ def rule_of(
 
     Raises:
         TypeError: For another optimiser: write its rule, three lines, and pass that.
-        ValueError: If the optimiser lacks a parameter, or its groups differ in more than rate and decay.
+        ValueError: If the optimiser lacks a parameter, its groups differ in more than rate and decay, or
+            hooks act on its steps.
     """
     kind, groups = type(optimizer), optimizer.param_groups
     if kind not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
         raise TypeError(
             f"{kind.__name__} has no rule here (SGD, Adam and AdamW have); pass an object with slots, start "
             "and step, see chaos.update_rules."
+        )
+    hooks = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
+    if any(hooks) or any(getattr(p, "_post_accumulate_grad_hooks", None) for p in parameters):
+        raise ValueError(
+            "Hooks act on the optimiser's steps or on gradients after backward(), which no rule sees. Remove "
+            "them, and pass a rule whose step does what they do."
         )
     owner = {id(p): group for group in groups for p in group["params"]}
     missing = [i for i, p in enumerate(parameters) if id(p) not in owner]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -12,6 +14,53 @@ from gauntlet.case import CE, Case, case, classes, draw, mlp
 @case
 def one_sample():
     return Case(mlp(), CE, draw(1, 5), classes(1))
+
+
+@case
+def one_number_per_sample():
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 1), nn.Flatten(0)).double()
+    return Case(model, nn.MSELoss(), draw(4, 5), draw(4))
+
+
+@case
+def an_image_without_a_batch():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(0), nn.Linear(8, 3)).double()
+    return Case(model, CE, draw(1, 4, 4), torch.tensor(1))
+
+
+@case
+def a_derivative_by_the_input():
+    class Slope(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
+
+        def forward(self, x):
+            with torch.enable_grad():
+                return torch.autograd.grad(self.net(x).sum(), x, create_graph=True)[0]
+
+    return Case(Slope().double(), nn.MSELoss(), draw(4, 1).requires_grad_(), draw(4, 1))
+
+
+class Named(NamedTuple):
+    low: torch.Tensor
+    high: torch.Tensor
+
+
+@case
+def named_inputs_and_targets():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(5, 3)
+
+        def forward(self, batch):
+            return self.linear(batch.low * batch.high).tanh()
+
+    def loss(output, y):
+        return F.mse_loss(output, y.low) + F.mse_loss(output, y.high)
+
+    return Case(Net().double(), loss, (Named(draw(4, 5), draw(4, 5)),), Named(draw(4, 3), draw(4, 3)))
 
 
 @case

@@ -128,6 +128,20 @@ def checkpointed():
 
 
 @case
+def a_reentrant_checkpoint():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(torch.utils.checkpoint.checkpoint(self.body, x, use_reentrant=True).tanh())
+
+    refused = "A reentrant checkpoint hides"
+    return Case(Net().double(), CE, draw(4, 5).requires_grad_(), classes(4), refused=refused)
+
+
+@case
 def hidden_from_autograd():
     class Hidden(nn.Module):
         def __init__(self):

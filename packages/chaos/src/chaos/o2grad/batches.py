@@ -42,8 +42,15 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: map_tensors(function, value) for key, value in tree.items()}
     if isinstance(tree, tuple | list):
-        return tuple(map_tensors(function, value) for value in tree)
+        return _like(tree, [map_tensors(function, value) for value in tree])
     return tree
+
+
+def _like(old: tuple[Any, ...] | list[Any], items: list[Any]) -> Any:
+    """Return the items as a list, a tuple, or a named tuple like the old one: models read its names."""
+    if isinstance(old, list):
+        return items
+    return old._make(items) if hasattr(old, "_make") else tuple(items)
 
 
 def tensors(tree: Any) -> list[Tensor]:
@@ -55,24 +62,31 @@ def tensors(tree: Any) -> list[Tensor]:
 
 def cast(tree: Any, dtype: torch.dtype) -> Any:
     """Return the tree with its floating-point tensors in another type."""
-    return map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, tree)
+
+    def of(t: Tensor) -> Tensor:
+        if not t.is_floating_point():
+            return t
+        return t.detach().to(dtype).requires_grad_() if t.requires_grad else t.to(dtype)
+
+    return map_tensors(of, tree)
 
 
 def copied(tree: Any) -> Any:
-    """Return the tree with tensors of its own: a model may write into its inputs.
+    """Return the tree with tensors of its own: a model may write into its inputs, or differentiate by them.
 
     >>> x = torch.zeros(2)
     >>> a, b = copied((x, x))
     >>> a is b, a is x  # what is one tensor stays one
     (True, False)
     """
-    copies = {id(t): t.detach().clone() for t in tensors(tree)}
+    with torch.enable_grad():
+        copies = {id(t): t.clone() if t.requires_grad else t.detach().clone() for t in tensors(tree)}
     return map_tensors(lambda t: copies[id(t)], tree)
 
 
-def select(tree: Any, samples: slice) -> Any:
-    """Return some samples of a batch: rows of every tensor that has any."""
-    return map_tensors(lambda t: t[samples] if t.ndim else t, tree)
+def select(tree: Any, samples: slice, batch: int) -> Any:
+    """Return some samples of a batch: rows of every tensor with one for each sample; a mask stays whole."""
+    return map_tensors(lambda t: t[samples] if t.ndim and len(t) == batch else t, tree)
 
 
 def num_samples(x: Inputs) -> int:
@@ -91,23 +105,28 @@ def num_samples(x: Inputs) -> int:
     return len(first)
 
 
-def join(first: Any, second: Any) -> Any:
+def join(first: Any, second: Any, batch: int) -> Any:
     """Return two batches as one.
+
+    Args:
+        first: Of so many samples as `batch` says.
+        second: Another, of any number of samples.
+        batch: Number of samples of the first.
 
     Raises:
         ValueError: If they cannot be put together, for example sequences of different lengths.
     """
     if isinstance(first, Tensor):
-        if not first.ndim:
-            return first
+        if not first.ndim or (len(first) != batch and torch.equal(first, second)):
+            return first  # of all samples together, such as a mask
         try:
             return torch.cat([first, second])
         except RuntimeError as error:
             raise ValueError(str(error)) from None
     if isinstance(first, Mapping):
-        return {key: join(value, second[key]) for key, value in first.items()}
+        return {key: join(value, second[key], batch) for key, value in first.items()}
     if isinstance(first, tuple | list):
-        return tuple(join(a, b) for a, b in zip(first, second, strict=True))
+        return _like(first, [join(a, b, batch) for a, b in zip(first, second, strict=True)])
     return first
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from chaos.o2grad.budget import check_budget
 from chaos.o2grad.frames import Frame, IdentityFrame
+from chaos.o2grad.observation import full_precision
+from chaos.o2grad.parameters import all_finite
 from gdyn_common.display import Axes, Figure, axes_for
 
 #: An eigenvalue is zero when |w| <= ZERO_FACTOR * eps * max|w|. Rounding leaves exact zeros at 1.5 eps max|w|
@@ -77,8 +79,12 @@ class Eigenpairs:
 
         Rows and columns that are zero throughout are null directions by construction and are not passed
         to the eigensolver.
+
+        Raises:
+            FloatingPointError: If the matrix holds NaN or infinity.
         """
         frame = IdentityFrame(len(matrix)) if frame is None else frame
+        _check_finite(matrix)
         active = matrix.abs().amax(dim=1) > 0
         if bool(active.all()):
             values, vectors = torch.linalg.eigh(matrix)
@@ -93,6 +99,7 @@ class Eigenpairs:
     def from_pairs(cls, values: Tensor, vectors: Tensor, frame: Frame | None = None) -> Eigenpairs:
         """Take eigenvalues and orthonormal columns as they come, sort them and drop the zeros."""
         frame = IdentityFrame(len(vectors)) if frame is None else frame
+        _check_finite(values)
         tol = zero_tolerance(values)
         keep = values.abs() > tol
         if not bool(keep.all()):
@@ -113,6 +120,7 @@ class Eigenpairs:
         return self.n - len(self.values)
 
     @cached_property
+    @full_precision()
     def vectors(self) -> Float[Tensor, "n m"]:
         """Eigenvectors as columns, in the order of ``values``."""
         return self.frame.expand(self.core_vectors)
@@ -132,10 +140,12 @@ class Eigenpairs:
         """
         return (self.values < 0) | (self.values > 2 / h)
 
+    @full_precision()
     def coefficients(self, v: Float[Tensor, " n"]) -> Float[Tensor, " m"]:
         """Components ``V' v``."""
         return self.core_vectors.T @ self.frame.restrict(v[:, None])[:, 0]
 
+    @full_precision()
     def combine(self, coefficients: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
         """The vector ``V c``."""
         return self.frame.expand((self.core_vectors @ coefficients)[:, None])[:, 0]
@@ -171,3 +181,8 @@ class Eigenpairs:
         values = torch.cat([self.values, self.values.new_zeros(self.num_zero)])
         order = values.argsort(stable=True)
         return values[order], torch.cat([self.vectors, completion], dim=1)[:, order]
+
+
+def _check_finite(numbers: Tensor) -> None:
+    if not all_finite(numbers):
+        raise FloatingPointError("The matrix holds NaN or infinity, so it has no eigenvalues.")

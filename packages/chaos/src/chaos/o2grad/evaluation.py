@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from chaos.o2grad.batches import Inputs, call, cast, copied, num_samples, tensors
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
-from chaos.o2grad.generic import check_graph, gradients_of, leaves_of, value_at
+from chaos.o2grad.generic import check_graph, leaves_of, value_at
 from chaos.o2grad.losses import Loss
-from chaos.o2grad.observation import check_is_function, random_layer, swapped, untouched
+from chaos.o2grad.observation import Watch, check_is_function, random_layer, swapped, untouched
 from chaos.o2grad.parameters import (
     LossFunction,
     ParameterLayout,
@@ -88,21 +88,45 @@ class LossEvaluation:
         Raises:
             ValueError: For an empty or non-finite batch, targets out of range, or a random loss.
         """
+        value, gradient, _ = self.value_gradient_reached(params, x, y)
+        return value, gradient
+
+    def value_gradient_reached(
+        self, params: Parameters, x: Inputs, y: Any, *, hooks: bool = True
+    ) -> tuple[Tensor, Float[Tensor, " n"], Bool[Tensor, " n"]]:
+        """The same, and which entries the loss depends on at all: the others get no gradient, not even zero.
+
+        Args:
+            params: As of :meth:`value_and_gradient`.
+            x: As there.
+            y: As there.
+            hooks: Whether hooks on the parameters act on the gradient.
+        """
         with self.evaluation(x, y) as (x, y):
             function = self.function(x, y)
             point = self.point(params)
-            leaves, at = leaves_of(function, point)
+            leaves, at = leaves_of(function, point, hooks=hooks)
             with torch.enable_grad(), at():
                 value = value_at(function, point, leaves)
                 check_graph([value], function, second_order=False)
-                gradients = gradients_of(value, leaves, create_graph=False)
-        return value.detach(), torch.cat([part.reshape(-1) for part in gradients])
+                found: Sequence[Tensor | None] = [None] * len(leaves)
+                if value.requires_grad:
+                    found = torch.autograd.grad(value, leaves, allow_unused=True)
+        gradient = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
+        sizes = torch.tensor([leaf.numel() for leaf in leaves], device=point.device)
+        reached = torch.tensor([g is not None for g in found], device=point.device).repeat_interleave(sizes)
+        return value.detach(), torch.cat([part.reshape(-1) for part in gradient]), reached
 
     def jacobian(self, params: Parameters, x: Inputs, *, chunk: int | None = None) -> Tensor:
         """Derivative of the output, (batch, outputs, n)."""
         check_budget(num_samples(x), self.n, self.dtype, self.memory_budget)
         with self.evaluation(x, None) as (x, _), torch.no_grad():
-            function = torch.func.jacrev(lambda flat: self.output(flat, x).flatten(1), chunk_size=chunk)
+
+            def outputs(flat: Tensor) -> Tensor:
+                output = self.output(flat, x)
+                return output.reshape(len(output) if output.ndim else 1, -1)
+
+            function = torch.func.jacrev(outputs, chunk_size=chunk)
             jacobian: Tensor = function(self.point(params))
         return jacobian
 
@@ -143,6 +167,17 @@ class LossEvaluation:
         return output
 
     @contextmanager
+    def computing(self) -> Iterator[Watch]:
+        """Leave no trace in model and loss; the loss has its tensors in the type of the computation."""
+        with untouched(self.model, self.loss) as watch:
+            of_model = {id(t) for t in (*self.model.parameters(), *self.model.buffers())}
+            for module in self.loss.modules() if isinstance(self.loss, nn.Module) else ():
+                for held in (module._parameters, module._buffers):
+                    own = {name: t for name, t in held.items() if t is not None and id(t) not in of_model}
+                    held.update(cast(own, self.dtype))
+            yield watch
+
+    @contextmanager
     def evaluation(self, x: Inputs, y: Any) -> Iterator[tuple[Inputs, Any]]:
         """Check and cast a batch, and leave no trace of what is done with it."""
         check_is_function(self.model)
@@ -150,7 +185,7 @@ class LossEvaluation:
         x, y = copied((x, y))
         batch = cast(x, self.dtype), cast(y, self.dtype)
         try:
-            with untouched(self.model, self.loss) as watch:
+            with self.computing() as watch:
                 yield batch
         except IndexError as error:
             if "Target" not in str(error):

@@ -48,6 +48,7 @@ class Linearisation:
     Attributes:
         value: The function's value.
         chunk: How many products are taken at once.
+        eps: Relative rounding of the least precise type that it computes in.
 
     Example:
         >>> lines = Linearisation(lambda v: (v**3).sum() / 6, torch.tensor([1.0, 2.0]))
@@ -68,9 +69,15 @@ class Linearisation:
         self._leaves, self._at = leaves_of(function, point)
         with torch.enable_grad(), self._at():
             value = value_at(function, point, self._leaves)
-            self._gradients = gradients_of(value, self._leaves, create_graph=True)
+            self._gradients = gradients_of(value, self._leaves)
         self.value = value.detach()
-        entries = sum(map(_entries, nodes_below([value])))
+        results = results_below(value)
+        entries, self.eps = sum(math.prod(result.shape) for result in results), rounding_of(results)
+        if self.eps > 1e-4:
+            raise ValueError(
+                "The model computes in half precision inside (autocast, bfloat16 or float16), which has too "
+                "few digits for second derivatives; let it compute in float32."
+            )
         self.chunk = max(1, min(_LARGEST_CHUNK, budget // (_COPIES * point.element_size() * max(entries, 1))))
         try:
             check_graph((value, *self._gradients), function)
@@ -194,8 +201,7 @@ class Linearisation:
             ) from error
 
     def _check_forward(self) -> None:
-        generator = torch.Generator().manual_seed(len(self._point))
-        v = torch.randn(self._point.shape, generator=generator, dtype=torch.float64).to(self._point)
+        v = random_normal(len(self._point), len(self._point)).to(self._point)
         slope, terms = torch.func.jvp(self._function, (self._point,), (v,))[1], self.gradient * v
         if not bool((slope - terms.sum()).abs() <= 1e3 * torch.finfo(v.dtype).eps * terms.abs().sum()):
             raise RuntimeError(
@@ -204,7 +210,7 @@ class Linearisation:
 
 
 def leaves_of(
-    function: Scalar, point: Float[Tensor, " n"]
+    function: Scalar, point: Float[Tensor, " n"], *, hooks: bool = True
 ) -> tuple[tuple[Tensor, ...], Callable[[], AbstractContextManager[None]]]:
     """Return leaves in the place of a point, and the context in which the function is evaluated on them.
 
@@ -214,8 +220,10 @@ def leaves_of(
     if not isinstance(function, LossFunction):
         return (point.detach().requires_grad_(),), nullcontext
     parts = {name: part.detach().requires_grad_() for name, part in function.layout.unflatten(point).items()}
-    for name, hook in function.hooks:
+    for name, hook in function.hooks if hooks else ():
         parts[name].register_hook(hook)
+    for part in parts.values():
+        part._evaluated_by = function  # type: ignore[attr-defined]
     return tuple(parts.values()), lambda: function.at(parts)
 
 
@@ -239,11 +247,11 @@ def value_at(function: Scalar, point: Float[Tensor, " n"], leaves: tuple[Tensor,
     return value
 
 
-def gradients_of(value: Tensor, leaves: tuple[Tensor, ...], *, create_graph: bool) -> tuple[Tensor, ...]:
-    """Return the gradients of a value, zeros where it does not depend on a leaf."""
+def gradients_of(value: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return the gradients of a value with their graph, zeros where it does not depend on a leaf."""
     if not value.requires_grad:
         return tuple(map(torch.zeros_like, leaves))
-    return torch.autograd.grad(value, leaves, create_graph=create_graph, materialize_grads=True)
+    return torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
 
 
 def nodes_below(roots: Iterable[Tensor]) -> Iterator[Any]:
@@ -259,13 +267,24 @@ def nodes_below(roots: Iterable[Tensor]) -> Iterator[Any]:
         yield node
 
 
+def results_below(value: Tensor) -> list[Any]:
+    """Return shape and type of every result that a value was computed from."""
+    return [result for node in nodes_below([value]) for result in node._input_metadata]
+
+
+def rounding_of(results: list[Any]) -> float:
+    """Return the relative rounding of the least precise type among results."""
+    types = {result.dtype for result in results}
+    return max((torch.finfo(kind).eps for kind in types if kind.is_floating_point), default=0.0)
+
+
 def check_graph(roots: Iterable[Tensor], function: Scalar, *, second_order: bool = True) -> None:
     """Look through the graph for what would make derivatives silently wrong.
 
     Raises:
         OnceDifferentiableError: For operations that are, by decorator: autograd takes them for constants.
-        ValueError: For an operation whose second derivative is wrong, or a parameter of the model that is
-            reached by a reference, so that it does not follow the point.
+        ValueError: For an operation whose second derivative is wrong, or a parameter of the model, or of an
+            earlier evaluation, that is reached by a reference, so that it does not follow the point.
     """
     live = function.live if isinstance(function, LossFunction) else {}
     for node in nodes_below(roots):
@@ -275,6 +294,16 @@ def check_graph(roots: Iterable[Tensor], function: Scalar, *, second_order: bool
                 f"The loss reaches parameter {live[id(node.variable)]!r} by a reference of its own (a "
                 "captured tensor, or a value kept from an earlier call), so it does not follow the point "
                 "of evaluation. Read it from the model each time: model.get_parameter(name)."
+            )
+        if kind == "AccumulateGrad" and getattr(node.variable, "_evaluated_by", function) is not function:
+            raise ValueError(
+                "The model or the loss keeps a value of an earlier evaluation outside of its modules (a "
+                "cache), so it does not follow the point of evaluation. Let it compute the value each time."
+            )
+        if kind == "CheckpointFunctionBackward":
+            raise ValueError(
+                "A reentrant checkpoint hides the parameters within from derivatives other than backward(); "
+                "call torch.utils.checkpoint.checkpoint with use_reentrant=False."
             )
         if kind == "EmbeddingBackward0" and node._saved_scale_grad_by_freq:
             raise ValueError(
@@ -292,8 +321,10 @@ def check_graph(roots: Iterable[Tensor], function: Scalar, *, second_order: bool
             )
 
 
-def _entries(node: Any) -> int:
-    return sum(math.prod(result.shape) for result in node._input_metadata)
+def random_normal(seed: int, *shape: int) -> Tensor:
+    """Fixed normal numbers, made on the CPU whatever the default device is, so that they are the same."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def _first_line(error: BaseException | None) -> str:

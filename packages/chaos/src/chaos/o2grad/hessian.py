@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.eigenpairs import Eigenpairs
 from chaos.o2grad.frames import Frame
+from chaos.o2grad.observation import full_precision
 from chaos.o2grad.parameters import ParameterLayout
 
 
@@ -53,6 +53,7 @@ class Hessian:
         memory_budget: Bytes that a dense form may take.
 
     Example:
+        >>> import torch
         >>> from chaos.o2grad import LossSurface
         >>> model = torch.nn.Linear(2, 1, bias=False).double()
         >>> surface = LossSurface(model, torch.nn.MSELoss())
@@ -78,9 +79,10 @@ class Hessian:
         """(n, n)."""
         return self.n, self.n
 
+    @full_precision()
     def matvec(self, V: Float[Tensor, "n *k"]) -> Float[Tensor, "n *k"]:
         """``H V`` for a vector or a matrix of columns."""
-        columns = V[:, None] if V.ndim == 1 else V
+        columns = (V[:, None] if V.ndim == 1 else V).to(self.core)
         out = self.frame.expand(self.core @ self.frame.restrict(columns))
         return out[:, 0] if V.ndim == 1 else out
 
@@ -89,9 +91,10 @@ class Hessian:
         index = range(*rows.indices(self.n))
         check_budget(len(index), self.n, self.core.dtype, self.memory_budget)
         basis = self.core.new_zeros(self.n, len(index))
-        basis[torch.tensor(index), torch.arange(len(index))] = 1
+        basis[list(index), list(range(len(index)))] = 1
         return self.matvec(basis).T
 
+    @full_precision()
     def dense(self) -> Float[Tensor, "n n"]:
         """The full matrix.
 
@@ -101,6 +104,7 @@ class Hessian:
         check_budget(self.n, self.n, self.core.dtype, self.memory_budget)
         return self.frame.dense(self.core)
 
+    @full_precision()
     def block(self, row: str, column: str) -> Float[Tensor, "rows columns"]:
         """The block of second derivatives of two named parameters."""
         slices = self.layout.slices
@@ -114,6 +118,7 @@ class Hessian:
         """The diagonal block of each parameter."""
         return {name: self.block(name, name) for name in self.layout.names}
 
+    @full_precision()
     def diagonal(self) -> Float[Tensor, " n"]:
         """The diagonal, without forming the matrix."""
         return self.frame.diagonal(self.core)

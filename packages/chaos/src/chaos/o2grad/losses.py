@@ -27,18 +27,18 @@ def output_hessian(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
 
     Source: softmax cross-entropy has ``diag(p) - p p'`` per sample; label smoothing does not change it.
     """
-    batch = len(output)
+    batch = len(output) if output.ndim else 1
     if _is_plain_cross_entropy(loss, output, y):
         reduction = loss.reduction if isinstance(loss, nn.CrossEntropyLoss) else "mean"
         p = output.softmax(1)
         blocks = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
         return blocks / batch if reduction == "mean" else blocks
     if type(loss) is nn.MSELoss and is_plain(loss) and output.shape == y.shape:
-        size = output[0].numel()
+        size = output.numel() // batch
         scale = 2 / (batch * size) if loss.reduction == "mean" else 2.0
         return scale * torch.eye(size, dtype=output.dtype, device=output.device).expand(batch, -1, -1)
     coupled = dense_hessian(lambda o: loss(o.view_as(output), y), output.reshape(-1))
-    return coupled.view(batch, -1, batch, output[0].numel())
+    return coupled.view(batch, -1, batch, output.numel() // batch)
 
 
 def _is_plain_cross_entropy(loss: Loss, output: Tensor, y: Tensor) -> bool:

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 
 
@@ -41,7 +42,8 @@ def untouched(*parts: object) -> Iterator[Watch]:
     """Run a block and put back whatever it changed in these modules and in the random state.
 
     Batch norm in training mode uses batch statistics and keeps its running ones; attention runs in the form
-    that has second derivatives; compiled modules run as they were written.
+    that has second derivatives; compiled modules run as they were written; inference mode, autocast and the
+    cache of parametrizations are off, whatever surrounds the call.
 
     Args:
         parts: Modules; other objects are passed over.
@@ -56,6 +58,7 @@ def untouched(*parts: object) -> Iterator[Watch]:
             for module in modules:
                 _make_differentiable(module)
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(_plain_autograd())
             if "torch._dynamo" in sys.modules and hasattr(
                 torch.compiler, "set_stance"
             ):  # else nothing is compiled
@@ -63,13 +66,37 @@ def untouched(*parts: object) -> Iterator[Watch]:
             yield watch
     finally:
         for buffer, value in buffers:
-            if not _same(buffer, value):
+            if not same(buffer, value):
                 with torch.no_grad():
                     buffer.copy_(value)
         after = _random_state()
         watch.random_moved = not _equal_states(before, after)
         if watch.random_moved:
             _set_random_state(before)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Switch off autocast, which would round the operands of matrix products; also a decorator."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
+def _plain_autograd() -> Iterator[None]:
+    recording, caching = torch.is_grad_enabled(), parametrize._cache_enabled
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.set_grad_enabled(recording))  # which leaving inference mode switches on
+        stack.enter_context(full_precision())
+        parametrize._cache_enabled = 0  # a kept weight belongs to the point of an earlier evaluation
+        try:
+            yield
+        finally:
+            parametrize._cache_enabled = caching
 
 
 @contextmanager
@@ -133,9 +160,11 @@ def _weight_norm(dim: int, magnitude: torch.Tensor, direction: torch.Tensor) -> 
     return direction * (magnitude / torch.norm_except_dim(direction, 2, dim))
 
 
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors are equal, counting NaN as equal to NaN."""
-    return torch.equal(a, b) or bool(torch.isclose(a, b, rtol=0, atol=0, equal_nan=True).all())
+    return torch.equal(a, b) or (
+        a.shape == b.shape and bool(torch.isclose(a, b, rtol=0, atol=0, equal_nan=True).all())
+    )
 
 
 def _random_state() -> tuple[Any, ...]:

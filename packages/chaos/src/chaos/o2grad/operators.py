@@ -19,9 +19,9 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from chaos.o2grad.averaging import Averaging, Observed
-from chaos.o2grad.batches import Batch, Inputs, is_batch, join, num_samples, pairs, select
+from chaos.o2grad.batches import Batch, Inputs, copied, is_batch, join, num_samples, pairs, select
 from chaos.o2grad.budget import check_budget
-from chaos.o2grad.generic import Linearisation
+from chaos.o2grad.generic import Linearisation, results_below, rounding_of
 from chaos.o2grad.observation import untouched
 from gdyn_common.errors import unknown
 from gdyn_common.seeding import generator as named_generator
@@ -92,6 +92,7 @@ class CurvatureOperator:
             )
         self._data = data
         self._kept: _Part | None = None
+        self._eps = torch.finfo(point.dtype).eps
         self._loss: float | None = None
         with untouched():
             self._averaging = self._find_averaging()
@@ -121,13 +122,13 @@ class CurvatureOperator:
     def _sum(self, of: Callable[[_Part], Tensor]) -> Tensor:
         """Add up what the batches give, with their weights, in one pass over the data."""
         if self._kept:
-            with untouched(self.surface.model, self.surface.loss), torch.no_grad():
+            with self.surface.computing(), torch.no_grad():
                 return of(self._kept)
-        total, loss, out = 0.0, 0.0, torch.zeros(())
+        total, loss, out = 0.0, 0.0, self.point.new_zeros(())
         with untouched():
             for part in self._parts():
                 if part.weight:  # a batch of ignored targets has a loss of 0 / 0, and no part in the whole
-                    out = of(part).mul_(part.weight).add_(out.to(self.point))
+                    out = of(part).mul_(part.weight).add_(out)
                     loss, total = loss + part.weight * part.value, total + part.weight
         if self._averaging.rule == "sum":
             total = 1.0
@@ -136,7 +137,7 @@ class CurvatureOperator:
 
     def _check_same(self, loss: float) -> None:
         first = self._loss = loss if self._loss is None else self._loss
-        if abs(loss - first) > 1e3 * torch.finfo(self.point.dtype).eps * abs(first):
+        if abs(loss - first) > 1e3 * self._eps * abs(first):
             raise ValueError(
                 f"The loss of the data is {loss:.9g} now and was {first:.9g} in the first pass: the loader "
                 "yields other data each time (it augments, or shuffles and drops), or the loss is random. "
@@ -148,7 +149,7 @@ class CurvatureOperator:
         dtype = np.float64 if self.point.dtype == torch.float64 else np.float32
 
         def multiply(V: np.ndarray) -> np.ndarray:
-            product: np.ndarray = self.matvec(torch.as_tensor(np.array(V))).cpu().numpy()
+            product: np.ndarray = self.matvec(torch.from_numpy(np.array(V))).cpu().numpy()
             return product
 
         return LinearOperator(self.shape, multiply, multiply, multiply, dtype, multiply)
@@ -177,7 +178,7 @@ class CurvatureOperator:
         generator = named_generator(seed, "lanczos")
         start = self._start(generator)
         pairs = lanczos(self._on_arrays, self.n, k, which=which, tol=tol, generator=generator, start=start)  # type: ignore[arg-type]
-        values, vectors = (torch.as_tensor(part).to(self.point) for part in (pairs.values, pairs.vectors))
+        values, vectors = (torch.from_numpy(part).to(self.point) for part in (pairs.values, pairs.vectors))
         order = {"LA": values.argsort(descending=True), "SA": values.argsort()}.get(
             which, values.abs().argsort(descending=True)
         )
@@ -228,7 +229,7 @@ class CurvatureOperator:
         )
 
     def _on_arrays(self, v: np.ndarray) -> np.ndarray:
-        product: np.ndarray = self.matvec(torch.as_tensor(v)).cpu().numpy()
+        product: np.ndarray = self.matvec(torch.from_numpy(v)).cpu().numpy()
         return product
 
     # batches ------------------------------------------------------------------------------------
@@ -239,7 +240,8 @@ class CurvatureOperator:
         if self.kind != "hessian":
             return start
         gradient = self._sum(lambda part: part.gradient.clone()).double().cpu().numpy()  # type: ignore[union-attr]
-        return start / np.linalg.norm(start) + gradient / (np.linalg.norm(gradient) or 1.0)
+        norm = float(np.linalg.norm(gradient))
+        return start / np.linalg.norm(start) + (gradient / norm if 0 < norm < math.inf else 0.0)
 
     def _parts(self) -> Iterator[_Part]:
         """Yield the batches; the graph of a single one is kept between calls."""
@@ -289,8 +291,9 @@ class CurvatureOperator:
     def _fisher(self, x: Inputs, y: Any) -> Product:
         check_budget(num_samples(x), self.n, self.point.dtype, self.surface.memory_budget)
         gradients, weights = [], []
-        for i in range(num_samples(x)):
-            sample = select(x, slice(i, i + 1)), select(y, slice(i, i + 1))
+        batch = num_samples(x)
+        for i in range(batch):
+            sample = select(x, slice(i, i + 1), batch), select(y, slice(i, i + 1), batch)
             found: list[float] = []
 
             def seen(output: Any, y: Any = sample[1], found: list[float] = found) -> None:
@@ -299,11 +302,11 @@ class CurvatureOperator:
             gradients.append(Linearisation(self.surface.function(*sample, seen), self.point).gradient)
             weights.append(found[0])
         counted = [i for i, weight in enumerate(weights) if weight]
-        G, w = torch.stack(gradients)[counted], torch.tensor(weights).to(self.point)[counted]
+        G, w = torch.stack(gradients)[counted], self.point.new_tensor(weights)[counted]
         shares = w if self._averaging.rule == "sum" else w / w.sum()
-        whole = Linearisation(self.surface.function(x, y), self.point).gradient
-        gap, scale = (shares @ G - whole).abs().max(), (shares @ G.abs()).max()
-        if gap > 1e3 * torch.finfo(G.dtype).eps * scale:
+        whole = Linearisation(self.surface.function(x, y), self.point)
+        gap, scale = (shares @ G - whole.gradient).abs().max(), (shares @ G.abs()).max()
+        if gap > 1e3 * max(torch.finfo(G.dtype).eps, whole.eps) * scale:
             raise ValueError(
                 "The gradients of single samples do not add up to that of the batch, so they make no Fisher "
                 "matrix: the first axis of x does not count samples, or the model couples them."
@@ -321,12 +324,12 @@ class CurvatureOperator:
         for batch in pairs(self._data):
             if last is not None and not self._compare(averaging, last, batch):
                 return averaging
-            last = batch
+            last = copied(batch)  # a loader may fill the same memory again
         samples = num_samples(last[0])
         if averaging.rule == "unknown" and self.kind == "fisher" and samples > 1:
             # A sample's own gradient counts as the rule says.
             halves = [
-                tuple(select(part, rows) for part in last)
+                tuple(select(part, rows, samples) for part in last)
                 for rows in (slice(samples // 2), slice(samples // 2, None))
             ]
             self._compare(averaging, *halves)
@@ -337,7 +340,8 @@ class CurvatureOperator:
     def _compare(self, averaging: Averaging, first: Batch, second: Batch) -> bool:
         """Compare two batches with their union; return whether the next two must be compared as well."""
         try:
-            both = tuple(join(a, b) for a, b in zip(first, second, strict=True))
+            size = num_samples(first[0])
+            both = tuple(join(a, b, size) for a, b in zip(first, second, strict=True))
         except ValueError:
             if averaging.is_known:
                 return False  # the loss says how it divides; there is nothing to compare
@@ -347,16 +351,18 @@ class CurvatureOperator:
                 "PyTorch's own."
             ) from None
         observed = [self._observe(averaging, *batch) for batch in (first, second, both)]
-        eps = torch.finfo(self.point.dtype).eps
-        averaging.compare(observed[0], observed[1], observed[2].value, eps)
+        averaging.compare(observed[0], observed[1], observed[2].value, self._eps)
         return not averaging.is_known
 
     def _observe(self, averaging: Averaging, x: Inputs, y: Any) -> Observed:
         weights: list[float] = []
         samples = num_samples(x)
-        with self.surface.evaluation(x, y) as (cast_x, cast_y), torch.no_grad():
+        with self.surface.evaluation(x, y) as (cast_x, cast_y), torch.enable_grad():
             function = self.surface.function(
                 cast_x, cast_y, lambda output: weights.append(averaging.weight(output, cast_y, samples))
             )
-            value = float(function(self.point))
-        return Observed(value, weights[0], samples)
+            value = function(self.point.detach().requires_grad_())
+        self._eps = max(
+            self._eps, rounding_of(results_below(value))
+        )  # a model of float64 may compute in float32 inside
+        return Observed(float(value.detach()), weights[0], samples)

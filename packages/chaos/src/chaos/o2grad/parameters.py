@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from chaos.o2grad.batches import Inputs, call, copied
-from chaos.o2grad.observation import swapped
+from chaos.o2grad.observation import same, swapped
 
 Parameters = Tensor | Mapping[str, Tensor] | None
 
@@ -44,7 +44,7 @@ class ParameterLayout:
                 require a gradient.
 
         Raises:
-            ValueError: If a name matches nothing, or nothing is trainable.
+            ValueError: If a name matches nothing, nothing is trainable, or parameters are on several devices.
         """
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         for name, p in trainable.items():
@@ -70,6 +70,12 @@ class ParameterLayout:
         if not trainable:
             raise ValueError(
                 "The module has no parameter that requires a gradient; call requires_grad_(True)."
+            )
+        devices = {str(p.device) for p in trainable.values()}
+        if len(devices) > 1 or "meta" in devices:
+            raise ValueError(
+                f"The parameters are on {', '.join(sorted(devices))}; curvature needs them on one device "
+                "that holds values: move the model, or restrict layers=."
             )
         return cls(tuple(trainable), tuple(p.shape for p in trainable.values()))
 
@@ -103,24 +109,38 @@ class ParameterLayout:
         """Concatenate named tensors in layout order.
 
         Raises:
-            ValueError: If a name is missing.
+            ValueError: If a name is missing, or a shape differs.
         """
         missing = [name for name in self.names if name not in tensors]
         if missing:
             raise ValueError(f"params lacks {', '.join(missing)}; it must hold {', '.join(self.names)}.")
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if tensors[name].shape != shape:
+                raise ValueError(
+                    f"params has {name!r} as {tuple(tensors[name].shape)}; the model has {tuple(shape)}."
+                )
         return torch.cat([tensors[name].reshape(-1) for name in self.names])
 
 
+@torch.inference_mode(mode=False)
 def flat_parameters(
     model: nn.Module, layout: ParameterLayout, params: Parameters, dtype: torch.dtype
 ) -> Float[Tensor, " n"]:
     """Return the point of evaluation as a detached flat vector of the given type.
 
     Raises:
-        ValueError: If a flat vector has another length or holds non-finite values.
+        ValueError: If a flat vector has another length or holds non-finite values, or a dictionary has other
+            values than the model for what is held fixed.
     """
     if params is None:
         params = dict(model.named_parameters())
+    elif isinstance(params, Mapping):
+        for name, own in (*model.named_parameters(), *model.named_buffers()):
+            if name in params and name not in layout.names and not same(params[name].to(own), own):
+                raise ValueError(
+                    f"params has other values than the model for {name!r}, which is held fixed as the model "
+                    "has it; load them into the model first, or leave it out."
+                )
     flat = params if isinstance(params, Tensor) else layout.flatten(params)
     if flat.shape != (layout.n,):
         raise ValueError(

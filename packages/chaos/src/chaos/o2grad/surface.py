@@ -19,7 +19,7 @@ from chaos.o2grad.hessian import Hessian
 from chaos.o2grad.jacobian import Jacobian
 from chaos.o2grad.losses import Loss, output_hessian
 from chaos.o2grad.operators import CurvatureOperator, Kind
-from chaos.o2grad.parameters import Parameters
+from chaos.o2grad.parameters import ParameterLayout, Parameters
 from chaos.o2grad.triangle import LowerTriangle
 from gdyn_common.spectral import Estimate, SpectralDensity
 
@@ -94,7 +94,7 @@ class LossSurface(LossEvaluation):
         index = range(*rows.indices(self.n))
         check_budget(len(index), self.n, self.dtype, self.memory_budget)
         basis = torch.zeros(self.n, len(index), dtype=self.dtype, device=self.device)
-        basis[torch.tensor(index), torch.arange(len(index))] = 1
+        basis[list(index), list(range(len(index)))] = 1
         return self.hvp(params, x, y, basis).T
 
     def hessian_per_sample(self, params: Parameters, x: Inputs, y: Any) -> Iterator[Hessian]:
@@ -113,14 +113,26 @@ class LossSurface(LossEvaluation):
                 )
         batch = num_samples(x)
         parts = (slice(i, i + 1) for i in range(batch))
-        return (self.hessian(params, select(x, part), select(y, part)) for part in parts)
+        return (self.hessian(params, select(x, part, batch), select(y, part, batch)) for part in parts)
 
     def block_diagonal(self, params: Parameters, x: Inputs, y: Any) -> dict[str, Hessian]:
-        """The diagonal block of each parameter, without computing the others."""
-        return {name: self.restricted([name]).hessian(params, x, y) for name in self.layout.names}
+        """The diagonal block of each parameter, without computing the others.
+
+        At another point than the model's own the blocks are cut out of rows made by products.
+        """
+        if params is None:
+            return {name: self.restricted([name]).hessian(None, x, y) for name in self.layout.names}
+        blocks, point = {}, self.point(params)
+        for name, rows in self.layout.slices.items():
+            core, layout = (
+                self.hessian_rows(point, x, y, rows)[:, rows],
+                ParameterLayout.of(self.model, [name]),
+            )
+            blocks[name] = Hessian(core, IdentityFrame(layout.n), layout, "generic", self.memory_budget)
+        return blocks
 
     def restricted(self, layers: Sequence[str]) -> LossSurface:
-        """The same loss as a function of some layers, the others held fixed."""
+        """The same loss as a function of some layers, the others held fixed as the model has them."""
         return LossSurface(
             self.model,
             self.loss,
