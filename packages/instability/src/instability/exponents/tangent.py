@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
 
 from instability.streams import RandomStreams
 
@@ -18,9 +20,32 @@ Map = Callable[[dict[str, Tensor], int], State]
 NO_TANGENT = re.compile(r"forward[- ]?(mode )?AD|forward gradient|automatic differentiation")
 
 
+class _Followed(TorchFunctionMode):
+    """Let a tangent pass ``out=``, for which torch has no forward derivative; refuse half precision."""
+
+    def __init__(self, *, duals: bool) -> None:
+        super().__init__()
+        self._duals = duals
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        out = kwargs.pop("out") if isinstance(kwargs.get("out"), Tensor) else None
+        result = func(*args, **kwargs)
+        if (
+            isinstance(result, Tensor)
+            and result.dtype in (torch.float16, torch.bfloat16)
+            and not (self._duals and forward_ad.unpack_dual(result).tangent is None)  # a constant
+        ):
+            raise ValueError(
+                f"the step computes in {result.dtype}, whose steps have no tangent; compute it in float32 or "
+                "float64, or use SensitivityProbe."
+            )
+        return result if out is None else out.copy_(result)
+
+
 def by_jvp(step: Map, state: State, tangents: State, number: int) -> tuple[dict[str, Tensor], Tensor]:
     """Return the next state and the image of a direction, by forward-mode differentiation."""
-    with forward_ad.dual_level():
+    with forward_ad.dual_level(), _Followed(duals=True):
         duals = {  # of copies, since a step may work in place
             name: forward_ad.make_dual(value.clone(), tangents[name].clone()) for name, value in state.items()
         }
@@ -35,18 +60,39 @@ def by_jvp(step: Map, state: State, tangents: State, number: int) -> tuple[dict[
 
 
 def by_differences(step: Map, state: State, tangents: State, number: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the same from two steps beside the state, under the same random numbers."""
+    """Return the same from pairs of steps beside the state, under the same random numbers.
+
+    The pairs come closer until two of them agree, since what an optimiser keeps may be far smaller than the
+    weights.
+
+    Raises:
+        ValueError: no two agree, as for a step that jumps.
+    """
+    with _Followed(duals=False):
+        return _differences(step, state, tangents, number)
+
+
+def _differences(step: Map, state: State, tangents: State, number: int) -> tuple[dict[str, Tensor], Tensor]:
     streams = RandomStreams.now()
     size, length = float(_flat(state).norm()), float(_flat(tangents).norm())
     eps = torch.finfo(next(iter(state.values())).dtype).eps
-    h = eps ** (1 / 3) * (size or 1.0) / length
-    ends = []
-    for sign in (1, -1):
-        streams.restore()
-        ends.append(_flat(_detached(step({n: v + sign * h * tangents[n] for n, v in state.items()}, number))))
-    streams.restore()
-    copies = {name: value.clone() for name, value in state.items()}  # since a step may work in place
-    return _detached(step(copies, number)), (ends[0] - ends[1]) / (2 * h)
+    last, relative = None, eps ** (1 / 3)
+    while relative > eps**0.65:
+        h, ends = relative * (size or 1.0) / length, []
+        for sign in (1, -1):
+            streams.restore()
+            moved = {name: value + sign * h * tangents[name] for name, value in state.items()}
+            ends.append(_flat(_detached(step(moved, number))))
+        found = (ends[0] - ends[1]) / (2 * h)
+        if last is not None and _agree(last, found, eps, 4 * eps * float(ends[0].norm()) / h):
+            streams.restore()
+            copies = {name: value.clone() for name, value in state.items()}  # since a step may work in place
+            return _detached(step(copies, number)), last
+        last, relative = found, relative / 10
+    raise ValueError(
+        f"step {number + 1}: differences of the step do not settle as they get smaller: it jumps, or rounds; "
+        "it has no tangent there. Take float64, or use SensitivityProbe."
+    )
 
 
 def has_tangent(step: Map, state: State, tangents: State, number: int) -> bool:
@@ -59,7 +105,7 @@ def has_tangent(step: Map, state: State, tangents: State, number: int) -> bool:
     """
     streams, found = RandomStreams.now(), []
     try:
-        for push in (by_jvp, by_differences):
+        for push in (by_jvp, _differences):
             streams.restore()
             found.append(push(step, state, tangents, number))
     except RuntimeError as error:
@@ -76,7 +122,15 @@ def has_tangent(step: Map, state: State, tangents: State, number: int) -> bool:
                 f"the step makes two results of one state ({name} differs): it keeps something; make that "
                 "part of the state."
             )
-    return bool((exact - difference).norm() <= 0.05 * difference.norm())
+    size, length = float(_flat(second).norm()), float(_flat(tangents).norm())
+    eps = torch.finfo(next(iter(state.values())).dtype).eps
+    return _agree(
+        exact, difference, eps, 4 * eps ** (2 / 3) * size * length / (float(_flat(state).norm()) or 1)
+    )
+
+
+def _agree(a: Tensor, b: Tensor, eps: float, noise: float) -> bool:
+    return bool((a - b).norm() <= eps**0.25 * b.norm() + noise)
 
 
 def _detached(state: State) -> dict[str, Tensor]:

@@ -124,7 +124,11 @@ class _TrainingMap:
         self._owners: dict[str, tuple[str, str]] = {}
         self._keep(state, kept, 0)
         self.state = {name: value.detach() for name, value in self(state, -1).items()}
-        along = {n: torch.full_like(v, float(n in named)) for n, v in self.state.items()}
+        generator = torch.Generator().manual_seed(0)
+        along = {
+            name: torch.randn(v.shape, generator=generator).to(v) * (1 if name in named else v.abs())
+            for name, v in self.state.items()
+        }
         self.has_tangent = has_tangent(self, self.state, along, 0)
 
     def __call__(self, state: State, number: int) -> dict[str, Tensor]:
