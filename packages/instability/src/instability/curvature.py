@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gdyn_common.seeding import generator
 from gdyn_common.spectral import lanczos, power_iteration
+from instability.metrics import real_array
 from instability.streams import check_loss, unchanged
 
 __all__ = ["hessian_vector_product", "sharpness"]
@@ -64,7 +65,7 @@ def hessian_vector_product(
         )
 
     def product(vector: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-        pieces = torch.from_numpy(np.asarray(vector, dtype=np.float64)).split(sizes)
+        pieces = torch.as_tensor(real_array(vector, "vector")).split(sizes)
         directions = [v.reshape(p.shape).to(p) for v, p in zip(pieces, parameters, strict=True)]
         # A gradient that does not depend on the weights (a linear loss) has no graph: its product is zero.
         pairs = [(g, d) for g, d in zip(gradients, directions, strict=True) if g.requires_grad]

@@ -112,8 +112,8 @@ def has_tangent(step: Map, state: State, tangents: State, number: int) -> bool:
             level = torch.finfo(state[name].dtype).eps ** 0.5
             if not torch.allclose(first[name], second[name], rtol=level, atol=level, equal_nan=True):
                 raise ValueError(
-                    f"the step makes two results of one state ({name} differs): it keeps something; make that "
-                    "part of the state."
+                    f"the step makes two results of one state ({name} differs): it keeps something; make "
+                    "that part of the state."
                 )
         streams.restore()
         difference = _differences(step, state, tangents, number)[1]
