@@ -66,14 +66,17 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
     """
     streams = RandomStreams.now()
     kept = [(module, dict(module.__dict__)) for model in models for module in model.modules()]
-    weights = [(p, p.data, p.grad, p.requires_grad) for model in models for p in model.parameters()]
+    weights = [
+        (p, p.data, (p.grad, None if p.grad is None else p.grad.clone()), p.requires_grad)
+        for model in models
+        for p in model.parameters()
+    ]
     same = [*(module for module, _ in kept), *(p for p, *_ in weights)]
     memo: dict[int, Any] = {id(x): x for x in (*same, *(t for model in models for t in graph_tensors(model)))}
     for module, own in kept:
         module.__dict__.update({name: _copied(value, memo) for name, value in own.items()})
-    for p, data, grad, _ in weights:  # an embedding with max_norm changes weights in its forward pass
+    for p, data, *_ in weights:  # an embedding with max_norm changes weights in its forward pass
         p.data = data.clone()
-        p.grad = None if grad is None else grad.clone()
     try:
         yield
     finally:
@@ -81,9 +84,12 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
         for module, own in kept:
             module.__dict__.clear()
             module.__dict__.update(own)
-        for p, data, grad, requires_grad in weights:
-            p.data, p.grad = data, None
-            p.grad = grad
+        for p, data, (grad, values), requires_grad in weights:
+            p.data = data
+            if p.grad is not grad:
+                p.grad = grad
+            if grad is not None:
+                grad.data.copy_(values)
             p.requires_grad_(requires_grad)
 
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from instability.copies import trained_parameters, twin
 from instability.exponents.tangent import Map, State, has_tangent
 from instability.perturbed_sgd import PerturbedOptimizer
-from instability.streams import RandomStreams
+from instability.streams import RandomStreams, check_loss
 
 __all__ = ["SQUARES", "training_map", "varies"]
 
@@ -107,14 +107,6 @@ class _TrainingMap:
         if not named:
             raise ValueError("the optimiser trains no parameter of the model that requires a gradient.")
         self._names = {id(p): name for name, p in named.items()}
-        if any(
-            p.requires_grad and p.numel() and id(p) not in self._names
-            for g in optimizer.param_groups
-            for p in g["params"]
-        ):
-            raise ValueError(
-                "the optimiser trains parameters that are not the model's; make them part of it."
-            )
         for group in optimizer.param_groups:  # torch's fused and foreach forms have no forward derivative
             group.update({name: False for name in ("foreach", "fused") if name in group})
         state = {name: p.detach().clone() for name, p in named.items()}
@@ -137,7 +129,7 @@ class _TrainingMap:
         buffers = {name: buffer.clone() for name, buffer in self._loss.named_buffers()}
         inputs = {f"model.{name}": w for name, w in weights.items()}
         with torch.enable_grad():
-            loss = functional_call(self._loss, inputs | buffers, (number,))
+            loss = check_loss(functional_call(self._loss, inputs | buffers, (number,)))
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         kept: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         for (name, w), gradient in zip(weights.items(), gradients, strict=True):

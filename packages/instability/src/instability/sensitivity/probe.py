@@ -110,7 +110,8 @@ class SensitivityProbe:
             self.copies.follow(optimizer)
             theirs = dict(model.named_parameters())
             if self._left_at < 0 and not all(
-                equal_bits(p.detach(), theirs[name].detach()) for name, p in self.copies.trained(0).items()
+                name in theirs and equal_bits(p.detach(), theirs[name].detach())
+                for name, p in self.copies.trained(0).items()
             ):
                 self._left_at = self.num_steps
         losses = make()

@@ -21,6 +21,7 @@ __all__ = ["numerical_sensitivity"]
 Batch = tuple[Tensor, Tensor]
 
 
+@torch.inference_mode(False)
 def numerical_sensitivity(
     model_fn: Callable[[], nn.Module],
     data: Iterable[Batch] | Callable[[int], Batch],
