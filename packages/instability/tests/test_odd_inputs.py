@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from instability import (
     Copies,
@@ -443,6 +444,33 @@ def test_steps_that_lose_the_tangent_or_work_in_place(step):
     found = lyapunov_exponents(step, START, num_steps=200, k=2)
     assert found.exponents == pytest.approx(logistic_exponents(200), abs=0.05)
     assert torch.equal(START, torch.tensor([0.3, 0.6], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x * 2, lambda x: {"y": x}, lambda x: {"x": x.repeat(2)}, lambda x: {"x": x.float() * 2}],
+)
+def test_a_step_that_returns_another_state_is_refused(change):
+    with pytest.raises(ValueError, match="names, shapes and types of its state: x"):
+        lyapunov_exponents(lambda s, _: change(s["x"]), torch.ones(2, dtype=torch.float64), num_steps=3)
+
+
+def test_a_state_that_is_not_finite_is_said_to_be_so():
+    def unseen(state, _):  # by torch, so that differences take over
+        return {"x": state["x"].detach() ** 2}
+
+    with pytest.raises(FloatingPointError, match="step 9: state or tangent is not finite"):
+        lyapunov_exponents(unseen, torch.tensor([10.0], dtype=torch.float64), num_steps=30)
+
+
+def test_checkpointed_layers_have_the_exponents_of_plain_ones():
+    model = Net().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    x, growth = X.double(), []
+    for call in (lambda m: m(x), lambda m: checkpoint(m, x, use_reentrant=False)):
+        step, state = training_map(model, optimizer, lambda m, _, f=call: functional.cross_entropy(f(m), Y))
+        growth.append(lyapunov_exponents(step, state, num_steps=4).growth)
+    np.testing.assert_allclose(growth[1], growth[0], atol=1e-7)
 
 
 def test_a_step_that_keeps_something_is_refused():

@@ -17,7 +17,7 @@ __all__ = ["Map", "State", "by_differences", "by_jvp", "has_tangent"]
 
 State = Mapping[str, Tensor]
 Map = Callable[[dict[str, Tensor], int], State]
-NO_TANGENT = re.compile(r"forward[- ]?(mode )?AD|forward gradient|automatic differentiation")
+NO_TANGENT = re.compile(r"forward[- ]?(mode )?AD|forward gradient|automatic differentiation|checkpoint")
 
 
 class _Followed(TorchFunctionMode):
@@ -49,7 +49,7 @@ def by_jvp(step: Map, state: State, tangents: State, number: int) -> tuple[dict[
         duals = {  # of copies, since a step may work in place
             name: forward_ad.make_dual(value.clone(), tangents[name].clone()) for name, value in state.items()
         }
-        after = step(duals, number)
+        after = _called(step, duals, number)
         pairs = {name: forward_ad.unpack_dual(after[name]) for name in state}
         return {name: primal.detach().clone() for name, (primal, _) in pairs.items()}, _flat(
             {
@@ -82,13 +82,15 @@ def _differences(step: Map, state: State, tangents: State, number: int) -> tuple
         for sign in (1, -1):
             streams.restore()
             moved = {name: value + sign * h * tangents[name] for name, value in state.items()}
-            ends.append(_flat(_detached(step(moved, number))))
+            ends.append(_flat(_detached(_called(step, moved, number))))
         found = (ends[0] - ends[1]) / (2 * h)
         if last is not None and _agree(last, found, eps, 4 * eps * float(ends[0].norm()) / h):
             streams.restore()
             copies = {name: value.clone() for name, value in state.items()}  # since a step may work in place
             return _detached(step(copies, number)), last
         last, relative = found, relative / 10
+    if not found.isfinite().all():  # which the caller names
+        return _detached(step({name: value.clone() for name, value in state.items()}, number)), found
     raise ValueError(
         f"step {number + 1}: differences of the step do not settle as they get smaller: it jumps, or rounds; "
         "it has no tangent there. Take float64, or use SensitivityProbe."
@@ -128,6 +130,18 @@ def has_tangent(step: Map, state: State, tangents: State, number: int) -> bool:
     return _agree(
         exact, difference, eps, 4 * eps ** (2 / 3) * size * length / (float(_flat(state).norm()) or 1)
     )
+
+
+def _called(step: Map, state: dict[str, Tensor], number: int) -> State:
+    kinds = {name: (value.shape, value.dtype) for name, value in state.items()}
+    after = step(state, number)
+    if not isinstance(after, Mapping) or any(
+        name not in after or (after[name].shape, after[name].dtype) != kind for name, kind in kinds.items()
+    ):
+        raise ValueError(
+            f"the step must return a dict with the names, shapes and types of its state: {', '.join(kinds)}."
+        )
+    return after
 
 
 def _agree(a: Tensor, b: Tensor, eps: float, noise: float) -> bool:

@@ -80,14 +80,17 @@ def training_map(
     return mapped, mapped.state
 
 
-class _Loss(nn.Module):
+class _Gradients(nn.Module):
+    """The gradients of a loss, taken while the weights are in place: checkpointed layers run again then."""
+
     def __init__(self, model: nn.Module, loss_of: Callable[[nn.Module, int], Tensor]) -> None:
         super().__init__()
         self.model = model
         self._loss_of = loss_of
 
-    def forward(self, number: int) -> Tensor:
-        return self._loss_of(self.model, number)
+    def forward(self, number: int, weights: list[Tensor]) -> tuple[Tensor | None, ...]:
+        loss = check_loss(self._loss_of(self.model, number))
+        return torch.autograd.grad(loss, weights, allow_unused=True)
 
 
 class _TrainingMap:
@@ -100,7 +103,7 @@ class _TrainingMap:
         loss_of: Callable[[nn.Module, int], Tensor],
         before_step: Callable[[Sequence[Tensor]], object] | None,
     ) -> None:
-        self._loss, self._loss_of = _Loss(model, loss_of), loss_of
+        self._gradients, self._loss_of = _Gradients(model, loss_of), loss_of
         self._optimizer = optimizer
         self._before_step = before_step
         named = trained_parameters(model, optimizer)
@@ -126,11 +129,10 @@ class _TrainingMap:
     def __call__(self, state: State, number: int) -> dict[str, Tensor]:
         number += 1  # step 0 was made at the start
         weights = {name: state[name].clone().requires_grad_() for name in self._names.values()}
-        buffers = {name: buffer.clone() for name, buffer in self._loss.named_buffers()}
+        buffers = {name: buffer.clone() for name, buffer in self._gradients.named_buffers()}
         inputs = {f"model.{name}": w for name, w in weights.items()}
         with torch.enable_grad():
-            loss = check_loss(functional_call(self._loss, inputs | buffers, (number,)))
-            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            gradients = functional_call(self._gradients, inputs | buffers, (number, list(weights.values())))
         kept: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         for (name, w), gradient in zip(weights.items(), gradients, strict=True):
             w.grad = gradient
