@@ -59,7 +59,7 @@ class Copies:
         optimizer: OptimizerFn | Optimizer,
         perturbations: Sequence[int] = (1, 2, 3),
     ) -> None:
-        if not perturbations:
+        if not len(perturbations):
             raise ValueError("perturbations is empty; pass at least the baseline 1.")
         if perturbations[0] != 1:
             raise ValueError(f"perturbations={tuple(perturbations)} must start with the baseline k = 1.")
@@ -302,6 +302,8 @@ def twin(model: nn.Module, optimizer: OptimizerFn | Optimizer) -> tuple[nn.Modul
         vars(inner).update(own)
     else:
         inner = optimizer(copied.parameters())
+        if not isinstance(inner, Optimizer):
+            raise TypeError(f"the function made a {type(inner).__name__}; let it return a torch optimiser.")
     if isinstance(inner, torch.optim.LBFGS):
         inner._numel_cache = None
     theirs = {id(p) for p in copied.parameters()}

@@ -34,6 +34,8 @@ def average_relative_l1(a: ArrayLike, b: ArrayLike) -> float:
     1.0
     """
     a, b = _pair(a, b)
+    if max(np.abs(a).max(), np.abs(b).max()) > np.finfo(np.float64).max / 4:  # the sum may overflow
+        a, b = a / 4, b / 4
     difference, size = np.abs(a - b), np.abs(a) + np.abs(b)
     return float(2 * np.mean(np.divide(difference, size, out=np.zeros_like(size), where=size != 0)))
 

@@ -158,7 +158,8 @@ class PerturbedOptimizer(Optimizer):
                 return self._inner_step(partial(self._evaluate_and_perturb, closure))
             self._perturb_gradients()
             return self._inner_step(None)
-        parameters = [p for group in self.param_groups for p in group["params"]]
+        every = (p for group in self.param_groups for p in group["params"])
+        parameters = [p for p in every if p.is_floating_point() or p.is_complex()]
         before = [self._rooms.like(p, f"before {number}").copy_(p) for number, p in enumerate(parameters)]
         loss = self._inner_step(closure)
         for p, old in zip(parameters, before, strict=True):

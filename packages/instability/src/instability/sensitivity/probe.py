@@ -66,8 +66,8 @@ class SensitivityProbe:
         every: int = 1,
         outputs: Callable[[nn.Module], Tensor] | None = None,
     ) -> None:
-        if every < 1:
-            raise ValueError(f"every={every} must be at least 1.")
+        if every < 1 or every != int(every):
+            raise ValueError(f"every={every} must be at least 1, and whole.")
         self.copies = Copies(model, optimizer, perturbations)
         self.every = every
         self.num_steps = 0
