@@ -33,10 +33,10 @@ def average_relative_l1(a: ArrayLike, b: ArrayLike) -> float:
     >>> average_relative_l1([1.0, 0.0], [-1.0, 0.0])
     1.0
     """
-    a, b = _pair(a, b)
-    if max(np.abs(a).max(), np.abs(b).max()) > np.finfo(np.float64).max / 4:  # the sum may overflow
-        a, b = a / 4, b / 4
-    difference, size = np.abs(a - b), np.abs(a) + np.abs(b)
+    x, y = _pair(a, b)
+    if max(np.abs(x).max(), np.abs(y).max()) > np.finfo(np.float64).max / 4:  # the sum may overflow
+        x, y = x / 4, y / 4
+    difference, size = np.abs(x - y), np.abs(x) + np.abs(y)
     return float(2 * np.mean(np.divide(difference, size, out=np.zeros_like(size), where=size != 0)))
 
 
@@ -46,11 +46,11 @@ def relative_l2(a: ArrayLike, b: ArrayLike) -> float:
     >>> relative_l2([3.0, 4.0], [0.0, 0.0])
     2.0
     """
-    a, b = _pair(a, b)
-    shift = -np.frexp(max(np.abs(a).max(), np.abs(b).max()))[1]  # no square overflows or vanishes
-    a, b = np.ldexp(a, shift), np.ldexp(b, shift)
-    size = float(np.linalg.norm(a) + np.linalg.norm(b))
-    return 2 * float(np.linalg.norm(a - b)) / size if size else 0.0
+    x, y = _pair(a, b)
+    shift = -np.frexp(max(np.abs(x).max(), np.abs(y).max()))[1]  # no square overflows or vanishes
+    x, y = np.ldexp(x, shift), np.ldexp(y, shift)
+    size = float(np.linalg.norm(x) + np.linalg.norm(y))
+    return 2 * float(np.linalg.norm(x - y)) / size if size else 0.0
 
 
 def moving_average(x: ArrayLike, window: int = 100) -> Float[np.ndarray, "m"]:

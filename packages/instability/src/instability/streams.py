@@ -66,11 +66,8 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
     """
     streams = RandomStreams.now()
     kept = [(module, dict(module.__dict__)) for model in models for module in model.modules()]
-    weights = [
-        (p, p.data, (p.grad, None if p.grad is None else p.grad.clone()), p.requires_grad)
-        for model in models
-        for p in model.parameters()
-    ]
+    weights = [(p, p.data, p.grad, p.requires_grad) for model in models for p in model.parameters()]
+    gradients = [(grad, grad.clone()) for _, _, grad, _ in weights if grad is not None]
     same = [*(module for module, _ in kept), *(p for p, *_ in weights)]
     memo: dict[int, Any] = {id(x): x for x in (*same, *(t for model in models for t in graph_tensors(model)))}
     for module, own in kept:
@@ -84,13 +81,13 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
         for module, own in kept:
             module.__dict__.clear()
             module.__dict__.update(own)
-        for p, data, (grad, values), requires_grad in weights:
+        for p, data, grad, requires_grad in weights:
             p.data = data
             if p.grad is not grad:
                 p.grad = grad
-            if grad is not None:
-                grad.data.copy_(values)
             p.requires_grad_(requires_grad)
+        for grad, values in gradients:
+            grad.data.copy_(values)
 
 
 def check_loss(loss: object) -> Tensor:
