@@ -413,3 +413,33 @@ def test_compiled_it_is_the_same_to_rounding():
     found = run(conditions=("compile",))
     (effect,) = found.effects
     assert effect.skipped or found.digits >= 4
+
+
+def test_a_loss_may_take_the_labels_out_of_its_batch():
+    def loss_of(model, batch):
+        labels = batch.pop("labels")
+        return F.cross_entropy(model(batch["x"]), labels)
+
+    x, y = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2
+    batches = [{"x": x, "labels": y} for _ in range(2)]
+    found = certify(
+        loss_of,
+        lambda: nn.Linear(4, 2),
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        batches,
+        evaluate=lambda m: float(F.cross_entropy(m(x), y)),
+    )
+    assert found.repeatable
+    assert all("labels" in batch for batch in batches)
+
+
+def test_an_optimiser_that_trains_nothing_of_the_model_is_refused():
+    other = nn.Parameter(torch.ones(1))
+    with pytest.raises(ValueError, match="trains no parameter of the model"):
+        certify(
+            lambda m, b: m(b).sum(),
+            lambda: nn.Linear(4, 2),
+            lambda p: torch.optim.SGD([other], lr=0.1),
+            [torch.ones(2, 4)],
+            evaluate=lambda m: 0.0,
+        )

@@ -90,3 +90,17 @@ def test_the_given_model_is_left_alone():
     before = [p.clone() for p in model.parameters()]
     Copies(model, OPTIMIZERS["sgd"], (1,)).step(next(losses(1)))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_arrays_hold_buffers_that_no_state_dict_does_and_refuse_lists():
+    model = network()
+    model.register_buffer("count", torch.zeros(1), persistent=False)
+    copies = Copies(model, OPTIMIZERS["sgd"], (1,))
+    arrays = copies.arrays()
+    copies.models[0].count += 5
+    copies.load_arrays(arrays)
+    assert copies.models[0].count.item() == 0
+    copies = Copies(network(), lambda p: torch.optim.LBFGS(p), (1,))
+    copies.step(next(losses(1)))
+    with pytest.raises(TypeError, match=r"the optimiser keeps .*: no array"):
+        copies.arrays()

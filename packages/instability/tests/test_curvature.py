@@ -1,7 +1,11 @@
+import collections
+import random
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from instability.curvature import hessian_vector_product, sharpness
 
@@ -65,14 +69,124 @@ def test_operation_without_second_derivative_is_named():
     torch.manual_seed(0)
     attention = nn.MultiheadAttention(8, 2, batch_first=True)
     x = torch.randn(2, 4, 8)
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
-        product = hessian_vector_product(
-            attention, lambda m: m(x, x, x, need_weights=False)[0].square().sum()
-        )
-    with pytest.raises(NotImplementedError, match=r"flash_attention.*has no second derivative"):
-        product(np.ones(sum(p.numel() for p in attention.parameters())))
+    with (
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION),
+        pytest.raises(NotImplementedError, match=r"flash_attention.*has no second derivative"),
+    ):
+        hessian_vector_product(attention, lambda m: m(x, x, x, need_weights=False)[0].square().sum())
 
 
 def test_unknown_method(problem):
     with pytest.raises(ValueError, match="Allowed: 'lanczos', 'power'"):
         sharpness(*problem, method="qr")
+
+
+@pytest.mark.parametrize("dim", [3, 300])
+def test_a_small_largest_eigenvalue_beside_a_huge_negative_one(dim):
+    """Relative to itself, not to the other end: with a diagonal Hessian the answer is known."""
+    diagonal = -torch.logspace(-3, 6, dim, dtype=torch.float64)
+    diagonal[0], diagonal[1] = 2.0, 1.0
+    model = nn.Linear(dim, 1, bias=False).double()
+    found = sharpness(model, lambda m: (m.weight.square() * diagonal).sum() / 2)
+    assert found == pytest.approx(2.0, rel=2e-4)
+
+
+class Remembers(nn.Module):
+    """A layer whose forward pass changes in place what the layer keeps in attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.seen, self.table = nn.Linear(5, 1).double(), [], {"n": 0}
+        self.count, self.sums, self.queue = torch.zeros(()), np.zeros(1), collections.deque()
+        self.noise, self.draws = torch.Generator().manual_seed(0), np.random.default_rng(0)
+        self.python, self.norms = random.Random(0), [nn.BatchNorm1d(1).double()]
+        self.register_buffer("steps", torch.zeros(()))
+        self.alias = self.steps
+
+    def forward(self, x):
+        y = self.norms[0](self.linear(x)) * (1 + torch.rand((), generator=self.noise) * self.draws.random())
+        self.seen.append(y)  # with its graph
+        self.table["n"] += 1
+        self.count += 1
+        self.sums += self.python.random()
+        self.queue.append(1)
+        self.alias += 1
+        return y
+
+    def state(self):
+        return [
+            *(len(self.seen), self.table["n"], float(self.count), self.sums.tolist(), len(self.queue)),
+            *(self.noise.get_state().tolist(), self.draws.bit_generator.state, self.python.getstate()),
+            *(self.norms[0].running_mean.tolist(), float(self.steps), self.alias is self.steps),
+        ]
+
+
+def test_what_a_forward_pass_changes_in_place_is_put_back():
+    torch.manual_seed(0)
+    model, x = Remembers(), torch.randn(8, 5).double()
+    model(x).sum().backward()
+    before, gradient = model.state(), model.linear.weight.grad.clone()
+    values = [sharpness(model, lambda m: m(x).square().sum()) for _ in range(2)]
+    assert model.state() == before
+    assert values[0] == values[1]
+    assert torch.equal(model.linear.weight.grad, gradient)
+
+
+def test_checkpointed_layers_run_again_without_a_trace():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1)).double()
+    x = torch.randn(8, 5).double()
+    plain = sharpness(model, lambda m: m(x).square().sum())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = sharpness(model, lambda m: checkpoint(m, x, use_reentrant=False).square().sum())
+    assert found == pytest.approx(plain, rel=1e-12)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_hides_weights_or_has_a_wrong_second_derivative_is_refused():
+    class Wrong(torch.autograd.Function):
+        """The square of the norm, whose second derivative is not symmetric."""
+
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.square().sum()
+
+        @staticmethod
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            return 2 * grad * (x + (x.cumsum(-1) - x.cumsum(-1).detach()))
+
+    torch.manual_seed(0)
+    model, x = nn.Linear(5, 1), torch.randn(8, 5, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="pass use_reentrant=False"):
+        sharpness(model, lambda m: checkpoint(m, x, use_reentrant=True).square().sum())
+    with pytest.raises(NotImplementedError, match="unsymmetric"):
+        sharpness(model, lambda m: Wrong.apply(m.weight))
+    with pytest.raises(NotImplementedError, match="pass sparse=False"):
+        sharpness(nn.Embedding(4, 2, sparse=True), lambda m: m(torch.tensor([0, 1])).square().sum())
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_gradients_may_be_off_around(problem, around):
+    value = sharpness(*problem)
+    with around():
+        assert sharpness(*problem) == value
+
+
+@pytest.mark.parametrize(
+    "change", [lambda loss: loss.item(), lambda loss: loss.detach(), lambda loss: loss * torch.ones(2)]
+)
+def test_a_loss_that_is_none_is_refused(problem, change):
+    model, loss_of = problem
+    with pytest.raises(TypeError, match=r"the loss is a .*return"):
+        sharpness(model, lambda m: change(loss_of(m)))
+
+
+def test_weights_changed_after_the_product_was_made(problem):
+    product = hessian_vector_product(*problem)
+    with torch.no_grad():
+        for p in problem[0].parameters():
+            p.mul_(0.5)
+    with pytest.raises(ValueError, match="make it anew"):
+        product(np.ones(57))

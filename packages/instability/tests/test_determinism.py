@@ -50,6 +50,7 @@ def states():
             "newer": lambda: setattr(backends.cuda.matmul, "fp32_precision", "tf32"),
             "newer, all": lambda: setattr(backends, "fp32_precision", "ieee"),
             "newer, CPU": lambda: setattr(backends.mkldnn.matmul, "fp32_precision", "bf16"),
+            "newer, convolutions": lambda: setattr(backends.mkldnn.conv, "fp32_precision", "bf16"),
         }
     return ways
 

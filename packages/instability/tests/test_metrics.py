@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from instability import metrics
+from instability import OneLayerNetwork, linear_thresholds, metrics
+from instability.pde.linear import simulate
 
 VECTORS = arrays(np.float64, 6, elements=st.floats(-1e6, 1e6))
 
@@ -64,3 +66,32 @@ def test_accuracy_spread_uses_the_last_epochs():
 def test_shapes_must_agree(function):
     with pytest.raises(ValueError, match="shapes differ"):
         function(np.ones(2), np.ones(3))
+
+
+def test_tensors_of_any_type_with_or_without_a_graph():
+    a = torch.tensor([1.0, 2.0], dtype=torch.bfloat16, requires_grad=True)
+    assert metrics.average_relative_l1(a, -a) == metrics.relative_l2(a, -a) == 2.0
+    assert metrics.first_step_above(a, 1.5) == 1
+
+
+@pytest.mark.parametrize("exponent", [-1000, 0, 1000])
+def test_l2_does_not_depend_on_the_scale(exponent):
+    """2 |3 - 1| / (3 + 1), where the squares would overflow or vanish."""
+    scale = 2.0**exponent
+    assert metrics.relative_l2([3 * scale, 0.0], [scale, 0.0]) == 1.0
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda z: metrics.moving_average(z[0, 0], 1),
+        lambda z: metrics.growth_rate(z[0, 0], 0.1, 0.2),
+        lambda z: metrics.accuracy_spread(z, last=1),
+        lambda z: OneLayerNetwork(z[0], 1),
+        lambda z: linear_thresholds(torch.from_numpy(z[0]), 1, 0.1),
+        lambda z: simulate(np.ones((4, 4)), z[0], learning_rates=0.1, weight_decays=0.1, num_steps=1),
+    ],
+)
+def test_complex_numbers_where_real_ones_are_meant_are_refused(function):
+    with pytest.raises(ValueError, match="is complex"):
+        function(np.full((3, 3, 3), 1 + 1j))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from instability import (
     Copies,
@@ -20,10 +21,12 @@ from instability import (
     linear_thresholds,
     lyapunov_estimate,
     lyapunov_exponents,
+    numerical_sensitivity,
     relative_l2,
     sharpness,
     training_map,
 )
+from instability.copies import equal_bits
 from instability.sensitivity.report import SensitivityReport
 
 X = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
@@ -197,6 +200,137 @@ def test_a_run_that_ends_between_two_measurements_is_not_called_finite():
     assert ride(model, optimizer, afterwards=explode, every=4).nonfinite_at == 6
 
 
+def test_gradients_accumulated_before_the_start_are_taken_over():
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    loss_of(model).backward()
+
+    def accumulate(model, optimizer):
+        loss = loss_of(model)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    probe = SensitivityProbe(model, optimizer, (1, 1, 3))
+    for _ in range(3):
+        probe.advance(accumulate)
+        accumulate(model, optimizer)
+    assert probe.report().left_at == -1
+    baseline = probe.copies.models[0]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), baseline.parameters(), strict=True))
+
+
+def test_what_a_model_keeps_with_a_graph_is_copied_and_what_it_counts_is_not_changed_by_measuring():
+    class Keeps(Net):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.calls = [], []
+
+        def forward(self, x):
+            out = self.body(x) * (1 + 0.01 * len(self.calls))
+            self.hidden.append(out)
+            self.calls.append(1)
+            return out
+
+    model = Keeps()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    update(model, optimizer)
+    report = ride(model, optimizer, outputs=lambda m: m(X))
+    assert report.left_at == -1
+    assert len(model.calls) == len(model.hidden) == 7
+
+
+def test_arrays_and_tensors_in_a_group_are_followed_and_not_shared():
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    probe = SensitivityProbe(model, optimizer, (1, 3))
+    for scale in (1.0, 2.0):
+        optimizer.param_groups[0] |= {"array": np.full(3, scale), "tensor": torch.full((3,), scale)}
+        probe.advance(update)
+    for copied in probe.copies.optimizers:
+        (group,) = copied.param_groups
+        assert group["array"].tolist() == group["tensor"].tolist() == [2.0] * 3
+        assert group["tensor"] is not optimizer.param_groups[0]["tensor"]
+
+
+def test_a_layer_taken_out_in_mid_run_is_reported():
+    model = Net()
+
+    def take_out(number: int) -> None:
+        if number == 2:
+            model.body[2] = nn.Identity()
+
+    def step(model, optimizer):
+        optimizer.zero_grad()
+        model(X).square().mean().backward()
+        optimizer.step()
+
+    probe = SensitivityProbe(model, torch.optim.SGD(model.parameters(), lr=0.5), (1, 3))
+    for number in range(5):
+        probe.advance(step)
+        step(model, probe._followed[1])
+        take_out(number)
+    assert probe.report().left_at == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda m: torch.optim.SGD([*m.parameters(), nn.Parameter(X)], lr=0.1),
+            ValueError,
+            "not the model's",
+        ),
+        (lambda m: lambda p: torch.optim.SGD([*p, nn.Parameter(X)], lr=0.1), ValueError, "not the model's"),
+        (lambda m: lambda p: {}["missing"], KeyError, "missing"),  # the user's own mistake, as it is
+    ],
+)
+def test_what_is_not_one_optimiser_of_the_model_is_refused(make, error, message):
+    model = Net()
+    with pytest.raises(error, match=message):
+        SensitivityProbe(model, make(model))
+
+
+@pytest.mark.parametrize("loss", [lambda m: {"loss": loss_of(m)}, lambda m: loss_of(m).item()])
+def test_a_loss_that_is_no_tensor_is_refused(loss):
+    def certified(model):
+        make = (Net, lambda p: torch.optim.SGD(p, lr=0.1), [X])
+        return certify(lambda m, _: loss(m), *make, evaluate=lambda m: 0.0)
+
+    for use in (
+        lambda model: Copies(model, lambda p: torch.optim.SGD(p, lr=0.1)).step(loss),
+        lambda model: training_map(model, torch.optim.SGD(model.parameters(), lr=0.1), lambda m, _: loss(m)),
+        certified,
+    ):
+        with pytest.raises(TypeError, match="return the scalar tensor itself"):
+            use(Net())
+
+
+def test_equal_bits_of_complex_numbers_and_of_different_types():
+    z = torch.tensor([complex(math.nan, 1.0), 2.0])
+    assert equal_bits(z, z.clone())
+    assert not equal_bits(z, z + 1j)
+    assert not equal_bits(torch.ones(2), torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_studies_make_their_own_gradients(around):
+    def study():
+        report = numerical_sensitivity(Net, [(X, Y)], lambda p: torch.optim.SGD(p, lr=0.5), 3)
+        found = certify(
+            lambda m, _: loss_of(m),
+            *(Net, lambda p: torch.optim.SGD(p, lr=0.5), [X] * 2),
+            evaluate=lambda m: float(loss_of(m)),
+            conditions=["repeat"],
+        )
+        return report.divergence.tolist(), found.score
+
+    free = study()
+    with around():
+        assert study() == free
+
+
 # outputs ------------------------------------------------------------------------------------------
 
 
@@ -312,6 +446,33 @@ def test_steps_that_lose_the_tangent_or_work_in_place(step):
     assert torch.equal(START, torch.tensor([0.3, 0.6], dtype=torch.float64))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x * 2, lambda x: {"y": x}, lambda x: {"x": x.repeat(2)}, lambda x: {"x": x.float() * 2}],
+)
+def test_a_step_that_returns_another_state_is_refused(change):
+    with pytest.raises(ValueError, match="names, shapes and types of its state: x"):
+        lyapunov_exponents(lambda s, _: change(s["x"]), torch.ones(2, dtype=torch.float64), num_steps=3)
+
+
+def test_a_state_that_is_not_finite_is_said_to_be_so():
+    def unseen(state, _):  # by torch, so that differences take over
+        return {"x": state["x"].detach() ** 2}
+
+    with pytest.raises(FloatingPointError, match="step 9: state or tangent is not finite"):
+        lyapunov_exponents(unseen, torch.tensor([10.0], dtype=torch.float64), num_steps=30)
+
+
+def test_checkpointed_layers_have_the_exponents_of_plain_ones():
+    model = Net().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    x, growth = X.double(), []
+    for call in (lambda m: m(x), lambda m: checkpoint(m, x, use_reentrant=False)):
+        step, state = training_map(model, optimizer, lambda m, _, f=call: functional.cross_entropy(f(m), Y))
+        growth.append(lyapunov_exponents(step, state, num_steps=4).growth)
+    np.testing.assert_allclose(growth[1], growth[0], atol=1e-7)
+
+
 def test_a_step_that_keeps_something_is_refused():
     calls = 0
 
@@ -402,3 +563,22 @@ def test_ascent_is_refused_instead_of_ignored():
     plain = torch.optim.SGD(parameters, lr=0.1, maximize=True)
     with pytest.raises(ValueError, match="maximize"):
         PerturbedSGD(parameters, lr=0.1).load_state_dict(plain.state_dict())
+
+
+def test_a_score_may_take_gradients_and_freeze_layers():
+    def evaluate(model: nn.Module) -> float:
+        model.zero_grad()
+        loss_of(model).backward()
+        model.body[0].requires_grad_(False)
+        return float(model.body[0].weight.grad.norm())
+
+    model = Net()
+    probe = SensitivityProbe(model, torch.optim.SGD(model.parameters(), lr=0.5), (1, 3))
+    probe.advance(update)
+    copied = probe.copies.models[0]
+    before = [(p.grad, p.grad.clone(), p.requires_grad) for p in copied.parameters()]
+    probe.report(evaluate)
+    for p, (grad, values, requires_grad) in zip(copied.parameters(), before, strict=True):
+        assert p.grad is grad
+        assert torch.equal(grad, values)
+        assert p.requires_grad is requires_grad

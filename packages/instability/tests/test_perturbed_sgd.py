@@ -1,5 +1,6 @@
 import copy
 import io
+import math
 import pickle
 
 import numpy as np
@@ -245,3 +246,28 @@ def test_unknown_place():
 def test_perturb_optimizer_needs_an_optimizer():
     with pytest.raises(TypeError, match=r"pass a torch\.optim\.Optimizer"):
         perturb_optimizer("sgd", 3)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("start", "rate", "gradient"), [(1.0, 1.0, math.inf), (3e38, 2.0, 3e38)], ids=["infinite", "overflow"]
+)
+def test_updates_beyond_the_largest_number_are_the_plain_optimisers(k, start, rate, gradient):
+    """As for an infinite gradient, or a step from one end of float32 to the other."""
+    found = []
+    for wrap in (lambda o: o, lambda o: perturb_optimizer(o, k, at="update")):
+        weight = torch.nn.Parameter(torch.tensor([start, 1.0]))
+        optimizer = wrap(torch.optim.SGD([weight], lr=rate))
+        weight.grad = torch.tensor([gradient, 0.5])
+        optimizer.step()
+        found.append(weight.tolist())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("at", ["update", "gradient"])
+def test_a_perturbation_that_makes_infinity_is_refused(at):
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = perturb_optimizer(torch.optim.SGD([weight], lr=1.0), Cast(torch.float16), at=at)
+    weight.grad = torch.tensor([1e5])  # beyond float16
+    with pytest.raises(FloatingPointError, match=r"Cast\(torch.float16\) made a finite number infinite"):
+        optimizer.step()

@@ -46,7 +46,30 @@ def test_cast_to_a_wider_type_changes_nothing():
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match="not a floating type"):
+        Cast("bfloat16")
+    with pytest.raises(ValueError, match="not a floating type"):
         Cast(torch.int32)
     with pytest.raises(ValueError, match="ulps=0"):
         StochasticUlp(torch.Generator(), 0)
     assert repr(ScaleDivide(3)) == "ScaleDivide(3)"
+
+
+def test_numbers_without_a_next_one_are_left_alone():
+    info = torch.finfo(torch.float32)
+    direction = torch.tensor([torch.inf, -torch.inf, torch.nan, info.max, -info.max]).repeat(20)
+    moved, _ = StochasticUlp(torch.Generator().manual_seed(0), ulps=2)(direction, 0.1)
+    assert torch.equal(moved.isinf(), direction.isinf())
+    assert torch.equal(moved.sign().nan_to_num(), direction.sign().nan_to_num())
+    assert (moved[direction == info.max] < info.max).any()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: StochasticUlp(torch.Generator().manual_seed(0)), lambda: Cast(torch.bfloat16)]
+)
+def test_both_parts_of_complex_directions_are_perturbed(make):
+    direction = torch.randn(200, dtype=torch.cfloat, generator=torch.Generator().manual_seed(1))
+    moved, _ = make()(direction, 0.1)
+    parts, _ = make()(torch.view_as_real(direction), 0.1)
+    assert torch.equal(torch.view_as_real(moved), parts)
+    assert (moved.imag != direction.imag).any()
+    torch.testing.assert_close(moved, direction, rtol=1e-2, atol=0)

@@ -3,8 +3,10 @@ import pytest
 import torch
 from torch import nn
 
-from instability import SensitivityProbe, numerical_sensitivity
+from instability import SensitivityProbe, average_relative_l1, numerical_sensitivity
 from instability.perturbed_sgd import PerturbedSGD
+from instability.rounding import Rooms
+from instability.sensitivity.distance import layer_divergence
 
 
 class Transformer(nn.Module):
@@ -136,6 +138,8 @@ def test_global_generator_is_untouched():
     ("change", "message"),
     [
         ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"steps": 2.5}, r"steps=2.5 must be at least 1, and whole"),
+        ({"every": 1.5}, r"every=1.5 must be at least 1, and whole"),
         ({"perturbations": ()}, "perturbations is empty"),
         ({"perturbations": (3, 5)}, "must start with the baseline"),
         ({"data": iter([noise_batch(0)])}, "data ran out after 1 of 3 steps"),
@@ -175,3 +179,20 @@ def test_other_optimisers_are_perturbed_at_the_gradient():
     probe.step(lambda m: (m.weight * torch.linspace(1.1, 1.9, 64)).sum())
     kept = [optimizer.state_dict()["state"][0]["exp_avg"] for optimizer in probe.copies.optimizers]
     assert not torch.equal(*kept)
+
+
+@pytest.mark.parametrize("batch", [{"x": 1, "y": 2}, (1, 2, 3), torch.ones(3)])
+def test_batches_that_are_no_pairs_are_refused(batch):
+    with pytest.raises(TypeError, match=r"a batch is a (dict|tuple|Tensor); pass pairs"):
+        numerical_sensitivity(lambda: nn.Linear(2, 2), [batch], lambda p: torch.optim.SGD(p, lr=0.1), 2)
+
+
+@pytest.mark.parametrize("pair", [(2e38, 2.5e38), (3e38, -3e38), (1e-45, -1e-45)])
+def test_divergence_of_the_largest_and_smallest_weights(pair):
+    """The sum of two weights overflows in float32; float64 holds it."""
+    a, b = (torch.tensor([w, 1.0]) for w in pair)
+    total, _ = layer_divergence({"w": a}, {"w": b}, Rooms())["w"]
+    exact = (2 * (a.double() - b.double()).abs() / (a.double().abs() + b.double().abs())).sum().item()
+    assert total == pytest.approx(exact, rel=1e-6)
+    wide = [w.double().numpy() * 2.0 ** (896 if pair[0] > 1 else 0) for w in (a, b)]  # in float64 likewise
+    assert average_relative_l1(*wide) == pytest.approx(exact / 2, rel=1e-6)

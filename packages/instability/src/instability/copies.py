@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch.optim import Optimizer
 from instability.metrics import average_relative_l1
 from instability.perturbed_sgd import PerturbedSGD, perturb_optimizer
 from instability.rounding import check_perturbation, is_power_of_two
-from instability.streams import RandomStreams
+from instability.streams import RandomStreams, check_loss, graph_tensors
 
 __all__ = ["Copies", "LossOf", "OptimizerFn", "StepFn", "equal_bits", "trained_parameters", "twin"]
 
@@ -42,7 +43,8 @@ class Copies:
         perturbations: the integers ``k``; the first must be 1, the baseline that others are compared with.
 
     Raises:
-        ValueError: no perturbations, the first is not 1, or the model has nothing to train.
+        ValueError: no perturbations, the first is not 1, the model has nothing to train, or the optimiser
+            trains parameters of another.
         TypeError: the model or its optimiser cannot be copied, or has hooks, which a copy would lose.
 
     >>> copies = Copies(nn.Linear(2, 1), lambda p: PerturbedSGD(p, lr=0.1), perturbations=(1, 2, 3))
@@ -57,7 +59,7 @@ class Copies:
         optimizer: OptimizerFn | Optimizer,
         perturbations: Sequence[int] = (1, 2, 3),
     ) -> None:
-        if not perturbations:
+        if not len(perturbations):
             raise ValueError("perturbations is empty; pass at least the baseline 1.")
         if perturbations[0] != 1:
             raise ValueError(f"perturbations={tuple(perturbations)} must start with the baseline k = 1.")
@@ -91,7 +93,7 @@ class Copies:
 
         def update(model: nn.Module, optimizer: Optimizer) -> Tensor:
             def evaluate() -> Tensor:
-                loss = loss_of(model)
+                loss = check_loss(loss_of(model))
                 loss.backward()
                 return loss
 
@@ -121,7 +123,7 @@ class Copies:
         for model, optimizer in zip(self.models, self.optimizers, strict=True):
             streams.restore()
             loss = step(model, optimizer)
-            losses.append(float("nan") if loss is None else float(torch.as_tensor(loss).detach()))
+            losses.append(float("nan") if loss is None else _number(loss))
         self._in_step = False
         return losses
 
@@ -144,9 +146,11 @@ class Copies:
         for number, theirs in enumerate(optimizer.param_groups):
             ours = self.optimizers[0].param_groups[number]
             fixed = ("params", "perturbation")
-            changed = {n: v for n, v in theirs.items() if n not in fixed and (n not in ours or v != ours[n])}
+            changed = {
+                n: v for n, v in theirs.items() if n not in fixed and (n not in ours or _differ(v, ours[n]))
+            }
             for copied in self.optimizers:
-                copied.param_groups[number].update(changed)
+                copied.param_groups[number].update(copy.deepcopy(changed))
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Set the learning rate of every group of every copy."""
@@ -189,14 +193,18 @@ class Copies:
         return all(bool(p.detach().isfinite().all()) for p in self.trained(index).values())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the full state (weights, buffers, optimiser tensors) as named arrays, for a checkpoint."""
+        """Return the full state (weights, buffers, optimiser tensors) as named arrays, for a checkpoint.
+
+        Raises:
+            TypeError: an optimiser keeps something else, as LBFGS does.
+        """
         return {name: _to_numpy(tensor).copy() for name, tensor in self._tensors().items()}
 
     def load_arrays(self, arrays: dict[str, np.ndarray]) -> None:
         """Restore what ``arrays`` returned, bit for bit."""
         for i, (model, optimizer) in enumerate(zip(self.models, self.optimizers, strict=True)):
             with torch.no_grad():
-                for name, tensor in model.state_dict().items():
+                for name, tensor in _named(model).items():
                     tensor.copy_(torch.from_numpy(arrays[f"{i}/model/{name}"]))
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             for j, parameter in enumerate(parameters):
@@ -210,12 +218,14 @@ class Copies:
     def _tensors(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for i, (model, optimizer) in enumerate(zip(self.models, self.optimizers, strict=True)):
-            tensors |= {f"{i}/model/{name}": tensor for name, tensor in model.state_dict().items()}
+            tensors |= {f"{i}/model/{name}": tensor for name, tensor in _named(model).items()}
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             for j, parameter in enumerate(parameters):
                 for name, value in optimizer.state.get(parameter, {}).items():
                     if isinstance(value, Tensor):
                         tensors[f"{i}/optimizer/{j}/{name}"] = value
+                    elif value is not None:
+                        raise TypeError(f"the optimiser keeps {name}, a {type(value).__name__}: no array.")
         return tensors
 
 
@@ -226,9 +236,10 @@ def closed_step(optimizer: Optimizer, evaluate: Callable[[], Tensor]) -> Tensor:
         optimizer.zero_grad()
         return evaluate()
 
-    if isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.LBFGS):
-        return optimizer.step(closure)  # type: ignore[arg-type, return-value]  # torch's stub says float
-    loss = closure()
+    with torch.enable_grad():
+        if isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.LBFGS):
+            return optimizer.step(closure)  # type: ignore[arg-type, return-value]  # torch's stub says float
+        loss = closure()
     optimizer.step()
     return loss
 
@@ -259,40 +270,75 @@ def twin(model: nn.Module, optimizer: OptimizerFn | Optimizer) -> tuple[nn.Modul
 
     Raises:
         TypeError: they cannot be copied, or have hooks, which torch leaves behind.
+        ValueError: the optimiser trains parameters of another model.
     """
+    if not (isinstance(optimizer, Optimizer) or callable(optimizer)):
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__name__}; pass one torch optimiser (several can be groups of "
+            "one), or a function that makes one."
+        )
     for name, p in model.named_parameters():
         if p._backward_hooks or p._post_accumulate_grad_hooks:
             raise TypeError(f"parameter {name} has a hook, which a copy would lose; do its work in the step.")
-    try:
-        if not isinstance(optimizer, Optimizer):
-            copied = copy.deepcopy(model)
-            return copied, optimizer(copied.parameters())
-        inner = getattr(optimizer, "optimizer", optimizer)
-        if any(o._optimizer_step_pre_hooks or o._optimizer_step_post_hooks for o in (optimizer, inner)):
-            raise TypeError("its step has hooks, which a copy would lose; do their work in the step")
+    own: dict[str, Any] = {}
+    if isinstance(optimizer, Optimizer):
+        both = (optimizer, getattr(optimizer, "optimizer", optimizer))
+        if any(o._optimizer_step_pre_hooks or o._optimizer_step_post_hooks for o in both):
+            raise TypeError("the optimiser has a hook, which a copy would lose; do its work in the step.")
         # Not the optimiser itself: torch would forget its attributes. A scheduler hangs a bound step on it.
         own = {name: value for name, value in vars(optimizer).items() if name != "step"}
-        copied, own = copy.deepcopy((model, own))
+    try:
+        kept = {id(t): t.detach().clone() for t in graph_tensors(model)}
+        copied, own = copy.deepcopy((model, own), kept)
     except (RuntimeError, TypeError) as error:
         raise TypeError(
             f"the model or its optimiser cannot be copied ({str(error).splitlines()[0]}); if it has an old "
             "weight norm, use torch.nn.utils.parametrizations.weight_norm."
         ) from error
-    inner = object.__new__(type(optimizer))
-    vars(inner).update(own)
+    for p, q in zip(model.parameters(), copied.parameters(), strict=True):
+        q.grad = None if p.grad is None else p.grad.clone()
+    if isinstance(optimizer, Optimizer):
+        inner = object.__new__(type(optimizer))
+        vars(inner).update(own)
+    else:
+        inner = optimizer(copied.parameters())
+        if not isinstance(inner, Optimizer):
+            raise TypeError(f"the function made a {type(inner).__name__}; let it return a torch optimiser.")
     if isinstance(inner, torch.optim.LBFGS):
         inner._numel_cache = None
+    theirs = {id(p) for p in copied.parameters()}
+    trained = (p for group in inner.param_groups for p in group["params"] if p.requires_grad and p.numel())
+    if not all(id(p) in theirs for p in trained):
+        raise ValueError("the optimiser trains parameters that are not the model's; make them part of it.")
     return copied, inner
 
 
 def equal_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are equal bit for bit, NaN included."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    if a.is_complex():
+        a, b = torch.view_as_real(a), torch.view_as_real(b)
     if torch.equal(a, b):  # also true for 0.0 and -0.0, which no later step tells apart but by division
         return True
-    if not a.is_floating_point() or a.shape != b.shape:
+    if not a.is_floating_point():
         return False
     integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
     return torch.equal(a.contiguous().view(integers), b.contiguous().view(integers))
+
+
+def _number(loss: Any) -> float:
+    if not (isinstance(loss, float | int | np.number) or (isinstance(loss, Tensor) and loss.numel() == 1)):
+        raise TypeError(f"the step returned a {type(loss).__name__}; let it return one number or None.")
+    return float(torch.as_tensor(loss).detach())
+
+
+def _differ(a: Any, b: Any) -> bool:
+    return bool(np.any(a != b)) if isinstance(a, np.ndarray) else bool(torch.as_tensor(a != b).any())
+
+
+def _named(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _perturbed(optimizer: Optimizer, k: int) -> Optimizer:

@@ -8,8 +8,9 @@ Source: Sec. 5.3 of Sun et al. 2022; Pearlmutter 1994 for the products.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from gdyn_common.seeding import generator
 from gdyn_common.spectral import lanczos, power_iteration
-from instability.streams import unchanged
+from instability.metrics import real_array
+from instability.streams import check_loss, unchanged
 
 __all__ = ["hessian_vector_product", "sharpness"]
 
@@ -31,8 +33,9 @@ def hessian_vector_product(
     The gradient's graph is built once and kept. Model, buffers and random streams are left as they were.
 
     Raises:
+        TypeError: the loss is no scalar tensor with a gradient.
         ValueError: nothing requires a gradient, a parameter is complex, or the loss changes parameters.
-        NotImplementedError: an operation of the model has no second derivative; the message names it.
+        NotImplementedError: an operation of the model has no second derivative, or a wrong one.
 
     >>> model = nn.Linear(2, 1, bias=False)
     >>> scales = torch.tensor([1.0, 3.0])
@@ -46,9 +49,15 @@ def hessian_vector_product(
         raise ValueError("the model has no parameter that requires a gradient.")
     if any(p.is_complex() for p in parameters):
         raise ValueError("a parameter is complex; keep its real and imaginary parts as two real parameters.")
+    if any(p.is_inference() for p in parameters):
+        raise ValueError("the model was made in inference_mode and has no gradients; make it outside.")
     versions = [p._version for p in parameters]
-    with unchanged(model):
-        gradients = torch.autograd.grad(loss_of(model), parameters, create_graph=True, materialize_grads=True)
+    with _with_gradients(), unchanged(model):
+        loss = check_loss(loss_of(model))
+        _check_graph(loss)
+        gradients = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+    if any(g.layout != torch.strided for g in gradients):
+        raise NotImplementedError("a gradient is sparse and has no second derivative; pass sparse=False.")
     if versions != [p._version for p in parameters]:
         raise ValueError(
             "the loss changes parameters in place, as an embedding with max_norm does, so it has no Hessian "
@@ -56,24 +65,27 @@ def hessian_vector_product(
         )
 
     def product(vector: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-        pieces = torch.from_numpy(np.asarray(vector, dtype=np.float64)).split(sizes)
+        pieces = torch.as_tensor(real_array(vector, "vector")).split(sizes)
         directions = [v.reshape(p.shape).to(p) for v, p in zip(pieces, parameters, strict=True)]
         # A gradient that does not depend on the weights (a linear loss) has no graph: its product is zero.
         pairs = [(g, d) for g, d in zip(gradients, directions, strict=True) if g.requires_grad]
         if not pairs:
             return np.zeros(sum(sizes))
         try:
-            rows = torch.autograd.grad(
-                [g for g, _ in pairs],
-                parameters,
-                [d for _, d in pairs],
-                retain_graph=True,
-                materialize_grads=True,
-            )
+            with _with_gradients(), unchanged(model):  # checkpointed layers run once more
+                rows = torch.autograd.grad(
+                    [g for g, _ in pairs],
+                    parameters,
+                    [d for _, d in pairs],
+                    retain_graph=True,
+                    materialize_grads=True,
+                )
         except RuntimeError as error:
             raise _name_operation(error) from error
         return torch.cat([row.reshape(-1) for row in rows]).to(torch.float64).cpu().numpy()
 
+    largest = abs(float(loss.detach())) + max(float(g.detach().abs().amax()) for g in gradients if g.numel())
+    _check_symmetry(product, sum(sizes), largest * max(torch.finfo(p.dtype).eps for p in parameters))
     return product
 
 
@@ -93,7 +105,8 @@ def sharpness(
         loss_of: maps the model to the scalar loss, on a fixed batch; put the model into the mode you mean.
         weight_decay: added to every eigenvalue, as the optimisers' weight decay does.
         method: ``"lanczos"`` for the largest eigenvalue, ``"power"`` for the one of largest magnitude.
-        tol: relative tolerance; float32 models resolve about 1e-5.
+        tol: relative tolerance; where the most negative eigenvalue is far larger, float32 models resolve
+            about 1e-5 of that one.
         seed: of the start vector.
 
     >>> model = nn.Linear(2, 1, bias=False)
@@ -105,7 +118,13 @@ def sharpness(
     dim = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rng = generator(seed, "sharpness")
     if method == "lanczos":
-        value = float(lanczos(product, dim, 1, generator=rng, tol=tol).values[0])
+        finest = min(tol, max(torch.finfo(p.dtype).eps for p in model.parameters()) ** 0.75)
+        found, aim, room = lanczos(product, dim, 1, generator=rng, tol=tol), tol, max(32, 2**25 // dim)
+        # Its tolerance is relative to the largest magnitude, which a negative eigenvalue may have.
+        while aim > finest and found.residuals[0] > 1.5 * tol * abs(found.values[0]):
+            aim = max(finest, aim / 100)
+            found = lanczos(product, dim, 1, generator=rng, tol=aim, basis_size=room)
+        value = float(found.values[0])
     elif method == "power":
         value = power_iteration(product, dim, generator=rng, tol=tol).value
     else:
@@ -113,7 +132,42 @@ def sharpness(
     return value + weight_decay
 
 
+@contextlib.contextmanager
+def _with_gradients() -> Iterator[None]:
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _check_graph(loss: Tensor) -> None:
+    """Refuse what hides the weights from a gradient of the gradient."""
+    waiting, seen = [loss.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            raise NotImplementedError(
+                "checkpoint with use_reentrant=True hides its layers' weights; pass use_reentrant=False."
+            )
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+
+
+def _check_symmetry(product: Callable[[np.ndarray], np.ndarray], dim: int, noise: float) -> None:
+    directions = generator(0, "symmetry").standard_normal((3, dim))
+    forms = directions @ np.array([product(v) for v in directions]).T
+    if np.linalg.norm(forms - forms.T) > 0.05 * np.linalg.norm(forms) + noise * dim**0.5:
+        raise NotImplementedError(
+            "the Hessian comes out unsymmetric: some operation has a wrong second derivative in torch, as "
+            "weight_norm has in some versions; replace it in the model."
+        )
+
+
 def _name_operation(error: RuntimeError) -> Exception:
+    if "aot_autograd" in str(error):
+        return NotImplementedError("a compiled model has no second derivative; pass the module you compiled.")
+    if "modified by an inplace operation" in str(error):
+        return ValueError("the weights changed since the product was made; make it anew.")
     match = re.search(
         r"derivative for ([\w:]+) is not implemented|([\w:]+) does not support .*backward", str(error)
     )

@@ -74,8 +74,8 @@ def float32_precision(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
         if older is not None:
             torch.set_float32_matmul_precision("highest" if precision == "ieee" else "high")
             cudnn.allow_tf32 = precision == "tf32"
-        else:
-            for part in parts:
+        for part in parts:  # of the newer interface alone the older one may know nothing
+            if older is None or part.fp32_precision not in (precision, "none"):
                 part.fp32_precision = precision
         yield
     finally:

@@ -7,16 +7,20 @@ Source: Sec. 4.2 of Sun et al. 2022; the entries beyond its average relative L1 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 __all__ = [
     "accuracy_spread",
+    "as_array",
     "average_relative_l1",
     "first_step_above",
     "growth_rate",
     "moving_average",
+    "real_array",
     "relative_l2",
 ]
 
@@ -29,8 +33,10 @@ def average_relative_l1(a: ArrayLike, b: ArrayLike) -> float:
     >>> average_relative_l1([1.0, 0.0], [-1.0, 0.0])
     1.0
     """
-    a, b = _pair(a, b)
-    difference, size = np.abs(a - b), np.abs(a) + np.abs(b)
+    x, y = _pair(a, b)
+    if max(np.abs(x).max(), np.abs(y).max()) > np.finfo(np.float64).max / 4:  # the sum may overflow
+        x, y = x / 4, y / 4
+    difference, size = np.abs(x - y), np.abs(x) + np.abs(y)
     return float(2 * np.mean(np.divide(difference, size, out=np.zeros_like(size), where=size != 0)))
 
 
@@ -40,9 +46,11 @@ def relative_l2(a: ArrayLike, b: ArrayLike) -> float:
     >>> relative_l2([3.0, 4.0], [0.0, 0.0])
     2.0
     """
-    a, b = _pair(a, b)
-    size = float(np.linalg.norm(a) + np.linalg.norm(b))
-    return 2 * float(np.linalg.norm(a - b)) / size if size else 0.0
+    x, y = _pair(a, b)
+    shift = -np.frexp(max(np.abs(x).max(), np.abs(y).max()))[1]  # no square overflows or vanishes
+    x, y = np.ldexp(x, shift), np.ldexp(y, shift)
+    size = float(np.linalg.norm(x) + np.linalg.norm(y))
+    return 2 * float(np.linalg.norm(x - y)) / size if size else 0.0
 
 
 def moving_average(x: ArrayLike, window: int = 100) -> Float[np.ndarray, "m"]:
@@ -53,13 +61,13 @@ def moving_average(x: ArrayLike, window: int = 100) -> Float[np.ndarray, "m"]:
     >>> moving_average([1.0, 2.0, 3.0, 4.0], window=2).tolist()
     [1.5, 2.5]
     """
-    values = np.asarray(x, dtype=np.float64)
+    values = real_array(x, "x")
     if not 1 <= window <= values.shape[-1]:
         raise ValueError(
             f"window={window} does not fit {values.shape[-1]} values; pass 1 to {values.shape[-1]}."
         )
-    windows = np.lib.stride_tricks.sliding_window_view(values, window)
-    return np.asarray(windows[:-1].mean(axis=-1))
+    windows = np.lib.stride_tricks.sliding_window_view(values, window, axis=-1)
+    return np.asarray(windows[..., :-1, :].mean(axis=-1))
 
 
 def first_step_above(divergence: ArrayLike, level: float) -> int:
@@ -68,7 +76,7 @@ def first_step_above(divergence: ArrayLike, level: float) -> int:
     >>> first_step_above([0.0, 1e-5, 1e-2], 1e-3), first_step_above([0.0], 1e-3)
     (2, -1)
     """
-    above = np.asarray(divergence) > level
+    above = real_array(divergence, "divergence") > level
     return int(above.argmax()) if above.any() else -1
 
 
@@ -80,7 +88,7 @@ def growth_rate(divergence: ArrayLike, level_low: float, level_high: float) -> f
     >>> round(growth_rate(1e-12 * np.exp(0.5 * np.arange(60)), 1e-10, 1e-3), 6)
     0.5
     """
-    values = np.asarray(divergence, dtype=np.float64)
+    values = real_array(divergence, "divergence")
     start, end = first_step_above(values, level_low), first_step_above(values, level_high)
     if start < 0 or end - start < 2:
         return float("nan")
@@ -101,7 +109,7 @@ def accuracy_spread(accuracies: ArrayLike, *, last: int = 10) -> dict[str, Float
     >>> spread["over_perturbations"].tolist(), spread["over_seeds"].tolist()
     ([1.0, 0.0], [5.0, 6.0])
     """
-    values = np.asarray(accuracies, dtype=np.float64)
+    values = real_array(accuracies, "accuracies")
     if values.ndim != 3:
         raise ValueError(f"accuracies has shape {values.shape}; pass (perturbation, seed, epoch).")
     if not 1 <= last <= values.shape[2]:
@@ -110,8 +118,24 @@ def accuracy_spread(accuracies: ArrayLike, *, last: int = 10) -> dict[str, Float
     return {"over_perturbations": final.std(axis=0), "over_seeds": final.std(axis=1)}
 
 
+def as_array(values: Any) -> np.ndarray:
+    """Return an array, or a tensor of any type with or without a graph, as an array."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().resolve_conj()
+        values = values.float() if values.dtype.itemsize < 4 and values.dtype.is_floating_point else values
+    return np.asarray(values)
+
+
+def real_array(values: Any, name: str) -> np.ndarray:
+    """Return real numbers in float64, or raise ValueError if they are complex."""
+    array = as_array(values)
+    if np.iscomplexobj(array):
+        raise ValueError(f"{name} is complex; pass its real and imaginary parts one after the other.")
+    return array.astype(np.float64, copy=False)
+
+
 def _pair(a: object, b: object) -> tuple[np.ndarray, np.ndarray]:
-    arrays = [np.asarray(a), np.asarray(b)]
+    arrays = [as_array(a), as_array(b)]
     if any(np.iscomplexobj(z) for z in arrays):
         arrays = [np.stack([z.real, z.imag]) for z in arrays]
     first, second = (z.astype(np.float64, copy=False) for z in arrays)

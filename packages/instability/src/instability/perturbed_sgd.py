@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -159,14 +158,18 @@ class PerturbedOptimizer(Optimizer):
                 return self._inner_step(partial(self._evaluate_and_perturb, closure))
             self._perturb_gradients()
             return self._inner_step(None)
-        parameters = [p for group in self.param_groups for p in group["params"]]
+        every = (p for group in self.param_groups for p in group["params"])
+        parameters = [p for p in every if p.is_floating_point() or p.is_complex()]
         before = [self._rooms.like(p, f"before {number}").copy_(p) for number, p in enumerate(parameters)]
         loss = self._inner_step(closure)
         for p, old in zip(parameters, before, strict=True):
             update = torch.sub(p, old, out=old)
             perturbed = self._rooms.like(p, "perturbed").copy_(update)
             # What the perturbation adds is zero where it left the update alone: k = 1, 2, 4, ... stay exact.
-            p.add_(self._round_again(perturbed).sub_(update))
+            change = self._round_again(perturbed).sub_(update)
+            if not torch.isfinite(change.sum()):  # an update beyond the largest number has no last digit
+                change.masked_fill_(~change.isfinite(), 0)
+            p.add_(change)
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -207,7 +210,13 @@ class PerturbedOptimizer(Optimizer):
         """Perturb a direction in place."""
         if not isinstance(self.perturbation, ScaleDivide):
             moved, rate = self.perturbation(direction, 1.0)
-            return direction.copy_(moved * rate)
+            moved = moved * rate
+            if bool((direction.isfinite() & ~moved.isfinite()).any()):
+                raise FloatingPointError(
+                    f"{self.perturbation!r} made a finite number infinite or NaN; take one of a larger "
+                    "range, such as bfloat16's."
+                )
+            return direction.copy_(moved)
         k = self.perturbation.k
         small = underflows(direction, k, self._rooms)
         if small is None:
@@ -253,13 +262,15 @@ def perturb_optimizer(
         raise TypeError(f"optimizer is a {type(optimizer).__name__}; pass a torch.optim.Optimizer.")
     if at not in ("update", "gradient"):
         raise ValueError(f"at={at!r} is unknown. Allowed: 'update', 'gradient'.")
-    if isinstance(perturbation, bool | int | float | np.integer):
+    if not callable(perturbation):
         k = check_perturbation(perturbation)
         return optimizer if k == 1 else PerturbedOptimizer(optimizer, ScaleDivide(k), at)
     return PerturbedOptimizer(optimizer, perturbation, at)
 
 
 def _check_group(group: dict[str, Any]) -> None:
+    if not math.isfinite(group["dampening"]):
+        raise ValueError(f"dampening={group['dampening']} is not allowed: pass a finite number.")
     for name in ("lr", "momentum", "weight_decay"):
         if not (math.isfinite(group[name]) and group[name] >= 0):
             raise ValueError(f"{name}={group[name]} is not allowed: pass a finite number >= 0.")

@@ -155,17 +155,21 @@ class StochasticUlp:
         self.ulps = ulps
 
     def __call__(self, direction: Tensor, rate: float) -> tuple[Tensor, float]:
-        """Move every entry; the rate stays."""
+        """Move every entry that is finite and stays so; the rate stays."""
+        if direction.is_complex():
+            moved, rate = self(torch.view_as_real(direction), rate)
+            return torch.view_as_complex(moved), rate
         device = self.generator.device
         moves = torch.randint(
             -self.ulps, self.ulps + 1, direction.shape, generator=self.generator, device=device
         ).to(direction.device)
-        moves[direction == 0] = 0  # a zero has no unit in the last place
+        moves[(direction == 0) | ~direction.isfinite()] = 0  # these have no unit in the last place
         moved = direction.clone()
         for step in range(1, self.ulps + 1):
             up = torch.nextafter(moved, torch.full_like(moved, torch.inf))
             down = torch.nextafter(moved, torch.full_like(moved, -torch.inf))
             moved = torch.where(moves >= step, up, torch.where(moves <= -step, down, moved))
+            moved = torch.where(moved.isfinite(), moved, direction)
         return moved, rate
 
     def __repr__(self) -> str:
@@ -184,12 +188,14 @@ class Cast:
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        if not dtype.is_floating_point:
-            raise ValueError(f"dtype={dtype} is not a floating type; pass e.g. torch.bfloat16.")
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ValueError(f"dtype={dtype!r} is not a floating type; pass e.g. torch.bfloat16.")
         self.dtype = dtype
 
     def __call__(self, direction: Tensor, rate: float) -> tuple[Tensor, float]:
         """Round every entry; the rate stays."""
+        if direction.is_complex():
+            return torch.view_as_complex(self(torch.view_as_real(direction), rate)[0]), rate
         return direction.to(self.dtype).to(direction.dtype), rate
 
     def __repr__(self) -> str:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from gdyn_common.seeding import generator
 from gdyn_common.spectral import lanczos
+from instability.metrics import real_array
 from instability.pde.convolution import ValidCorrelation
 from instability.pde.one_layer import LINEAR_RESIDUAL, Normalization
 
@@ -111,7 +112,7 @@ def periodic_bound(
     >>> periodic_bound(checkerboard(256)) == 0.25 * 65536**2
     True
     """
-    return abs(residual) * beta / 2 * float(np.max(np.abs(np.fft.fft2(image)) ** 2))
+    return abs(residual) * beta / 2 * float(np.max(np.abs(np.fft.fft2(real_array(image, "image"))) ** 2))
 
 
 def linear_thresholds(

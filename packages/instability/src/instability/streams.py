@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import random
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["RandomStreams", "unchanged"]
+__all__ = ["RandomStreams", "check_loss", "graph_tensors", "unchanged"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class RandomStreams:
 def unchanged(*models: nn.Module) -> Iterator[None]:
     """Put the random streams, and all that the models hold, back when the block ends.
 
-    That is parameters, buffers, modes, and what a module keeps as an attribute, such as a hidden state.
+    That is parameters with their gradients, buffers, modes, and what a module keeps as an attribute, such as
+    a hidden state or a list that grows. The block works on copies: a graph that is kept must not see them
+    change.
 
     >>> model = nn.BatchNorm1d(2)
     >>> with unchanged(model):
@@ -62,13 +66,14 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
     """
     streams = RandomStreams.now()
     kept = [(module, dict(module.__dict__)) for model in models for module in model.modules()]
-    weights = [(p, p.data) for model in models for p in model.parameters()]
-    for module, own in kept:  # copies, since a graph that is kept must not see its buffers change
-        module.__dict__["_buffers"] = {
-            n: None if b is None else b.clone() for n, b in own["_buffers"].items()
-        }
-    for parameter, data in weights:  # an embedding with max_norm changes them in its forward pass
-        parameter.data = data.clone()
+    weights = [(p, p.data, p.grad, p.requires_grad) for model in models for p in model.parameters()]
+    gradients = [(grad, grad.clone()) for _, _, grad, _ in weights if grad is not None]
+    same = [*(module for module, _ in kept), *(p for p, *_ in weights)]
+    memo: dict[int, Any] = {id(x): x for x in (*same, *(t for model in models for t in graph_tensors(model)))}
+    for module, own in kept:
+        module.__dict__.update({name: _copied(value, memo) for name, value in own.items()})
+    for p, data, *_ in weights:  # an embedding with max_norm changes weights in its forward pass
+        p.data = data.clone()
     try:
         yield
     finally:
@@ -76,5 +81,47 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
         for module, own in kept:
             module.__dict__.clear()
             module.__dict__.update(own)
-        for parameter, data in weights:
-            parameter.data = data
+        for p, data, grad, requires_grad in weights:
+            p.data = data
+            if p.grad is not grad:
+                p.grad = grad
+            p.requires_grad_(requires_grad)
+        for grad, values in gradients:
+            grad.data.copy_(values)
+
+
+def check_loss(loss: object) -> Tensor:
+    """Return a loss if it is a real scalar tensor with a gradient, else raise TypeError."""
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"the loss is a {type(loss).__name__}; return the scalar tensor itself.")
+    if loss.numel() != 1 or not loss.is_floating_point() or not loss.requires_grad:
+        raise TypeError(
+            f"the loss is a {loss.dtype} tensor of shape {tuple(loss.shape)}, requires_grad="
+            f"{loss.requires_grad}; return a real scalar that was not detached."
+        )
+    return loss
+
+
+def graph_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Yield what a model keeps in attributes and has a graph, which torch refuses to copy."""
+    waiting: list[Any] = [vars(module) for module in model.modules()]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor) and not value.is_leaf:
+            yield value
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple | set | deque):
+            waiting += value
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """Return a copy of an attribute, or itself if it belongs to torch or cannot be copied, as a lock."""
+    if type(value).__module__.startswith("torch") and not isinstance(value, Tensor | torch.Generator):
+        return value
+    if isinstance(value, dict) and not value:  # most are tables without hooks
+        return value.copy()
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # of any kind: the classes are the user's
+        return value

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from instability.certificate.bits import digest, map_tensors, tensors
-from instability.certificate.run import Training, layer_label, length, streams_digest
+from instability.certificate.run import Training, layer_label, length, streams_digest, take
 from instability.streams import unchanged
 
 __all__ = ["batch_dependent_layers"]
@@ -47,7 +47,7 @@ def batch_dependent_layers(training: Training) -> tuple[str, ...]:
         hooks.append(module.register_forward_hook(leave, with_kwargs=True))
     try:
         if size > 1:
-            training.loss_of(model, batch)
+            training.loss_of(model, take(batch, slice(None)))
     finally:
         for hook in hooks:
             hook.remove()

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from instability.certificate.bits import digest, map_tensors, tensors
 from instability.copies import OptimizerFn, closed_step, trained_parameters
-from instability.streams import RandomStreams, unchanged
+from instability.streams import RandomStreams, check_loss, unchanged
 
 __all__ = [
     "Condition",
@@ -66,6 +66,8 @@ class TrainingRun:
                 value.data = _widened(value.data)
         self._note("the initialisation", (), [value for _, value in _named(model)])
         optimizer = training.optimizer_fn(model.parameters())
+        if not trained_parameters(model, optimizer):
+            raise ValueError("the optimiser trains no parameter of the model that requires a gradient.")
         called: Any = torch.compile(model) if condition == "compile" else model
         with self._watch(model):
             for number, batch in enumerate(training.batches, 1):
@@ -104,7 +106,7 @@ class TrainingRun:
             total = torch.zeros(())
             for part in parts:
                 with torch.autocast(device, torch.bfloat16, enabled=condition == "autocast"):
-                    loss = loss_of(model, part)
+                    loss = check_loss(loss_of(model, part))
                 loss = loss if len(parts) == 1 else loss * (length(part) / size)
                 self._note("the loss", (), loss)
                 loss.backward()
@@ -185,7 +187,8 @@ def take(batch: Any, part: slice) -> Any:
 def _changed(batch: Any, condition: Condition) -> Any:
     if condition == "order":
         return map_tensors(lambda t: t.flip(0) if t.ndim else t, batch)
-    return map_tensors(_widened, batch) if condition == "float64" else batch
+    # A copy in any case: a loss may take the labels out of a dict.
+    return map_tensors(_widened if condition == "float64" else lambda t: t, batch)
 
 
 def _widened(t: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ __all__ = ["certify"]
 CONDITIONS: tuple[Condition, ...] = ("repeat", "order", "split", "threads", "float64", "autocast", "tf32")
 
 
+@torch.inference_mode(False)
 def certify(
     loss_of: Callable[[nn.Module, Any], Tensor],
     model_fn: Callable[[], nn.Module],

@@ -63,7 +63,10 @@ def lyapunov_exponents(
             "state, at least one step, and a transient that is not negative."
         )
     if not all(value.is_floating_point() for value in now.values()):
-        raise ValueError("the state holds tensors that are not floating; keep only those that vary.")
+        raise ValueError(
+            "the state holds tensors that are not floating; keep those that vary, and of complex ones the "
+            "real and imaginary parts."
+        )
     if coarse := {str(v.dtype) for v in now.values() if torch.finfo(v.dtype).eps > COARSEST}:
         raise ValueError(f"the state is {coarse.pop()}, too coarse for a tangent; call model.double().")
     generator = torch.Generator().manual_seed(seed)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
 
 from instability.streams import RandomStreams
 
@@ -15,16 +17,39 @@ __all__ = ["Map", "State", "by_differences", "by_jvp", "has_tangent"]
 
 State = Mapping[str, Tensor]
 Map = Callable[[dict[str, Tensor], int], State]
-NO_TANGENT = re.compile(r"forward[- ]?(mode )?AD|forward gradient|automatic differentiation")
+NO_TANGENT = re.compile(r"forward[- ]?(mode )?AD|forward gradient|automatic differentiation|checkpoint")
+
+
+class _Followed(TorchFunctionMode):
+    """Let a tangent pass ``out=``, for which torch has no forward derivative; refuse half precision."""
+
+    def __init__(self, *, duals: bool) -> None:
+        super().__init__()
+        self._duals = duals
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        out = kwargs.pop("out") if isinstance(kwargs.get("out"), Tensor) else None
+        result = func(*args, **kwargs)
+        if (
+            isinstance(result, Tensor)
+            and result.dtype in (torch.float16, torch.bfloat16)
+            and not (self._duals and forward_ad.unpack_dual(result).tangent is None)  # a constant
+        ):
+            raise ValueError(
+                f"the step computes in {result.dtype}, whose steps have no tangent; compute it in float32 or "
+                "float64, or use SensitivityProbe."
+            )
+        return result if out is None else out.copy_(result)
 
 
 def by_jvp(step: Map, state: State, tangents: State, number: int) -> tuple[dict[str, Tensor], Tensor]:
     """Return the next state and the image of a direction, by forward-mode differentiation."""
-    with forward_ad.dual_level():
+    with forward_ad.dual_level(), _Followed(duals=True):
         duals = {  # of copies, since a step may work in place
             name: forward_ad.make_dual(value.clone(), tangents[name].clone()) for name, value in state.items()
         }
-        after = step(duals, number)
+        after = _called(step, duals, number)
         pairs = {name: forward_ad.unpack_dual(after[name]) for name in state}
         return {name: primal.detach().clone() for name, (primal, _) in pairs.items()}, _flat(
             {
@@ -35,18 +60,41 @@ def by_jvp(step: Map, state: State, tangents: State, number: int) -> tuple[dict[
 
 
 def by_differences(step: Map, state: State, tangents: State, number: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the same from two steps beside the state, under the same random numbers."""
+    """Return the same from pairs of steps beside the state, under the same random numbers.
+
+    The pairs come closer until two of them agree, since what an optimiser keeps may be far smaller than the
+    weights.
+
+    Raises:
+        ValueError: no two agree, as for a step that jumps.
+    """
+    with _Followed(duals=False):
+        return _differences(step, state, tangents, number)
+
+
+def _differences(step: Map, state: State, tangents: State, number: int) -> tuple[dict[str, Tensor], Tensor]:
     streams = RandomStreams.now()
     size, length = float(_flat(state).norm()), float(_flat(tangents).norm())
     eps = torch.finfo(next(iter(state.values())).dtype).eps
-    h = eps ** (1 / 3) * (size or 1.0) / length
-    ends = []
-    for sign in (1, -1):
-        streams.restore()
-        ends.append(_flat(_detached(step({n: v + sign * h * tangents[n] for n, v in state.items()}, number))))
-    streams.restore()
-    copies = {name: value.clone() for name, value in state.items()}  # since a step may work in place
-    return _detached(step(copies, number)), (ends[0] - ends[1]) / (2 * h)
+    last, relative = None, eps ** (1 / 3)
+    while relative > eps**0.65:
+        h, ends = relative * (size or 1.0) / length, []
+        for sign in (1, -1):
+            streams.restore()
+            moved = {name: value + sign * h * tangents[name] for name, value in state.items()}
+            ends.append(_flat(_detached(_called(step, moved, number))))
+        found = (ends[0] - ends[1]) / (2 * h)
+        if last is not None and _agree(last, found, eps, 4 * eps * float(ends[0].norm()) / h):
+            streams.restore()
+            copies = {name: value.clone() for name, value in state.items()}  # since a step may work in place
+            return _detached(step(copies, number)), last
+        last, relative = found, relative / 10
+    if not found.isfinite().all():  # which the caller names
+        return _detached(step({name: value.clone() for name, value in state.items()}, number)), found
+    raise ValueError(
+        f"step {number + 1}: differences of the step do not settle as they get smaller: it jumps, or rounds; "
+        "it has no tangent there. Take float64, or use SensitivityProbe."
+    )
 
 
 def has_tangent(step: Map, state: State, tangents: State, number: int) -> bool:
@@ -57,26 +105,47 @@ def has_tangent(step: Map, state: State, tangents: State, number: int) -> bool:
     Raises:
         ValueError: the step makes two results of one state.
     """
-    streams, found = RandomStreams.now(), []
+    streams = RandomStreams.now()
     try:
-        for push in (by_jvp, by_differences):
-            streams.restore()
-            found.append(push(step, state, tangents, number))
+        first, exact = by_jvp(step, state, tangents, number)
+        streams.restore()
+        second = _detached(step({name: value.clone() for name, value in state.items()}, number))
+        for name in state:
+            level = torch.finfo(state[name].dtype).eps ** 0.5
+            if not torch.allclose(first[name], second[name], rtol=level, atol=level, equal_nan=True):
+                raise ValueError(
+                    f"the step makes two results of one state ({name} differs): it keeps something; make "
+                    "that part of the state."
+                )
+        streams.restore()
+        difference = _differences(step, state, tangents, number)[1]
     except RuntimeError as error:
         if not NO_TANGENT.search(str(error)):
             raise
         return False
     finally:
         streams.restore()
-    (first, exact), (second, difference) = found
-    for name in state:
-        level = torch.finfo(state[name].dtype).eps ** 0.5
-        if not torch.allclose(first[name], second[name], rtol=level, atol=level, equal_nan=True):
-            raise ValueError(
-                f"the step makes two results of one state ({name} differs): it keeps something; make that "
-                "part of the state."
-            )
-    return bool((exact - difference).norm() <= 0.05 * difference.norm())
+    size, length = float(_flat(second).norm()), float(_flat(tangents).norm())
+    eps = torch.finfo(next(iter(state.values())).dtype).eps
+    return _agree(
+        exact, difference, eps, 4 * eps ** (2 / 3) * size * length / (float(_flat(state).norm()) or 1)
+    )
+
+
+def _called(step: Map, state: dict[str, Tensor], number: int) -> State:
+    kinds = {name: (value.shape, value.dtype) for name, value in state.items()}
+    after = step(state, number)
+    if not isinstance(after, Mapping) or any(
+        name not in after or (after[name].shape, after[name].dtype) != kind for name, kind in kinds.items()
+    ):
+        raise ValueError(
+            f"the step must return a dict with the names, shapes and types of its state: {', '.join(kinds)}."
+        )
+    return after
+
+
+def _agree(a: Tensor, b: Tensor, eps: float, noise: float) -> bool:
+    return bool((a - b).norm() <= eps**0.25 * b.norm() + noise)
 
 
 def _detached(state: State) -> dict[str, Tensor]:

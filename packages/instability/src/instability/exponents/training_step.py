@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from instability.copies import trained_parameters, twin
 from instability.exponents.tangent import Map, State, has_tangent
 from instability.perturbed_sgd import PerturbedOptimizer
-from instability.streams import RandomStreams
+from instability.streams import RandomStreams, check_loss
 
 __all__ = ["SQUARES", "training_map", "varies"]
 
@@ -80,14 +80,17 @@ def training_map(
     return mapped, mapped.state
 
 
-class _Loss(nn.Module):
+class _Gradients(nn.Module):
+    """The gradients of a loss, taken while the weights are in place: checkpointed layers run again then."""
+
     def __init__(self, model: nn.Module, loss_of: Callable[[nn.Module, int], Tensor]) -> None:
         super().__init__()
         self.model = model
         self._loss_of = loss_of
 
-    def forward(self, number: int) -> Tensor:
-        return self._loss_of(self.model, number)
+    def forward(self, number: int, weights: list[Tensor]) -> tuple[Tensor | None, ...]:
+        loss = check_loss(self._loss_of(self.model, number))
+        return torch.autograd.grad(loss, weights, allow_unused=True)
 
 
 class _TrainingMap:
@@ -100,21 +103,13 @@ class _TrainingMap:
         loss_of: Callable[[nn.Module, int], Tensor],
         before_step: Callable[[Sequence[Tensor]], object] | None,
     ) -> None:
-        self._loss, self._loss_of = _Loss(model, loss_of), loss_of
+        self._gradients, self._loss_of = _Gradients(model, loss_of), loss_of
         self._optimizer = optimizer
         self._before_step = before_step
         named = trained_parameters(model, optimizer)
         if not named:
             raise ValueError("the optimiser trains no parameter of the model that requires a gradient.")
         self._names = {id(p): name for name, p in named.items()}
-        if any(
-            p.requires_grad and p.numel() and id(p) not in self._names
-            for g in optimizer.param_groups
-            for p in g["params"]
-        ):
-            raise ValueError(
-                "the optimiser trains parameters that are not the model's; make them part of it."
-            )
         for group in optimizer.param_groups:  # torch's fused and foreach forms have no forward derivative
             group.update({name: False for name in ("foreach", "fused") if name in group})
         state = {name: p.detach().clone() for name, p in named.items()}
@@ -124,17 +119,20 @@ class _TrainingMap:
         self._owners: dict[str, tuple[str, str]] = {}
         self._keep(state, kept, 0)
         self.state = {name: value.detach() for name, value in self(state, -1).items()}
-        along = {n: torch.full_like(v, float(n in named)) for n, v in self.state.items()}
+        generator = torch.Generator().manual_seed(0)
+        along = {
+            name: torch.randn(v.shape, generator=generator).to(v) * (1 if name in named else v.abs())
+            for name, v in self.state.items()
+        }
         self.has_tangent = has_tangent(self, self.state, along, 0)
 
     def __call__(self, state: State, number: int) -> dict[str, Tensor]:
         number += 1  # step 0 was made at the start
         weights = {name: state[name].clone().requires_grad_() for name in self._names.values()}
-        buffers = {name: buffer.clone() for name, buffer in self._loss.named_buffers()}
+        buffers = {name: buffer.clone() for name, buffer in self._gradients.named_buffers()}
         inputs = {f"model.{name}": w for name, w in weights.items()}
         with torch.enable_grad():
-            loss = functional_call(self._loss, inputs | buffers, (number,))
-            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            gradients = functional_call(self._gradients, inputs | buffers, (number, list(weights.values())))
         kept: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         for (name, w), gradient in zip(weights.items(), gradients, strict=True):
             w.grad = gradient

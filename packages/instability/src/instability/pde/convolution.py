@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from instability.metrics import real_array
+
 __all__ = ["Method", "ValidCorrelation", "checkerboard"]
 
 Method = Literal["fft", "direct"]
@@ -47,7 +49,7 @@ class ValidCorrelation:
         dtype: the floating type of everything.
 
     Raises:
-        ValueError: the image is not a matrix, not finite, or smaller than the kernel.
+        ValueError: the image is not a matrix, complex, not finite, or smaller than the kernel.
 
     >>> correlation = ValidCorrelation(checkerboard(4), kernel_size=2)
     >>> correlation.apply(torch.ones(2, 2, dtype=torch.float64)).abs().max().item()  # no checkerboard in it
@@ -62,7 +64,7 @@ class ValidCorrelation:
         method: Method = "fft",
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        pixels = torch.as_tensor(np.asarray(image, dtype=np.float64)).to(dtype)
+        pixels = torch.as_tensor(real_array(image, "image")).to(dtype)
         _check_sizes(pixels, kernel_size)
         if method not in ("fft", "direct"):
             raise ValueError(f"Unknown convolution method {method!r}. Allowed: 'fft', 'direct'.")
@@ -152,8 +154,8 @@ def _check_sizes(image: Tensor, kernel_size: int) -> None:
         )
     if not torch.isfinite(image).all():
         raise ValueError("image holds NaN or infinite pixels; pass finite numbers.")
-    if kernel_size < 1:
-        raise ValueError(f"kernel_size must be at least 1, got {kernel_size}.")
+    if not isinstance(kernel_size, int | np.integer) or kernel_size < 1:
+        raise ValueError(f"kernel_size must be an int of at least 1, got {kernel_size}.")
     if kernel_size > min(image.shape):
         raise ValueError(
             f"kernel_size {kernel_size} is larger than the image {tuple(image.shape)}: no valid position is "

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from instability.metrics import real_array
 from instability.pde.convolution import Method
 from instability.pde.one_layer import OneLayerNetwork, check_kernel
 from instability.rounding import check_perturbation, perturb_update
@@ -177,7 +178,7 @@ def descend(
     """
     if num_steps < 0:
         raise ValueError(f"num_steps must not be negative, got {num_steps}.")
-    start = torch.as_tensor(np.asarray(kernel, dtype=np.float64)).to(options.dtype)
+    start = torch.as_tensor(real_array(kernel, "kernel")).to(options.dtype)
     kernels = start.repeat(len(settings), 1, 1)
     buffers = torch.zeros_like(kernels)
     losses = np.full((len(settings), num_steps), np.nan)

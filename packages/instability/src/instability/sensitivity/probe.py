@@ -66,8 +66,8 @@ class SensitivityProbe:
         every: int = 1,
         outputs: Callable[[nn.Module], Tensor] | None = None,
     ) -> None:
-        if every < 1:
-            raise ValueError(f"every={every} must be at least 1.")
+        if every < 1 or every != int(every):
+            raise ValueError(f"every={every} must be at least 1, and whole.")
         self.copies = Copies(model, optimizer, perturbations)
         self.every = every
         self.num_steps = 0
@@ -110,7 +110,8 @@ class SensitivityProbe:
             self.copies.follow(optimizer)
             theirs = dict(model.named_parameters())
             if self._left_at < 0 and not all(
-                equal_bits(p.detach(), theirs[name].detach()) for name, p in self.copies.trained(0).items()
+                name in theirs and equal_bits(p.detach(), theirs[name].detach())
+                for name, p in self.copies.trained(0).items()
             ):
                 self._left_at = self.num_steps
         losses = make()

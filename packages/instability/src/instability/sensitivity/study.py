@@ -21,6 +21,7 @@ __all__ = ["numerical_sensitivity"]
 Batch = tuple[Tensor, Tensor]
 
 
+@torch.inference_mode(False)
 def numerical_sensitivity(
     model_fn: Callable[[], nn.Module],
     data: Iterable[Batch] | Callable[[int], Batch],
@@ -63,13 +64,19 @@ def numerical_sensitivity(
     >>> report.controls_hold, bool(report.divergence.max() < 1e-5)  # convex and stable: no amplification
     (True, True)
     """
-    if steps < 1:
-        raise ValueError(f"steps={steps} must be at least 1.")
+    if steps < 1 or steps != int(steps):
+        raise ValueError(f"steps={steps} must be at least 1, and whole.")
     streams = RandomStreams.now()
     try:
         torch.manual_seed(seed)
         probe = SensitivityProbe(model_fn(), optimizer_fn, perturbations, every=min(every, steps))
-        for inputs, targets in _batches(data, steps):
+        for batch in _batches(data, steps):
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                raise TypeError(
+                    f"a batch is a {type(batch).__name__}; pass pairs (inputs, targets), or use "
+                    "SensitivityProbe in a loop of your own."
+                )
+            inputs, targets = batch
 
             def loss_of(model: nn.Module, x: Tensor = inputs, y: Tensor = targets) -> Tensor:
                 return loss_fn(model(x), y)
