@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -125,7 +125,7 @@ def _factor(of: Moments, size: int) -> Float[np.ndarray, "rows features"]:
     return root
 
 
-def _double(name: str, values: object) -> np.ndarray:
+def _double(name: str, values: Any) -> np.ndarray:
     """Return real numbers in double precision: small integers wrap and half precision overflows."""
     if np.iscomplexobj(values):
         raise ValueError(f"the {name} are complex; scores are of real numbers.")

@@ -82,13 +82,20 @@ def principal_field(loss: Loss, learning_rate: float, cap: float = CAP) -> Calla
         loss: ``(dim,) -> scalar``, traceable for complex input.
         learning_rate: Step of the gradient descent that is modelled.
         cap: See :func:`principal_coefficient`.
+
+    Raises:
+        ValueError: At the first point, if the loss is not analytic there, or the point no vector.
     """
     check_rate(learning_rate)
+    unchecked = [True]
     gradient = jax.jit(jax.grad(loss, holomorphic=True))
     hessian = jax.jit(jax.jacfwd(jax.grad(loss, holomorphic=True), holomorphic=True))
 
     def field(x: Any) -> np.ndarray:
         point = jnp.asarray(x, complex)
+        if unchecked:
+            _check_analytic(loss, point)
+            unchecked.clear()
         g, h = np.asarray(gradient(point)), np.asarray(hessian(point))
         if np.all(h.imag == 0):
             values, vectors = np.linalg.eigh(h.real)
@@ -231,3 +238,18 @@ def check_gradient(gradient: Any) -> Float[np.ndarray, " dim"]:
             f"the gradient is {found.dtype} of shape {found.shape}; it must be a finite real vector."
         )
     return found.astype(float)
+
+
+def _check_analytic(loss: Loss, point: Array) -> None:
+    """Refuse a loss that fails the equations of Cauchy and Riemann: its continuation is another function."""
+    if point.ndim != 1:
+        raise ValueError(f"the point has shape {point.shape}; flatten the parameters to one vector.")
+    direction = np.random.default_rng(0).standard_normal(point.shape)
+    along, across = (
+        jax.jvp(loss, (point,), (jnp.asarray(factor * direction, point.dtype),))[1] for factor in (1, 1j)
+    )
+    if (abs(across - 1j * along) > 1e-3 * abs(along)).any():
+        raise ValueError(
+            "the loss is not analytic: it conjugates its parameters, or takes their modulus or real part; "
+            "write x @ x for jnp.vdot(x, x), jnp.abs(x)**2 and norms."
+        )
