@@ -104,11 +104,12 @@ def test_callback_keeps_what_it_measures():
     assert {row["at"] for row in seen.to_dict()} == {0, 2}
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1e11])
+@pytest.mark.parametrize("scale", [1e-12, 1e14])
 def test_sizes_whose_squares_leave_single_precision(scale):
     """``L_D = s (phi theta + phi^2)``, ``L_G = -s phi theta``: halves of Hessians times gradients."""
     game = Game(lambda p, t, b: scale * (p * t + p**2), lambda p, t, b: -scale * p * t)
-    found = measure_drift(game, (1.0, 1.0), None, (1e-4, 1e-4)).total
+    with jax.enable_x64(False):
+        found = measure_drift(game, (1.0, 1.0), None, (1e-4, 1e-4)).total
     unit = (1e-4 * scale) ** 2
     assert found.self_term == pytest.approx(3 * unit, rel=1e-5)
     assert found.interaction == pytest.approx(np.hypot(0.5, 1.5) * unit, rel=1e-5)
