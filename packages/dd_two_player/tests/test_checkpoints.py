@@ -29,3 +29,26 @@ def test_mismatches_name_the_parameter(tmp_path):
         restore_checkpoint(path, {k: v for k, v in state().items() if k != "w"})
     with pytest.raises(FileNotFoundError, match="does not exist; give restore_path="):
         restore_checkpoint(tmp_path / "other.npz", state())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "int4", "complex64"])
+def test_types_that_numpy_does_not_know_come_back(tmp_path, dtype):
+    state = {"w": jnp.asarray([1, 2], dtype)}
+    save_checkpoint(tmp_path / "a.npz", state)
+    found = restore_checkpoint(tmp_path / "a.npz", state)["w"]
+    assert (found.dtype, found.tolist()) == (state["w"].dtype, state["w"].tolist())
+    if dtype == "bfloat16":
+        with pytest.raises(ValueError, match=r"is not float32 in .*, as in this configuration"):
+            restore_checkpoint(tmp_path / "a.npz", {"w": jnp.ones(2)})
+
+
+@pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg", "threefry2x32"])
+def test_keys_of_every_kind_come_back(tmp_path, kind):
+    state = {"key": jax.random.key(3, impl=kind)}
+    save_checkpoint(tmp_path / "a.npz", state)
+    found = restore_checkpoint(tmp_path / "a.npz", state)["key"]
+    assert jax.random.key_impl(found) == jax.random.key_impl(state["key"])
+    assert jax.random.uniform(found) == jax.random.uniform(state["key"])
+    if kind == "rbg":
+        with pytest.raises(ValueError, match=r"has shape \(4,\) in .* and \(2,\) in this configuration"):
+            restore_checkpoint(tmp_path / "a.npz", {"key": jax.random.key(3, impl="threefry2x32")})

@@ -17,3 +17,11 @@ def test_all_directions_give_the_derivative_of_the_loss():
     field = basis @ (principal_coefficient(rate * values) * (basis.T @ gradient))
     assert table.loss_derivative == pytest.approx(float((gradient @ field).real), rel=1e-8)
     assert (table.coefficients > 0).tolist() == [True, False, False, False, False, False]
+
+
+@pytest.mark.parametrize("rate", [-1.0, 0.0, np.nan, np.inf])
+def test_the_rate_is_that_of_descent(rate):
+    with pytest.raises(ValueError, match=r"learning_rate is .*; it must be positive and finite"):
+        stability_coefficients(
+            np.ones(2), lambda v: v, rate, num_directions=1, generator=np.random.default_rng(0)
+        )

@@ -83,3 +83,60 @@ def test_parameters_are_required():
     optimizer = dal(exact_hvp(loss), learning_rate=0.1)
     with pytest.raises(ValueError, match="DAL needs the parameters"):
         optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
+
+
+def square(x):
+    return (x**2).sum()
+
+
+def rate_of(optimizer, x, gradient=None):
+    gradient = 2 * x if gradient is None else gradient
+    return float(optimizer.update(gradient, optimizer.init(x), x)[1].rate)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [jnp.float16([300, 200]), jnp.float16([3e-5, 2e-5]), jnp.float32([3e-25, 1e-25]), jnp.float32([1e25])],
+)
+def test_the_rate_does_not_depend_on_the_size_of_the_gradient(x):
+    """The Hessian is 2: the rate is 2/2, also where the squares of the gradient leave the type's range."""
+    assert rate_of(dal(exact_hvp(square), learning_rate=0.1), x) == pytest.approx(1, rel=2e-3)
+
+
+def test_finite_differences_of_half_precision_are_taken_in_single():
+    x = jnp.ones(1000, jnp.bfloat16)
+    assert rate_of(dal(finite_difference_hvp(square), learning_rate=0.1), x) == pytest.approx(1, rel=0.02)
+
+
+def test_a_product_that_is_not_finite_is_no_flat_loss():
+    x = jnp.ones(2)
+    assert np.isnan(rate_of(dal(lambda p, v: v * jnp.nan, learning_rate=0.1), x))
+    still = dal(exact_hvp(square), learning_rate=0.1, cap=float("inf"))
+    assert still.update(0 * x, still.init(x), x)[0].tolist() == [0.0, 0.0]
+
+
+def test_schedules_and_injected_rates():
+    x, flat = jnp.ones(2), lambda p, v: v
+    scheduled = dal(flat, learning_rate=lambda count: 0.5 / (count + 1), power=0.0)
+    state = scheduled.init(x)
+    for expected in (0.5, 0.25):
+        updates, state = scheduled.update(x, state, x)
+        np.testing.assert_allclose(updates, -expected * x)
+
+    @jax.jit
+    def injected(rate):
+        optimizer = optax.inject_hyperparams(dal, static_args=("hvp",))(
+            hvp=flat, learning_rate=rate, power=0.0
+        )
+        return optimizer.update(x, optimizer.init(x), x)[0]
+
+    np.testing.assert_allclose(injected(0.25), -0.25 * x)
+
+
+def test_hidden_parameters_are_refused():
+    optimizer = optax.masked(
+        dal(exact_hvp(lambda p: square(p["a"])), learning_rate=0.1), {"a": True, "b": False}
+    )
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    with pytest.raises(ValueError, match="masked and multi_transform hide some of them"):
+        optimizer.update(params, optimizer.init(params), params)

@@ -114,3 +114,52 @@ def test_what_is_not_finite_has_no_score():
         classifier_score(np.zeros((0, 3)))
     with pytest.raises(ValueError, match="the covariance has the eigenvalue -1"):
         frechet_distance(Moments(np.zeros(2), np.diag([-1.0, 2.0])), Moments(np.zeros(2), np.eye(2)))
+
+
+def test_moments_of_files_are_read_in_double_precision():
+    """Differences of small integers wrap and their squares in half precision overflow."""
+    eye = np.eye(2)
+    for dtype, far in ((np.int8, 100), (np.uint8, 200), (np.float16, 500.0)):
+        at, zero = np.array([far, 0], dtype), np.zeros(2, dtype)
+        assert frechet_distance(Moments(at, eye.astype(dtype)), Moments(zero, eye)) == float(far) ** 2
+        assert frechet_distance(Moments(zero, eye), Moments(at, eye)) == float(far) ** 2
+    assert frechet_distance(Moments([3.0, 4.0], eye.tolist()), Moments([0.0, 0.0], eye.tolist())) == 25.0
+
+
+@pytest.mark.parametrize(
+    ("of", "message"),
+    [
+        (Moments(np.array([np.nan, 0]), np.eye(2)), "of the mean are not finite"),
+        (Moments(np.zeros(2), np.eye(3)), r"covariance has shape \(3, 3\) for a mean of 2 features"),
+        (Moments(np.zeros(2), np.array([[1.0, 0.5], [0.0, 1.0]])), "not symmetric"),
+        (Moments(np.zeros(2) + 1j, np.eye(2)), "the mean are complex"),
+    ],
+)
+def test_what_are_no_moments_have_no_distance(of, message):
+    with pytest.raises(ValueError, match=message):
+        frechet_distance(of, of)
+
+
+def test_a_score_of_logits_at_the_ends_of_the_range():
+    assert classifier_score(np.array([[1e308, -1e308], [-1e308, 1e308]])) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"sample": lambda split, n: np.ones((n - 2, 2))}, ValueError, "5 samples came for split 0; 7 were"),
+        ({"num_splits": 0}, ValueError, "num_splits 0 and batch_size"),
+        ({"reference": np.ones((7, 2))}, TypeError, "reference is a ndarray; pass moments"),
+    ],
+)
+def test_scores_are_of_as_many_samples_as_were_asked_for(change, error, message):
+    rng = np.random.default_rng(0)
+    given = {
+        "sample": lambda split, n: rng.standard_normal((n, 2)),
+        "reference": moments(rng.standard_normal((9, 2))),
+        "classifier": lambda x: (x, x),
+        "num_samples": 7,
+        "num_splits": 1,
+    }
+    with pytest.raises(error, match=message):
+        evaluate_samples(**given | change)

@@ -197,7 +197,7 @@ def test_integrate_reports_a_blow_up_as_nan():
 
 
 def test_times_must_increase():
-    with pytest.raises(ValueError, match="times must be increasing"):
+    with pytest.raises(ValueError, match="times must be finite, increasing"):
         integrate(lambda x: x, (1.0, 1.0), [1.0, 0.5])
 
 
@@ -276,9 +276,9 @@ def test_wrong_parameters_are_refused_in_one_line(params, message):
         (lambda game: modified_field(game, rates=(0.1,)), "rates is .*; it must be a pair"),
         (
             lambda game: step_map(game, (0.1, 0.1), coefficients=PlayerTerms(1.0)),
-            "coefficients is PlayerTerms",
+            "coefficients is a PlayerTerms",
         ),
-        (lambda game: game.gradients((1.0, 1.0), None, PlayerTerms(1.0)), "coefficients is PlayerTerms"),
+        (lambda game: game.gradients((1.0, 1.0), None, PlayerTerms(1.0)), "coefficients is a PlayerTerms"),
     ],
 )
 def test_what_is_no_pair_is_refused_at_once(call, message):
@@ -307,3 +307,40 @@ def test_a_program_ends_with_its_game():
     del loss
     gc.collect()
     assert alive() is None
+
+
+def test_single_precision_is_integrated_to_its_rounding():
+    """The circle of ``L_D = phi theta = -L_G``, on which the tolerance of double precision finds no step."""
+    game = Game(lambda p, t, _: p * t, lambda p, t, _: -p * t)
+    path = integrate(
+        modified_field(game), (jnp.float32(1.0), jnp.float32(0.0)), [50.0], max_evaluations=20_000
+    )
+    np.testing.assert_allclose(path[0], [np.cos(50.0), np.sin(50.0)], atol=1e-4)
+    exact = integrate(lambda x: x * np.array([-1.0, -0.1]), np.array([1.0, 3.0]), [3.0])
+    np.testing.assert_allclose(exact[0], [np.exp(-3.0), 3 * np.exp(-0.3)], rtol=1e-9)  # NumPy's own double
+
+
+@pytest.mark.parametrize(
+    ("field", "start", "times", "error", "message"),
+    [
+        (lambda x: x, [1.0], [np.nan], ValueError, "times must be finite"),
+        (lambda x: x, [1.0], [np.inf], ValueError, "times must be finite"),
+        (lambda x: 1j * x, [1.0], [1.0], TypeError, "the field is complex and the start is real"),
+        (lambda x: 1.0, [1.0, 2.0], [1.0], ValueError, "the field has 1 numbers and the start 2"),
+        (lambda x: x / 0, [1.0], [1.0], ValueError, "not finite; there is no flow"),
+        (lambda x: x, [np.nan], [1.0], ValueError, "not finite; there is no flow"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_what_has_no_flow_is_refused(field, start, times, error, message):
+    with pytest.raises(error, match=message):
+        integrate(field, np.array(start), times)
+
+
+def test_nothing_stays_nothing():
+    assert integrate(lambda x: x, ((), ()), [1.0, 2.0]).shape == (2, 0)
+
+
+def test_rates_of_runge_kutta_are_checked():
+    with pytest.raises(ValueError, match=r"learning rate of disc is -0\.1"):
+        runge_kutta_map(Game(lambda p, t, _: p * t, lambda p, t, _: -p * t), (-0.1, 0.1))

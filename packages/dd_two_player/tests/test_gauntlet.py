@@ -17,8 +17,10 @@ from dd_two_player import (
     PlayerTerms,
     Regularization,
     drift_coefficients,
+    jacobian,
     measure_drift,
     modified_flow,
+    step_map,
 )
 
 TERMS = Coefficients(PlayerTerms(0.3, 0.2, -0.4), PlayerTerms(-0.1, 0.5, 0.25))
@@ -293,13 +295,15 @@ def test_aux_comes_back_and_changes_no_gradient():
         ),
         ({"a": 0.5, "n": jnp.array(3)}, None, TypeError, r"hold int32 at \['n'\].*equinox.partition"),
         ({"a": 0.5, "f": jnp.tanh}, None, TypeError, r"at \['f'\], which has no gradient; split it off"),
-        ({"a": 0.5}, lambda d, g, b: jnp.ones(2) * d["a"], ValueError, r"loss of disc returns shape \(2,\)"),
+        ({"a": 0.5}, lambda d, g, b: jnp.ones(2) * d["a"], ValueError, r"returns float32 of shape \(2,\)"),
         (
             {"a": 0.5},
             lambda d, g, b: (d["a"], 1),
             ValueError,
-            "returns tuple; it must return a scalar, or, with",
+            "returns tuple; it must return a real scalar, such as 0.0, or, with",
         ),
+        ({"a": 0.5}, lambda d, g, b: 0, ValueError, "loss of disc returns int; it must return a real scalar"),
+        ({"a": 0.5}, lambda d, g, b: d["a"] * 1j, ValueError, "loss of disc returns complex64"),
     ],
 )
 def test_what_has_no_gradient_is_refused_with_the_way_out(params, loss, error, message):
@@ -308,6 +312,42 @@ def test_what_has_no_gradient_is_refused_with_the_way_out(params, loss, error, m
         game.gradients((params, 0.3), None)
     with pytest.raises(error, match=message):
         measure_drift(game, (params, 0.3), None, (0.1, 0.1))
+
+
+def test_complex_parameters_are_their_real_and_imaginary_parts(x64):
+    def loss_disc(d, g, b):
+        return (jnp.abs(d * g - 1) ** 2).sum() + (d.real**3 + 0.3 * d.imag * d.real**2).sum()
+
+    def loss_gen(d, g, b):
+        return -(jnp.abs(d * g - 1) ** 2).sum() + (g.imag**2 * g.real).sum()
+
+    def halves(z):
+        return jnp.stack([z.real, z.imag])
+
+    def whole(x):
+        return x[0] + 1j * x[1]
+
+    params = jnp.array([0.3 + 0.5j, -0.2 + 0.1j]), jnp.array([0.7 - 0.4j, 0.1 + 0.9j])
+    real = tuple(map(halves, params))
+    case = Case(*real, None, *(lambda d, g, b, f=f: f(whole(d), whole(g), b) for f in (loss_disc, loss_gen)))
+    game, rates = Game(loss_disc, loss_gen), (0.1, 0.05)
+    expected = nested(case, TERMS)
+    for player in (0, 1):  # jax.grad returns the conjugate
+        found = game.gradients(params, None, TERMS)[player].conj()
+        np.testing.assert_allclose(halves(found), expected[player], rtol=1e-12)
+    moved = step_map(game, rates, coefficients=TERMS)(params)
+    flow = modified_flow(game, Drift.of(rates))(params)
+    for player, rate in enumerate(rates):
+        np.testing.assert_allclose(halves(moved[player]), real[player] - rate * expected[player], rtol=1e-12)
+        drifted = nested(case, Drift.of(rates).coefficients)[player]
+        np.testing.assert_allclose(halves(flow[player]), -rate * drifted, rtol=1e-12)
+    seen = measure_drift(game, params, None, rates).total
+    split = measure_drift(Game(case.loss_disc, case.loss_gen), real, None, rates).total
+    np.testing.assert_allclose(
+        [seen.self_term, seen.interaction, seen.error], [split.self_term, split.interaction, split.error]
+    )
+    with pytest.raises(TypeError, match="jacobian needs real parameters"):
+        jacobian(modified_flow(game, Drift.of(rates)), params)
 
 
 def test_a_game_of_nothing_has_no_drift():

@@ -51,3 +51,11 @@ def test_gradient_penalty_of_a_linear_discriminator():
         lambda x: (x @ weights)[:, None], jnp.zeros((3, 2)), jnp.ones((3, 2)), jax.random.key(0)
     )
     assert float(penalty) == pytest.approx((np.sqrt(25 + 1e-5) - 1) ** 2, rel=1e-6)
+
+
+def test_the_gradient_penalty_needs_a_sample_for_every_example():
+    """One sample would be mixed with all data without a word."""
+    with pytest.raises(ValueError, match=r"shape \(4, 3\) and samples of shape \(1, 3\)"):
+        losses.wgan_gradient_penalty_loss(
+            lambda x: x.sum(1, keepdims=True), jnp.ones((4, 3)), jnp.zeros((1, 3)), jax.random.key(0)
+        )

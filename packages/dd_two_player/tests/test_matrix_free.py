@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from dd_two_player.principal_flow import principal_coefficient, principal_velocity
+from dd_two_player.principal_flow import principal_coefficient, principal_velocity, stability_coefficients
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -77,7 +77,43 @@ def test_the_singular_point_is_capped_and_stops_early():
 
 def test_no_gradient_no_velocity_and_bad_input():
     assert principal_velocity(np.zeros(3), lambda v: v, 0.1).tolist() == [0, 0, 0]
-    with pytest.raises(ValueError, match="learning_rate is -1 and num_products 20; both must be positive"):
+    with pytest.raises(ValueError, match="learning_rate is -1; it must be positive and finite"):
         principal_velocity(np.ones(3), lambda v: v, -1)
     with pytest.raises(ValueError, match="a Hessian-vector product is not finite"):
         principal_velocity(np.ones(3), lambda v: v * np.nan, 0.1)
+
+
+def test_a_product_may_write_into_its_argument():
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((6, 6))
+    matrix = matrix @ matrix.T / 6
+    gradient = rng.standard_normal(6)
+
+    def product(v):
+        found = matrix @ v
+        v[:] = 0
+        return found
+
+    values, vectors = np.linalg.eigh(matrix)
+    dense = vectors @ (principal_coefficient(0.1 * values) * (vectors.T @ gradient))
+    np.testing.assert_allclose(principal_velocity(gradient, product, 0.1), dense, rtol=1e-10)
+
+
+@pytest.mark.parametrize("gradient", [np.ones(3) + 1j, np.ones((3, 1)), 2.0, np.array([np.nan, 1.0, 1.0])])
+def test_a_gradient_is_a_finite_real_vector(gradient):
+    for tool in (
+        lambda: principal_velocity(gradient, lambda v: v, 0.1),
+        lambda: stability_coefficients(
+            gradient, lambda v: v, 0.1, num_directions=1, generator=np.random.default_rng(0)
+        ),
+    ):
+        with pytest.raises(ValueError, match="it must be a finite real vector"):
+            tool()
+
+
+@pytest.mark.parametrize("product", [lambda v: v[:, None], lambda v: v + 1j, lambda v: 3.0])
+def test_a_product_is_like_the_gradient(product):
+    with pytest.raises(
+        ValueError, match=r"a Hessian-vector product is .* of the shape \(3,\) of the gradient"
+    ):
+        principal_velocity(np.ones(3), product, 0.1)

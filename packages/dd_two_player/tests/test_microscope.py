@@ -102,3 +102,41 @@ def test_callback_keeps_what_it_measures():
         seen(step, (1.0, 1.0 + step), None)
     assert list(seen.reports) == [0, 2]
     assert {row["at"] for row in seen.to_dict()} == {0, 2}
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e14])
+def test_sizes_whose_squares_leave_single_precision(scale):
+    """``L_D = s (phi theta + phi^2)``, ``L_G = -s phi theta``: halves of Hessians times gradients."""
+    game = Game(lambda p, t, b: scale * (p * t + p**2), lambda p, t, b: -scale * p * t)
+    with jax.enable_x64(False):
+        found = measure_drift(game, (1.0, 1.0), None, (1e-4, 1e-4)).total
+    unit = (1e-4 * scale) ** 2
+    assert found.self_term == pytest.approx(3 * unit, rel=1e-5, abs=0)
+    assert found.interaction == pytest.approx(np.hypot(0.5, 1.5) * unit, rel=1e-5, abs=0)
+
+
+def test_a_pair_may_be_a_list_and_no_numbers_are_no_zeros():
+    game = Game(lambda p, t, b: p * t + p**2, lambda p, t, b: -p * t)
+    assert measure_drift(game, [1.0, 1.0], None, (0.1, 0.1)) == measure_drift(
+        game, (1.0, 1.0), None, (0.1, 0.1)
+    )
+    lost = measure_drift(game, (np.nan, 1.0), None, (0.1, 0.1)).total
+    assert np.isnan([lost.self_cosine, lost.self_share, lost.interaction_share]).all()
+    with pytest.raises(TypeError, match="outside of jit"):
+        jax.jit(lambda p: measure_drift(game, p, None, (0.1, 0.1)).total.step)((1.0, 1.0))
+    with pytest.raises(ValueError, match="every is 0; it must be a number of steps"):
+        DriftMicroscope(game, (0.1, 0.1), every=0)
+
+
+def test_half_precision_is_measured_in_single():
+    """Its points would be rounded by more than the drift."""
+
+    def loss(p, t, b):
+        return jnp.sum(jnp.sin(p * t) + p**2)
+
+    game, at = Game(loss, lambda p, t, b: -loss(p, t, b)), np.array([0.5, -0.25, 0.75])
+    single, half = (
+        measure_drift(game, (jnp.asarray(at, t), jnp.asarray(at, t)), None, (0.01, 0.01)).total
+        for t in (jnp.float32, jnp.bfloat16)
+    )
+    assert half.error == pytest.approx(single.error, rel=1e-3)

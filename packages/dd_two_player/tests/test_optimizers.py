@@ -47,6 +47,9 @@ def test_adam_first_step_is_the_sign():
         ({"name": "sgd", "options": {"beta": 1}}, "sgd has no options beta"),
         ({"name": "no_module:here"}, "optimizer 'no_module:here' is not there"),
         ({"name": "sgd", "momentum": 1.0}, "momentum is 1.0; it must be in"),
+        ({"name": "adam", "b1": 2.0}, "b1 is 2.0; it must be in"),
+        ({"name": "adam", "b2": float("nan")}, "b2 is nan; it must be in"),
+        ({"name": "builtins:dict"}, "builtins:dict returns a dict, no transformation of optax"),
         ({"name": "sgd", "clip": 0.0}, "clip is 0.0; it must be positive"),
     ],
 )
@@ -72,3 +75,10 @@ def test_any_optimiser_of_optax_moves_as_optax_says(name, options):
         updates, state = theirs.update(jnp.asarray(gradient), state, params)
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(moved(make_optimizer(name, options=options), gradients), params, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["fromage", "lbfgs"])
+def test_what_is_not_proportional_to_its_rate_is_no_direction(name):
+    """At rate r, fromage of rate 1 times r is another method; L-BFGS needs the loss."""
+    with pytest.raises(ValueError, match=f"Unknown optimizer '{name}'"):
+        make_optimizer(name)

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -121,3 +122,41 @@ def test_what_overflows_in_one_direction_leaves_the_others_alone():
     path = quadratic_principal_flow(np.diag([1e4, 0.5, 3e4]), 1.0, np.array([1.0, 1.0, 0.0]), [0.0, 200.0])
     assert not np.isfinite(path[1, 0])
     np.testing.assert_allclose(path[1, 1:].real, [0.5**200, 0], rtol=1e-9)
+
+
+def test_a_matrix_that_is_no_hessian_and_a_cap_that_is_none_are_refused():
+    with pytest.raises(ValueError, match="the Hessian is not symmetric"):
+        quadratic_principal_flow(np.array([[2.0, 1.0], [0.0, 3.0]]), 0.1, np.ones(2), [1.0])
+    with pytest.raises(ValueError, match="cap is -3; it must be positive"):
+        principal_coefficient(0.3, cap=-3)
+
+
+def test_single_precision_is_followed_to_its_rounding():
+    with jax.enable_x64(False):
+        path = integrate_principal_flow(lambda x: (jnp.cosh(x) - 1).sum(), 0.1, [0.7, 0.3], [5.0])
+    steps = gradient_descent(lambda x: (jnp.cosh(x) - 1).sum(), 0.1, [0.7, 0.3], 50)
+    np.testing.assert_allclose(path[0].real, steps[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: jnp.vdot(x, x),
+        lambda x: (x * x.conj()).sum(),
+        lambda x: (jnp.abs(x) ** 2).sum().astype(complex),
+        lambda x: (x.real**2).sum(),
+        jnp.linalg.norm,
+    ],
+)
+def test_a_loss_that_has_no_continuation_is_refused(loss):
+    """On ``|x|^2`` with rate 0.9, descent ends at 0.64 of its start; conjugation made 250 times as much."""
+    with pytest.raises(ValueError, match="the loss is not analytic: it conjugates"):
+        integrate_principal_flow(loss, 0.9, [0.3, 0.2], [1.8])
+    path = integrate_principal_flow(lambda x: x @ x, 0.9, [0.3, 0.2], [1.8])
+    np.testing.assert_allclose(path[0].real, [0.192, 0.128], rtol=1e-8)
+
+
+@pytest.mark.parametrize("start", [0.5, np.ones((2, 2))])
+def test_parameters_are_one_vector(start):
+    with pytest.raises(ValueError, match="flatten the parameters to one vector"):
+        integrate_principal_flow(lambda x: (x**2).sum(), 0.1, start, [0.1])

@@ -1,6 +1,7 @@
 import pytest
 
-from dd_two_player.drift import Coefficients, PlayerTerms, drift_coefficients
+from dd_two_player.drift import Coefficients, Drift, PlayerTerms, drift_coefficients
+from dd_two_player.game import Game
 from dd_two_player.regularization import Regularization
 
 DRIFT = drift_coefficients((0.2, 0.1), scheme="alternating")
@@ -46,3 +47,31 @@ def test_coefficients_must_be_finite():
         ValueError, match=r"explicit_non_dd_coeffs\.gen\.other_norm is inf; it must be a finite number"
     ):
         Regularization(explicit_non_dd_coeffs=Coefficients(gen=PlayerTerms(other_norm=float("inf"))))
+
+
+@pytest.mark.parametrize("given", [Drift.of((0.1, 0.1)), ((0, 0, 1), (0, 0, 1)), 0.5, Regularization.leave()])
+def test_what_are_no_coefficients_is_refused_by_its_type(given):
+    message = f"coefficients is a {type(given).__name__}; pass Coefficients"
+    game = Game(lambda d, g, b: d * g, lambda d, g, b: -d * g)
+    with pytest.raises(ValueError, match=message):
+        game.gradients((1.0, 2.0), None, given)
+    with pytest.raises(ValueError, match=message):
+        Regularization.cancel_interaction().coefficients(given)
+    with pytest.raises(ValueError, match=message):
+        Regularization(explicit_non_dd_coeffs=given)
+
+
+@pytest.mark.parametrize("value", ["0.1", 1j, None])
+def test_what_is_no_number_is_refused_by_its_key(value):
+    with pytest.raises(
+        ValueError, match=r"explicit_non_dd_coeffs\.disc\.self_norm is .*; it must be a finite"
+    ):
+        Regularization.consensus(value)
+    with pytest.raises(ValueError, match=r"learning rate of disc is .*; it must be positive and finite"):
+        drift_coefficients((value, 0.1))
+
+
+@pytest.mark.parametrize("rates", [{"disc": 0.1, "gen": 0.2}, {0.1, 0.2}, "ab"])
+def test_a_pair_has_an_order(rates):
+    with pytest.raises(ValueError, match="it must be a pair: one for disc, one for gen"):
+        drift_coefficients(rates)

@@ -229,3 +229,16 @@ def test_inactive_terms_are_not_computed():
     )(at)
     zero = jax.make_jaxpr(lambda p: game.gradients(p, None, Coefficients()))(at)
     assert str(plain) == str(zero)
+
+
+@pytest.mark.parametrize("extra", [jax.random.key(0), jax.random.PRNGKey(0), 2.0, jnp.ones(6)])
+@pytest.mark.parametrize("name", ["unbiased_estimate_fn_lowest_variance", "biased_estimate_grad_fn"])
+def test_only_data_are_cut(name, extra):
+    """A key or a state beside the data would be cut in two as well."""
+    game = Game(lambda d, g, b: (d * g * b["x"]).mean(), lambda d, g, b: -(d * g * b["x"]).mean())
+    batch = {"x": jnp.arange(4.0), "more": extra}
+    how = {"mask": PlayerTerms(False, False, True), "num_shards": 2}
+    with pytest.raises(ValueError, match="put keys and states into the losses"):
+        game.regularizer("disc", (1.0, 2.0), batch, PlayerTerms(0, 0, 1.0), estimator=ESTIMATORS[name], **how)
+    with pytest.raises(TypeError, match=f"estimator is '{name}'; pass one of ESTIMATORS"):
+        game.regularizer("disc", (1.0, 2.0), batch, PlayerTerms(0, 0, 1.0), estimator=name, **how)

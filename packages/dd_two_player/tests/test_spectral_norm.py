@@ -71,3 +71,25 @@ def test_no_op_tracks_without_applying():
         same, state = normalize_weights(params, state, apply=False)
     assert same is params
     assert float(state["['w']"]["sigma"]) == pytest.approx(4, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-8, 1.0, 1e20, 1e30])
+def test_weights_of_every_size_are_normalised(scale):
+    weight = jnp.float32(np.random.default_rng(0).standard_normal((5, 4)) * scale)
+    state = initial_vectors(jax.random.key(0), {"w": weight})
+    for _ in range(60):
+        normalized, state = normalize_weights({"w": weight}, state)
+    assert np.linalg.norm(normalized["w"], 2) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_weight_of_zeros_stays_one_and_may_grow():
+    """Last layers start at zero."""
+    params = {"w": jnp.zeros((3, 2))}
+    state = initial_vectors(jax.random.key(0), params)
+    normalized, state = normalize_weights(params, state)
+    assert not np.asarray(normalized["w"]).any()
+    gradient = jax.grad(lambda p: normalize_weights(p, state)[0]["w"].sum())(params)["w"]
+    assert np.isfinite(gradient).all()
+    for _ in range(30):
+        normalized, state = normalize_weights({"w": jnp.diag(jnp.array([4.0, 2.0, 1.0]))[:, :2]}, state)
+    assert np.linalg.norm(normalized["w"], 2) == pytest.approx(1, abs=1e-5)

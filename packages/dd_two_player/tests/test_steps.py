@@ -308,3 +308,18 @@ def test_each_player_is_regularised_after_the_stages_on_its_own_first_batch():
             with_terms,
             expected,
         )
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_step_takes_its_number_of_batches(small, count):
+    """Of too few, the last one would be read twice."""
+    step = make_step(golden_gan(small), UpdateRule(), SGD)
+    batches = Batch(jnp.zeros((count, 4, 2)), jnp.zeros((count, 4, 3)))
+    with pytest.raises(ValueError, match=f"a step takes 2 batches along the first axis, got .{count}"):
+        step(start(small), Hyperparameters((0.1, 0.1)), batches)
+
+
+def test_a_spectral_norm_of_another_name_is_refused(small):
+    gan = golden_gan(small)
+    with pytest.raises(ValueError, match="spectral_norm is 'aply'; allowed: apply, no_op, none"):
+        Gan(gan.discriminator, gan.generator, gan.loss_disc, gan.loss_gen, 3, "aply")

@@ -31,3 +31,13 @@ def test_thresholds_refuse_damping_outside_the_rotational_range(damping):
 def test_linear_game_gradient():
     disc, gen = linear_game((0.1, 0.2)).gradients((2.0, 3.0), None)
     np.testing.assert_allclose([disc, gen], [0.1 * 2 - 3, 0.2 * 3 + 2], rtol=1e-12)
+
+
+def test_damping_of_every_kind_and_slopes_of_every_size():
+    assert linear_game([0.1, 0.2]) is linear_game((0.1, 0.2))
+    assert linear_game(np.array([0.1, 0.2])) is linear_game((0.1, 0.2))
+    with pytest.raises(ValueError, match=r"damping is 0\.1; it must be a pair"):
+        linear_game(0.1)
+    # at u = phi theta: l' = sigmoid(u), l'' = exp(-|u|) where |u| is large
+    assert dirac_gan_regularizers(-30.0, 30.0).disc == pytest.approx((0.0, 0.0, 0.0))
+    assert dirac_gan_regularizers(8.0, 8.0).disc.self_norm == pytest.approx(8.0**3 * np.exp(-64.0), rel=1e-12, abs=0)

@@ -31,6 +31,7 @@ import operator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
+import jax
 import numpy as np
 
 __all__ = [
@@ -104,20 +105,24 @@ def check_two(name: str, value: Any) -> None:
     Traceback (most recent call last):
     ValueError: learning_rates is 0.1; it must be a pair: one for disc, one for gen.
     """
-    try:
-        good = len(value) == 2 and not isinstance(value, str)
-    except TypeError:
-        good = False
-    if not good:
+    if not (isinstance(value, tuple | list) or np.ndim(value) == 1) or len(value) != 2:
         raise ValueError(f"{name} is {value!r}; it must be a pair: one for disc, one for gen.")
 
 
 def concrete(value: Any) -> np.ndarray | None:
-    """Return a number or array in double precision, ``None`` if it is traced and has no value yet."""
-    try:
-        return np.asarray(value, dtype=float)
-    except TypeError:  # what JAX raises for a tracer
+    """Return a number or array in double precision, ``None`` if it is traced and has no value yet.
+
+    What is no real number is NaN, which the caller refuses by name.
+
+    >>> concrete("0.1"), concrete(1j)
+    (array(nan), array(nan))
+    """
+    if isinstance(value, jax.core.Tracer):
         return None
+    try:
+        return np.asarray(np.nan if isinstance(value, str) or np.iscomplexobj(value) else value, dtype=float)
+    except (TypeError, ValueError):
+        return np.asarray(np.nan)
 
 
 def drift_coefficients(

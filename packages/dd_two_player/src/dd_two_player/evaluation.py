@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -48,11 +48,12 @@ def classifier_score(logits: Float[np.ndarray, "n classes"]) -> float:
     >>> round(classifier_score(50.0 * np.eye(3)), 6), round(classifier_score(np.zeros((5, 3))), 6)
     (3.0, 1.0)
     """
-    values = np.asarray(logits, dtype=np.float64)
+    values = _double("logits", logits)
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"logits have shape {values.shape}; a classifier must return (n, classes).")
     _check_finite("logits", values)
-    shifted = values - values.max(1, keepdims=True)
+    with np.errstate(over="ignore"):  # minus infinity has the right exponential
+        shifted = np.maximum(values - values.max(1, keepdims=True), np.finfo(float).min)
     log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     p = np.exp(log_p)
     marginal = p.mean(0)
@@ -62,7 +63,7 @@ def classifier_score(logits: Float[np.ndarray, "n classes"]) -> float:
 
 def moments(features: Float[np.ndarray, "n features"]) -> Moments:
     """Return mean and covariance; warns when there are too few samples for a regular covariance."""
-    values = np.asarray(features, dtype=np.float64)
+    values = _double("features", features)
     if values.ndim != 2 or len(values) < 2:
         raise ValueError(f"features have shape {values.shape}; need (n, features) with n of at least 2.")
     _check_finite("features", values)
@@ -85,34 +86,50 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     keeps its digits when there are fewer samples than features.
 
     Raises:
-        ValueError: If the dimensions differ, or a covariance is not finite or has a negative eigenvalue.
+        ValueError: If the dimensions differ, if a mean or covariance is not finite, or if a covariance is not
+            symmetric or has a negative eigenvalue.
 
     >>> a = Moments(np.zeros(2), np.eye(2))
     >>> frechet_distance(a, Moments(np.array([3.0, 4.0]), 4 * np.eye(2)))
     27.0
     """
-    if a.mean.shape != b.mean.shape:
+    means = [np.atleast_1d(_double("mean", of.mean)) for of in (a, b)]
+    if means[0].shape != means[1].shape:
         raise ValueError(
-            f"features have {a.mean.size} and {b.mean.size} dimensions; use the same classifier."
+            f"features have {means[0].size} and {means[1].size} dimensions; use the same classifier."
         )
-    first, second = _factor(a), _factor(b)
+    for mean in means:
+        _check_finite("mean", mean[:, None])
+    first, second = (_factor(of, mean.size) for of, mean in zip((a, b), means, strict=True))
     if len(first) < len(second):
         first, second = second, first
     left, _, right = np.linalg.svd(first @ second.T, full_matrices=False)
     turned = left @ (right @ second)
-    return float(((a.mean - b.mean) ** 2).sum() + ((first - turned) ** 2).sum())
+    return float(((means[0] - means[1]) ** 2).sum() + ((first - turned) ** 2).sum())
 
 
-def _factor(of: Moments) -> Float[np.ndarray, "rows features"]:
+def _factor(of: Moments, size: int) -> Float[np.ndarray, "rows features"]:
     """Return ``F`` with ``covariance = F' F``."""
     if of.factor is not None:
         return of.factor
-    _check_finite("covariance", of.covariance)
-    values, vectors = np.linalg.eigh((of.covariance + of.covariance.T) / 2)
+    covariance = np.atleast_2d(_double("covariance", of.covariance))
+    if covariance.shape != (size, size):
+        raise ValueError(f"the covariance has shape {covariance.shape} for a mean of {size} features.")
+    _check_finite("covariance", covariance)
+    if np.abs(covariance - covariance.T).max(initial=0.0) > 1e-3 * np.abs(covariance).max(initial=0.0):
+        raise ValueError("the covariance is not symmetric; it must be that of the features.")
+    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     if values[0] < -1e-4 * values[-1] or values[-1] < 0:
         raise ValueError(f"the covariance has the eigenvalue {values[0]:g}; it must not be negative.")
     root: np.ndarray = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
     return root
+
+
+def _double(name: str, values: Any) -> np.ndarray:
+    """Return real numbers in double precision: small integers wrap and half precision overflows."""
+    if np.iscomplexobj(values):
+        raise ValueError(f"the {name} are complex; scores are of real numbers.")
+    return np.asarray(values, dtype=np.float64)
 
 
 def _check_finite(name: str, values: np.ndarray) -> None:
@@ -145,15 +162,31 @@ def evaluate_samples(
 
     Returns:
         ``classifier_score`` and ``frechet_classifier_distance``, one value per split.
+
+    Raises:
+        ValueError: For counts below one, and for another number of samples than was asked for: the distance
+            depends on it.
     """
+    if min(num_samples, num_splits, batch_size) < 1:
+        raise ValueError(
+            f"num_samples is {num_samples}, num_splits {num_splits} and batch_size {batch_size}; all must be "
+            "at least 1."
+        )
+    if not callable(reference) and not isinstance(reference, Moments):
+        raise TypeError(f"reference is a {type(reference).__name__}; pass moments(features) or a function.")
+
+    def drawn(source: Callable[[int, int], np.ndarray], split: int) -> tuple[np.ndarray, np.ndarray]:
+        found = source(split, num_samples)
+        if len(found) != num_samples:
+            raise ValueError(f"{len(found)} samples came for split {split}; {num_samples} were asked for.")
+        return classify(classifier, found, batch_size)
+
     scores: dict[str, list[float]] = {"classifier_score": [], "frechet_classifier_distance": []}
     for split in range(num_splits):
-        logits, features = classify(classifier, sample(split, num_samples), batch_size)
+        logits, features = drawn(sample, split)
         scores["classifier_score"].append(classifier_score(logits))
-        real = reference
-        if callable(reference):
-            real = moments(classify(classifier, reference(split, num_samples), batch_size)[1])
-        scores["frechet_classifier_distance"].append(frechet_distance(real, moments(features)))  # type: ignore[arg-type]
+        real = moments(drawn(reference, split)[1]) if callable(reference) else reference
+        scores["frechet_classifier_distance"].append(frechet_distance(real, moments(features)))
     return scores
 
 

@@ -15,6 +15,7 @@ from dd_two_player.regularization import active_terms
 from dd_two_player.regularizers import (
     ESTIMATORS,
     Estimator,
+    batch_size,
     frozen_gradients,
     frozen_needed,
     split_batch,
@@ -49,7 +50,8 @@ class Game:
 
     The first player is called ``disc``, the second ``gen``, after the application; nothing depends on it.
     Whatever a loss needs beside the parameters (data, latents, a random key, labels, a network's state) is
-    inside ``batch``.
+    inside ``batch``: flows, steps and measurements compile the losses once, and what these read from
+    elsewhere stays as it was then.
 
     Attributes:
         loss_disc: Loss of the first player, a scalar.
@@ -103,8 +105,8 @@ class Game:
             TypeError: For a leaf of the parameters that cannot be differentiated, by its path.
             ValueError: For a loss that is no scalar.
         """
-        chosen = coefficients or Coefficients()
-        active = mask or active_terms(chosen)
+        chosen = Coefficients() if coefficients is None else coefficients
+        active = active_terms(chosen) if mask is None else active_terms(mask)
         check_pair(params)
         found = [jax.value_and_grad(self._losses[own], own, has_aux=True)(*params, batch) for own in (0, 1)]
         plain = (found[0][1], found[1][1])  # the factors under stop-gradient as well: computed once
@@ -120,12 +122,16 @@ class Game:
     def _evaluate(self, index: int, disc: Params, gen: Params, batch: Any) -> tuple[Any, Any]:
         """Return a player's loss and what comes with it."""
         found = (self.loss_disc, self.loss_gen)[index](disc, gen, batch)
-        value, aux = found if self.has_aux else (found, None)
-        if isinstance(value, tuple | list | dict) or jnp.shape(value) != ():
-            given = f"shape {jnp.shape(value)}" if hasattr(value, "shape") else type(value).__name__
+        paired = isinstance(found, tuple | list) and len(found) == 2
+        value, aux = found if self.has_aux and paired else (found, None)
+        dtype = getattr(value, "dtype", type(value))
+        real = isinstance(value, float) or (hasattr(value, "dtype") and jnp.issubdtype(dtype, jnp.floating))
+        if not real or jnp.shape(value) != () or paired != self.has_aux:
+            name = getattr(dtype, "__name__", dtype)
+            given = f"{name} of shape {jnp.shape(value)}" if hasattr(value, "shape") else name
             raise ValueError(
-                f"the loss of {PLAYERS[index]} returns {given}; it must return a scalar, or, with "
-                "Game(..., has_aux=True), a pair of a scalar and anything."
+                f"the loss of {PLAYERS[index]} returns {given}; it must return a real scalar, such as 0.0, "
+                "or, with Game(..., has_aux=True), a pair of a real scalar and anything."
             )
         return value, aux
 
@@ -200,6 +206,8 @@ class Game:
                 parts.
         """
         own = player_index(player)
+        if not isinstance(estimator, Estimator):
+            raise TypeError(f"estimator is {estimator!r}; pass one of ESTIMATORS[{', '.join(ESTIMATORS)}].")
         if not any(mask):
             return jax.tree.map(jnp.zeros_like, params[own])
         if estimator.batches == "two":
@@ -270,9 +278,11 @@ def call_compiled(game: Game, body: Callable[..., T], static: Any, params: Pair,
 
 
 def _cut(batch: Any, num_shards: int) -> Any:
+    size = batch_size(batch)
+    if size % num_shards:
+        raise ValueError(f"batch size {size} is not divisible by {num_shards} devices.")
+
     def cut(a: jax.Array) -> jax.Array:
-        if a.shape[0] % num_shards:
-            raise ValueError(f"batch size {a.shape[0]} is not divisible by {num_shards} devices.")
-        return a.reshape(num_shards, a.shape[0] // num_shards, *a.shape[1:])
+        return a.reshape(num_shards, size // num_shards, *a.shape[1:])
 
     return jax.tree.map(cut, batch)

@@ -21,13 +21,15 @@ from jaxtyping import Array, Float
 
 from dd_two_player.drift import PLAYERS, Coefficients, Drift
 from dd_two_player.flows import Turns
-from dd_two_player.game import Game, call_compiled
+from dd_two_player.game import Game, call_compiled, check_pair
 from gdyn_common.display import Axes, Figure, Shown, axes_for
 
 __all__ = ["DriftMicroscope", "DriftReport", "LayerDrift", "measure_drift"]
 
 Pair = tuple[Any, Any]
 ALL = "all"
+# of step, self term, interaction term, error and residual: what `_row` takes
+PAIRS = ((0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (0, 1), (0, 2), (3, 1), (3, 2))
 COLUMNS = (
     "player",
     "layer",
@@ -150,7 +152,7 @@ def measure_drift(
 
     Returns:
         Sizes, cosines and shares of the terms of both players. In float32 the error and its residual are good
-        to about 1e-7 of the step.
+        to about 1e-7 of the step; half precision is measured in float32.
 
     Raises:
         ValueError: As `drift_coefficients`.
@@ -164,10 +166,14 @@ def measure_drift(
         [0.0, 0.005]
     """
     drift = Drift.of(learning_rates, num_updates, scheme, first)
+    check_pair(params)
+    params = (params[0], params[1])
     turns = Turns(scheme, first, (int(num_updates[0]), int(num_updates[1])))
     values = (batch, learning_rates, drift.clock, drift.coefficients)
-    found = call_compiled(game, _products, turns, params, *values)
-    products = np.asarray(found, float)
+    found, sizes = call_compiled(game, _products, turns, params, *values)
+    if isinstance(found, jax.core.Tracer):
+        raise TypeError("measure_drift returns a report of numbers; call it outside of jit, vmap and grad.")
+    products = np.asarray(found, float) * [np.prod(np.asarray(sizes, float)[list(pair)]) for pair in PAIRS]
     paths = [(player, _layer(path)) for player, side in zip(PLAYERS, params, strict=True)
              for path, _ in jax.tree_util.tree_leaves_with_path(side)]  # fmt: skip
     layers = list(dict.fromkeys(paths))
@@ -201,6 +207,11 @@ class DriftMicroscope:
     options: dict[str, Any] = field(default_factory=dict)
     reports: dict[int, DriftReport] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse a period below one."""
+        if not self.every >= 1:
+            raise ValueError(f"every is {self.every}; it must be a number of steps, at least 1.")
+
     def __call__(self, step: int, params: Pair, batch: Any) -> None:
         """Measure if it is time to."""
         if step % self.every == 0:
@@ -218,11 +229,11 @@ def _layer(path: Any) -> str:
 
 
 def _row(player: str, layer: str, products: Float[np.ndarray, " products"]) -> LayerDrift:
-    """Return sizes and angles from inner products, in the order of `_products`."""
+    """Return sizes and angles from inner products, in the order of `PAIRS`."""
     ss, aa, bb, ee, rr, sa, sb, ea, eb = map(float, products)
 
     def cosine(product: float, one: float, other: float) -> float:
-        return product / (one * other) ** 0.5 if one > 0 and other > 0 else 0.0
+        return 0.0 if one == 0 or other == 0 else product / (one**0.5 * other**0.5)
 
     return LayerDrift(
         player,
@@ -233,19 +244,27 @@ def _row(player: str, layer: str, products: Float[np.ndarray, " products"]) -> L
         self_cosine=cosine(sa, ss, aa),
         interaction_cosine=cosine(sb, ss, bb),
         error=ee**0.5,
-        self_share=ea / ee if ee > 0 else 0.0,
-        interaction_share=eb / ee if ee > 0 else 0.0,
+        self_share=0.0 if ee == 0 else ea / ee,
+        interaction_share=0.0 if ee == 0 else eb / ee,
         residual=rr**0.5,
     )
 
 
 def _products(
     game: Game, turns: Turns, params: Pair, batch: Any, rates: Pair, clock: Pair, coefficients: Coefficients
-) -> Float[Array, "leaves products"]:
-    """Return inner products of step, self term, interaction term, error and residual, per leaf."""
+) -> tuple[Float[Array, "leaves products"], Float[Array, "vectors"]]:
+    """Return inner products of step, self term, interaction term, error and residual, and their units.
+
+    Products are per leaf, of vectors divided by their largest entry. Half precision is raised to single: a
+    step is hardly more than its rounding.
+    """
+    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.promote_types(jnp.result_type(a), "float32")), params)
+
+    def descent(at: Pair, factors: Any) -> Pair:
+        return _scaled(jax.tree.map(jnp.conj, game.gradients(at, batch)), tuple(-t for t in factors))
 
     def field(at: Pair) -> Pair:
-        return _scaled(game.gradients(at, batch), tuple(-t for t in clock))
+        return descent(at, clock)
 
     def moved(by: Pair, factor: float = 1.0) -> Pair:
         pair: Pair = jax.tree.map(lambda x, d: (x + factor * d).astype(jnp.result_type(x)), params, by)
@@ -267,7 +286,7 @@ def _products(
 
     step = nothing
     for players in turns.order():
-        change = _scaled(game.gradients(moved(step), batch), tuple(-r for r in rates))
+        change = descent(moved(step), rates)
         step = tuple(
             jax.tree.map(jnp.add, step[p], change[p]) if p in players else step[p]
             for p in range(len(PLAYERS))
@@ -277,18 +296,14 @@ def _products(
     flow = jax.tree.map(lambda a, b, c: (a + 4 * b + c) / 6, velocity, middle, last)
     error = jax.tree.map(jnp.subtract, step, flow)
     rest = jax.tree.map(lambda e, a, b: e - a - b, error, own, cross)
-    pairs = ((step, step), (own, own), (cross, cross), (error, error), (rest, rest),
-             (step, own), (step, cross), (error, own), (error, cross))  # fmt: skip
+    vectors = [jax.tree.leaves(vector) for vector in (step, own, cross, error, rest)]
+    sizes = [jnp.stack([jnp.abs(a).max(initial=0.0) for a in leaves]).max() for leaves in vectors]
+    sizes = [jnp.where(size > 0, size, 1.0) for size in sizes]  # squares would leave the range of the type
+    unit = [[a / size for a in leaves] for leaves, size in zip(vectors, sizes, strict=True)]
     columns = [
-        jnp.stack([_dot(a, b) for a, b in zip(*map(jax.tree.leaves, pair), strict=True)]) for pair in pairs
+        jnp.stack([jnp.vdot(a, b).real for a, b in zip(unit[i], unit[j], strict=True)]) for i, j in PAIRS
     ]
-    return jnp.stack(columns, 1)
-
-
-def _dot(a: Array, b: Array) -> Array:
-    """Return an inner product, in single precision at least."""
-    dtype = jnp.promote_types(a.dtype, jnp.float32)
-    return jnp.vdot(a.astype(dtype), b.astype(dtype)).real
+    return jnp.stack(columns, 1), jnp.stack(sizes)
 
 
 def _scaled(pair: Pair, factors: Any) -> Pair:

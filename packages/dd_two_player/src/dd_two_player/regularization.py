@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dd_two_player.drift import Coefficients, PlayerTerms, check_two, concrete
+from dd_two_player.drift import Coefficients, PlayerTerms, concrete
 
 __all__ = ["Regularization", "active_terms", "combine"]
 
@@ -47,10 +47,11 @@ class Regularization:
     def __post_init__(self) -> None:
         """Refuse coefficients that are not finite numbers, and multipliers of a drift that is none."""
         for group in ("dd_coeffs_multiplier", "explicit_non_dd_coeffs", "rk_after_explicit_coeffs"):
+            active_terms(getattr(self, group))
             for player, terms in zip(("disc", "gen"), getattr(self, group), strict=True):
                 for term, value in zip(PlayerTerms._fields, terms, strict=True):
                     known = concrete(value)
-                    if isinstance(value, str) or (known is not None and not np.all(np.isfinite(known))):
+                    if known is not None and not np.all(np.isfinite(known)):
                         raise ValueError(f"{group}.{player}.{term} is {value!r}; it must be a finite number.")
         for player, terms in zip(("disc", "gen"), self.dd_coeffs_multiplier, strict=True):
             if active_terms(Coefficients(terms)).disc.other_norm:
@@ -145,7 +146,13 @@ def active_terms(coefficients: Coefficients) -> Coefficients:
     >>> active_terms(Coefficients(disc=PlayerTerms(other_norm=0.5))).disc
     PlayerTerms(self_norm=False, other_norm=True, other_dot_prod=False)
     """
-    check_two("coefficients", coefficients)
+    if not isinstance(coefficients, Coefficients) or not all(
+        isinstance(terms, PlayerTerms) for terms in coefficients
+    ):
+        raise ValueError(
+            f"coefficients is a {type(coefficients).__name__}; pass Coefficients(PlayerTerms(...), "
+            "PlayerTerms(...)), as from drift_coefficients, drift.coefficients or recipe.coefficients(...)."
+        )
     return Coefficients(
         *(PlayerTerms(*(not isinstance(c, int | float) or c != 0 for c in terms)) for terms in coefficients)
     )
@@ -153,6 +160,7 @@ def active_terms(coefficients: Coefficients) -> Coefficients:
 
 def combine(multiplier: Coefficients, drift: Coefficients, explicit: Coefficients) -> Coefficients:
     """Return ``multiplier * drift + explicit``, term by term; any of them may hold traced values."""
+    active_terms(drift)
     return Coefficients(
         *(
             PlayerTerms(*(m * d + e for m, d, e in zip(*rows, strict=True)))

@@ -161,11 +161,27 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
     >>> second["data"].tolist()
     [2, 3]
     """
-    for leaf in jax.tree.leaves(batch):
-        check_even(leaf.shape[0])
-    first = jax.tree.map(lambda a: a[: a.shape[0] // 2], batch)
-    second = jax.tree.map(lambda a: a[a.shape[0] // 2 :], batch)
-    return first, second
+    size = batch_size(batch)
+    check_even(size)
+    return jax.tree.map(lambda a: a[: size // 2], batch), jax.tree.map(lambda a: a[size // 2 :], batch)
+
+
+def batch_size(batch: Any) -> int:
+    """Return the length of the first axis, which all of a batch that is cut must share.
+
+    >>> batch_size({"data": jax.numpy.zeros((4, 2)), "key": jax.random.key(0)})
+    Traceback (most recent call last):
+    ValueError: this estimator cuts the batch, so that all of it must be arrays of one length along their \
+first axis, not of shapes (4, 2), (); put keys and states into the losses: a Game for each step.
+    """
+    shapes = [jax.numpy.shape(leaf) for leaf in jax.tree.leaves(batch)]
+    if not shapes or () in shapes or len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(
+            "this estimator cuts the batch, so that all of it must be arrays of one length along their first "
+            f"axis, not of shapes {', '.join(map(str, shapes))}; put keys and states into the losses: a Game "
+            "for each step."
+        )
+    return shapes[0][0]
 
 
 def check_even(size: int) -> None:
@@ -180,4 +196,5 @@ def check_even(size: int) -> None:
 
 
 def _scaled(tree: Params, factor: Any) -> Params:
-    return jax.tree.map(lambda a: (factor * a).astype(a.dtype), tree)
+    """Return a direction; that of steepest ascent is the conjugate of what JAX calls a complex gradient."""
+    return jax.tree.map(lambda a: (factor * a.conj()).astype(a.dtype), tree)

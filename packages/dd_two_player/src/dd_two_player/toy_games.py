@@ -5,15 +5,15 @@ The same arguments give the same object, so that its fields and steps are compil
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit
 
-from dd_two_player.drift import Coefficients, PlayerTerms
+from dd_two_player.drift import Coefficients, PlayerTerms, check_two
 from dd_two_player.game import Game
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
 ]
 
 
-@cache
 def linear_game(damping: tuple[float, float] = (0.09, 0.09)) -> Game:
     """Return the rotational linear game ``phi' = -e1 phi + theta``, ``theta' = -e2 theta - phi``.
 
@@ -35,7 +34,12 @@ def linear_game(damping: tuple[float, float] = (0.09, 0.09)) -> Game:
     >>> [round(float(v), 3) for v in modified_field(linear_game((0.5, 0.5)))((1.0, 2.0))]
     [1.5, -2.0]
     """
-    e1, e2 = damping
+    check_two("damping", damping)
+    return _linear_game(float(damping[0]), float(damping[1]))
+
+
+@cache
+def _linear_game(e1: float, e2: float) -> Game:
     return Game(
         lambda phi, theta, _: e1 / 2 * phi**2 - phi * theta,
         lambda phi, theta, _: e2 / 2 * theta**2 + phi * theta,
@@ -88,8 +92,8 @@ def dirac_gan_regularizers(phi: float, theta: float) -> Coefficients:
     >>> [round(v, 3) for v in dirac_gan_regularizers(0.0, 2.0).disc]
     [1.0, 0.0, -0.0]
     """
-    slope = 1 / (1 + math.exp(-phi * theta))
-    bend = slope * (1 - slope)
+    slope = float(expit(phi * theta))
+    bend = slope * float(expit(-phi * theta))
 
     def terms(own: float, other: float) -> PlayerTerms:
         mixed = bend * phi * theta + slope  # d^2 l / dphi dtheta

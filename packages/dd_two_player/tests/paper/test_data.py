@@ -58,3 +58,10 @@ def test_an_epoch_is_shuffled_once(monkeypatch):
     assert calls == [(987654, "epoch", 0), (987654, "epoch", 1)]
     order = draw(987654, "epoch", 1).permutation(1437)
     np.testing.assert_array_equal(np.concatenate(found[14:]), order[:1400])
+
+
+def test_own_data_must_be_finite(tmp_path, monkeypatch):
+    (tmp_path / "holes.py").write_text("def points():\n    return [[1.0, float('nan')]] * 8\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="dataset holes:points holds values that are not finite"):
+        load_samples("holes:points")

@@ -62,13 +62,17 @@ def state_from_arrays(arrays: dict[str, np.ndarray], template: Any, path: str) -
         stored = arrays.pop(KEY + name if _is_key(leaf) else name, None)
         if stored is None:
             raise ValueError(f"{path} does not hold {name}; it belongs to another configuration.")
-        if _is_key(leaf):
-            leaves.append(jax.random.wrap_key_data(jnp.asarray(stored)))
-            continue
-        if stored.shape != np.shape(leaf):
+        expected = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        if stored.dtype.kind == "V":  # a type of JAX that the file does not know, such as bfloat16
+            if expected.dtype.itemsize != stored.dtype.itemsize:
+                raise ValueError(f"{name} is not {expected.dtype} in {path}, as in this configuration.")
+            stored = stored.view(expected.dtype)
+        if stored.shape != expected.shape:
             raise ValueError(
-                f"{name} has shape {stored.shape} in {path} and {np.shape(leaf)} in this configuration."
+                f"{name} has shape {stored.shape} in {path} and {expected.shape} in this configuration."
             )
+        if _is_key(leaf):
+            stored = jax.random.wrap_key_data(jnp.asarray(stored), impl=jax.random.key_impl(leaf))
         leaves.append(stored)
     if arrays:
         raise ValueError(f"{path} holds {next(iter(arrays))}, which this configuration does not have.")

@@ -104,6 +104,10 @@ def wgan_gradient_penalty_loss(
 
     Source: Gulrajani et al. 2017, with slope ``sqrt(1e-5 + sum g^2)``.
     """
+    if real.shape != fake.shape:
+        raise ValueError(
+            f"data of shape {real.shape} and samples of shape {fake.shape} have no points between."
+        )
     alpha = jax.random.uniform(key, (real.shape[0],) + (1,) * (real.ndim - 1), real.dtype)
     mixed = real + alpha * (fake - real)
     gradient = jax.grad(lambda x: discriminator(x).sum())(mixed)

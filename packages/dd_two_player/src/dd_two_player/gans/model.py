@@ -65,6 +65,11 @@ class Gan:
     spectral_norm: Literal["apply", "no_op", "none"] = "none"
     gradient_penalty: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse a kind of spectral norm that there is not."""
+        if self.spectral_norm not in ("apply", "no_op", "none"):
+            raise ValueError(f"spectral_norm is {self.spectral_norm!r}; allowed: apply, no_op, none.")
+
     def init(self, key: PRNGKeyArray, example: Array) -> tuple[Pair, GanState]:
         """Draw parameters and state for data shaped like ``example`` (with a batch axis)."""
         disc_key, gen_key, spectral_key = jax.random.split(key, 3)

@@ -50,8 +50,9 @@ def make_optimizer(
         >>> optimizer.update(jnp.array([3.0, -0.5]), optimizer.init(jnp.zeros(2)))[0].tolist()
         [1.0, -0.5]
     """
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum is {momentum}; it must be in [0, 1).")
+    for what, decay in (("momentum", momentum), ("b1", b1), ("b2", b2)):
+        if not 0 <= decay < 1:
+            raise ValueError(f"{what} is {decay}; it must be in [0, 1).")
     if clip is not None and not clip > 0:
         raise ValueError(f"clip is {clip}; it must be positive, or null for none.")
     parts = [] if clip is None else [optax.clip(clip)]
@@ -73,6 +74,7 @@ def _other(name: str, options: dict[str, Any]) -> optax.GradientTransformation:
         for key, value in vars(optax).items()
         if inspect.isfunction(value)
         and not key.startswith(("_", "scale_by"))
+        and key not in ("fromage", "lbfgs")  # not proportional to the rate; needs more than gradients
         and "learning_rate" in inspect.signature(value).parameters
     }
     factory = named("optimizer", name, dict.fromkeys(OPTIMIZERS) | factories)
@@ -80,6 +82,8 @@ def _other(name: str, options: dict[str, Any]) -> optax.GradientTransformation:
         made: optax.GradientTransformation = factory(learning_rate=1.0, **options)
     except TypeError as error:
         raise ValueError(f"optimizer {name} does not take {options}: {error}.") from error
+    if not isinstance(made, optax.GradientTransformation):
+        raise ValueError(f"optimizer {name} returns a {type(made).__name__}, no transformation of optax.")
     return made
 
 

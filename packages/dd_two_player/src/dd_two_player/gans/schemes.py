@@ -89,10 +89,8 @@ class Players:
             second_batch=second,
             num_shards=self.num_shards,
         )
-        if terms_only:
-            return found, ts.state, jnp.zeros(())
-        (loss, state), gradient = found
-        return gradient, state, loss
+        (loss, state), gradient = ((jnp.zeros(()), ts.state), found) if terms_only else found
+        return jax.tree.map(jnp.conj, gradient), state, loss  # complex parameters ascend along the conjugate
 
     def both(
         self, ts: TrainState, batches: Batch, first_draw: int, coefficients: Coefficients, mask: Coefficients

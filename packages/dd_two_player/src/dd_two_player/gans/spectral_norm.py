@@ -19,7 +19,6 @@ __all__ = ["SpectralState", "initial_vectors", "normalize_weights"]
 
 Params = Any
 SpectralState = dict[str, dict[str, Array]]
-EPSILON = 1e-12
 
 
 def initial_vectors(key: PRNGKeyArray, params: Params) -> SpectralState:
@@ -60,11 +59,13 @@ def normalize_weights(
     for path, weight in _weights(params):
         matrix = weight.reshape(-1, weight.shape[-1])
         constant = jax.lax.stop_gradient(matrix)
-        v = _normalize(state[path]["u0"] @ constant.T)
+        u0 = state[path]["u0"]
+        v = _normalize(u0 @ constant.T)
         u = _normalize(v @ constant)
         sigma = (v @ matrix @ u.T)[0, 0]
-        advanced[path] = {"u0": u, "sigma": jax.lax.stop_gradient(sigma)}
-        factors[path] = sigma
+        zero = ~u.any()  # of a weight of zeros, which stays as it is
+        advanced[path] = {"u0": jnp.where(zero, u0, u), "sigma": jax.lax.stop_gradient(sigma)}
+        factors[path] = jnp.where(zero, 1.0, sigma)
     if not apply:
         return params, advanced
     divided = jax.tree_util.tree_map_with_path(
@@ -80,8 +81,11 @@ def _weights(params: Params) -> list[tuple[str, Array]]:
 
 def _is_weight(array: Array) -> bool:
     """Tell weights from biases and from the scales of batch norm, of shape (1, 1, 1, channels)."""
-    return array.ndim >= 2 and array.size > array.shape[-1]
+    return jnp.ndim(array) >= 2 and array.size > array.shape[-1]
 
 
 def _normalize(a: Float[Array, "1 n"]) -> Float[Array, "1 n"]:
-    return a * jax.lax.rsqrt((a**2).sum() + EPSILON)
+    """Return the unit vector, of zeros itself; squares of weights of any size stay in range."""
+    largest = jnp.abs(a).max()
+    a = a / jnp.where(largest > 0, largest, 1)
+    return a * jax.lax.rsqrt(jnp.maximum((jnp.abs(a) ** 2).sum(), 1))

@@ -94,6 +94,11 @@ def make_step(
     players = Players(gan, rule, optimizers, num_shards)
 
     def step(ts: TrainState, hyper: Hyperparameters, batches: Batch) -> tuple[TrainState, Metrics]:
+        counts = {leaf.shape[0] for leaf in jax.tree.leaves(batches)}
+        if counts != {rule.batches_per_step}:  # an index beyond the end would read the last batch again
+            raise ValueError(
+                f"a step takes {rule.batches_per_step} batches along the first axis, got {counts}."
+            )
         schedules = rate_schedule if isinstance(rate_schedule, tuple) else (rate_schedule, rate_schedule)
         factors = [1.0 if schedule is None else schedule(ts.step) for schedule in schedules]
         rates = (hyper.learning_rates[0] * factors[0], hyper.learning_rates[1] * factors[1])

@@ -140,7 +140,9 @@ class LossesConfig:
 
     def __post_init__(self) -> None:
         """Check names."""
-        require("gradient_penalty", self.gradient_penalty, self.gradient_penalty >= 0, "0 or more")
+        require(
+            "gradient_penalty", self.gradient_penalty, 0 <= self.gradient_penalty < float("inf"), "0 or more"
+        )
 
 
 @dataclass

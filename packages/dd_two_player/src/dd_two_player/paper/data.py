@@ -86,6 +86,8 @@ def load_samples(name: str, split: str = "train", root: str | None = None) -> Sa
         return Samples(name, points, labels, 0.0, 1.0, {"name": name, "source": "generated from seed 0"})
     if ":" in name:
         points = np.asarray(named("dataset", name, {})(), np.float32)
+        if not np.isfinite(points).all():
+            raise ValueError(f"dataset {name} holds values that are not finite in single precision.")
         labels = np.zeros(len(points), int)
         return Samples(name, points, labels, 0.0, 1.0, {"name": name, "source": "the caller's function"})
     if name not in names():

@@ -7,12 +7,15 @@ of stability.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from dd_two_player.drift import concrete
 
 __all__ = ["DalState", "dal", "exact_hvp", "finite_difference_hvp"]
 
@@ -30,7 +33,7 @@ class DalState(NamedTuple):
 def dal(
     hvp: Hvp,
     *,
-    learning_rate: float,
+    learning_rate: float | Callable[[Any], Any],
     power: float = 1.0,
     cap: float = 5.0,
     start: int | None = None,
@@ -41,7 +44,7 @@ def dal(
     Args:
         hvp: ``(params, vector, **extra) -> H vector``, see :func:`exact_hvp`; extra arguments of ``update``
             (a batch) are passed on.
-        learning_rate: Fixed rate where DAL is not active.
+        learning_rate: Fixed rate where DAL is not active, or a schedule of optax.
         power: ``p``; 1 or 0.5. With 0 the rate is always the fixed one and no Hessian product is computed.
         cap: Largest rate; also the rate at a zero gradient.
         start: Active for iterations above it (counted from 0); by default from the beginning.
@@ -55,27 +58,33 @@ def dal(
         >>> optimizer.update(2 * x, optimizer.init(x), x)[0].tolist()
         [-6.0]
     """
-    for name, value, good in (
-        ("learning_rate", learning_rate, learning_rate > 0),
-        ("power", power, power >= 0),
-        ("cap", cap, cap > 0),
-    ):
-        if not good:
+    for name, value, least in (("learning_rate", learning_rate, 0), ("power", power, -1), ("cap", cap, 0)):
+        known = None if callable(value) and name == "learning_rate" else concrete(value)
+        if known is not None and not (known > least and (known >= 0)):
             raise ValueError(f"{name} is {value}; DAL needs learning_rate > 0, power >= 0 and cap > 0.")
 
+    def fixed(iteration: Any) -> Any:
+        return learning_rate(iteration) if callable(learning_rate) else learning_rate
+
     def init(params: Any) -> DalState:
-        return DalState(jnp.zeros((), jnp.int32), jnp.asarray(learning_rate, _float_type(params)))
+        return DalState(jnp.zeros((), jnp.int32), jnp.asarray(fixed(0), _float_type(params)))
 
     def update(gradient: Any, state: DalState, params: Any = None, **extra: Any) -> tuple[Any, DalState]:
         if params is None:
             raise ValueError("DAL needs the parameters; call update(gradient, state, params).")
-        rate = jnp.asarray(learning_rate, state.rate.dtype)
-        if power > 0:
-            adjusted = _rate(hvp(params, gradient, **extra), gradient, power, cap).astype(rate.dtype)
+        masked = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
+        if any(map(masked, jax.tree.leaves(params, is_leaf=masked))):
+            raise ValueError(
+                "DAL's Hessian products need all parameters; masked and multi_transform hide some of them."
+            )
+        rate = jnp.asarray(fixed(state.iteration), state.rate.dtype)
+        known = concrete(power)
+        if known is None or known > 0:
+            adjusted = _rate(hvp(params, gradient, **extra), gradient, power, cap, rate.dtype)
             after = True if start is None else state.iteration > start
             before = True if stop is None else state.iteration < stop
-            rate = jnp.where(jnp.logical_and(after, before), adjusted, rate)
-        updates = jax.tree.map(lambda g: (-rate * g).astype(g.dtype), gradient)
+            rate = jnp.where(jnp.logical_and(after, before) & (power > 0), adjusted, rate)
+        updates = jax.tree.map(lambda g: (-rate * g).astype(jnp.result_type(g)), gradient)
         return updates, DalState(state.iteration + 1, rate)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -94,7 +103,8 @@ def finite_difference_hvp(loss: Callable[..., Any]) -> Hvp:
     """Return an approximate product from one more gradient, 0.01 away along the vector."""
 
     def hvp(params: Any, vector: Any, **extra: Any) -> Any:
-        length = optax.tree.norm(vector)
+        params, vector = jax.tree.map(_single, (params, vector))  # half precision would not see the distance
+        length = _norm(vector)
         epsilon = jnp.where(length > 0, DISPLACEMENT / jnp.where(length > 0, length, 1.0), 1.0)
         moved = jax.tree.map(lambda p, v: p + (epsilon * v).astype(p.dtype), params, vector)
         gradients = jax.grad(loss)(moved, **extra), jax.grad(loss)(params, **extra)
@@ -103,11 +113,26 @@ def finite_difference_hvp(loss: Callable[..., Any]) -> Hvp:
     return hvp
 
 
-def _rate(hessian_gradient: Any, gradient: Any, power: float, cap: float) -> Any:
-    numerator, denominator = optax.tree.norm(hessian_gradient), optax.tree.norm(gradient)
-    drift = numerator / jnp.where(denominator > 0, denominator, 1.0)
-    return jnp.where(drift > 0, jnp.minimum(2 / jnp.where(drift > 0, drift, 1.0) ** power, cap), cap)
+def _rate(hessian_gradient: Any, gradient: Any, power: float, cap: float, dtype: Any) -> Any:
+    numerator, denominator = _norm(hessian_gradient), _norm(gradient)
+    drift = (numerator / jnp.where(denominator == 0, 1.0, denominator)).astype(dtype)
+    bound = jnp.minimum(cap, jnp.finfo(dtype).max).astype(dtype)  # times a zero gradient, infinity is NaN
+    return jnp.where(drift == 0, bound, jnp.minimum(2 / jnp.where(drift == 0, 1.0, drift) ** power, bound))
+
+
+def _norm(tree: Any) -> Any:
+    """Return the norm of a tree, in single precision at least; squares of any size stay in its range."""
+    leaves = [jnp.abs(_single(a)) for a in jax.tree.leaves(tree)]
+    largest = functools.reduce(jnp.maximum, (a.max(initial=0.0) for a in leaves), jnp.zeros(()))
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+    return unit * jnp.sqrt(sum(((a / unit) ** 2).sum() for a in leaves))
+
+
+def _single(a: Any) -> Any:
+    """Raise half precision to single."""
+    dtype = jnp.result_type(a)
+    return jnp.asarray(a, jnp.promote_types(dtype, jnp.float32)) if jnp.issubdtype(dtype, jnp.inexact) else a
 
 
 def _float_type(params: Any) -> Any:
-    return jnp.result_type(float, *jax.tree.leaves(params))
+    return jnp.finfo(jnp.result_type(float, *map(_single, jax.tree.leaves(params)))).dtype

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from dd_two_player.principal_flow.flow import principal_coefficient
+from dd_two_player.principal_flow.flow import check_gradient, check_rate, principal_coefficient
 from gdyn_common.spectral import lanczos
 
 __all__ = ["StabilityCoefficients", "stability_coefficients"]
@@ -65,7 +65,8 @@ def stability_coefficients(
         >>> table.scaled.round(6).tolist(), [bool(c > 0) for c in table.coefficients]
         ([3.0, 1.0], [True, False])
     """
-    g = np.asarray(gradient, float)
+    check_rate(learning_rate)
+    g = check_gradient(gradient)
     pairs = lanczos(hessian_vector_product, g.size, num_directions, generator=generator)
     scaled = learning_rate * pairs.values
     coefficients = principal_coefficient(scaled).real

@@ -57,6 +57,8 @@ def principal_coefficient(z: Any, cap: float = CAP) -> Complex[np.ndarray, "..."
         >>> principal_coefficient(1.0).real.item()
         -100.0
     """
+    if not cap > 0:
+        raise ValueError(f"cap is {cap}; it must be positive.")
     values = np.asarray(z, dtype=complex)
     small = np.abs(values) < SERIES_BELOW
     singular = values == 1
@@ -80,13 +82,20 @@ def principal_field(loss: Loss, learning_rate: float, cap: float = CAP) -> Calla
         loss: ``(dim,) -> scalar``, traceable for complex input.
         learning_rate: Step of the gradient descent that is modelled.
         cap: See :func:`principal_coefficient`.
+
+    Raises:
+        ValueError: At the first point, if the loss is not analytic there, or the point no vector.
     """
-    _check_rate(learning_rate)
+    check_rate(learning_rate)
+    unchecked = [True]
     gradient = jax.jit(jax.grad(loss, holomorphic=True))
     hessian = jax.jit(jax.jacfwd(jax.grad(loss, holomorphic=True), holomorphic=True))
 
     def field(x: Any) -> np.ndarray:
         point = jnp.asarray(x, complex)
+        if unchecked:
+            _check_analytic(loss, point)
+            unchecked.clear()
         g, h = np.asarray(gradient(point)), np.asarray(hessian(point))
         if np.all(h.imag == 0):
             values, vectors = np.linalg.eigh(h.real)
@@ -94,7 +103,8 @@ def principal_field(loss: Loss, learning_rate: float, cap: float = CAP) -> Calla
         else:  # complex symmetric: no orthonormal eigenvectors
             values, vectors = np.linalg.eig(h)
             projections = np.linalg.solve(vectors, g)
-        return np.asarray(vectors @ (principal_coefficient(learning_rate * values, cap) * projections))
+        velocity = vectors @ (principal_coefficient(learning_rate * values, cap) * projections)
+        return np.asarray(velocity, g.dtype)
 
     return field
 
@@ -140,8 +150,11 @@ def quadratic_principal_flow(
         >>> path[0].real.round(6).tolist()
         [-0.037581, -0.16678]
     """
-    _check_rate(learning_rate)
-    values, vectors = np.linalg.eigh(np.asarray(hessian, float))
+    check_rate(learning_rate)
+    matrix = np.asarray(hessian, float)
+    if not np.allclose(matrix, matrix.T, rtol=1e-6, atol=1e-6 * np.abs(matrix).max(initial=0.0)):
+        raise ValueError("the Hessian is not symmetric; that of x' A x / 2 is (A + A') / 2.")
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     amplitudes = vectors.T @ np.asarray(start, float)
     grid = np.asarray(times, float)
     killed = learning_rate * values == 1
@@ -166,7 +179,7 @@ def gradient_flow(loss: Loss) -> Field:
 
 def igr_flow(loss: Loss, learning_rate: float) -> Field:
     """Return the field of implicit gradient regularisation, ``-g - (h/2) H g`` (Barrett and Dherin 2021)."""
-    _check_rate(learning_rate)
+    check_rate(learning_rate)
     gradient = jax.grad(loss)
 
     @jax.jit
@@ -179,7 +192,7 @@ def igr_flow(loss: Loss, learning_rate: float) -> Field:
 
 def third_order_flow(loss: Loss, learning_rate: float) -> Field:
     """Return the field that follows gradient descent with a local error of order 4."""
-    _check_rate(learning_rate)
+    check_rate(learning_rate)
     gradient = jax.grad(loss)
 
     @jax.jit
@@ -203,7 +216,7 @@ def gradient_descent(
     >>> gradient_descent(lambda x: (x**2).sum(), 0.25, np.array([1.0]), 2).tolist()
     [[1.0], [0.5], [0.25]]
     """
-    _check_rate(learning_rate)
+    check_rate(learning_rate)
     step = jax.jit(lambda x: x - learning_rate * jax.grad(loss)(x))
     path = [np.asarray(start, float)]
     for _ in range(num_steps):
@@ -211,6 +224,32 @@ def gradient_descent(
     return np.stack(path)
 
 
-def _check_rate(learning_rate: float) -> None:
+def check_rate(learning_rate: float) -> None:
+    """Refuse what is no rate of gradient descent."""
     if not (np.isfinite(learning_rate) and learning_rate > 0):
         raise ValueError(f"learning_rate is {learning_rate}; it must be positive and finite.")
+
+
+def check_gradient(gradient: Any) -> Float[np.ndarray, " dim"]:
+    """Return a gradient in double precision; refuse what is no finite real vector."""
+    found = np.asarray(gradient)
+    if found.ndim != 1 or np.iscomplexobj(found) or not np.isfinite(found.astype(float)).all():
+        raise ValueError(
+            f"the gradient is {found.dtype} of shape {found.shape}; it must be a finite real vector."
+        )
+    return found.astype(float)
+
+
+def _check_analytic(loss: Loss, point: Array) -> None:
+    """Refuse a loss that fails the equations of Cauchy and Riemann: its continuation is another function."""
+    if point.ndim != 1:
+        raise ValueError(f"the point has shape {point.shape}; flatten the parameters to one vector.")
+    direction = np.random.default_rng(0).standard_normal(point.shape)
+    along, across = (
+        jax.jvp(loss, (point,), (jnp.asarray(factor * direction, point.dtype),))[1] for factor in (1, 1j)
+    )
+    if (abs(across - 1j * along) > 1e-3 * abs(along)).any():
+        raise ValueError(
+            "the loss is not analytic: it conjugates its parameters, or takes their modulus or real part; "
+            "write x @ x for jnp.vdot(x, x), jnp.abs(x)**2 and norms."
+        )

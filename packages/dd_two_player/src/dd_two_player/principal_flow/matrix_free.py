@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Complex, Float
 from scipy.linalg import eigh_tridiagonal
 
-from dd_two_player.principal_flow.flow import CAP, principal_coefficient
+from dd_two_player.principal_flow.flow import CAP, check_gradient, check_rate, principal_coefficient
 
 __all__ = ["principal_velocity"]
 
@@ -44,17 +44,22 @@ def principal_velocity(
         >>> bool(np.allclose(velocity, np.log(1 - 0.25 * values) / (0.25 * values)))
         True
     """
-    if not (0 < learning_rate < np.inf and num_products >= 1):
-        raise ValueError(
-            f"learning_rate is {learning_rate} and num_products {num_products}; both must be positive."
-        )
-    start = np.asarray(gradient, float)
+    check_rate(learning_rate)
+    if num_products < 1:
+        raise ValueError(f"num_products is {num_products}; it must be at least 1.")
+    start = check_gradient(gradient)
     size = np.linalg.norm(start)
     if size == 0:
         return np.zeros(start.shape, complex)
     basis, diagonal, beside = [start / size], [], []
     for _ in range(num_products):
-        product = np.asarray(hessian_vector_product(basis[-1]), float)
+        product = np.asarray(hessian_vector_product(basis[-1].copy()))  # it may write into its argument
+        if product.shape != start.shape or np.iscomplexobj(product):
+            raise ValueError(
+                f"a Hessian-vector product is {product.dtype} of shape {product.shape}; it must be real, of "
+                f"the shape {start.shape} of the gradient."
+            )
+        product = product.astype(float)
         if not np.isfinite(product).all():
             raise ValueError("a Hessian-vector product is not finite; the loss has no Hessian there.")
         scale, rows = np.linalg.norm(product), np.stack(basis)
