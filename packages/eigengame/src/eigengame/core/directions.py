@@ -14,7 +14,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from eigengame.core.trees import batch_size, combine, gram, num_players, responses, scale_rows, subtract
+from eigengame.core.trees import (
+    batch_size,
+    checked_batch,
+    combine,
+    gram,
+    num_players,
+    responses,
+    scale_rows,
+    subtract,
+)
 
 __all__ = [
     "Algorithm",
@@ -149,7 +158,8 @@ def _batch_direction(
     algorithm: Algorithm, V: PyTree, X: PyTree, reduction: Reduction, weights: Float[Array, "k k"] | None
 ) -> PyTree:
     check_reduction(reduction)
-    V, X = jax.tree.map(jnp.asarray, (V, X))
+    V = jax.tree.map(jnp.asarray, V)
+    X = checked_batch(V, X)
     direction, _ = direction_and_gram(algorithm, V, X, weights)
     if reduction == "sum":
         return direction
