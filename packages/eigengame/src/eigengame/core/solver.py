@@ -243,9 +243,9 @@ def init(
     if V is not None:
         V = jax.tree.map(lambda v: jnp.array(v, dtype), V)
         _check_unit_rows(V, k)
-    if mesh is not None:
-        check_features([shape[-1] for shape in shapes if shape], mesh)
     padding = padded_players(k, mesh) - k
+    if mesh is not None:
+        check_features([math.prod(shape[-1:]) for shape in shapes], mesh)
     state = _fresh(key, V, k, padding, shapes, structure, optimizer, moments, jnp.dtype(dtype))
     return state if mesh is None else place(state, mesh)
 
@@ -382,6 +382,8 @@ def _step(
 ) -> tuple[State, dict[str, Array]]:
     if config.moments and not isinstance(state.aux, Moments):
         raise ValueError("The config has moments=True and the state has none; pass moments=True to init.")
+    if num_players(state.V) != padded_players(state.k, config.mesh) and config.mesh is not None:
+        raise ValueError("The config has a mesh that the state was not made for; pass the same mesh to init.")
     with _precision(config):
         X = checked_batch(state.V, batch)
         n = jnp.asarray(batch_size(X), jnp.int32)

@@ -34,7 +34,7 @@ from eigengame.estimators.streams import (
     validated,
 )
 from eigengame.estimators.warn import warn_of_angles
-from eigengame.sharding import gather
+from eigengame.sharding import check_mesh, gather
 
 __all__ = ["EigenGame"]
 
@@ -223,9 +223,9 @@ class EigenGame(Components, Saved):
         for epoch in range(1 if self.n_epochs == "auto" else int(self.n_epochs)):
             before = self.n_samples_seen_
             batches = (
-                iterable_batches(X, self._rows)
+                iterable_batches(X, self.batch_size)
                 if rows is None
-                else array_batches(rows, self._rows, seed=self._seed, epoch=epoch)
+                else array_batches(rows, min(self.batch_size, n), seed=self._seed, epoch=epoch)
             )
             for position, batch in enumerate(batches):
                 if not hasattr(self, "_state"):
@@ -359,6 +359,7 @@ class EigenGame(Components, Saved):
         if self.optimizer is not None and self.learning_rate != "auto":
             raise ValueError("Pass either optimizer or learning_rate; an optimizer brings its own step size.")
         check_precision(self.dtype)
+        check_mesh(self.mesh)
 
     def _draw_seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
