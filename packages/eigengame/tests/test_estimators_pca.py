@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import optax
@@ -7,6 +8,7 @@ from scipy.sparse import csc_array
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from eigengame import EigenGame, checkpoint
@@ -432,3 +434,12 @@ def test_settings_of_another_version_are_named(data, tmp_path):
     np.savez(tmp_path / "model.npz", **arrays, __meta__=np.array(json.dumps(record)))
     with pytest.raises(ValueError, match=r"does not know: \['colour'\]; fit anew"):
         EigenGame.load(tmp_path / "model.npz")
+
+
+def test_warnings_point_at_the_line_of_the_user(data):
+    """Those of `fit_transform` and of pipelines pointed into scikit-learn."""
+    model = EigenGame(2, n_epochs=1, tol=1e-9, random_state=0)
+    for use in (model.fit, model.fit_transform, make_pipeline(model).fit):
+        with pytest.warns(ConvergenceWarning) as caught:
+            use(data)
+        assert {Path(warning.filename).name for warning in caught} == {"test_estimators_pca.py"}

@@ -1,7 +1,6 @@
 """Streaming PCA on the scikit-learn contract."""
 
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from numpy.typing import ArrayLike, NDArray
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -33,7 +31,7 @@ from eigengame.estimators.streams import (
     iterable_batches,
     validated,
 )
-from eigengame.estimators.warn import warn_of_angles
+from eigengame.estimators.warn import warn_of_angles, warn_user
 from eigengame.sharding import check_mesh, gather
 
 __all__ = ["EigenGame"]
@@ -375,10 +373,8 @@ class EigenGame(Components, Saved):
         if self.tol is None:
             return
         if not self._state.aux.total:
-            warnings.warn(
+            warn_user(
                 "The data do not vary: all rows are equal, and the components mean nothing.",
-                ConvergenceWarning,
-                stacklevel=3,
             )
             return
         found = self._current()[1]
@@ -390,14 +386,12 @@ class EigenGame(Components, Saved):
             advice = "their variances may be too close for single precision; try dtype='float64'"
         else:
             advice = "their variances are too close to tell apart; only their span is meaningful"
-        warn_of_angles("Components", found, float(self.tol), advice, level=4)
+        warn_of_angles("Components", found, float(self.tol), advice)
         hidden = found.unresolved[found.unresolved < min(self._samples() - 1, self.n_features_in_)]
         if hidden.size:
             other = ", or pass dtype='float64'." if self.dtype == "float32" else "."
             floor = found.floor * self._frame.unit**2
-            warnings.warn(
+            warn_user(
                 f"Components {hidden.tolist()} have no variance above {floor:.2g}, "
                 f"the rounding error of {self.dtype}: they mean nothing. Ask for fewer components{other}",
-                ConvergenceWarning,
-                stacklevel=3,
             )
