@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PyTree
 from eigengame.core.trees import (
     batch_size,
     checked_batch,
+    checked_products,
     combine,
     gram,
     num_players,
@@ -121,6 +122,7 @@ def direction_from_products(algorithm: Algorithm, V: PyTree, AV: PyTree) -> PyTr
         Array([[2., 0.],
                [0., 1.]], dtype=float32)
     """
+    AV = checked_products(V, AV)
     if algorithm == "oja":
         return AV
     S = gram(AV, V)

@@ -15,6 +15,7 @@ __all__ = [
     "as_floating",
     "batch_size",
     "checked_batch",
+    "checked_products",
     "combine",
     "gram",
     "num_players",
@@ -79,6 +80,19 @@ def checked_batch(V: PyTree, X: PyTree) -> PyTree:
     if len(rows) != 1 or rows <= {(), (0,)} or [s[1:] for s in given] != [s[1:] for s in allowed]:
         raise ValueError(f"The batch has shapes {given}; pass {allowed}, with one number n > 0 of samples.")
     return X
+
+
+def checked_products(V: PyTree, AV: PyTree) -> PyTree:
+    """Return products with vectors in floating-point types.
+
+    Raises:
+        ValueError: If they have not the shapes of the vectors, to which they would be broadcast.
+    """
+    AV = jax.tree.map(as_floating, AV)
+    found, expected = (jax.tree.map(jnp.shape, tree) for tree in (AV, V))
+    if found != expected:
+        raise ValueError(f"Products have shapes {found}; those of the vectors are {expected}.")
+    return AV
 
 
 def responses(V: PyTree, X: PyTree) -> Float[Array, "k n"]:

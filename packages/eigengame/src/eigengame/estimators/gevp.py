@@ -270,7 +270,14 @@ class EigenGameGEVP(BaseEstimator):
         """Return the sizes of A and B, and warn where u'Av and v'Au differ for random u and v."""
         U = np.random.default_rng(seed).standard_normal((2, dim)).astype(np.float32)
         sizes = []
-        for name, product in zip("AB", _apply(products, U, operators), strict=True):
+        try:
+            pair = _apply(products, U, operators)
+        except jax.errors.TracerArrayConversionError as error:
+            raise ValueError(
+                "A or B turns what JAX traces into an array of NumPy; write it with jax.numpy, or call it "
+                "through jax.pure_callback."
+            ) from error
+        for name, product in zip("AB", pair, strict=True):
             if np.shape(product) != U.shape or not np.isfinite(product).all():
                 found = "values that are not finite" if np.shape(product) == U.shape else np.shape(product)
                 raise ValueError(
