@@ -421,3 +421,15 @@ def test_rows_of_long_vectors_are_unit_in_half_precision():
     """Squares of their entries vanish in half precision."""
     V = initial_vectors(KEY, 1, 100_000, jnp.float16)
     assert abs(np.linalg.norm(np.asarray(V, np.float64)) - 1) < 1e-3
+
+
+@pytest.mark.parametrize("V", [np.eye(2, 4), np.eye(2, 5)[:, None]])
+def test_first_vectors_of_another_dimension_are_refused(V):
+    with pytest.raises(ValueError, match=r"V has shapes .* and k and d say \(2, 5\)"):
+        init(KEY, 2, 5, SGD, V=V)
+
+
+def test_integers_beyond_32_bits_do_not_wrap(rng):
+    X = rng.standard_normal((20, 4)) * 1e10
+    found = rayleigh(np.eye(4)[:2], X.astype(np.int64))
+    np.testing.assert_allclose(found, np.mean(X[:, :2] ** 2, axis=0), rtol=1e-5)

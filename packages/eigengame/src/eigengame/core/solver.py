@@ -239,10 +239,14 @@ def init(
     shapes = tuple(_sample_shape(leaf) for leaf in leaves)
     _check_players(k, sum(math.prod(shape) for shape in shapes))
     rows = [jax.ShapeDtypeStruct((int(k), *shape), jnp.dtype(dtype)) for shape in shapes]
-    check_optimizer(optimizer, jax.tree.unflatten(structure, rows))
+    template = jax.tree.unflatten(structure, rows)
+    check_optimizer(optimizer, template)
     if V is not None:
         V = jax.tree.map(lambda v: jnp.array(v, dtype), V)
         _check_unit_rows(V, k)
+        given, expected = (jax.tree.map(jnp.shape, tree) for tree in (V, template))
+        if given != expected:
+            raise ValueError(f"V has shapes {given}, and k and d say {expected}.")
     padding = padded_players(k, mesh) - k
     if mesh is not None:
         check_features([math.prod(shape[-1:]) for shape in shapes], mesh)

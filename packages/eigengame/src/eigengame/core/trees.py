@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 __all__ = [
@@ -36,6 +37,8 @@ def as_floating(leaf: Any) -> Array:
     Raises:
         ValueError: For complex numbers.
     """
+    if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "iu":
+        leaf = leaf.astype(np.float32)  # JAX wraps what 32 bits do not hold
     array = jnp.asarray(leaf)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise ValueError(f"Complex data not supported: got {array.dtype}; pass real numbers.")
@@ -67,10 +70,10 @@ def checked_batch(V: PyTree, X: PyTree) -> PyTree:
         ValueError: If the batch has not the structure of the vectors, holds no sample, or leaves disagree on
             their number.
     """
-    found, expected = jax.tree.structure(X), jax.tree.structure(V)
+    found, expected = str(jax.tree.structure(X)), str(jax.tree.structure(V))
     if found != expected:
         raise ValueError(
-            f"The batch has the structure {str(found)[:80]} and the vectors {str(expected)[:80]}; "
+            f"The batch has the structure {found[:80]} and the vectors {expected[:80]}; "
             "both are arrays, or pytrees with the same entries."
         )
     X = jax.tree.map(as_floating, X)
