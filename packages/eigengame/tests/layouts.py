@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from eigengame import EigenGame
 from eigengame.core import Config, init, sample_steps, step
 from eigengame.reference import Experiment
 from eigengame.sharding import make_mesh, padded_players, shard_batch
@@ -107,16 +108,38 @@ def wide(k=4, d=10_000, num_steps=40):
     return {"span": float(k - np.sum(np.square(overlaps))), "part": state.V.addressable_shards[0].data.shape}
 
 
+def estimator_on_three():
+    """A mesh that does not divide the batches pads them; they hold the same rows as on one device."""
+    X = np.random.default_rng(5).standard_normal((515, 12)) * np.linspace(3, 1, 12)
+    options = {"n_components": 3, "n_epochs": 2, "tol": None, "random_state": 0, "dtype": "float64"}
+    alone, spread = (EigenGame(mesh=mesh, **options).fit(X) for mesh in (None, make_mesh(data=3)))
+    return float(np.abs(alone.components_ - spread.components_).max())
+
+
+def one_number_per_sample(mesh):
+    """Return vectors of a pytree with a leaf of one number per sample."""
+    X = np.random.default_rng(6).standard_normal((12, 3))
+    batch = {"a": X[:, :2], "b": X[:, 2]}
+    shapes = {"a": 2, "b": jax.ShapeDtypeStruct((), np.float64)}
+    optimizer = optax.sgd(0.1)
+    state = init(jax.random.key(0), 2, shapes, optimizer, dtype=jnp.float64, mesh=mesh)
+    return step(state, batch, Config(optimizer, mesh=mesh))[0].vectors["b"]
+
+
 def rejected():
     """Messages of layouts that cannot be."""
     messages = []
-    mesh = make_mesh(data=4)
+    mesh, players, SGD = make_mesh(data=4), make_mesh(players=2), optax.sgd(0.1)
     for attempt in (
         lambda: shard_batch(np.zeros((6, 4), np.float32), mesh),
         lambda: shard_batch(np.zeros((4, 6), np.float32), make_mesh(features=4)),
         lambda: make_mesh(data=8),
         lambda: make_mesh(players=2, features=2),
         lambda: Experiment(8, D, k_per_device=2),
+        lambda: step(init(jax.random.key(0), 3, D, SGD), np.ones((4, D)), Config(SGD, mesh=players)),
+        lambda: init(jax.random.key(0), 3, D, SGD, mesh=jax.make_mesh((2,), ("x",))),
+        lambda: EigenGame(2, mesh="data").fit(np.eye(4)),
+        lambda: one_number_per_sample(make_mesh(features=2)),
     ):
         try:
             attempt()
@@ -136,6 +159,10 @@ if __name__ == "__main__":
         "float32": worst_difference("mu", np.float32),
         "pytree": pytree_on_features(),
         "wide": wide(),
+        "estimator": estimator_on_three(),
+        "scalar": float(
+            np.abs(one_number_per_sample(None) - one_number_per_sample(make_mesh(data=2, players=2))).max()
+        ),
         "rejected": rejected(),
     }
     json.dump(report, sys.stdout)

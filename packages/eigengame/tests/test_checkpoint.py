@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -72,3 +73,31 @@ def test_another_configuration(tmp_path):
         load(tmp_path / "run.npz", init(jax.random.key(0), 2, 6, OPTIMIZER, moments=True))
     with pytest.raises(ValueError, match="has no entry"):
         load(tmp_path / "run.npz", init(jax.random.key(0), 3, 6, optax.sgd(0.1, momentum=0.9), moments=True))
+
+
+def test_what_the_state_has_no_place_for_is_not_dropped(tmp_path):
+    """A momentum, moments or players of the file were lost without a word."""
+    momentum = optax.sgd(0.1, momentum=0.9)
+    save(tmp_path / "run.npz", init(jax.random.key(0), 4, 6, momentum))
+    with pytest.raises(ValueError, match=r"has an entry \.opt_state\[0\]\.trace"):
+        load(tmp_path / "run.npz", init(jax.random.key(0), 4, 6, optax.sgd(0.1)))
+    padded = init(jax.random.key(0), 4, 6, momentum)
+    padded = replace(padded, k=3)  # as on a mesh that splits four rows
+    with pytest.raises(ValueError, match="has k=4 vectors, and the state k=3"):
+        load(tmp_path / "run.npz", padded)
+
+
+def test_another_precision_is_refused(tmp_path, x64):
+    save(tmp_path / "run.npz", init(jax.random.key(0), 2, 6, OPTIMIZER, dtype="float64"))
+    with pytest.raises(ValueError, match="of type float64, expected float32"):
+        load(tmp_path / "run.npz", init(jax.random.key(0), 2, 6, OPTIMIZER))
+
+
+def test_bfloat16_comes_back(tmp_path):
+    state = init(jax.random.key(3), 2, 6, OPTIMIZER, dtype="bfloat16")
+    save(tmp_path / "run.npz", state)
+    found, _ = load(tmp_path / "run.npz", init(jax.random.key(0), 2, 6, OPTIMIZER, dtype="bfloat16"))
+    assert found.V.dtype == jnp.bfloat16
+    assert jnp.array_equal(found.V, state.V)
+    with pytest.raises(ValueError, match="expected float16"):
+        load(tmp_path / "run.npz", init(jax.random.key(0), 2, 6, OPTIMIZER, dtype="float16"))

@@ -111,3 +111,8 @@ def test_a_pencil_of_any_size(rng, size_a, size_b):
 def test_matrices_where_jax_computes_in_double_precision(x64):
     found = EigenGameGEVP(2, random_state=0).fit(np.diag([1.0, 2.0, 3.0]), B=np.diag([1.0, 1.0, 2.0]))
     np.testing.assert_allclose(found.eigenvalues_, [2, 1.5])
+
+
+def test_a_function_of_numpy_is_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"write it with jax\.numpy, or call it through jax\.pure_callback"):
+        EigenGameGEVP(1).fit(lambda V: np.asarray(V) * 2, dim=4)

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import optax
 import pytest
@@ -5,9 +8,10 @@ from scipy.sparse import csc_array
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from eigengame import EigenGame
+from eigengame import EigenGame, checkpoint
 from eigengame.core.solver import step
 from eigengame.metrics import angles
 
@@ -414,3 +418,28 @@ def test_settings_changed_after_a_fit_leave_what_was_found(data):
     for name, value in zip(names, before, strict=True):
         assert getattr(model, name).dtype == value.dtype
         np.testing.assert_array_equal(getattr(model, name), value)
+
+
+def test_a_file_says_what_the_fit_began_with(data, tmp_path):
+    """A setting changed after the fit became that of the loaded one, which then went on with it."""
+    model = EigenGame(2, random_state=0).fit(data).set_params(center=None)
+    with pytest.raises(ValueError, match="center was 'running' when this fit began and is None"):
+        model.save(tmp_path / "model.npz")
+
+
+def test_settings_of_another_version_are_named(data, tmp_path):
+    EigenGame(2, random_state=0).fit(data).save(tmp_path / "model.npz")
+    arrays, meta = checkpoint.read(tmp_path / "model.npz")
+    record = {"format": checkpoint.FORMAT_VERSION, "meta": meta | {"params": meta["params"] | {"colour": 1}}}
+    np.savez(tmp_path / "model.npz", **arrays, __meta__=np.array(json.dumps(record)))
+    with pytest.raises(ValueError, match=r"does not know: \['colour'\]; fit anew"):
+        EigenGame.load(tmp_path / "model.npz")
+
+
+def test_warnings_point_at_the_line_of_the_user(data):
+    """Those of `fit_transform` and of pipelines pointed into scikit-learn."""
+    model = EigenGame(2, n_epochs=1, tol=1e-9, random_state=0)
+    for use in (model.fit, model.fit_transform, make_pipeline(model).fit):
+        with pytest.warns(ConvergenceWarning) as caught:
+            use(data)
+        assert {Path(warning.filename).name for warning in caught} == {"test_estimators_pca.py"}

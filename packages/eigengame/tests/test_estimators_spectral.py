@@ -84,3 +84,8 @@ def test_a_small_weight_given_one_way_only_is_refused():
 def test_nodes_beyond_the_count_of_integers_are_refused():
     with pytest.raises(ValueError, match=r"edges names node 1099511627776; number the nodes from 0"):
         EigenGameSpectralEmbedding(2).fit([[0, 1], [1, 2**40]])
+
+
+def test_a_sparse_matrix_is_no_list_of_edges():
+    with pytest.raises(ValueError, match="pass affinity='precomputed'"):
+        EigenGameSpectralEmbedding().fit(csr_array(np.ones((3, 3))))

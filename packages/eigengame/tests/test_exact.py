@@ -36,3 +36,32 @@ def test_pencil_is_golden_and_b_orthonormal(golden):
 def test_too_many():
     with pytest.raises(ValueError, match=r"k=3 is outside 1\.\.2"):
         exact.pencil(np.eye(2), k=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (([[1.0, 2.0], [0.0, 1.0]],), "A is not symmetric"),  # the upper triangle was not read
+        ((np.eye(2), [[1.0, 2.0], [0.0, 1.0]]), "B is not symmetric"),
+        ((np.array([[1, 1j], [-1j, 1]]),), "A has masked, complex or sparse entries"),
+        ((np.ones((2, 3)),), r"A has shape \(2, 3\)"),
+    ],
+)
+def test_what_is_no_symmetric_matrix_is_refused(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        exact.pencil(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("X", "options", "match"),
+    [
+        (np.ma.masked_greater(np.eye(3), 0.5), {}, "X has masked"),  # masked entries counted
+        (np.eye(3) * 1j, {}, "complex"),
+        (np.eye(3), {"chunk": -1}, "chunk > 0"),  # was a covariance of zeros
+        (np.ones((1, 3)), {"ddof": 1}, "n > ddof"),
+        (np.full((3, 2), np.nan), {}, "X holds entries that are NaN"),
+    ],
+)
+def test_what_is_no_table_of_numbers_has_no_covariance(X, options, match):
+    with pytest.raises(ValueError, match=match):
+        exact.covariance(X, **options)

@@ -1,15 +1,22 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from eigengame.core import (
     Auxiliary,
+    Config,
+    direction_from_products,
     gamma_direction,
     generalized_rayleigh,
+    init,
     mu_direction,
     project_to_tangent,
+    step_operator,
     update_auxiliary,
 )
+from eigengame.pencils import ica_products
 
 
 def pencil(rng, d=7):
@@ -88,3 +95,29 @@ def test_rho_clips_a_parent_without_b_norm():
 
 def test_rayleigh_of_a_nonpositive_b_is_zero():
     assert generalized_rayleigh(jnp.eye(1), jnp.eye(1), -jnp.eye(1)) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (2, 1, 4), (2, 3)])
+def test_products_of_other_shapes_are_not_broadcast(rng, shape):
+    V, wrong = np.eye(2, 4), rng.standard_normal(shape)
+    state = init(jax.random.key(0), 2, 4, optax.sgd(0.1))
+    for use in (
+        lambda: gamma_direction(V, wrong, V),
+        lambda: generalized_rayleigh(V, V, wrong),
+        lambda: direction_from_products("mu", V, wrong),
+        lambda: step_operator(state, lambda _: jnp.asarray(wrong), Config(optax.sgd(0.1))),
+    ):
+        with pytest.raises(ValueError, match=r"those of the vectors are \(2, 4\)"):
+            use()
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "float16", "bfloat16"])
+def test_fourth_moments_of_narrow_types(rng, kind):
+    """Squares of bytes wrapped round, those of half precision were infinite."""
+    X = jnp.asarray(np.abs(rng.standard_normal((30, 3)) * 40 + 60).clip(0, 127) // 1, kind)
+    X = X * 100 if kind == "float16" else X
+    wide = np.asarray(X.astype(jnp.float32), np.float64)
+    C = wide.T @ wide / 30
+    expected = wide.T @ (wide * np.sum(wide**2, axis=1, keepdims=True)) / 30 - np.trace(C) * C - 2 * C @ C
+    found = ica_products(jnp.eye(3), [X])[0]
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())

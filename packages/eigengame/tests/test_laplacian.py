@@ -64,3 +64,15 @@ def test_a_bound_below_the_top_value_is_refused():
 def test_bad_edges(edges, message):
     with pytest.raises(ValueError, match=message):
         laplacian.check_edges(edges)
+
+
+@pytest.mark.parametrize("edge", [[0, 6], [-1, 2], [7, 9]])
+def test_a_node_that_the_vectors_have_not_gives_no_number(edge):
+    """Indices were clipped to the last node, or left out."""
+    product = laplacian.laplacian_product(jnp.ones((1, 6)), jnp.asarray([[0, 1], edge]))
+    assert np.isnan(product).all()
+
+
+def test_edges_on_columns_are_refused():
+    with pytest.raises(ValueError, match=r"edges \(2, 7\); pass \(k, d\) and \(m, 2\)"):
+        laplacian.laplacian_product(jnp.ones((1, 6)), EDGES.T)

@@ -87,3 +87,41 @@ def test_bad_shapes(V, E, message):
 def test_b_that_is_not_positive():
     with pytest.raises(ValueError, match="B is not positive"):
         metrics.subspace_distance(np.eye(2), np.eye(2), B=np.diag([1.0, -1.0]))
+
+
+def test_b_that_is_no_inner_product():
+    with pytest.raises(ValueError, match="B is not symmetric, or not finite"):
+        metrics.subspace_distance(np.eye(2), np.eye(2), B=np.full((2, 2), np.nan))  # was 1.0
+    with pytest.raises(ValueError, match="B is not symmetric"):
+        metrics.subspace_distance(np.eye(2), np.eye(2), B=[[1.0, 1.0], [0.0, 1.0]])
+
+
+@pytest.mark.parametrize("angle", [1e-1, 1e-5, 1e-9])
+def test_distance_in_an_inner_product_is_exact_for_tiny_angles(rng, angle):
+    """In the inner product of B = L L' the angles are those of the vectors v'L."""
+    factor = np.tril(rng.standard_normal((6, 6))) + 4 * np.eye(6)
+    Q = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    near = (np.cos(angle) * Q[:2] + np.sin(angle) * Q[2:4]) @ np.linalg.inv(factor)
+    found = metrics.subspace_distance(near, Q[:2] @ np.linalg.inv(factor), B=factor @ factor.T)
+    assert found == pytest.approx(np.sin(angle) ** 2, rel=1e-6)
+
+
+def test_dependent_reference_vectors_are_refused_in_every_inner_product():
+    for B in (None, np.eye(3)):
+        with pytest.raises(ValueError, match="linearly independent"):
+            metrics.subspace_distance(np.eye(3)[:2], np.ones((2, 3)), B=B)
+
+
+def test_entries_that_are_no_real_numbers():
+    for V in (np.ma.masked_less(np.eye(2), 0.5), np.eye(2) + 1j):
+        with pytest.raises(ValueError, match="masked, complex or sparse"):
+            metrics.angles(V, np.eye(2))
+
+
+def test_labels_and_values_of_other_shapes():
+    with pytest.raises(ValueError, match="one label a sample"):
+        metrics.clustering_accuracy(np.zeros((3, 1)), np.zeros(3))  # was 3.0
+    with pytest.raises(ValueError, match="one label a sample"):
+        metrics.clustering_accuracy([0], [1, 1, 1])
+    with pytest.raises(ValueError, match="1 <= k <= l"):
+        metrics.captured_value_ratio([1.0, 2.0, 3.0], [3.0, 2.0])  # was 1.2

@@ -71,7 +71,7 @@ def test_initial_vectors_do_not_depend_on_the_layout(report):
 
 
 def test_layouts_that_cannot_be(report):
-    batch, features, devices, both, groups = report["rejected"]
+    batch, features, devices, both, groups, other, axes, word, scalar = report["rejected"]
     assert batch.startswith(
         "A batch of 6 rows cannot be split over data=4 devices; use a batch size divisible by 4"
     )
@@ -79,6 +79,18 @@ def test_layouts_that_cannot_be(report):
     assert "needs 8 devices; 4 present" in devices
     assert "players=2 and features=2 cannot both exceed 1" in both
     assert "without axis_index_groups different players would be summed" in groups
+    assert "pass the same mesh to init" in other
+    assert all("has not the axes data, players, features" in message for message in (axes, word))
+    assert "A last axis of 1 features cannot be split over features=2 devices" in scalar
+
+
+def test_an_estimator_does_not_depend_on_a_mesh_that_does_not_divide_its_batches(report):
+    """Batches were rounded up to a multiple of the devices: 258 rows for 256 on three."""
+    assert report["estimator"] < LAYOUT
+
+
+def test_a_leaf_of_one_number_per_sample_on_a_mesh(report):
+    assert report["scalar"] < LAYOUT
 
 
 def test_two_processes_equal_one(tmp_path):

@@ -9,6 +9,7 @@ from eigengame.core import (
     init,
     initial_vectors,
     mu_direction,
+    rayleigh,
     sample_steps,
     scan_steps,
     step,
@@ -333,3 +334,102 @@ def test_mean_is_the_direction_actually_used(x64, rng):
 def test_optimizers_that_do_not_apply_are_refused(optimizer):
     with pytest.raises(ValueError, match=r"\Aoptimizer"):
         init(jax.random.key(0), 2, 3, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("batch", "match"),
+    [
+        (np.ones((4, 1, 5)), r"shapes \[\(4, 1, 5\)\]; pass \[\('n', 5\)\]"),  # V became (2, 2, 5)
+        (np.ones((4, 6)), r"shapes \[\(4, 6\)\]"),
+        (np.ones(5), r"shapes \[\(5,\)\]"),
+        (np.ones((0, 5)), r"n > 0 of samples"),
+        (np.ones((4, 5)) * 1j, "Complex data not supported"),  # the imaginary part was dropped
+        ([[1.0] * 5] * 4, "The batch has the structure"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused_in_one_line(batch, match):
+    state = init(KEY, 2, 5, SGD)
+    for use in (
+        lambda: step(state, batch, Config(SGD)),
+        lambda: mu_direction(state.V, batch),
+        lambda: rayleigh(state.V, batch),
+    ):
+        with pytest.raises(ValueError, match=match):
+            use()
+
+
+def test_sample_steps_refuses_leaves_of_different_lengths():
+    """The rows of the shorter leaf were read beyond its end, as its last row."""
+    state = init(KEY, 2, {"a": 3, "b": 2}, SGD)
+    with pytest.raises(ValueError, match="with one number n > 0 of samples"):
+        sample_steps(state, {"a": jnp.ones((9, 3)), "b": jnp.ones((4, 2))}, 3, 2, Config(SGD))
+
+
+def test_more_valid_rows_than_there_are_count_as_all(rng):
+    X = jnp.asarray(rng.standard_normal((8, 5)), jnp.float32)
+    state = init(KEY, 2, 5, SGD)
+    new, metrics = step(state, X, Config(SGD), 11)
+    np.testing.assert_allclose(metrics["rayleigh"], np.mean((X @ state.V.T) ** 2, axis=0), rtol=1e-5)
+    assert new.count == 8
+
+
+def test_single_precision_goes_on_when_batches_are_double(x64, rng):
+    X = rng.standard_normal((20, 5))
+    config = Config(SGD, center=True, moments=True)
+    state, _ = sample_steps(init(KEY, 2, 5, SGD, moments=True), X, 3, 4, config)
+    leaves = jax.tree.leaves((state.V, state.mean, state.aux))
+    assert all(leaf.dtype == np.float32 for leaf in leaves)
+
+
+def test_steps_keep_the_precision_that_the_user_set_for_jax():
+    state = init(KEY, 2, 5, SGD)
+    with jax.default_matmul_precision("highest"):
+        of_batch = jax.make_jaxpr(lambda s, x: step(s, x, Config(SGD)))(state, jnp.ones((4, 5)))
+        of_operator = jax.make_jaxpr(lambda s: step_operator(s, lambda V: V, Config(SGD)))(state)
+    for program in map(str, (of_batch, of_operator)):
+        assert program.count("HIGHEST, ") == program.count("dot_general") > 0
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.chain(optax.masked(optax.clip(0.1), {"a": True, "b": False}), optax.sgd(0.1)),
+        optax.multi_transform({"fast": SGD, "slow": optax.sgd(0.01)}, {"a": "fast", "b": "slow"}),
+    ],
+)
+def test_optimizers_that_tell_leaves_apart(optimizer, rng):
+    state = init(KEY, 1, {"a": 3, "b": 2}, optimizer)
+    batch = {"a": jnp.asarray(rng.standard_normal((9, 3))), "b": jnp.zeros((9, 2))}
+    new, metrics = step(state, batch, Config(optimizer))
+    assert metrics["finite"]
+    assert np.linalg.norm(new.V["a"]) > np.linalg.norm(state.V["a"])
+
+
+def test_settings_that_need_moments_say_so(rng):
+    X = rng.standard_normal((8, 5))
+    with pytest.raises(ValueError, match="needs moments=True"):
+        Config(SGD, adaptive=1.0)
+    with pytest.raises(ValueError, match="pass moments=True to init"):
+        step(init(KEY, 2, 5, SGD), X, Config(SGD, moments=True))
+    with pytest.raises(ValueError, match="pass it as optimizer"):
+        step(init(KEY, 2, 5, SGD, moments=True), X, Config(SGD, moments=True, adaptive=1.0))
+    with pytest.raises(ValueError, match="allowed are 'alpha', 'mu' and None"):
+        Config(SGD, utilities="beta")
+
+
+def test_rows_of_long_vectors_are_unit_in_half_precision():
+    """Squares of their entries vanish in half precision."""
+    V = initial_vectors(KEY, 1, 100_000, jnp.float16)
+    assert abs(np.linalg.norm(np.asarray(V, np.float64)) - 1) < 1e-3
+
+
+@pytest.mark.parametrize("V", [np.eye(2, 4), np.eye(2, 5)[:, None]])
+def test_first_vectors_of_another_dimension_are_refused(V):
+    with pytest.raises(ValueError, match=r"V has shapes .* and k and d say \(2, 5\)"):
+        init(KEY, 2, 5, SGD, V=V)
+
+
+def test_integers_beyond_32_bits_do_not_wrap(rng):
+    X = rng.standard_normal((20, 4)) * 1e10
+    found = rayleigh(np.eye(4)[:2], X.astype(np.int64))
+    np.testing.assert_allclose(found, np.mean(X[:, :2] ** 2, axis=0), rtol=1e-5)

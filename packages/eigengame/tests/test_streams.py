@@ -95,3 +95,19 @@ def test_named_columns_in_another_order_are_refused():
     frames = [Frame([[1.0, 2.0]], ["a", "b"]), Frame([[3.0, 4.0]], ["b", "a"])]
     with pytest.raises(ValueError, match=r"Batch 1 has columns \['b', 'a'\]; those of the first are"):
         list(streams.iterable_batches(frames, 2))
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float32"])
+def test_tensors_of_every_type_and_with_gradients(kind):
+    torch = pytest.importorskip("torch")
+    rows = torch.arange(6.0).reshape(3, 2).to(getattr(torch, kind)).requires_grad_()
+    np.testing.assert_array_equal(
+        next(streams.iterable_batches(iter([rows]), 3)), np.arange(6.0).reshape(3, 2)
+    )
+
+
+def test_pairs_of_a_loader_are_refused_with_the_way_out():
+    """Loaders of torch yield lists; NumPy spoke of inhomogeneous shapes."""
+    for part in ([np.ones((3, 2)), np.ones(3)], [np.ones((3, 2))]):
+        with pytest.raises(ValueError, match=r"Batch 0 is a list; .* lambda: \(x for x, \*_ in loader\)"):
+            next(streams.iterable_batches(iter([part]), 3))

@@ -30,14 +30,14 @@ def to_arrays(state: State) -> dict[str, NDArray]:
     With several processes all of them must call this together.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {jax.tree_util.keystr(path): gather(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path): gather(leaf) for path, leaf in leaves} | {"k": np.array(state.k)}
 
 
 def from_arrays(arrays: dict[str, NDArray], like: State) -> State:
     """Return a state with the structure and placement of `like` and the given leaves.
 
     Raises:
-        ValueError: If a leaf is missing or has another shape; names the leaf.
+        ValueError: If a leaf is missing, has another shape or precision, or has no place in `like`; names it.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
 
@@ -51,9 +51,19 @@ def from_arrays(arrays: dict[str, NDArray], like: State) -> State:
                 f"Checkpoint entry {name} has shape {value.shape}, expected {template.shape}; "
                 "k, d and the optimiser must be those of the run that wrote it."
             )
+        if value.dtype.kind == template.dtype.kind == "V" and value.dtype.itemsize == template.dtype.itemsize:
+            value = value.view(template.dtype)  # NumPy writes bfloat16 as two bytes without a name
+        if name.startswith(".V") and value.dtype != template.dtype:
+            raise ValueError(f"Checkpoint entry {name} is of type {value.dtype}, expected {template.dtype}.")
         return put(jnp.asarray(value, template.dtype), template.sharding)
 
     state: State = jax.tree.unflatten(structure, [restore(path, leaf) for path, leaf in leaves])
+    names = [jax.tree_util.keystr(path) for path, _ in leaves]
+    unknown = [name for name in arrays if name.startswith(".") and name not in names]
+    if unknown:
+        raise ValueError(f"Checkpoint has an entry {unknown[0]}; it was written by another configuration.")
+    if arrays.get("k", like.k) != like.k:
+        raise ValueError(f"Checkpoint has k={arrays['k']} vectors, and the state k={like.k}.")
     return state
 
 

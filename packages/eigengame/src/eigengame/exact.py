@@ -25,6 +25,33 @@ class Eigenpairs(NamedTuple):
     vectors: NDArray
 
 
+def doubles(X: Any, name: str) -> NDArray:
+    """Return X in double precision.
+
+    Raises:
+        ValueError: For masked, complex or sparse entries.
+    """
+    if np.ma.is_masked(X) or np.iscomplexobj(X) or hasattr(X, "toarray"):
+        raise ValueError(f"{name} has masked, complex or sparse entries; pass a dense array of real numbers.")
+    return np.asarray(X, np.float64)
+
+
+def symmetric(A: Any, name: str) -> NDArray:
+    """Return a square matrix in double precision.
+
+    Raises:
+        ValueError: If it is not square, or not symmetric to rounding error of single precision.
+    """
+    matrix = doubles(A, name)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
+        raise ValueError(f"{name} has shape {matrix.shape}; a symmetric matrix is square.")
+    if not np.abs(matrix - matrix.T).max() <= 1e-6 * np.abs(matrix).max():
+        raise ValueError(
+            f"{name} is not symmetric, or not finite; pass ({name} + {name}.T) / 2 if it should be."
+        )
+    return matrix
+
+
 def orient(V: NDArray) -> NDArray:
     """Return the rows with the sign that makes the largest-magnitude entry of each positive.
 
@@ -43,18 +70,28 @@ def covariance(
 ) -> tuple[Float[np.ndarray, "d d"], Float[np.ndarray, " d"]]:
     """Return the covariance of the rows and their mean, reading `chunk` rows at a time.
 
+    Raises:
+        ValueError: For no table of finite numbers, or no more rows than `ddof`.
+
     Example:
         >>> covariance([[1.0], [3.0]])[0]
         array([[1.]])
     """
     rows: Any = X if hasattr(X, "shape") else np.asarray(X)
+    if len(rows.shape) != 2 or rows.shape[0] <= ddof or chunk < 1:
+        raise ValueError(
+            f"X has shape {tuple(rows.shape)}, ddof={ddof}, chunk={chunk}; pass samples on rows, (n, d) "
+            "with n > ddof, and chunk > 0."
+        )
     n, d = rows.shape
     total, second = np.zeros(d), np.zeros((d, d))
-    shift = np.asarray(rows[: min(n, chunk)], np.float64).mean(axis=0) if center else np.zeros(d)
+    shift = doubles(rows[: min(n, chunk)], "X").mean(axis=0) if center else np.zeros(d)
     for start in range(0, n, chunk):
-        part = np.asarray(rows[start : start + chunk], np.float64) - shift
+        part = doubles(rows[start : start + chunk], "X") - shift
         total += part.sum(axis=0)
         second += part.T @ part
+    if not np.isfinite(second).all():
+        raise ValueError("X holds entries that are NaN or infinite, or whose squares are; clean or scale it.")
     if not center:
         return second / (n - ddof), np.zeros(d)
     mean = total / n
@@ -74,18 +111,21 @@ def pca(X: ArrayLike, k: int, *, center: bool = True, ddof: int = 0) -> Eigenpai
 def pencil(A: ArrayLike, B: ArrayLike | None = None, *, k: int | None = None) -> Eigenpairs:
     """Return the top-k solutions of A v = lambda B v, with v'Bv = 1 (unit vectors without B).
 
+    Raises:
+        ValueError: For matrices that are not symmetric, or k outside 1..d.
+
     Example:
         >>> pencil(np.diag([2.0, 3.0]), np.diag([1.0, 3.0])).values
         array([2., 1.])
     """
     from scipy.linalg import eigh
 
-    matrix = np.asarray(A, np.float64)
+    matrix = symmetric(A, "A")
     size = matrix.shape[0]
     k = size if k is None else k
     if not 1 <= k <= size:
         raise ValueError(f"k={k} is outside 1..{size}, the size of the matrix.")
     values, vectors = eigh(
-        matrix, None if B is None else np.asarray(B, np.float64), subset_by_index=(size - k, size - 1)
+        matrix, None if B is None else symmetric(B, "B"), subset_by_index=(size - k, size - 1)
     )
     return Eigenpairs(values[::-1], orient(vectors[:, ::-1].T))

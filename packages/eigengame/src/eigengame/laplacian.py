@@ -56,18 +56,25 @@ def laplacian_product(
 ) -> Float[Array, "k d"]:
     """Return V L, with L the sum over `edges` of (e_a - e_b)(e_a - e_b)', times `scale`.
 
-    For m sampled out of |E| edges pass scale = |E| / m.
+    For m sampled out of |E| edges pass scale = |E| / m. Everything is NaN if an edge names a node outside
+    0..d-1: compiled code cannot raise.
+
+    Raises:
+        ValueError: For arrays of other shapes.
 
     Example:
         >>> import jax.numpy as jnp
         >>> laplacian_product(jnp.array([[1.0, 0.0]]), jnp.array([[0, 1]]))
         Array([[ 1., -1.]], dtype=float32)
     """
+    if V.ndim != 2 or edges.ndim != 2 or edges.shape[1] != 2:
+        raise ValueError(f"V has shape {V.shape} and edges {edges.shape}; pass (k, d) and (m, 2).")
     nodes = V.T
     difference = scale * (nodes[edges[:, 0]] - nodes[edges[:, 1]])
     ends = jnp.concatenate([edges[:, 0], edges[:, 1]])
     flows = jnp.concatenate([difference, -difference])
-    return jax.ops.segment_sum(flows, ends, num_segments=V.shape[1]).T
+    product = jax.ops.segment_sum(flows, ends, num_segments=V.shape[1]).T
+    return jnp.where(jnp.all((ends >= 0) & (ends < V.shape[1])), product, jnp.nan)
 
 
 def shifted_product(

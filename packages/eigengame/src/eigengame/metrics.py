@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
+from eigengame.exact import doubles, symmetric
 from gdyn_common import spectral
 
 __all__ = [
@@ -23,8 +24,8 @@ __all__ = [
 
 
 def _unit_rows(V: ArrayLike, name: str) -> NDArray:
-    rows = np.asarray(V, dtype=np.float64)
-    if rows.ndim != 2:
+    rows = doubles(V, name)
+    if rows.ndim != 2 or not rows.size:
         raise ValueError(f"{name} has shape {rows.shape}; pass one vector per row, shape (k, d).")
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.all(np.isfinite(norms)) or np.any(norms == 0):
@@ -90,7 +91,7 @@ def streak_of_angles(theta: ArrayLike, threshold: float = math.pi / 8) -> int:
 def subspace_distance(V: ArrayLike, reference: ArrayLike, B: ArrayLike | None = None) -> float:
     """Return 1 - tr(U P) / k in [0, 1], with U and P the projectors on the two row spaces.
 
-    In O(d k**2), from orthonormal bases of the two factors; no (d, d) matrix is formed. For a
+    In O(d k**2), from orthonormal bases of the two factors; without B no (d, d) matrix is formed. For a
     rank-deficient V (players that collapsed onto one another) the lost directions count as wrong.
 
     Args:
@@ -109,7 +110,8 @@ def subspace_distance(V: ArrayLike, reference: ArrayLike, B: ArrayLike | None = 
     """
     rows, truth = _pair(V, reference)
     if B is not None:
-        return _subspace_distance_in(rows, truth, np.asarray(B, np.float64))
+        root = _root(B)
+        rows, truth = _pair(rows @ root, truth @ root)
     _, values, right = np.linalg.svd(rows, full_matrices=False)
     basis = right[values > values[0] * max(rows.shape) * np.finfo(np.float64).eps]
     distance = spectral.subspace_distance(basis.T, truth.T)
@@ -117,18 +119,12 @@ def subspace_distance(V: ArrayLike, reference: ArrayLike, B: ArrayLike | None = 
     return float(lost + (1 - lost) * distance)
 
 
-def _subspace_distance_in(rows: NDArray, truth: NDArray, B: NDArray) -> float:
-    """Return the distance in the inner product of B, from Gram matrices; B needs no square root."""
-
-    def basis(vectors: NDArray) -> NDArray:
-        values, mixing = np.linalg.eigh(vectors @ B @ vectors.T)
-        if values[0] < -1e-10 * abs(values[-1]):
-            raise ValueError("B is not positive on the span of the vectors; it defines no inner product.")
-        keep = values > values[-1] * 1e-14
-        return np.asarray((mixing[:, keep] / np.sqrt(values[keep])).T @ vectors)
-
-    overlap = np.sum(np.square(basis(rows) @ B @ basis(truth).T))
-    return float(np.clip(1 - overlap / rows.shape[0], 0, 1))
+def _root(B: ArrayLike) -> NDArray:
+    """Return R with R R' = B: vectors v'R have the Euclidean products that v have in B."""
+    values, vectors = np.linalg.eigh(symmetric(B, "B"))
+    if values[0] < -1e-10 * abs(values[-1]):
+        raise ValueError("B is not positive: it has negative eigenvalues and defines no inner product.")
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))
 
 
 def cosine_similarities(V: ArrayLike, reference: ArrayLike) -> Float[np.ndarray, " k"]:
@@ -161,16 +157,26 @@ def match_vectors(V: ArrayLike, reference: ArrayLike) -> NDArray[np.int64]:
 def captured_value_ratio(values: ArrayLike, reference: ArrayLike) -> float:
     """Return sum(values) / sum(reference) over the leading entries.
 
+    Raises:
+        ValueError: For tables, or more values than there are in the reference.
+
     Example:
         >>> captured_value_ratio([2.0, 1.0], [2.0, 2.0, 1.0])
         0.75
     """
-    found = np.asarray(values, np.float64)
-    return float(np.sum(found) / np.sum(np.asarray(reference, np.float64)[: found.size]))
+    found, truth = doubles(values, "values"), doubles(reference, "reference")
+    if found.ndim != 1 or truth.ndim != 1 or not 0 < found.size <= truth.size:
+        raise ValueError(
+            f"values has shape {found.shape} and reference {truth.shape}; pass (k,) and (l,), 1 <= k <= l."
+        )
+    return float(np.sum(found) / np.sum(truth[: found.size]))
 
 
 def clustering_accuracy(labels: ArrayLike, truth: ArrayLike) -> float:
     """Return the share of correct labels under the best assignment of clusters to classes.
+
+    Raises:
+        ValueError: If the two are not vectors of one length.
 
     Example:
         >>> clustering_accuracy([1, 1, 0, 0], [0, 0, 1, 0])
@@ -178,6 +184,10 @@ def clustering_accuracy(labels: ArrayLike, truth: ArrayLike) -> float:
     """
     from scipy.optimize import linear_sum_assignment
 
+    if np.ndim(labels) != 1 or np.shape(labels) != np.shape(truth) or not np.size(labels):
+        raise ValueError(
+            f"labels has shape {np.shape(labels)} and truth {np.shape(truth)}; pass one label a sample, (n,)."
+        )
     found, classes = np.unique(labels, return_inverse=True)[1], np.unique(truth, return_inverse=True)[1]
     table = np.zeros((found.max() + 1, classes.max() + 1), dtype=np.int64)
     np.add.at(table, (found, classes), 1)

@@ -30,13 +30,12 @@ def normalize_rows(V: Any) -> Any:
     return scale_rows(jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0), V)
 
 
-def check_optimizer(optimizer: Any) -> None:
-    """Refuse what is no optax transformation, and one that needs a loss: the game has none."""
+def check_optimizer(optimizer: Any, V: Any) -> None:
+    """Refuse what is no optax transformation of the vectors, and one that needs a loss: the game has none."""
     if not callable(getattr(optimizer, "update", None)):
         raise ValueError(f"optimizer={optimizer!r} is not an optax transformation, such as optax.adam(1e-2).")
-    flat = jnp.ones((1, 1))
     try:
-        jax.eval_shape(lambda: optimizer.update(flat, optimizer.init(flat), flat))
+        jax.eval_shape(lambda v: optimizer.update(v, optimizer.init(v), v), V)
     except TypeError as error:
         raise ValueError(
             f"optimizer needs the value of a loss ({error}), and the game has none. Take one that needs "

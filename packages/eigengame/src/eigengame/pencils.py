@@ -73,7 +73,8 @@ def ica_products(V: PyTree, batches: Sequence[PyTree]) -> Products:
         Array([[-2.]], dtype=float32)
     """
     first, second, last = batches[0], batches[min(1, len(batches) - 1)], batches[-1]
-    square_norms = jnp.sum(jnp.square(first), axis=1)
+    # squares of bytes and of half precision overflow
+    square_norms = jnp.sum(jnp.square(first.astype(jnp.promote_types(first.dtype, jnp.float32))), axis=1)
     fourth = combine(responses(V, first) * (square_norms / batch_size(first)), first)
     CV = _covariance_product(V, second)
     trace = jnp.mean(square_norms)

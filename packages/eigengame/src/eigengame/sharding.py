@@ -10,6 +10,7 @@ One mesh with up to three axes describes the layout:
 update, and for alpha the Gram matrix too, so the result does not depend on the layout.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -111,18 +112,30 @@ def distributed(
         yield
 
 
+def check_mesh(mesh: Any) -> None:
+    """Refuse what is neither None nor a mesh with the axes of `make_mesh`."""
+    if mesh is not None and set(getattr(mesh, "shape", ())) != {"data", "players", "features"}:
+        raise ValueError(f"mesh={mesh!r} has not the axes data, players, features; take one of make_mesh.")
+
+
 def padded_players(k: int, mesh: Mesh | None) -> int:
     """Return k rounded up to a multiple of the players axis; the extra rows are masked zeros."""
+    check_mesh(mesh)
     blocks = 1 if mesh is None else mesh.shape["players"]
     return -(-k // blocks) * blocks
 
 
 def _vector_spec(leaf: Any) -> PartitionSpec:
-    return PartitionSpec("players", *[None] * (leaf.ndim - 2), "features")
+    return _spec("players", leaf.ndim)
 
 
 def _batch_spec(leaf: Any) -> PartitionSpec:
-    return PartitionSpec("data", *[None] * (leaf.ndim - 2), "features")
+    return _spec("data", leaf.ndim)
+
+
+def _spec(first: str, ndim: int) -> PartitionSpec:
+    """Return the axes of a leaf; one with a single number per row has no features to split."""
+    return PartitionSpec(first, *[None] * (ndim - 2), "features") if ndim > 1 else PartitionSpec(first)
 
 
 def vector_sharding(V: PyTree, mesh: Mesh) -> PyTree:
@@ -181,7 +194,7 @@ def check_divisible(X: PyTree, mesh: Mesh, rows_factor: int = 1) -> None:
             f"A batch of {rows} rows cannot be split over data={data} devices; "
             f"use a batch size divisible by {data}."
         )
-    check_features([leaf.shape[-1] for leaf in jax.tree.leaves(X)], mesh)
+    check_features([math.prod(leaf.shape[1:][-1:]) for leaf in jax.tree.leaves(X)], mesh)
 
 
 def check_features(widths: Sequence[int], mesh: Mesh) -> None:

@@ -14,7 +14,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from eigengame.core.trees import batch_size, combine, gram, num_players, responses, scale_rows, subtract
+from eigengame.core.trees import (
+    batch_size,
+    checked_batch,
+    checked_products,
+    combine,
+    gram,
+    num_players,
+    responses,
+    scale_rows,
+    subtract,
+)
 
 __all__ = [
     "Algorithm",
@@ -112,6 +122,7 @@ def direction_from_products(algorithm: Algorithm, V: PyTree, AV: PyTree) -> PyTr
         Array([[2., 0.],
                [0., 1.]], dtype=float32)
     """
+    AV = checked_products(V, AV)
     if algorithm == "oja":
         return AV
     S = gram(AV, V)
@@ -149,7 +160,8 @@ def _batch_direction(
     algorithm: Algorithm, V: PyTree, X: PyTree, reduction: Reduction, weights: Float[Array, "k k"] | None
 ) -> PyTree:
     check_reduction(reduction)
-    V, X = jax.tree.map(jnp.asarray, (V, X))
+    V = jax.tree.map(jnp.asarray, V)
+    X = checked_batch(V, X)
     direction, _ = direction_and_gram(algorithm, V, X, weights)
     if reduction == "sum":
         return direction

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from eigengame.core.trees import combine, gram, scale_rows, subtract
+from eigengame.core.trees import as_floating, checked_products, combine, gram, scale_rows, subtract
 
 __all__ = ["Auxiliary", "diagonal_products", "gamma_direction", "generalized_rayleigh", "update_auxiliary"]
 
@@ -67,7 +67,8 @@ def gamma_direction(
         >>> bool(jnp.all(gamma_direction(jnp.eye(2), jnp.diag(jnp.array([3.0, 1.0])), jnp.eye(2)) == 0))
         True
     """
-    V, AV, BV = jax.tree.map(jnp.asarray, (V, AV, BV))
+    V = jax.tree.map(as_floating, V)
+    AV, BV = checked_products(V, AV), checked_products(V, BV)
     a, b = diagonal_products(V, AV), diagonal_products(V, BV)
     if aux is None:
         aux = Auxiliary(w=BV, beta=b)
@@ -98,7 +99,8 @@ def generalized_rayleigh(V: PyTree, AV: PyTree, BV: PyTree) -> Float[Array, " k"
         >>> generalized_rayleigh(jnp.eye(1), 3 * jnp.eye(1), 2 * jnp.eye(1))
         Array([1.5], dtype=float32)
     """
-    V, AV, BV = jax.tree.map(jnp.asarray, (V, AV, BV))
+    V = jax.tree.map(as_floating, V)
+    AV, BV = checked_products(V, AV), checked_products(V, BV)
     denominator = diagonal_products(V, BV)
     positive = denominator > 0
     return jnp.where(positive, diagonal_products(V, AV) / jnp.where(positive, denominator, 1), 0)

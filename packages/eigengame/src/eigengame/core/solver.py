@@ -7,6 +7,7 @@ alone makes the full-batch step a shifted power iteration.
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -28,8 +29,8 @@ from eigengame.core.directions import (
     project_to_tangent,
 )
 from eigengame.core.trees import (
-    as_floating,
     batch_size,
+    checked_batch,
     combine,
     gram,
     num_players,
@@ -92,6 +93,10 @@ class Config:
         check_reduction(self.reduction)
         if self.algorithm not in ("mu", "alpha", "gha", "oja"):
             raise ValueError(f"Unknown algorithm {self.algorithm!r}. Allowed: 'mu', 'alpha', 'gha', 'oja'.")
+        if self.utilities not in (None, "alpha", "mu"):
+            raise ValueError(f"utilities is {self.utilities!r}; allowed are 'alpha', 'mu' and None.")
+        if self.adaptive is not None and not self.moments:
+            raise ValueError(f"adaptive={self.adaptive} needs moments=True, which follow the top variance.")
 
 
 class Moments(NamedTuple):
@@ -230,16 +235,21 @@ def init(
         >>> init(jax.random.key(0), 2, 5, optax.sgd(0.1)).V.shape
         (2, 5)
     """
-    check_optimizer(optimizer)
     leaves, structure = jax.tree.flatten(d)
     shapes = tuple(_sample_shape(leaf) for leaf in leaves)
     _check_players(k, sum(math.prod(shape) for shape in shapes))
+    rows = [jax.ShapeDtypeStruct((int(k), *shape), jnp.dtype(dtype)) for shape in shapes]
+    template = jax.tree.unflatten(structure, rows)
+    check_optimizer(optimizer, template)
     if V is not None:
         V = jax.tree.map(lambda v: jnp.array(v, dtype), V)
         _check_unit_rows(V, k)
-    if mesh is not None:
-        check_features([shape[-1] for shape in shapes if shape], mesh)
+        given, expected = (jax.tree.map(jnp.shape, tree) for tree in (V, template))
+        if given != expected:
+            raise ValueError(f"V has shapes {given}, and k and d say {expected}.")
     padding = padded_players(k, mesh) - k
+    if mesh is not None:
+        check_features([math.prod(shape[-1:]) for shape in shapes], mesh)
     state = _fresh(key, V, k, padding, shapes, structure, optimizer, moments, jnp.dtype(dtype))
     return state if mesh is None else place(state, mesh)
 
@@ -366,12 +376,22 @@ def _masked_weights(state: State) -> Float[Array, "k k"]:
     return penalty_weights(num_players(state.V)) * real[:, None] * real[None, :]
 
 
+def _precision(config: Config) -> AbstractContextManager[Any]:
+    """Return the context of the products; None leaves the one that the user set for JAX."""
+    return jax.default_matmul_precision(config.precision) if config.precision else nullcontext()
+
+
 def _step(
     state: State, batch: PyTree, config: Config, num_valid: Int[Array, ""] | int | None = None
 ) -> tuple[State, dict[str, Array]]:
-    with jax.default_matmul_precision(config.precision):
-        X = jax.tree.map(as_floating, batch)
-        n = jnp.asarray(batch_size(X) if num_valid is None else num_valid, jnp.int32)
+    if config.moments and not isinstance(state.aux, Moments):
+        raise ValueError("The config has moments=True and the state has none; pass moments=True to init.")
+    if num_players(state.V) != padded_players(state.k, config.mesh) and config.mesh is not None:
+        raise ValueError("The config has a mesh that the state was not made for; pass the same mesh to init.")
+    with _precision(config):
+        X = checked_batch(state.V, batch)
+        n = jnp.asarray(batch_size(X), jnp.int32)
+        n = n if num_valid is None else jnp.clip(jnp.asarray(num_valid, jnp.int32), 0, n)
         if num_valid is not None and not config.center:
             X = jax.tree.map(lambda x: _masked(x, n), X)
         mean, aux, movement = state.mean, state.aux, jnp.zeros(())
@@ -400,6 +420,9 @@ def _step(
             values = utilities_from_products(S, gram(state.V, state.V), config.utilities)
             metrics["utilities"] = (values * scale)[: state.k]
         count = jnp.minimum(state.count + n, _MAX_COUNT)
+        # averages keep their type when a batch has a wider one, or no loop could carry them
+        averages = jax.tree.map(lambda new, old: new.astype(old.dtype), (mean, aux), (state.mean, state.aux))
+        mean, aux = averages
         return State(V, opt_state, mean, count, state.step + 1, aux, state.key, state.k), metrics
 
 
@@ -421,6 +444,8 @@ def _update_moments(state: State, X: PyTree, G: PyTree, n: Array, movement: Arra
 
 def _with_rate(state: State, top: Array, n: Array, base: float) -> Any:
     """Return the optimiser state of `learning_rate.nesterov` with the rate of this step."""
+    if not hasattr(state.opt_state, "hyperparams"):
+        raise ValueError("adaptive sets the rate of learning_rate.nesterov(momentum); pass it as optimizer.")
     hyperparams = state.opt_state.hyperparams
     decay = 1 / jnp.sqrt(1 + state.step / _DECAY)
     rate = base * jnp.minimum(1, n / 256) * decay / jnp.where(top > 0, top, 1)
@@ -463,6 +488,7 @@ def sample_steps(
 
     The draws consume `state.key`. The incoming state is donated.
     """
+    checked_batch(state.V, data)  # indices beyond the end of a shorter leaf would read its last row
     size = num_players(data)
 
     def one(carry: State, _: None) -> tuple[State, dict[str, Array]]:
@@ -498,7 +524,7 @@ def step_operator(
         >>> jnp.round(metrics["rayleigh"], 4)
         Array([4., 1.], dtype=float32)
     """
-    with jax.default_matmul_precision(config.precision):
+    with _precision(config):
         AV = matmul(state.V)
         direction = direction_from_products(config.algorithm, state.V, AV)
         along = jnp.diagonal(gram(state.V, AV))

@@ -9,11 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 __all__ = [
     "as_floating",
     "batch_size",
+    "checked_batch",
+    "checked_products",
     "combine",
     "gram",
     "num_players",
@@ -29,8 +32,16 @@ def _rows(leaf: Array) -> Array:
 
 
 def as_floating(leaf: Any) -> Array:
-    """Return a leaf in a floating-point type: integers and booleans become float32."""
+    """Return a leaf in a floating-point type: integers and booleans become float32.
+
+    Raises:
+        ValueError: For complex numbers.
+    """
+    if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "iu":
+        leaf = leaf.astype(np.float32)  # JAX wraps what 32 bits do not hold
     array = jnp.asarray(leaf)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ValueError(f"Complex data not supported: got {array.dtype}; pass real numbers.")
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.float32)
 
 
@@ -50,6 +61,41 @@ def num_players(V: PyTree) -> int:
 def batch_size(X: PyTree) -> int:
     """Return n, the common length of the first axes of the leaves of `X`."""
     return num_players(X)
+
+
+def checked_batch(V: PyTree, X: PyTree) -> PyTree:
+    """Return the leaves of a batch in floating-point types.
+
+    Raises:
+        ValueError: If the batch has not the structure of the vectors, holds no sample, or leaves disagree on
+            their number.
+    """
+    found, expected = str(jax.tree.structure(X)), str(jax.tree.structure(V))
+    if found != expected:
+        raise ValueError(
+            f"The batch has the structure {found[:80]} and the vectors {expected[:80]}; "
+            "both are arrays, or pytrees with the same entries."
+        )
+    X = jax.tree.map(as_floating, X)
+    given = [x.shape for x in jax.tree.leaves(X)]
+    allowed = [("n", *v.shape[1:]) for v in jax.tree.leaves(V)]
+    rows = {shape[:1] for shape in given}
+    if len(rows) != 1 or rows <= {(), (0,)} or [s[1:] for s in given] != [s[1:] for s in allowed]:
+        raise ValueError(f"The batch has shapes {given}; pass {allowed}, with one number n > 0 of samples.")
+    return X
+
+
+def checked_products(V: PyTree, AV: PyTree) -> PyTree:
+    """Return products with vectors in floating-point types.
+
+    Raises:
+        ValueError: If they have not the shapes of the vectors, to which they would be broadcast.
+    """
+    AV = jax.tree.map(as_floating, AV)
+    found, expected = (jax.tree.map(jnp.shape, tree) for tree in (AV, V))
+    if found != expected:
+        raise ValueError(f"Products have shapes {found}; those of the vectors are {expected}.")
+    return AV
 
 
 def responses(V: PyTree, X: PyTree) -> Float[Array, "k n"]:
@@ -79,7 +125,9 @@ def combine(M: Float[Array, "k n"], X: PyTree) -> PyTree:
 
 def row_norms(V: PyTree) -> Float[Array, " k"]:
     """Return the Euclidean norm of every vector."""
-    squares = [jnp.sum(jnp.square(_rows(v)), axis=1) for v in jax.tree.leaves(V)]
+    # squares of the entries of long vectors vanish in half precision
+    wide = (_rows(v).astype(jnp.promote_types(v.dtype, jnp.float32)) for v in jax.tree.leaves(V))
+    squares = [jnp.sum(jnp.square(v), axis=1) for v in wide]
     return jnp.sqrt(sum(squares[1:], start=squares[0]))
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from eigengame.core.directions import Reduction, check_reduction, safe_reciprocal
-from eigengame.core.trees import batch_size, gram, responses
+from eigengame.core.trees import batch_size, checked_batch, gram, responses
 
 __all__ = ["rayleigh", "utilities"]
 
@@ -44,7 +44,8 @@ def utilities(
     if kind not in ("alpha", "mu"):
         raise ValueError(f"kind is {kind!r}; allowed are 'alpha' and 'mu'.")
     check_reduction(reduction)
-    V, X = jax.tree.map(jnp.asarray, (V, X))
+    V = jax.tree.map(jnp.asarray, V)
+    X = checked_batch(V, X)
     Y = responses(V, X)
     S = Y @ Y.T
     values = utilities_from_products(S, gram(V, V), kind)
@@ -70,7 +71,8 @@ def rayleigh(V: PyTree, X: PyTree) -> Float[Array, " k"]:
         >>> rayleigh(jnp.eye(2), jnp.array([[2.0, 1.0]]))
         Array([4., 1.], dtype=float32)
     """
-    V, X = jax.tree.map(jnp.asarray, (V, X))
+    V = jax.tree.map(jnp.asarray, V)
+    X = checked_batch(V, X)
     Y = responses(V, X)
     values: Array = jnp.mean(jnp.square(Y), axis=1) / jnp.diagonal(gram(V, V))
     return values

@@ -1,6 +1,5 @@
 """Generalised eigenproblems from given operators, on the scikit-learn contract."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,7 @@ from eigengame.core.ritz import NOT_POSITIVE, locally_optimal, quality, starting
 from eigengame.core.solver import initial_vectors
 from eigengame.estimators.settings import COUNT, POSITIVE
 from eigengame.estimators.streams import real_numbers, validated
-from eigengame.estimators.warn import warn_of_angles
+from eigengame.estimators.warn import warn_of_angles, warn_user
 from eigengame.exact import orient
 
 __all__ = ["EigenGameGEVP"]
@@ -271,7 +270,14 @@ class EigenGameGEVP(BaseEstimator):
         """Return the sizes of A and B, and warn where u'Av and v'Au differ for random u and v."""
         U = np.random.default_rng(seed).standard_normal((2, dim)).astype(np.float32)
         sizes = []
-        for name, product in zip("AB", _apply(products, U, operators), strict=True):
+        try:
+            pair = _apply(products, U, operators)
+        except jax.errors.TracerArrayConversionError as error:
+            raise ValueError(
+                "A or B turns what JAX traces into an array of NumPy; write it with jax.numpy, or call it "
+                "through jax.pure_callback."
+            ) from error
+        for name, product in zip("AB", pair, strict=True):
             if np.shape(product) != U.shape or not np.isfinite(product).all():
                 found = "values that are not finite" if np.shape(product) == U.shape else np.shape(product)
                 raise ValueError(
@@ -279,11 +285,10 @@ class EigenGameGEVP(BaseEstimator):
                 )
             table = np.asarray(U @ np.asarray(product).T, np.float64)
             if abs(table[0, 1] - table[1, 0]) > 1e-3 * max(np.abs(table).max(), 1e-30):
-                warnings.warn(
+                warn_user(
                     f"{name} is not symmetric: u'{name}v = {table[0, 1]:.4g} but v'{name}u = "
                     f"{table[1, 0]:.4g} for random u, v. Pass ({name} + {name}') / 2.",
                     UserWarning,
-                    stacklevel=3,
                 )
             size = float(np.linalg.norm(np.asarray(product, np.float64)) / np.linalg.norm(U))
             sizes.append(size if 0 < size < np.inf else 1.0)

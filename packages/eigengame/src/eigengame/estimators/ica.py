@@ -1,6 +1,5 @@
 """ICA from minibatches, by gamma-EigenGame, on the scikit-learn contract."""
 
-import warnings
 from typing import Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from eigengame.estimators.frames import unit_rows
 from eigengame.estimators.pencil import PencilEstimator, has_batch_size
 from eigengame.estimators.settings import unchanged_on_error
 from eigengame.estimators.streams import validated
+from eigengame.estimators.warn import warn_user
 from eigengame.exact import orient
 
 __all__ = ["EigenGameICA"]
@@ -69,11 +69,10 @@ class EigenGameICA(PencilEstimator):
         mixed = np.flatnonzero(gaps < 4 * np.hypot(errors[1:], errors[:-1]))
         if mixed.size:
             pairs = ", ".join(f"{i} and {i + 1}" for i in mixed)
-            warnings.warn(
+            warn_user(
                 f"Components {pairs} differ in kurtosis by less than its sampling error and may be mixtures "
                 "of the same sources; take more samples, or another method (sklearn.decomposition.FastICA).",
                 UserWarning,
-                stacklevel=3,
             )
 
     @available_if(has_batch_size)  # type: ignore[untyped-decorator]  # scikit-learn has no types

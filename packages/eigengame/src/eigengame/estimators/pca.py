@@ -1,7 +1,6 @@
 """Streaming PCA on the scikit-learn contract."""
 
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from numpy.typing import ArrayLike, NDArray
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -33,8 +31,8 @@ from eigengame.estimators.streams import (
     iterable_batches,
     validated,
 )
-from eigengame.estimators.warn import warn_of_angles
-from eigengame.sharding import gather
+from eigengame.estimators.warn import warn_of_angles, warn_user
+from eigengame.sharding import check_mesh, gather
 
 __all__ = ["EigenGame"]
 
@@ -223,9 +221,9 @@ class EigenGame(Components, Saved):
         for epoch in range(1 if self.n_epochs == "auto" else int(self.n_epochs)):
             before = self.n_samples_seen_
             batches = (
-                iterable_batches(X, self._rows)
+                iterable_batches(X, self.batch_size)
                 if rows is None
-                else array_batches(rows, self._rows, seed=self._seed, epoch=epoch)
+                else array_batches(rows, min(self.batch_size, n), seed=self._seed, epoch=epoch)
             )
             for position, batch in enumerate(batches):
                 if not hasattr(self, "_state"):
@@ -359,6 +357,7 @@ class EigenGame(Components, Saved):
         if self.optimizer is not None and self.learning_rate != "auto":
             raise ValueError("Pass either optimizer or learning_rate; an optimizer brings its own step size.")
         check_precision(self.dtype)
+        check_mesh(self.mesh)
 
     def _draw_seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -374,10 +373,8 @@ class EigenGame(Components, Saved):
         if self.tol is None:
             return
         if not self._state.aux.total:
-            warnings.warn(
+            warn_user(
                 "The data do not vary: all rows are equal, and the components mean nothing.",
-                ConvergenceWarning,
-                stacklevel=3,
             )
             return
         found = self._current()[1]
@@ -389,14 +386,12 @@ class EigenGame(Components, Saved):
             advice = "their variances may be too close for single precision; try dtype='float64'"
         else:
             advice = "their variances are too close to tell apart; only their span is meaningful"
-        warn_of_angles("Components", found, float(self.tol), advice, level=4)
+        warn_of_angles("Components", found, float(self.tol), advice)
         hidden = found.unresolved[found.unresolved < min(self._samples() - 1, self.n_features_in_)]
         if hidden.size:
             other = ", or pass dtype='float64'." if self.dtype == "float32" else "."
             floor = found.floor * self._frame.unit**2
-            warnings.warn(
+            warn_user(
                 f"Components {hidden.tolist()} have no variance above {floor:.2g}, "
                 f"the rounding error of {self.dtype}: they mean nothing. Ask for fewer components{other}",
-                ConvergenceWarning,
-                stacklevel=3,
             )

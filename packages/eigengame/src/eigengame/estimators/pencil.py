@@ -1,6 +1,5 @@
 """What CCA, PLS and ICA share: gamma-EigenGame on minibatches, on the scikit-learn contract."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -13,7 +12,6 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
@@ -36,7 +34,7 @@ from eigengame.estimators.settings import (
     check_unchanged,
 )
 from eigengame.estimators.streams import check_finite
-from eigengame.estimators.warn import warn_of_angles
+from eigengame.estimators.warn import warn_of_angles, warn_user
 from eigengame.pencils import cca_products, ica_products, pls_products
 
 __all__ = ["PencilEstimator", "has_batch_size"]
@@ -218,14 +216,12 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         V_tree = jax.tree.unflatten(jax.tree.structure(template), parts)
         self._state = replace(self._state, V=V_tree, aux=averages)
         self.angle_bounds_, self.residuals_ = found.angles, found.residuals
-        warn_of_angles("Components", found, float(self.tol), advice, level=6)
+        warn_of_angles("Components", found, float(self.tol), advice)
         if self.refine and self.unresolved_.size:
-            warnings.warn(
+            warn_user(
                 f"Components {self.unresolved_.tolist()} are no finding: no value is left that is "
                 f"{'positive' if self.maximize else 'negative'} beyond rounding error. "
                 "Ask for fewer components.",
-                ConvergenceWarning,
-                stacklevel=5,
             )
 
     def _partial_fit(self, views: tuple[NDArray, ...]) -> Self:

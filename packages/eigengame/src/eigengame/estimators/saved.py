@@ -11,6 +11,7 @@ from eigengame import checkpoint
 from eigengame.core.solver import init
 from eigengame.estimators.frames import Frame
 from eigengame.estimators.game import FIXED, Game
+from eigengame.estimators.settings import check_unchanged
 
 __all__ = ["Saved"]
 
@@ -39,9 +40,11 @@ class Saved(Game):
             extra: JSON values to keep with it, such as the position in the data.
 
         Raises:
-            ValueError: If a setting cannot be written: an optimizer, mesh, schedule or generator object.
+            ValueError: If a setting cannot be written: an optimizer, mesh, schedule or generator object; or
+                if one was changed since the fit began.
         """
         check_is_fitted(self)
+        check_unchanged(self, self._begun_with)
         params = {
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in self.get_params().items()
@@ -70,6 +73,9 @@ class Saved(Game):
             raise ValueError(
                 f"{path} holds a State but no estimator; read it with eigengame.checkpoint.load."
             )
+        unknown = sorted(set(meta["params"]) - set(cls().get_params()))
+        if unknown:
+            raise ValueError(f"{path} has settings that this version does not know: {unknown}; fit anew.")
         model = cls(**meta["params"])
         model._check_settings()
         for name, value in meta["counters"].items():

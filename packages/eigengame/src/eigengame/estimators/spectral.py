@@ -220,6 +220,8 @@ class EigenGameSpectralEmbedding(BaseEstimator):
 
     def _edges(self, X: ArrayLike) -> tuple[NDArray[np.int32], NDArray, int]:
         if self.affinity == "edges":
+            if hasattr(X, "toarray"):
+                raise ValueError("X is a sparse matrix: pass affinity='precomputed', or its edges.")
             table = np.asarray(real_numbers(X))
             if table.dtype.kind == "O":
                 table = table.astype(np.float64)

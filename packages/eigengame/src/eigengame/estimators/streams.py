@@ -34,7 +34,8 @@ def is_stream(X: Any) -> bool:
 def real_numbers(X: Any, name: str = "X") -> Any:
     """Return X, refused where its type says that its entries are no real numbers.
 
-    Floating-point types that NumPy does not know, such as bfloat16, are widened to single precision.
+    Floating-point types that NumPy does not know, such as bfloat16, are widened to single precision; tensors
+    of torch lose their gradients and device.
 
     Raises:
         ValueError: For an iterator or a function, and for masked, complex, structured or text entries, dates
@@ -49,6 +50,9 @@ def real_numbers(X: Any, name: str = "X") -> Any:
         raise ValueError(f"{name} is a {type(X).__name__}: pass an array, or its batches to partial_fit.")
     if np.ma.is_masked(X):
         raise ValueError(f"{name} has masked entries: drop their rows, or fill them with {name}.filled(...).")
+    if hasattr(X, "detach"):
+        X = X.detach().cpu()
+        X = (X.float() if str(X.dtype) == "torch.bfloat16" else X).numpy()
     dtype: Any = getattr(X, "dtype", None)
     kind = getattr(dtype, "kind", "O")
     if kind in "mM":
@@ -152,10 +156,12 @@ def iterable_batches(
     held: list[NDArray] = []
     held_rows, width, columns = 0, None, list[Any]()
     for position, part in enumerate(source() if callable(source) else source):
-        if isinstance(part, tuple | dict) and not hasattr(part, "toarray"):  # one sparse format is a dict
+        pair = isinstance(part, list) and part and len(getattr(part[0], "shape", ())) > 1
+        # one sparse format is a dict
+        if pair or (isinstance(part, tuple | dict) and not hasattr(part, "toarray")):
             raise ValueError(
                 f"Batch {position} is a {type(part).__name__}; yield the (n, d) samples alone, for example "
-                "(x for x, _ in loader)."
+                "lambda: (x for x, *_ in loader)."
             )
         rows = dense_rows(part)
         if rows.ndim != 2:

@@ -169,6 +169,7 @@ class EigenGamePLS(_TwoViews):
     """Partial least squares from minibatches: the pencil of CCA with B = diag(C_xx, I).
 
     Arguments and attributes are those of `EigenGameCCA`; `eigenvalues_` are the values of the pencil.
+    Where units of the columns of the second view differ by 1e4 and more, small values need `dtype="float64"`.
 
     Source: Gemp et al. 2022 (arXiv 2206.04993).
 
