@@ -40,4 +40,6 @@ def test_damping_of_every_kind_and_slopes_of_every_size():
         linear_game(0.1)
     # at u = phi theta: l' = sigmoid(u), l'' = exp(-|u|) where |u| is large
     assert dirac_gan_regularizers(-30.0, 30.0).disc == pytest.approx((0.0, 0.0, 0.0))
-    assert dirac_gan_regularizers(8.0, 8.0).disc.self_norm == pytest.approx(8.0**3 * np.exp(-64.0), rel=1e-12, abs=0)
+    assert dirac_gan_regularizers(8.0, 8.0).disc.self_norm == pytest.approx(
+        8.0**3 * np.exp(-64.0), rel=1e-12, abs=0
+    )
