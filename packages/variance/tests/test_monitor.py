@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from variance.errors import ConfigError
-from variance.monitor import GradientMonitor
+from variance.noise_scale.monitor import GradientMonitor
 
 
 class Transformer(nn.Module):

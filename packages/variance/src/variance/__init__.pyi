@@ -35,10 +35,10 @@ from .gradient_clustering import exact_moves_gram as exact_moves_gram
 from .measurement import GradientNoise as GradientNoise
 from .measurement import Measurement as Measurement
 from .measurement import measure_model as measure_model
-from .monitor import GradientMonitor as GradientMonitor
 from .noise_scale import ExampleMeter as ExampleMeter
 from .noise_scale import NoiseMeter as NoiseMeter
 from .noise_scale import NoiseScale as NoiseScale
+from .noise_scale.monitor import GradientMonitor as GradientMonitor
 from .objective import Batch as Batch
 from .objective import Objective as Objective
 from .objective import Point as Point
