@@ -238,7 +238,7 @@ def closed_step(optimizer: Optimizer, evaluate: Callable[[], Tensor]) -> Tensor:
 
     with torch.enable_grad():
         if isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.LBFGS):
-            return optimizer.step(closure)  # type: ignore[arg-type, return-value]  # torch's stub says float
+            return optimizer.step(closure)  # type: ignore[arg-type, return-value]  # torch says float
         loss = closure()
     optimizer.step()
     return loss

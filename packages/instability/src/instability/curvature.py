@@ -34,8 +34,8 @@ def hessian_vector_product(
 
     Raises:
         TypeError: the loss is no scalar tensor with a gradient.
-        ValueError: nothing requires a gradient, a parameter is complex, or the loss changes parameters.
-        NotImplementedError: an operation of the model has no second derivative, or a wrong one.
+        ValueError: nothing requires a gradient, a parameter is complex, the loss changes parameters, or an
+            operation of the model has no second derivative or a wrong one; the message names it.
 
     >>> model = nn.Linear(2, 1, bias=False)
     >>> scales = torch.tensor([1.0, 3.0])
@@ -57,7 +57,7 @@ def hessian_vector_product(
         _check_graph(loss)
         gradients = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
     if any(g.layout != torch.strided for g in gradients):
-        raise NotImplementedError("a gradient is sparse and has no second derivative; pass sparse=False.")
+        raise ValueError("a gradient is sparse and has no second derivative; pass sparse=False.")
     if versions != [p._version for p in parameters]:
         raise ValueError(
             "the loss changes parameters in place, as an embedding with max_norm does, so it has no Hessian "
@@ -146,7 +146,7 @@ def _check_graph(loss: Tensor) -> None:
         if node is None or node in seen:
             continue
         if node.name() == "CheckpointFunctionBackward":
-            raise NotImplementedError(
+            raise ValueError(
                 "checkpoint with use_reentrant=True hides its layers' weights; pass use_reentrant=False."
             )
         seen.add(node)
@@ -157,7 +157,7 @@ def _check_symmetry(product: Callable[[np.ndarray], np.ndarray], dim: int, noise
     directions = generator(0, "symmetry").standard_normal((3, dim))
     forms = directions @ np.array([product(v) for v in directions]).T
     if np.linalg.norm(forms - forms.T) > 0.05 * np.linalg.norm(forms) + noise * dim**0.5:
-        raise NotImplementedError(
+        raise ValueError(
             "the Hessian comes out unsymmetric: some operation has a wrong second derivative in torch, as "
             "weight_norm has in some versions; replace it in the model."
         )
@@ -165,7 +165,7 @@ def _check_symmetry(product: Callable[[np.ndarray], np.ndarray], dim: int, noise
 
 def _name_operation(error: RuntimeError) -> Exception:
     if "aot_autograd" in str(error):
-        return NotImplementedError("a compiled model has no second derivative; pass the module you compiled.")
+        return ValueError("a compiled model has no second derivative; pass the module you compiled.")
     if "modified by an inplace operation" in str(error):
         return ValueError("the weights changed since the product was made; make it anew.")
     match = re.search(
@@ -174,7 +174,7 @@ def _name_operation(error: RuntimeError) -> Exception:
     if match is None:
         return error
     name = match.group(1) or match.group(2)
-    return NotImplementedError(
+    return ValueError(
         f"{name} has no second derivative in torch; replace it in the model (for attention use the math "
         "kernel: torch.nn.attention.sdpa_kernel(SDPBackend.MATH))."
     )

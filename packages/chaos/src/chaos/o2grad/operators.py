@@ -362,7 +362,6 @@ class CurvatureOperator:
                 cast_x, cast_y, lambda output: weights.append(averaging.weight(output, cast_y, samples))
             )
             value = function(self.point.detach().requires_grad_())
-        self._eps = max(
-            self._eps, rounding_of(results_below(value))
-        )  # a model of float64 may compute in float32 inside
+        # a model of float64 may compute in float32 inside
+        self._eps = max(self._eps, rounding_of(results_below(value)))
         return Observed(float(value.detach()), weights[0], samples)
