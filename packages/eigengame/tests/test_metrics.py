@@ -20,7 +20,7 @@ def test_angle_of_a_rotated_vector_whatever_its_sign(theta, sign):
 
 
 def test_tiny_angles_survive():
-    assert metrics.angles([[1.0, 1e-12]], [[1.0, 0.0]])[0] == pytest.approx(1e-12, rel=1e-6)
+    assert metrics.angles([[1.0, 1e-12]], [[1.0, 0.0]])[0] == pytest.approx(1e-12, rel=1e-6, abs=0)
 
 
 def test_streak_stops_at_the_first_miss():
@@ -103,7 +103,7 @@ def test_distance_in_an_inner_product_is_exact_for_tiny_angles(rng, angle):
     Q = np.linalg.qr(rng.standard_normal((6, 6)))[0]
     near = (np.cos(angle) * Q[:2] + np.sin(angle) * Q[2:4]) @ np.linalg.inv(factor)
     found = metrics.subspace_distance(near, Q[:2] @ np.linalg.inv(factor), B=factor @ factor.T)
-    assert found == pytest.approx(np.sin(angle) ** 2, rel=1e-6)
+    assert found == pytest.approx(np.sin(angle) ** 2, rel=1e-6, abs=0)
 
 
 def test_dependent_reference_vectors_are_refused_in_every_inner_product():
