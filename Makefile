@@ -25,8 +25,7 @@ test: .tools/ready  ## lint, types, all tests, docs, tables and the report page
 ifdef PKG
 	$(NOX) -s test-$(PKG)
 else
-	$(NOX) -s checks
-	$(NOX) -t test -k "not tfgan"
+	$(NOX) -s test
 endif
 
 verify: .tools/ready  ## check every committed record against its key, compute three again

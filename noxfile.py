@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -102,13 +103,16 @@ def say_torch(session: nox.Session) -> None:
 
 
 def pytest(session: nox.Session, *arguments: str, command: tuple[str, ...] = ("-m", "pytest")) -> None:
-    """Run pytest, or a command that takes its arguments, on two workers of one thread each."""
+    """Run pytest, or a command that takes its arguments, on two workers of one thread each.
+
+    ``WORKERS`` in the environment is their number; 0 runs the tests in pytest's own process.
+    """
     compiled = COMPILED_ONCE | {"JAX_COMPILATION_CACHE_DIR": str(session.cache_dir.resolve() / "jax")}
     session.run(
         "python",
         *command,
         "-n",
-        "2",
+        os.environ.get("WORKERS", "2"),
         "--dist",
         "worksteal",
         *arguments,
@@ -277,10 +281,20 @@ def reproduce(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
-def checks(session: nox.Session) -> None:
-    """Run what keeps one core busy, two at a time: style, types, documentation, tables, report, wheels."""
-    names = ["docs", "types", "test-tfgan", "dist", "test-report", "lint", "report-check"]
-    if any(two_at_a_time(names)):
+def test(session: nox.Session) -> None:
+    """Run all checks and tests, two sessions at a time, the longest first."""
+    first = ["test-eigengame", "docs", *(f"test-{name}" for name in PACKAGES if name != "eigengame")]
+    last = [
+        "types",
+        "test-tfgan",
+        "dist",
+        "test-report",
+        "test-reproduce",
+        "test-common",
+        "lint",
+        "report-check",
+    ]
+    if any(two_at_a_time([*first, *last])):
         session.error("A check failed; see the lines above.")
 
 
@@ -288,15 +302,27 @@ def two_at_a_time(names: list[str]) -> list[int]:
     """Run sessions side by side, with their names before their lines; return the exit codes."""
     labels = [name.removeprefix("reproduce-") for name in names]
     width = max(len(label) for label in labels)
+    codes = dict.fromkeys(names, 1)
+
+    def run(name: str, label: str) -> None:
+        begin = time.monotonic()
+        codes[name] = _nox(name, prefix=f"{label:>{width}} | ")
+        minutes = (time.monotonic() - begin) / 60
+        print(f"{label:>{width}} | {'FAILED' if codes[name] else 'passed'} in {minutes:.1f} min", flush=True)
+
     with ThreadPoolExecutor(max_workers=2) as pool:
-        return list(pool.map(lambda n, label: _nox(n, prefix=f"{label:>{width}} | "), names, labels))
+        list(pool.map(run, names, labels))
+    if failed := [name for name, code in codes.items() if code]:
+        print(f"Failed: {', '.join(failed)}.", flush=True)
+    return list(codes.values())
 
 
 def _nox(name: str, *posargs: str, prefix: str = "") -> int:
-    """Run a session in a process of its own, with its output line by line."""
+    """Run a session in a process of its own, with its output line by line; tests take one worker."""
     command = [sys.executable, "-m", "nox", "--no-error-on-missing-interpreters", "-s", name, "--", *posargs]
+    environment = os.environ | {"WORKERS": "0"}
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as child:
         assert child.stdout is not None
         for line in child.stdout:
