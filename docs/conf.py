@@ -6,7 +6,8 @@ import re
 import sys
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from pkgutil import iter_modules
+from types import FunctionType, ModuleType
 
 import ziamath
 from docutils import nodes
@@ -14,8 +15,22 @@ from docutils import nodes
 sys.path.insert(0, str(Path(__file__).parent))
 import animations
 
-PACKAGES = sorted(Path(__file__).parents[1].glob("packages/*/pyproject.toml"))
-PUBLIC = Path(__file__).parent / "reference" / "public"
+PAGES = Path(__file__).parent / "reference" / "pages"
+REFERENCE = {
+    "chaos": ["chaos", "chaos.o2grad"],
+    "dd_two_player": ["dd_two_player", "dd_two_player.principal_flow", "dd_two_player.gans"],
+    "eigengame": ["eigengame", "eigengame.core"],
+    "instability": ["instability", "instability.pde"],
+    "variance": ["variance", "variance.losses", "variance.per_example", "variance.statistics"],
+    "gdyn_common": [
+        f"gdyn_common.{name}" for name in ("logging", "seeding", "errors", "spectral", "storage", "display")
+    ],
+    "gdyn_reproduce": [
+        f"gdyn_reproduce.{name}"
+        for name in ("registry", "claims", "runs", "records", "keys", "plotting", "testing", "data")
+    ],
+}
+"""The modules of each page; where a module has a list of public names, only those are shown."""
 
 project = "gdyn"
 author = "the gdyn authors"
@@ -24,7 +39,6 @@ release = "0.1.0"
 
 extensions = [
     "myst_parser",
-    "sphinx.ext.apidoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -44,6 +58,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 88
 autodoc_member_order = "bysource"
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}  # else spelled out, which takes five lines
 autodoc_default_options = {
     "members": True,
     "undoc-members": False,
@@ -89,30 +104,42 @@ def visit_displayed_formula(self, node):
     raise nodes.SkipNode
 
 
-def write_public_pages(app):
-    """Write one page per package: every public name, in the order of its stub, with types and shapes."""
-    PUBLIC.mkdir(exist_ok=True)
-    for project in PACKAGES:
-        package = project.parent.name
-        stub = project.parent / "src" / package / "__init__.pyi"
-        names = re.findall(r"^from \.([\w.]*) import (\w+) as \2$", stub.read_text(), re.MULTILINE)
-        lines = [f"# {package}", "", "Import these from the package itself.", ""]
-        for module, name in sorted(names, key=lambda pair: pair[1].lower()):
-            parent = f"{package}.{module}".rstrip(".")
-            target = import_module(parent)
-            path = f"{parent}.{name}"
-            if not hasattr(target, name):  # a module of the package
-                import_module(path)
-            found = getattr(target, name)
-            if isinstance(found, ModuleType):
-                lines += [f"`{package}.{name}`: {found.__doc__.splitlines()[0]}", ""]
-                continue
-            if not callable(found):  # a constant, whose documentation would be that of its type
-                lines += [f"`{package}.{name}`, in `{parent}`", ""]
-                continue
-            kind = "class" if isinstance(found, type) else "function"
-            lines += [f"```{{eval-rst}}\n.. auto{kind}:: {path}\n   :noindex:\n```", ""]
-        PUBLIC.joinpath(f"{package}.md").write_text("\n".join(lines))
+def directives(name, shown):
+    """Return what documents a module: its public names, else all it holds but what is shown already."""
+    module = import_module(name)
+    if hasattr(module, "__all__"):
+        return [directive(name, public, shown) for public in sorted(module.__all__, key=str.lower)]
+    parts = [name]
+    if hasattr(module, "__path__"):
+        parts = [f"{name}.{part.name}" for part in iter_modules(module.__path__) if part.name[0] != "_"]
+    left_out = ", ".join(sorted(shown))
+    return [f".. automodule:: {part}\n   :exclude-members: {left_out}\n" for part in parts]
+
+
+def directive(module, name, shown):
+    """Return what documents one public name, and note that it is shown."""
+    found = getattr(import_module(module), name)
+    if isinstance(found, ModuleType):
+        return f"``{module}.{name}``: {found.__doc__.splitlines()[0]}\n"
+    if not isinstance(found, (type, FunctionType)):  # a constant, or a name for a type
+        return f"``{module}.{name}``\n"
+    if name in shown:
+        return ""
+    shown.add(name)
+    return f".. auto{'class' if isinstance(found, type) else 'function'}:: {module}.{name}\n"
+
+
+def write_reference(app):
+    """Write one page per distribution, with types and shapes."""
+    PAGES.mkdir(exist_ok=True)
+    for page, modules in REFERENCE.items():
+        lines, shown = [f"# {page}", ""], set()
+        for module in modules:
+            summary = import_module(module).__doc__.splitlines()[0]
+            entries = directives(module, shown)
+            lines += [f"## {module}", ""] if module != page else []
+            lines += ["````{eval-rst}", summary, "", *entries, "````", ""]
+        PAGES.joinpath(f"{page}.md").write_text("\n".join(lines))
 
 
 def draw_moving_pictures(app):
@@ -133,24 +160,8 @@ def unlink_files(app, relative_path, parent_docname, content):
 def setup(app):
     """Register the hooks and the renderer of formulas."""
     app.connect("include-read", unlink_files)
-    app.connect("builder-inited", write_public_pages)
+    app.connect("builder-inited", write_reference)
     app.connect("builder-inited", draw_moving_pictures)
     app.add_html_math_renderer("drawn", (visit_inline_formula, None), (visit_displayed_formula, None))
     app.connect("autodoc-process-docstring", escape_bars)
     app.connect("autodoc-skip-member", skip_requests)
-
-
-apidoc_modules = [
-    {
-        "path": f"../{folder}/src/{name}",
-        "destination": f"reference/{name}",
-        "separate_modules": True,
-        "module_first": True,
-        "max_depth": 1,
-    }
-    for folder, name in (
-        ("common", "gdyn_common"),
-        ("reproduce", "gdyn_reproduce"),
-        *((f"packages/{path.parent.name}", path.parent.name) for path in PACKAGES),
-    )
-]
