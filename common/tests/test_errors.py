@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 
@@ -24,7 +25,31 @@ def test_a_process_ends_with_the_others_in_one_line(message):
     ended = subprocess.run([sys.executable, "-c", LOST.format(message)], capture_output=True, text=True)
     assert ended.returncode == 75
     (line,) = ended.stderr.splitlines()
-    assert line.startswith("Process 1 of 2 lost another one and ends. Start all of them again")
+    assert line.startswith(f"Process 1 of 2 lost another one and ends ({message}). Start all of them again")
+
+
+ABORTED = """
+import os, threading
+from gdyn_common.errors import ends_with_the_others
+with ends_with_the_others(1, 2):
+    threading.Thread(target=os.abort).start()
+    threading.Event().wait()
+"""
+
+
+def test_a_process_that_its_framework_aborts_ends_in_one_line():
+    ended = subprocess.run([sys.executable, "-c", ABORTED], capture_output=True, text=True)
+    assert ended.returncode == 75
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("Process 1 of 2 is ended by its framework, as when another one is lost. Start all")
+
+
+@pytest.mark.parametrize("inside", ["    os.abort()", "    pass\nthreading.Thread(target=os.abort).start()"])
+def test_an_abort_of_ones_own_is_left_alone(inside):
+    program = ABORTED.partition("    threading")[0] + inside
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGABRT
+    assert ended.stderr == ""
 
 
 def test_other_errors_pass():

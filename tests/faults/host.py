@@ -1,29 +1,53 @@
-"""Child program of test_hosts: one of two processes that train together, with a checkpoint every few steps.
+"""Child program of test_hosts: two processes that train together, with a checkpoint every few steps.
 
-Usage: ``python host.py PROGRAM ADDRESS:PORT INDEX FOLDER``; the programs are functions below.
+Usage: ``python host.py PROGRAM FOLDER``; the programs are functions below. It trains in ``FOLDER/whole``
+without a fault, and in ``FOLDER/lost-0`` and ``FOLDER/lost-1`` twice: first that process is lost, then both
+start again. Of every process it leaves the exit code and what it said, as ``FOLDER/.../first-0.json``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import json
 import os
+import random
+import signal
+import socket
 import sys
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from gdyn_common.errors import ends_with_the_others
+from gdyn_common.errors import TRY_AGAIN, ends_with_the_others
 
-STEPS, EVERY, BATCH = 40, 5, 16
+STEPS, EVERY, BATCH, LAST = 12, 5, 16, 7
+lost: int | None = None
+"""Which process loses its life after step `LAST`."""
 
 
-def say(folder: Path, index: int, step: int) -> None:
-    """Tell the test how far this process is."""
-    (folder / f"step-{index}").write_text(str(step))
+def steps(done: int) -> range:
+    """Say from where this process goes on, and return the steps that are left."""
+    print(f"from step {done}", file=sys.stderr, flush=True)
+    return range(done, STEPS)
+
+
+def say(index: int, step: int) -> None:
+    """Come to the end of a step, which for one process may be its last."""
+    if step != LAST or lost is None:
+        return
+    if index == lost:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if lost == 0:
+        time.sleep(2)  # now a thread of JAX sees the loss first; otherwise the next sum over processes does
 
 
 def dd_two_player(coordinator: str, index: int, folder: Path) -> None:
     """A GAN, half of every batch on each process."""
     import jax
+    from jax.experimental import multihost_utils
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     from dd_two_player.gans import losses
@@ -36,33 +60,32 @@ def dd_two_player(coordinator: str, index: int, folder: Path) -> None:
     from dd_two_player.regularization import Regularization
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        coordinator, 2, index, heartbeat_timeout_seconds=10, shutdown_timeout_seconds=10
-    )
-    mesh = Mesh(np.array(jax.devices()), ("data",))
-    everywhere, halves = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (None, "data")))
-    recipe = Regularization.cancel_and_strengthen()
-    rule = UpdateRule("simultaneous", mask=recipe.mask())
-    optimizers = (make_optimizer("adam"), make_optimizer("adam"))
-    gan = Gan(
-        build_discriminator("MLP", (8,)),
-        build_generator("PointMLP", (2,), (8,)),
-        losses.discriminator_goodfellow_loss,
-        losses.generator_saturating_loss,
-        3,
-    )
-    step = jax.jit(make_step(gan, rule, optimizers), out_shardings=everywhere)
-    hyper = Hyperparameters((0.01, 0.01), recipe.dd_coeffs_multiplier)
-    start = init_train_state(gan, optimizers, jax.random.key(0), np.zeros((2, 2), np.float32))
-    checkpoint = folder / "checkpoint.npz"
-    if checkpoint.is_file():
-        start = restore_checkpoint(checkpoint, start)
-    done = int(start.step)
-    state = jax.jit(lambda: start, out_shardings=everywhere)()  # device_put refuses keys of other processes
-    draws = np.random.default_rng(0).standard_normal((STEPS, rule.batches_per_step, BATCH, 5))
-    own = np.split(draws.astype(np.float32), 2, axis=2)[index]
+    jax.distributed.initialize(coordinator, 2, index)
     with ends_with_the_others(index, 2):
-        for number in range(done, STEPS):
+        multihost_utils.sync_global_devices("start")  # JAX waits 30 seconds for others that still compile
+        mesh = Mesh(np.array(jax.devices()), ("data",))
+        everywhere, halves = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (None, "data")))
+        recipe = Regularization.cancel_and_strengthen()
+        rule = UpdateRule("simultaneous", mask=recipe.mask())
+        optimizers = (make_optimizer("adam"), make_optimizer("adam"))
+        gan = Gan(
+            build_discriminator("MLP", (8,)),
+            build_generator("PointMLP", (2,), (8,)),
+            losses.discriminator_goodfellow_loss,
+            losses.generator_saturating_loss,
+            3,
+        )
+        step = jax.jit(make_step(gan, rule, optimizers), out_shardings=everywhere)
+        hyper = Hyperparameters((0.01, 0.01), recipe.dd_coeffs_multiplier)
+        start = init_train_state(gan, optimizers, jax.random.key(0), np.zeros((2, 2), np.float32))
+        checkpoint = folder / "checkpoint.npz"
+        if checkpoint.is_file():
+            start = restore_checkpoint(checkpoint, start)
+        done = int(start.step)
+        state = jax.jit(lambda: start, out_shardings=everywhere)()  # device_put refuses others' keys
+        draws = np.random.default_rng(0).standard_normal((STEPS, rule.batches_per_step, BATCH, 5))
+        own = np.split(draws.astype(np.float32), 2, axis=2)[index]
+        for number in steps(done):
             x, z = (
                 jax.make_array_from_process_local_data(halves, part)
                 for part in (own[number, ..., :2], own[number, ..., 2:])
@@ -71,19 +94,24 @@ def dd_two_player(coordinator: str, index: int, folder: Path) -> None:
             jax.block_until_ready(state)
             if index == 0 and (number + 1) % EVERY == 0:
                 save_checkpoint(checkpoint, state)
-            say(folder, index, number + 1)
+            say(index, number + 1)
+        if index == 0:
+            save_checkpoint(folder / "end.npz", state)
+        multihost_utils.sync_global_devices("end")  # who leaves early ends the others after a while
 
 
 def eigengame(coordinator: str, index: int, folder: Path) -> None:
     """Components of a stream, half of every batch on each process."""
     import jax
     import optax
+    from jax.experimental import multihost_utils
 
     from eigengame.checkpoint import load, save
     from eigengame.core import Config, init, step
     from eigengame.sharding import distributed, make_mesh, shard_batch
 
-    with distributed(coordinator, 2, index, timeout=10):
+    with distributed(coordinator, 2, index):
+        multihost_utils.sync_global_devices("start")
         mesh = make_mesh(data=2)
         optimizer = optax.sgd(0.05, momentum=0.9, nesterov=True)
         config = Config(optimizer, center=True, mesh=mesh)
@@ -93,11 +121,13 @@ def eigengame(coordinator: str, index: int, folder: Path) -> None:
         if checkpoint.is_file():
             state, meta = load(checkpoint, state)
             done = meta["done"]
-        for number in range(done, STEPS):
+        for number in steps(done):
             state, _ = step(state, shard_batch(np.split(batches[number], 2)[index], mesh), config)
             if (number + 1) % EVERY == 0:
                 save(checkpoint, state, {"done": number + 1})
-            say(folder, index, number + 1)
+            say(index, number + 1)
+        save(folder / "end.npz", state, {})
+        multihost_utils.sync_global_devices("end")
 
 
 def variance(coordinator: str, index: int, folder: Path) -> None:
@@ -124,7 +154,7 @@ def variance(coordinator: str, index: int, folder: Path) -> None:
         model.load_state_dict(saved["model"])
         meter.load_state_dict(saved["meter"])
     with ends_with_the_others(index, 2):
-        for number in range(done, STEPS):
+        for number in steps(done):
             model.zero_grad()
             rows = slice(BATCH * number + BATCH // 2 * index, BATCH * number + BATCH // 2 * (index + 1))
             nn.functional.cross_entropy(parallel(x[rows]), y[rows]).backward()
@@ -134,12 +164,70 @@ def variance(coordinator: str, index: int, folder: Path) -> None:
                 content = {"done": number + 1, "model": model.state_dict(), "meter": meter.state_dict()}
                 with atomic_file(checkpoint) as file:
                     torch.save(content, file)
-            say(folder, index, number + 1)
+            say(index, number + 1)
     if index == 0:
         arrays = meter.state_dict() | model.state_dict()
         np.savez(folder / "end.npz", **{name: array.numpy() for name, array in arrays.items()})
     torch.distributed.destroy_process_group()
 
 
+IMPORTS = {
+    "dd_two_player": (
+        "jax.experimental.multihost_utils",
+        "dd_two_player.gans.checkpoints",
+        "dd_two_player.gans.steps",
+    ),
+    "eigengame": ("jax.experimental.multihost_utils", "optax", "eigengame.checkpoint", "eigengame.sharding"),
+    "variance": ("torch.distributed", "torch.nn.parallel", "variance"),
+}
+"""What is imported once, before the processes are forked."""
+
+
+def free_port() -> int:
+    """Return a port that no outgoing connection of another process can take before process 0 listens."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("", port))
+            return port
+
+
+def train(program: str, folder: Path, name: str, who: int | None = None) -> set[int]:
+    """Run two processes to their ends, of which one may be lost, and return their exit codes."""
+    global lost
+    lost, coordinator, started = who, f"127.0.0.1:{free_port()}", {}
+    folder.mkdir(exist_ok=True)
+    for index in range(2):
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(folder / f"{name}-{index}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+            globals()[program](coordinator, index, folder)
+            sys.exit()  # in order, as a program does: JAX waits for the others then
+        started[child] = index
+    codes = set()
+    while started:
+        child, status = os.wait()
+        codes.add(os.waitstatus_to_exitcode(status))
+        index = started.pop(child)
+        said = (folder / f"{name}-{index}.txt").read_text(errors="replace")
+        ended = {"code": os.waitstatus_to_exitcode(status), "said": said}
+        (folder / f"{name}-{index}.json").write_text(json.dumps(ended))
+    return codes
+
+
+def train_to_the_end(program: str, folder: Path, name: str) -> None:
+    """Train, and as often as a starved machine takes a slow process for a lost one, do as the line says."""
+    for _ in range(9):
+        if train(program, folder, name) != {TRY_AGAIN}:
+            break
+
+
 if __name__ == "__main__":
-    globals()[sys.argv[1]](sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+    warnings.filterwarnings("ignore", ".*fork.*")
+    program, folder = sys.argv[1], Path(sys.argv[2])
+    for module in IMPORTS[program]:
+        importlib.import_module(module)
+    train_to_the_end(program, folder / "whole", "first")
+    for who in range(2):
+        train(program, folder / f"lost-{who}", "first", who)
+        train_to_the_end(program, folder / f"lost-{who}", "again")

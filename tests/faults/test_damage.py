@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import functools
 import gzip
 import importlib
 import importlib.util
@@ -33,6 +34,7 @@ pytestmark = [pytest.mark.timeout(3600), pytest.mark.filterwarnings("ignore")]
 ROOT = Path(__file__).parents[2]
 
 
+@functools.cache  # reading all sources takes longer than reading a damaged file
 def of(package: str, name: str) -> Callable[..., Any]:
     """Return a function of a package, wherever in it the function lives."""
     if importlib.util.find_spec(package) is None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import difflib
 import os
 import re
-import sys
-from collections.abc import Iterable, Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
 
 # How JAX and PyTorch say that another process is gone.
 _LOST = re.compile(r"gloo|nccl|heartbeat|UNAVAILABLE", re.IGNORECASE)
@@ -46,21 +48,46 @@ def ends_with_the_others(process_id: int, num_processes: int) -> Iterator[None]:
 
     Neither framework can go on without a process, nor leave in order. So this one says what happened and
     ends at once with exit code 75, without any further clean-up. Start all processes anew, and let them
-    load the last checkpoint.
+    load the last checkpoint. A framework may notice the loss in a thread of its own; its report of that
+    comes before the line.
 
     Args:
         process_id: Index of this process.
         num_processes: Total number of processes.
     """
+
+    def end(reason: str) -> None:
+        line = (
+            f"Process {process_id} of {num_processes} {reason}. "
+            "Start all of them again; they can continue from the last checkpoint.\n"
+        )
+        os.write(2, line.encode())  # another thread may hold the lock of sys.stderr
+        os._exit(TRY_AGAIN)
+
     try:
-        yield
+        with _told_of_aborts(lambda: end("is ended by its framework, as when another one is lost")):
+            yield
     except RuntimeError as error:
         if not _LOST.search(str(error)):
             raise
-        print(
-            f"Process {process_id} of {num_processes} lost another one and ends. "
-            "Start all of them again; they can continue from the last checkpoint.",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(TRY_AGAIN)
+        end(f"lost another one and ends ({printable(' '.join(str(error).split())[:200])})")
+
+
+@contextlib.contextmanager
+def _told_of_aborts(tell: Callable[[], None]) -> Iterator[None]:
+    """Call a function when a thread other than this one aborts the process, which it may end before."""
+    if os.name != "posix":
+        yield
+        return
+    # JAX aborts when it loses process 0, whatever Python does then. `signal.signal` would come too late:
+    # its handlers wait for the main thread, and `abort` does not.
+    own = threading.get_ident()
+    function = ctypes.CFUNCTYPE(None, ctypes.c_int)
+    handler = function(lambda number: None if threading.get_ident() == own else tell())
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    before = libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+    try:
+        yield
+    finally:
+        libc.signal(signal.SIGABRT, before)
