@@ -316,14 +316,36 @@ def test_a_bug_names_the_page_for_reports(capfd, monkeypatch):
     assert "Please report it with the lines above at https://example.org/issues." in capfd.readouterr().err
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+def _toy(arguments, **streams):
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from gdyn_reproduce.cli import main\nmain('toy_paper.paper:PAPER', (), ['list'])"
+        "import sys, ast; sys.path[:0] = sys.argv[2:]\n"
+        "from gdyn_reproduce.cli import main\n"
+        "main('toy_paper.paper:PAPER', (), ast.literal_eval(sys.argv[1]))"
     )
-    command = [sys.executable, "-c", code, *sys.path]
+    command = [sys.executable, "-c", code, repr(arguments), *sys.path]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, **streams)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["list"], 0, ""),
+        (["run", "fig1", "preset=smoke"], 130, "Interrupted. The same command resumes where it stopped.\n"),
+        (["run", "all", "preset=smoke"], 130, "Interrupted. The same command resumes where it stopped.\n"),
+    ],
+)
+def test_a_reader_that_has_seen_enough_is_no_error_but_leaves_work_undone(tmp_path, arguments, code, said):
     read, write = os.pipe()
     os.close(read)
-    child = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    child = _toy(arguments, stdout=write, cwd=tmp_path)
     os.close(write)
+    assert child.stderr == said
+    assert child.returncode == code
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes descriptors")
+def test_a_process_without_standard_output_does_its_work(tmp_path):
+    child = _toy(["run", "fig1", "preset=smoke"], cwd=tmp_path, preexec_fn=lambda: (os.close(0), os.close(1)))
     assert child.stderr == ""
+    assert child.returncode == 0
+    assert list(tmp_path.rglob("result.json"))

@@ -35,7 +35,8 @@ def main(paper: str, commands: Sequence[Command] = (), argv: Sequence[str] | Non
     """
     code = dispatch(resolve(paper), commands, list(sys.argv[1:] if argv is None else argv))
     try:
-        sys.stdout.flush()
+        if sys.stdout:  # a process may be started without
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader is gone; Python would complain about it once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
@@ -75,11 +76,13 @@ def _dispatch(paper: Paper, commands: Sequence[Command], argv: list[str]) -> int
     if name == "show":
         if len(rest) != 1:
             raise ValueError(f"show takes one figure, not {' '.join(rest) or 'none'}: {_ids(paper)}.")
-        print(_help.show(paper, paper.figure(rest[0])))
+        text = _help.show(paper, paper.figure(rest[0]))
     elif rest:
         raise ValueError(f"{name} takes nothing more, not {rest[0]!r}; one figure is described by show ID.")
     else:
-        print(_help.listing(paper) if name == "list" else paper.bibtex.strip())
+        text = _help.listing(paper) if name == "list" else paper.bibtex.strip()
+    with contextlib.suppress(BrokenPipeError):  # the reader, for instance `head`, has seen enough
+        print(text)
     return DONE
 
 

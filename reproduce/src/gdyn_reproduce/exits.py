@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from gdyn_common.errors import printable
@@ -63,11 +63,9 @@ def guard(package: str, task: Callable[[], int]) -> int:
     try:
         with _termination_interrupts(), _spelling_any_character():
             return task()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):  # also when whoever reads the output has gone
         print("Interrupted. The same command resumes where it stopped.", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader, for instance `head`, has seen enough
-        return DONE
     except Exception as error:
         message = _told_to_user(error, package)
         if message is None:
@@ -109,7 +107,8 @@ def _spelling_any_character() -> Iterator[None]:
         yield
     finally:
         if not stream.closed:
-            stream.reconfigure(errors="strict")
+            with suppress(BrokenPipeError):  # it writes what is left; all else is done
+                stream.reconfigure(errors="strict")
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
