@@ -289,6 +289,22 @@ def test_damaged_files(kind, tmp_path, form, random, tally):
     tally("damaged files", kind, form.mutations)
 
 
+@functools.cache
+def zeros() -> bytes:
+    """Return an archive that unpacks to a thousand times its size."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as member:
+        for _ in range(300):
+            member.write(bytes(1 << 20))
+    return file.getvalue()
+
+
+@functools.cache
+def whole_files() -> list[bytes]:
+    """Return a file of every kind."""
+    return [make() for _, make, _ in KINDS.values() if importlib.util.find_spec("torch")]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_of_another_kind_and_bombs(kind, tmp_path, tally):
     path, _, read = lay_out(tmp_path, kind)
@@ -298,10 +314,6 @@ def test_files_of_another_kind_and_bombs(kind, tmp_path, tally):
         def __reduce__(self):
             return os.system, (f"touch {marker}",)
 
-    zeros = io.BytesIO()
-    with zipfile.ZipFile(zeros, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as member:
-        for _ in range(300):
-            member.write(bytes(1 << 20))
     header = "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,)}"
     objects = io.BytesIO()
     np.save(objects, np.array([Bomb()], dtype=object), allow_pickle=True)
@@ -311,7 +323,7 @@ def test_files_of_another_kind_and_bombs(kind, tmp_path, tally):
         pickle.dumps({b"data": Bomb(), b"fine_labels": Bomb()}, 2),
         objects.getvalue(),
         npz(x_train=np.array([Bomb()], dtype=object), values=np.array([Bomb()], dtype=object)),
-        zeros.getvalue(),
+        zeros(),
         b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode(),
         gzip.compress(b"\0\0\x08\x01" + (1 << 31).to_bytes(4, "big") + bytes(1 << 20)),
         b"\0\0\x08\x03" + b"\xff" * 12,
@@ -326,9 +338,9 @@ def test_files_of_another_kind_and_bombs(kind, tmp_path, tally):
         b"\xff\xfe\x00\xd8",
         b"9" * 100_000,
     ]
-    others = [make() for name, make, _ in KINDS.values() if importlib.util.find_spec("torch")]
+    whole_files()  # made before memory is measured
     tracemalloc.start()
-    for content in [*bombs, *others]:
+    for content in [*bombs, *whole_files()]:
         path.write_bytes(content)
         try_to_read(path, read)
         assert not marker.exists()
@@ -336,7 +348,7 @@ def test_files_of_another_kind_and_bombs(kind, tmp_path, tally):
     tracemalloc.stop()
     if not kind.startswith("CIFAR"):  # whose unpickler may make room for much, but is only given known files
         assert peak < 1 << 28, f"{peak} bytes were allocated"
-    tally("bombs and files of another kind", kind, len(bombs) + len(others))
+    tally("bombs and files of another kind", kind, len(bombs) + len(whole_files()))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -25,7 +25,7 @@ PROGRAM = Path(__file__).parent / "host.py"
 def test_one_of_two_processes_is_lost(program, tmp_path, tally):
     if importlib.util.find_spec(program) is None:
         pytest.skip(f"{program} is not installed")
-    # One device for each process. Only process 0 finds what was compiled before; then 1 comes far too late.
+    # One device for each process. Only process 0 writes the cache; with it, process 1 comes much later.
     environment = os.environ | {"XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     command = [sys.executable, PROGRAM, program, tmp_path]
     with subprocess.Popen(command, env=environment, start_new_session=True) as pairs:
