@@ -167,7 +167,7 @@ def variance(coordinator: str, index: int, folder: Path) -> None:
             say(index, number + 1)
     if index == 0:
         arrays = meter.state_dict() | model.state_dict()
-        np.savez(folder / "end.npz", **{name: array.numpy() for name, array in arrays.items()})
+        np.savez(folder / "end.npz", **{name: np.asarray(array) for name, array in arrays.items()})
     torch.distributed.destroy_process_group()
 
 
