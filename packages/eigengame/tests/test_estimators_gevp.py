@@ -47,11 +47,42 @@ def test_gevp_takes_functions_and_sparse_matrices(rng):
     np.testing.assert_allclose(found, dense, rtol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_an_asymmetric_operator_warns(rng):
+def test_an_asymmetric_operator_is_refused(rng):
     A = jnp.asarray(rng.standard_normal((6, 6)))
-    with pytest.warns(UserWarning, match=r"A is not symmetric: .* Pass \(A \+ A'\) / 2"):
+    with pytest.raises(ValueError, match=r"A is not symmetric: .* Pass \(A \+ A'\) / 2"):
         EigenGameGEVP(1, n_iter=5, random_state=0).fit(lambda V: V @ A, dim=6)
+
+
+@pytest.mark.parametrize("form", [np.asarray, csr_array], ids=["dense", "sparse"])
+def test_an_asymmetric_block_in_another_unit_is_refused(form):
+    """Next to 1e9 an absolute tolerance overlooks it, but B brings both to the same size."""
+    A, B = np.diag([1e9, 1.0, 1.0]), np.diag([1e9, 1.0, 1.0])
+    A[1, 2] = 0.5
+    with pytest.raises(ValueError, match="A is not symmetric"):
+        EigenGameGEVP(1, random_state=0).fit(form(A), B=form(B))
+
+
+@pytest.mark.parametrize("form", [np.asarray, csr_array], ids=["dense", "sparse"])
+def test_features_of_very_different_units(form):
+    b = np.r_[1e12, np.ones(7), 1e-12]
+    found = EigenGameGEVP(3, random_state=0).fit(form(np.diag(b * np.arange(1.0, 10))), B=form(np.diag(b)))
+    np.testing.assert_allclose(found.eigenvalues_, [9, 8, 7])
+    assert found.angle_bounds_.max() < 1e-3
+
+
+@pytest.mark.parametrize("condition", [1e9, 1e14])
+def test_a_nearly_singular_b_is_solved_or_said(rng, condition):
+    """scipy.linalg.eigh has the same rounding errors: the condition times that of a double."""
+    A, B = gevp_pair(rng, 12, condition)
+    B = (B + B.T) / 2
+    model = EigenGameGEVP(3, random_state=0)
+    if condition == 1e14:
+        with pytest.warns(ConvergenceWarning, match="epsilon if B is nearly singular"):
+            model.fit(A, B=B)
+    else:
+        np.testing.assert_allclose(
+            model.fit(A, B=B).eigenvalues_, eigh(A, B, eigvals_only=True)[::-1][:3], rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("form", [np.asarray, csr_array], ids=["dense", "sparse"])
@@ -114,5 +145,8 @@ def test_matrices_where_jax_computes_in_double_precision(x64):
 
 
 def test_a_function_of_numpy_is_refused_in_one_line():
-    with pytest.raises(ValueError, match=r"write it with jax\.numpy, or call it through jax\.pure_callback"):
-        EigenGameGEVP(1).fit(lambda V: np.asarray(V) * 2, dim=4)
+    for function in (lambda V: np.asarray(V) * 2, lambda V: V * 2 if V.sum() > 0 else V):
+        with pytest.raises(
+            ValueError, match=r"write it with jax\.numpy, or call it through jax\.pure_callba"
+        ):
+            EigenGameGEVP(1).fit(function, dim=4)

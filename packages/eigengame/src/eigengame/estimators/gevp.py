@@ -1,7 +1,7 @@
 """Generalised eigenproblems from given operators, on the scikit-learn contract."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
 from typing import Any, ClassVar, Self
@@ -13,7 +13,9 @@ from jax.experimental import sparse
 from jaxtyping import Float
 from numpy.linalg import LinAlgError
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg.lapack import dpocon
+from scipy.sparse import csr_array, diags_array, eye_array
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
@@ -25,12 +27,13 @@ from eigengame.core.ritz import NOT_POSITIVE, locally_optimal, quality, starting
 from eigengame.core.solver import initial_vectors
 from eigengame.estimators.settings import COUNT, POSITIVE
 from eigengame.estimators.streams import real_numbers, validated
-from eigengame.estimators.warn import warn_of_angles, warn_user
+from eigengame.estimators.warn import warn_of_angles
 from eigengame.exact import orient
 
 __all__ = ["EigenGameGEVP"]
 
 _ASYMMETRIC = 1e-6  # of the largest entry: more than rounding in single precision
+_NOISE = 1e3 * float(np.finfo(np.float64).eps)  # relative accuracy of products of matrices
 
 Operator = ArrayLike | Callable[[Any], Any]
 
@@ -51,6 +54,31 @@ def _times(M: Any, V: Any) -> Any:
     return (M @ V.T).T
 
 
+def _scaled(M: Any, scale: NDArray) -> Any:
+    """Return scale_i M_ij scale_j."""
+    if hasattr(M, "tocsr"):
+        return csr_array(diags_array(scale) @ M @ diags_array(scale))
+    return scale[:, None] * M * scale
+
+
+def _unit_size(M: Any) -> tuple[Any, float]:
+    """Return a matrix in double precision divided by its largest entry, and this."""
+    M = csr_array(M, dtype=np.float64) if hasattr(M, "tocsr") else np.asarray(M, np.float64)
+    size = float(abs(M).max()) or 1.0
+    return M / size, size
+
+
+def _symmetric(M: Any, name: str) -> Any:
+    """Return (M + M') / 2, which differs from M by rounding only.
+
+    Raises:
+        ValueError: If it differs by more.
+    """
+    if abs(M - M.T).max() > _ASYMMETRIC * abs(M).max():
+        raise ValueError(f"{name} is not symmetric; pass ({name} + {name}.T) / 2 if it should be.")
+    return (M + M.T) / 2
+
+
 @partial(jax.jit, static_argnames="products")
 def _apply(products: Callable[[Any, Any], Any], V: Any, operators: Any) -> tuple[Any, Any]:
     """Both products in one compiled piece instead of one per operation."""
@@ -66,8 +94,8 @@ class EigenGameGEVP(BaseEstimator):
     V (k, d) -> A V (k, d).
 
     A short game gives the start; exact products then improve all players at once until the estimated angle of
-    each vector is below `tol` (`core.ritz.locally_optimal`). With a dense B the directions are preconditioned
-    by its Cholesky factor, so its condition does not slow them.
+    each vector is below `tol` (`core.ritz.locally_optimal`). Both work in coordinates in which a dense B is
+    the identity and a sparse one has ones on its diagonal, so units do not matter.
 
     Args:
         n_components: Number of vectors.
@@ -83,8 +111,9 @@ class EigenGameGEVP(BaseEstimator):
     Attributes:
         components_: Vectors on rows with v'B v = 1, largest-magnitude entry positive.
         eigenvalues_: Generalised Rayleigh quotients, in the order sought (ascending when minimising).
-        angle_bounds_: Estimated bound of the angle to the true vector, in radians.
-        residuals_: |A v - lambda B v| / |B v|.
+        angle_bounds_: Estimated bound of the angle to the true vector, in radians; with matrices in the
+            coordinates named above.
+        residuals_: |A v - lambda B v| / |B v|, in the same coordinates.
         n_passes_: Exact products taken.
         unresolved_: Vectors that B does not see: their v'B v is not positive.
 
@@ -149,17 +178,17 @@ class EigenGameGEVP(BaseEstimator):
                     "and B as a function or None."
                 )
             dim = int(dim)
-            self.n_features_in_, (size_a, size_b) = dim, (1.0, 1.0)
+            self.n_features_in_, (unit, way_back, rounding) = dim, (1.0, np.asarray, 0.0)
             products, operators = _Products((X, B)), (None, None, 1.0, 1.0)
         else:
-            (X, B), (size_a, size_b) = self._matrices(X, B)
+            X, B, unit, way_back, rounding = self._matrices(X, B)
             if dim not in (None, self.n_features_in_):
                 raise ValueError(
                     f"dim={dim}, but A has {self.n_features_in_} rows; leave dim out with matrices."
                 )
             dim = self.n_features_in_
             products, operators = _Products(), (self._device(X), self._device(B), 1.0, 1.0)
-        epsilon = float(self.epsilon) / size_b
+        epsilon = float(self.epsilon) if callable(X) else 0.0
         if self.n_components > dim:
             raise ValueError(
                 f"n_components={self.n_components} exceeds n_features={dim}; ask for at most {dim}."
@@ -167,26 +196,36 @@ class EigenGameGEVP(BaseEstimator):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         scales = self._probe(products, operators, dim, seed)
         V = self._play(products, operators, dim, seed, scales, epsilon)
-        exact, noise, precondition = self._exact(X, B, products, operators, epsilon)
-        start = starting_block(V, exact)
+        sign = 1 if self.maximize else -1
+
+        def exact(W: NDArray) -> tuple[NDArray, NDArray]:
+            if callable(X):
+                pair = _apply(products, jnp.asarray(W, jnp.float32), operators)
+            else:
+                pair = products(W, (X, B, 1.0, 1.0))
+            AW, BW = (np.asarray(product, np.float64) for product in pair)
+            return sign * AW, (W if B is None else BW) + epsilon * W
+
         k = int(self.n_components)
+        noise = 10 * float(np.finfo(np.float32).eps) if callable(X) else _NOISE
         judge = partial(quality, k=k, noise=noise, size=scales[0] / scales[1], zero_is_null=False)
         block, self.n_passes_ = locally_optimal(
             exact,
-            start,
+            starting_block(V, exact),
             judge,
             tol=float(self.tol),
             max_passes=int(self.max_passes),
-            precondition=precondition,
         )
         found = judge(block)
-        unit = size_a / size_b if self.maximize else -size_a / size_b
-        self.eigenvalues_: NDArray = unit * block.values[:k]
-        self.components_: Float[np.ndarray, "k d"] = orient(block.V[:k]) / np.sqrt(size_b)
-        self.residuals_, self.angle_bounds_ = abs(unit) * found.residuals, found.angles
+        found = replace(found, angles=np.minimum(found.angles + rounding, np.pi / 2))
+        self.eigenvalues_: NDArray = sign * unit * block.values[:k]
+        self.components_: Float[np.ndarray, "k d"] = orient(way_back(block.V[:k]))
+        self.residuals_, self.angle_bounds_ = unit * found.residuals, found.angles
         self.unresolved_: NDArray = np.arange(min(k, block.values.size), k)
         self.n_iter_ = int(self.n_iter)
-        warn_of_angles("Vectors", found, float(self.tol), "raise max_passes")
+        warn_of_angles(
+            "Vectors", found, float(self.tol), "raise max_passes, or epsilon if B is nearly singular"
+        )
         return self
 
     def _play(
@@ -207,58 +246,51 @@ class EigenGameGEVP(BaseEstimator):
             return np.asarray(state.V, np.float64)
         return np.asarray(initial_vectors(jax.random.key(seed), players, dim), np.float64)
 
-    def _exact(
-        self, A: Any, B: Any, products: Any, operators: Any, epsilon: float
-    ) -> tuple[Callable[[NDArray], tuple[NDArray, NDArray]], float, Callable[[NDArray], NDArray] | None]:
-        """Return products with sign and epsilon, their relative accuracy, and a preconditioner."""
-        sign = 1 if self.maximize else -1
-        if callable(A):
+    def _matrices(self, A: Any, B: Any) -> tuple[Any, Any, float, Callable[[NDArray], NDArray], float]:
+        """Return A and B in coordinates without units, the unit of the values, the way back, its rounding.
 
-            def traced(V: NDArray) -> tuple[NDArray, NDArray]:
-                pair = _apply(products, jnp.asarray(V, jnp.float32), operators)
-                AV, BV = (np.asarray(product, np.float64) for product in pair)
-                return sign * AV, (V if B is None else BV) + epsilon * V
-
-            return traced, 10 * float(np.finfo(np.float32).eps), None
-
-        def in_double(V: NDArray) -> tuple[NDArray, NDArray]:
-            BV = V if B is None else np.asarray((B @ V.T).T)
-            return sign * np.asarray((A @ V.T).T), BV + epsilon * V
-
-        noise = 1e3 * float(np.finfo(np.float64).eps)
+        A dense B becomes the identity, which is None; a sparse one gets ones on its diagonal.
+        """
+        A = validated(self, A, accept_sparse="csr")
+        if A.shape[0] != A.shape[1]:
+            raise ValueError(f"A has shape {A.shape}; a symmetric matrix is square.")
+        A, unit = _unit_size(A)
         if B is None:
-            return in_double, noise, None
+            size = 1 + float(self.epsilon)
+            return _symmetric(A, "A"), None, unit / size, lambda V: V / np.sqrt(size), 0.0
+        B = real_numbers(B, "B") if not callable(B) else B
+        if callable(B) or np.shape(B) != A.shape:
+            given = "a function" if callable(B) else np.shape(B)
+            raise ValueError(f"B must be a matrix of shape {A.shape} like A; got {given}.")
+        B = check_array(B, accept_sparse="csr", dtype="numeric", input_name="B")
+        B, size = _unit_size(real_numbers(B, "B"))
+        if self.epsilon:
+            eye = eye_array if hasattr(B, "tocsr") else np.eye
+            B = B + float(self.epsilon) / size * eye(B.shape[0])
+        diagonal = B.diagonal()
+        if diagonal.min() <= 0:
+            raise ValueError(NOT_POSITIVE.format("its diagonal is not positive"))
+        scale = 1 / np.sqrt(diagonal)
+        A, B = _symmetric(_scaled(A, scale), "A"), _symmetric(_scaled(B, scale), "B")
+        scale /= np.sqrt(size)
         if hasattr(B, "tocsr"):
-            diagonal = B.diagonal() + epsilon
-            if diagonal.min() <= 0:
-                raise ValueError(NOT_POSITIVE.format("its diagonal is not positive"))
-            return in_double, noise, lambda R: R / diagonal
+            A, larger = _unit_size(A)
+            return A, B, unit / size * larger, lambda V: V * scale, 0.0
         try:
-            factor = cho_factor(B + epsilon * np.eye(B.shape[0]))
+            factor = cholesky(B, lower=True)
         except LinAlgError as error:
             raise ValueError(NOT_POSITIVE.format("its Cholesky factorisation fails")) from error
-        return in_double, noise, lambda R: np.asarray(cho_solve(factor, R.T).T)
-
-    def _matrices(self, A: Any, B: Any) -> tuple[list[Any], list[float]]:
-        """Return A and B in double precision divided by their largest entries, and these."""
-        pair: list[Any] = [validated(self, A, accept_sparse="csr"), None]
-        shape = pair[0].shape
-        if shape[0] != shape[1]:
-            raise ValueError(f"A has shape {shape}; a symmetric matrix is square.")
-        if B is not None:
-            B = real_numbers(B, "B") if not callable(B) else B
-            if callable(B) or np.shape(B) != shape:
-                given = "a function" if callable(B) else np.shape(B)
-                raise ValueError(f"B must be a matrix of shape {shape} like A; got {given}.")
-            B = check_array(B, accept_sparse="csr", dtype="numeric", input_name="B")
-            pair[1] = real_numbers(B, "B")
-        pair = [M if M is None else M.astype(np.float64) for M in pair]
-        sizes = [1.0 if M is None else float(abs(M).max()) or 1.0 for M in pair]
-        pair = [M if M is None else M / size for M, size in zip(pair, sizes, strict=True)]
-        for name, M in zip("AB", pair, strict=True):
-            if M is not None and abs(M - M.T).max() > _ASYMMETRIC:
-                raise ValueError(f"{name} is not symmetric; pass ({name} + {name}.T) / 2 if it should be.")
-        return [M if M is None else (M + M.T) / 2 for M in pair], sizes
+        half = solve_triangular(factor, A.toarray() if hasattr(A, "tocsr") else A, lower=True)
+        A = solve_triangular(factor, half.T, lower=True)
+        A, larger = _unit_size((A + A.T) / 2)
+        share = float(dpocon(factor, np.abs(B).sum(axis=0).max(), uplo="L")[0])  # 1 / condition
+        return (
+            A,
+            None,
+            unit / size * larger,
+            lambda V: solve_triangular(factor, V.T, trans="T", lower=True).T * scale,
+            10 * float(np.finfo(np.float64).eps) / max(share, float(np.finfo(np.float64).tiny)),
+        )
 
     @staticmethod
     def _device(matrix: Any) -> Any:
@@ -267,15 +299,15 @@ class EigenGameGEVP(BaseEstimator):
         return matrix if matrix is None else jnp.asarray(matrix, np.float32)
 
     def _probe(self, products: Any, operators: Any, dim: int, seed: int) -> tuple[float, float]:
-        """Return the sizes of A and B, and warn where u'Av and v'Au differ for random u and v."""
+        """Return the sizes of A and B; u'Av and v'Au agree for random u and v, or they are refused."""
         U = np.random.default_rng(seed).standard_normal((2, dim)).astype(np.float32)
         sizes = []
         try:
             pair = _apply(products, U, operators)
-        except jax.errors.TracerArrayConversionError as error:
+        except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
             raise ValueError(
-                "A or B turns what JAX traces into an array of NumPy; write it with jax.numpy, or call it "
-                "through jax.pure_callback."
+                "A or B turns what JAX traces into a number or an array of NumPy; write it with jax.numpy, "
+                "or call it through jax.pure_callback."
             ) from error
         for name, product in zip("AB", pair, strict=True):
             if np.shape(product) != U.shape or not np.isfinite(product).all():
@@ -285,10 +317,9 @@ class EigenGameGEVP(BaseEstimator):
                 )
             table = np.asarray(U @ np.asarray(product).T, np.float64)
             if abs(table[0, 1] - table[1, 0]) > 1e-3 * max(np.abs(table).max(), 1e-30):
-                warn_user(
+                raise ValueError(
                     f"{name} is not symmetric: u'{name}v = {table[0, 1]:.4g} but v'{name}u = "
-                    f"{table[1, 0]:.4g} for random u, v. Pass ({name} + {name}') / 2.",
-                    UserWarning,
+                    f"{table[1, 0]:.4g} for random u, v. Pass ({name} + {name}') / 2."
                 )
             size = float(np.linalg.norm(np.asarray(product, np.float64)) / np.linalg.norm(U))
             sizes.append(size if 0 < size < np.inf else 1.0)
