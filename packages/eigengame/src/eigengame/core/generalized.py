@@ -151,7 +151,7 @@ def repeat_pencil_step(
     return state, jnp.all(finite)
 
 
-def unresolved_players(values: NDArray, overlap: NDArray) -> NDArray[np.int64]:
+def unresolved_players(values: NDArray, overlap: NDArray, noise: float = 1e-6) -> NDArray[np.int64]:
     """Return the players that found nothing of their own.
 
     Those whose value is not positive beyond rounding error of the largest, and those that lie mostly in the
@@ -160,6 +160,7 @@ def unresolved_players(values: NDArray, overlap: NDArray) -> NDArray[np.int64]:
     Args:
         values: Generalised Rayleigh quotients, (k,).
         overlap: v_i'B v_j, (k, k).
+        noise: Relative rounding error of the values.
 
     Example:
         >>> unresolved_players(np.array([2.0, 1.0, 2.0]), np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1.0]]))
@@ -168,5 +169,4 @@ def unresolved_players(values: NDArray, overlap: NDArray) -> NDArray[np.int64]:
     norms = np.sqrt(np.maximum(np.diagonal(overlap), np.finfo(np.float32).tiny))
     cosines = overlap / norms[:, None] / norms[None, :]
     copied = np.sum(np.square(np.tril(cosines, -1)), axis=1) > 0.5
-    rounding = 10 * float(np.finfo(values.dtype).eps) * float(np.abs(values).max(initial=0))
-    return np.flatnonzero((values <= rounding) | copied)
+    return np.flatnonzero((values <= noise * np.abs(values).max(initial=0)) | copied)

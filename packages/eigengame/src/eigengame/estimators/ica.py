@@ -57,9 +57,9 @@ class EigenGameICA(PencilEstimator):
 
     def _warn_of_equal_kurtosis(self, X: ArrayLike) -> None:
         """Warn of neighbours closer than four times their sampling error, which blocks of the rows give."""
-        scores = np.asarray(self.transform(X), np.float64)
         if self.n_components < 2:
             return
+        scores = unit_rows(self.transform(X).T).T  # fourth powers neither overflow nor vanish
         blocks = np.array_split(scores, np.clip(len(scores) // 20, 2, 10))
         kurtosis = np.array(
             [np.mean(b**4, axis=0) / np.maximum(np.mean(b**2, axis=0) ** 2, 1e-300) for b in blocks]

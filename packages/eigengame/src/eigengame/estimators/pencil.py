@@ -40,6 +40,7 @@ from eigengame.pencils import cca_products, ica_products, pls_products
 __all__ = ["PencilEstimator", "has_batch_size"]
 
 _FULL_BATCH_RATE, _MINIBATCH_RATE = 0.1, 3e-3  # Adam; a full batch has no noise to average out
+_NOISE = 1e3 * float(np.finfo(np.float64).eps)  # relative accuracy of products in double precision
 _FEWEST = 8  # rows from which the units of the columns can be guessed
 _FIXED = (
     "n_components",
@@ -134,6 +135,7 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     _frames: tuple[NDArray, ...]
     n_samples_seen_: int
     n_iter_: int
+    _noise: float
 
     def _config(self, num_steps: int | None) -> PencilConfig:
         full = self.batch_size is None
@@ -152,10 +154,9 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self._set_frames(views, whiten=self.refine)
         if not all(frame.any() for frame in self._frames):
             raise ValueError("A view has no variance: all its columns are constant. Pass data that vary.")
-        batches = (self._samples(views), self._ridge())
         if self.batch_size is None:
             self._start(views)
-            full = ((batches[0],), batches[1])
+            full = ((self._samples(views, self.dtype),), self._ridge(self.dtype))
             state, finite = repeat_pencil_step(
                 self._state, full, self._config(self.n_epochs), int(self.n_epochs)
             )
@@ -170,37 +171,40 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                     self._absorb(tuple(view[order[start : start + rows]] for view in views))
             if not hasattr(self, "_state"):
                 self._start(views)
-        self._judge(batches)
+        with jax.enable_x64(True):
+            self._judge(views)
         return self
 
-    def _judge(self, batches: tuple[Any, Any]) -> None:
-        """Measure the vectors by exact products with the whole data; `refine` them until within `tol`."""
+    def _judge(self, views: tuple[NDArray, ...]) -> None:
+        """Measure the vectors by exact products with the whole data; `refine` them until within `tol`.
+
+        In double precision whatever the type of the game: small values next to large ones need it.
+        """
         template, sign = self._state.V, 1 if self.maximize else -1
         widths = [leaf.shape[1] for leaf in jax.tree.leaves(template)]
-        full = jax.tree.map(jnp.asarray, ((batches[0],), batches[1]))
+        full = jax.tree.map(jnp.asarray, ((self._samples(views, "float64"),), self._ridge("float64")))
         apply = _jitted(_PRODUCTS[self._problem])
 
         def joined(tree: Any) -> NDArray:
             return np.concatenate([np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)], axis=1)
 
         def products(W: NDArray) -> tuple[NDArray, NDArray]:
-            padded = np.pad(W, ((0, -W.shape[0] % template_rows), (0, 0))).astype(self.dtype)
+            padded = np.pad(W, ((0, -W.shape[0] % template_rows), (0, 0)))
             parts = np.split(padded, np.cumsum(widths)[:-1], axis=1)
             AW, BW = apply(jax.tree.unflatten(jax.tree.structure(template), parts), full)
             return sign * joined(AW)[: len(W)], joined(BW)[: len(W)]
 
         V = joined(template)
         template_rows, k = V.shape[0], int(self.n_components)
-        noise = 10 * float(np.finfo(self.dtype).eps)
-        judge = partial(quality, k=k, noise=noise, size=1.0, zero_is_null=False)
+        judge = partial(quality, k=k, noise=_NOISE, size=1.0, zero_is_null=False)
         if self.refine:
             block, self.n_passes_ = locally_optimal(
                 products, starting_block(V, products), judge, tol=float(self.tol), max_passes=500
             )
-            advice = "their values may be too close to tell apart"
+            self._noise, advice = _NOISE, "their values may be too close to tell apart"
         else:
             AV, BV = products(V)
-            sizes = np.sqrt(np.maximum(np.sum(V * BV, axis=1, keepdims=True), np.finfo(self.dtype).tiny))
+            sizes = np.sqrt(np.maximum(np.sum(V * BV, axis=1, keepdims=True), np.finfo(np.float64).tiny))
             block = Block(V / sizes, AV / sizes, BV / sizes, np.sum(V * AV, axis=1) / sizes[:, 0] ** 2)
             self.n_passes_, advice = 0, "take more epochs, or refine=True"
         found = judge(block)
@@ -309,20 +313,20 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         weight = float(self._frames[1][0])
         return (1.0, 1 / weight if weight else 1.0)
 
-    def _ridge(self) -> Any:
+    def _ridge(self, dtype: str) -> Any:
         """Return epsilon F F' for every frame F, in the structure of the vectors."""
         if not self.epsilon:
             return None
         # the unit of a view of partial least squares enters B as the identity does
         ridge = tuple(
-            np.asarray(self.epsilon * ((F @ F.T) if F.ndim == 2 else np.square(F * unit)), self.dtype)
+            np.asarray(self.epsilon * ((F @ F.T) if F.ndim == 2 else np.square(F * unit)), dtype)
             for F, unit in zip(self._frames, self._units, strict=True)
         )
         return ridge if self._two_views else ridge[0]
 
-    def _samples(self, views: tuple[NDArray, ...]) -> Any:
+    def _samples(self, views: tuple[NDArray, ...], dtype: str) -> Any:
         samples = tuple(
-            into(frame, view - mean).astype(self.dtype)
+            into(frame, view - mean).astype(dtype)
             for frame, view, mean in zip(self._frames, views, self._means, strict=True)
         )
         return samples if self._two_views else samples[0]
@@ -352,11 +356,12 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         assert self.batch_size is not None
         batches = tuple(
             self._samples(
-                tuple(np.resize(view[part::count], (self.batch_size, view.shape[1])) for view in views)
+                tuple(np.resize(view[part::count], (self.batch_size, view.shape[1])) for view in views),
+                self.dtype,
             )
             for part in range(count)
         )
-        state, metrics = pencil_step(self._state, (batches, self._ridge()), self._config(None))
+        state, metrics = pencil_step(self._state, (batches, self._ridge(self.dtype)), self._config(None))
         self._keep(state, bool(metrics["finite"]), self.n_iter_)
         # nothing bounds the angles of a stream: what an exact pass measured is no longer true
         self.angle_bounds_, self.residuals_ = np.full((2, self._k), [[np.pi / 2], [np.nan]])
@@ -368,7 +373,7 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 f"The update on batch {index} is not finite although the data are; lower learning_rate. "
                 "The state before it was kept."
             )
-        self._state = state
+        self._state, self._noise = state, 10 * float(np.finfo(self.dtype).eps)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_state")
@@ -403,7 +408,7 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         rows = [np.asarray(leaf, np.float64)[: self._k] for leaf in jax.tree.leaves(self._state.V)]
         overlap = np.sum([row @ row.T for row in rows], axis=0) + 0.0
         missing = np.arange(overlap.shape[0], self._k)
-        found = unresolved_players(self.eigenvalues_[: overlap.shape[0]], overlap)
+        found = unresolved_players(self.eigenvalues_[: overlap.shape[0]], overlap, self._noise)
         return np.union1d(found, missing)
 
     def _project(self, rows: NDArray, view: int, components: NDArray) -> NDArray:

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from eigengame.estimators.frames import unit_rows
+from eigengame.estimators.frames import mean_of, unit_rows
 from eigengame.estimators.pencil import PencilEstimator, has_batch_size
 from eigengame.estimators.settings import unchanged_on_error
 from eigengame.estimators.streams import real_numbers, validated
@@ -105,10 +105,8 @@ class _TwoViews(PencilEstimator):
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
         """Return the mean correlation of the pairs of scores of X and y, 1 at most."""
         x, targets = self.transform(X, y)
-        centred = [view - view.mean(axis=0) for view in (x.astype(np.float64), targets.astype(np.float64))]
-        norms = np.prod([np.linalg.norm(view, axis=0) for view in centred], axis=0)
-        products = np.sum(centred[0] * centred[1], axis=0)
-        return float(np.mean(np.where(norms > 0, products / np.where(norms > 0, norms, 1), 0)))
+        centred = [unit_rows((scores - mean_of(scores)).T) for scores in (x, targets)]
+        return float(np.mean(np.sum(centred[0] * centred[1], axis=1)))
 
     def fit_transform(self, X: ArrayLike, y: ArrayLike) -> NDArray:
         """Fit, then return the scores of X."""
@@ -139,7 +137,8 @@ class EigenGameCCA(_TwoViews):
             `tol`; False is the plain game, of which they only measure how near it came.
         tol: Largest estimated angle in radians that counts as converged; what is not is said in a
             ConvergenceWarning.
-        dtype: `"float32"` or `"float64"` (needs `jax.enable_x64`).
+        dtype: Of the game and the vectors, `"float32"` or `"float64"` (needs `jax.enable_x64`); the exact
+            products are taken in double precision.
         random_state: Seed of the initial vectors and the order of the rows.
 
     Attributes:
@@ -169,7 +168,6 @@ class EigenGamePLS(_TwoViews):
     """Partial least squares from minibatches: the pencil of CCA with B = diag(C_xx, I).
 
     Arguments and attributes are those of `EigenGameCCA`; `eigenvalues_` are the values of the pencil.
-    Where units of the columns of the second view differ by 1e4 and more, small values need `dtype="float64"`.
 
     Source: Gemp et al. 2022 (arXiv 2206.04993).
 
@@ -186,5 +184,5 @@ class EigenGamePLS(_TwoViews):
 
 def _dense(y: Any) -> Any:
     if hasattr(y, "toarray"):
-        raise TypeError("y is sparse, which both views must not be: pass y.toarray().")
+        raise TypeError("y is sparse, but CCA and PLS take dense views: pass y.toarray().")
     return real_numbers(y, "y")
