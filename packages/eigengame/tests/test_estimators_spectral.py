@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from scipy.linalg import eigh
@@ -39,6 +41,23 @@ def test_embeddings_against_numpy(rng, graph, normalized):
     np.testing.assert_allclose(
         given.fit(np.diag(np.diagonal(L)) - L).eigenvalues_, model.eigenvalues_, atol=1e-7
     )
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_long_paths_converge(normalized):
+    """The second value of a path of n nodes is 2 - 2 cos(pi / n), with degrees 1 - cos(pi / (n - 1))."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = EigenGameSpectralEmbedding(3, normalized=normalized, random_state=0)
+        model.fit(np.c_[np.arange(999), np.arange(1, 1000)])
+    j = np.arange(3)
+    exact = 1 - np.cos(np.pi * j / 999) if normalized else 2 - 2 * np.cos(np.pi * j / 1000)
+    np.testing.assert_allclose(model.eigenvalues_, exact, atol=1e-10)
+
+
+def test_edges_without_weight_are_refused():
+    with pytest.raises(ValueError, match="All weights of edges are zero"):
+        EigenGameSpectralEmbedding(1).fit([[0, 1, 0.0], [1, 2, 0.0]])
 
 
 def test_a_graph_of_ten_thousand_nodes_against_eigsh(rng):

@@ -1,5 +1,6 @@
 """Spectral embedding of a graph from its edges, on the scikit-learn contract."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
@@ -10,6 +11,7 @@ import optax
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array, csr_array, diags_array
+from scipy.sparse.linalg import splu
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
@@ -24,6 +26,17 @@ from eigengame.exact import orient
 from eigengame.laplacian import check_edges, laplacian_product, top_value_bound
 
 __all__ = ["EigenGameSpectralEmbedding"]
+
+_FACTORED = 2000  # nodes up to which a sparse factorisation takes seconds at worst, whatever the graph
+
+
+def _inverse(laplacian: Any, degrees: NDArray) -> Callable[[NDArray], NDArray]:
+    """Return an approximate inverse of the Laplacian; the nearer, the fewer passes long paths take."""
+    if len(degrees) > _FACTORED:
+        return lambda R: R / degrees
+    matrix = (laplacian + diags_array(1e-8 * degrees)).tocsc()
+    factor = splu(matrix, "MMD_AT_PLUS_A", diag_pivot_thresh=0, options={"SymmetricMode": True})
+    return lambda R: np.asarray(factor.solve(R.T).T)
 
 
 @partial(jax.jit, static_argnames=("num_steps", "batch_size"))
@@ -69,8 +82,9 @@ def embed(
 class EigenGameSpectralEmbedding(BaseEstimator):
     """Bottom-k eigenvectors of a graph's Laplacian, from its edges.
 
-    A game on the edges gives the start; exact products with the Laplacian, preconditioned by the degrees,
-    then improve all vectors at once until the estimated angle of each is below `tol`.
+    A game on the edges gives the start; exact products with the Laplacian then improve all vectors at once
+    until the estimated angle of each is below `tol`. They are preconditioned by the degrees, and up to 2000
+    nodes by a factorisation of the Laplacian.
 
     Args:
         n_components: Number of vectors. The first is constant on every connected component.
@@ -184,7 +198,7 @@ class EigenGameSpectralEmbedding(BaseEstimator):
             judge,
             tol=float(self.tol),
             max_passes=int(self.max_passes),
-            precondition=lambda R: R / safe,
+            precondition=_inverse(laplacian, safe),
         )
         found = judge(block)
         self.eigenvalues_: NDArray = np.maximum(-block.values[:k], 0) * (1 if self.normalized else unit)
@@ -252,6 +266,8 @@ class EigenGameSpectralEmbedding(BaseEstimator):
 
     @staticmethod
     def _checked(weights: NDArray) -> NDArray:
+        if not np.any(weights):
+            raise ValueError("All weights of edges are zero: the Laplacian is zero.")
         if np.any(weights < 0):
             raise ValueError("Negative values in data: weights of edges must not be negative.")
         if not np.all(np.isfinite(weights)):
