@@ -178,7 +178,7 @@ class EigenGameGEVP(BaseEstimator):
                     "and B as a function or None."
                 )
             dim = int(dim)
-            self.n_features_in_, (unit, way_back, rounding) = dim, (1.0, np.asarray, 0.0)
+            self.n_features_in_, (unit, way_back, rounding) = dim, (1.0, lambda V: V, 0.0)
             products, operators = _Products((X, B)), (None, None, 1.0, 1.0)
         else:
             X, B, unit, way_back, rounding = self._matrices(X, B)
