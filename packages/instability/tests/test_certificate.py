@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from instability import certify
+from instability import certify, numerical_sensitivity
 
 X = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(24) % 3
@@ -155,7 +155,14 @@ def shuffling(model, batch):
     return F.cross_entropy(model(batch[0][order]), batch[1][order])
 
 
+def hooked():
+    model = mlp()
+    model[1].register_forward_pre_hook(lambda module, given: (given[0] + noise(given[0].shape),))
+    return model
+
+
 PLANTED = {
+    "a hook before a layer": ({"model_fn": hooked}, "layer 1 (Tanh)"),
     "noise": ({"model_fn": lambda: mlp(Noisy())}, "layer 1 (Noisy)"),
     "state that outlives the run": ({"model_fn": lambda: mlp(Counting())}, "layer 1 (Counting)"),
     "dropout of its own stream": ({"model_fn": lambda: mlp(OwnDropout())}, "layer 1 (OwnDropout)"),
@@ -443,3 +450,60 @@ def test_an_optimiser_that_trains_nothing_of_the_model_is_refused():
             [torch.ones(2, 4)],
             evaluate=lambda m: 0.0,
         )
+
+
+# what is no mean over examples, or keeps something from pass to pass ------------------------------
+
+
+def test_a_later_batch_that_is_no_mean_over_its_examples_is_not_split():
+    """Without three of its targets the second loss is a mean over five, and its halves over one and four."""
+    fewer = BATCHES[1][1].clone()
+    fewer[:3] = -100
+    found = run(batches=[BATCHES[0], (BATCHES[1][0], fewer), BATCHES[2]], conditions=("split", "order"))
+    effects = {e.condition: e for e in found.effects}
+    assert effects["split"].skipped.startswith("loss 2 is ")
+    assert not effects["order"].skipped
+    assert found.digits >= 4
+
+
+def spectral():
+    linear = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 16))
+    return nn.Sequential(linear, nn.ReLU(), nn.Linear(16, 3))
+
+
+def test_a_power_iteration_goes_on_in_every_pass_and_is_no_rounding():
+    found = run(spectral, conditions=("repeat", "split"))
+    assert found.repeatable
+    skipped = {e.condition: e.skipped for e in found.effects}
+    assert "changes the buffer 0.parametrizations.weight.0._" in skipped["split"]
+    assert found.batch_dependent == ()
+
+
+class Modulus(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 3, dtype=torch.cfloat))
+
+    def forward(self, x):
+        return (x.to(self.weight.dtype) @ self.weight).abs()
+
+
+def test_a_model_of_complex_weights_only():
+    found = run(Modulus, conditions=("order", "split", "float64"))
+    assert found.repeatable
+    assert not any(e.skipped for e in found.effects)
+    assert found.digits >= 4
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: nn.Sequential(nn.LazyLinear(3)), ValueError, "run it on a batch first"),
+        (lambda: 3, TypeError, "the model is a int"),
+    ],
+)
+def test_what_is_no_finished_model_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        run(make)
+    with pytest.raises(error, match=message):
+        numerical_sensitivity(make, BATCHES, sgd, 2)

@@ -34,14 +34,16 @@ def batch_dependent_layers(training: Training) -> tuple[str, ...]:
                 return
             repeating, before = True, streams_digest()
             try:
+                with unchanged(module):  # both from one state: a power iteration goes on with every call
+                    whole = module(*_part(args, size, size), **_part(kwargs, size, size))
                 with unchanged(module):
-                    half = module(*_half(args, size), **_half(kwargs, size))
+                    half = module(*_part(args, size, size // 2), **_part(kwargs, size, size // 2))
                     drew = before != streams_digest()
             except (RuntimeError, ValueError, IndexError):  # half of what it was given is not a batch
                 return
             finally:
                 repeating = False
-            if not drew and _differs_by_rounding(_half(output, size), half):
+            if not drew and _differs_by_rounding(_part(whole, size, size // 2), half):
                 found[name] = layer_label(name, module)
 
         hooks.append(module.register_forward_hook(leave, with_kwargs=True))
@@ -55,8 +57,9 @@ def batch_dependent_layers(training: Training) -> tuple[str, ...]:
     return tuple(label for name, label in found.items() if name not in outer)
 
 
-def _half(value: Any, size: int) -> Any:
-    return map_tensors(lambda t: t[: size // 2] if t.ndim and len(t) == size else t, value)
+def _part(value: Any, size: int, number: int) -> Any:
+    """Return copies of so many examples: a layer may work in place."""
+    return map_tensors(lambda t: (t[:number] if t.ndim and len(t) == size else t).clone(), value)
 
 
 def _differs_by_rounding(whole: Any, half: Any) -> bool:

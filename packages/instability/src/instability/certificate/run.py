@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from instability.certificate.bits import digest, map_tensors, tensors
 from instability.copies import OptimizerFn, closed_step, trained_parameters
-from instability.streams import RandomStreams, check_loss, unchanged
+from instability.streams import RandomStreams, check_loss, check_model, unchanged
 
 __all__ = [
     "Condition",
@@ -48,7 +48,7 @@ class Training:
         torch.manual_seed(self.seed)
         np.random.seed(self.seed % 2**32)  # noqa: NPY002 - the global stream is what is meant
         random.seed(self.seed)
-        return self.model_fn()
+        return check_model(self.model_fn())
 
 
 class TrainingRun:
@@ -57,7 +57,8 @@ class TrainingRun:
     def __init__(self, training: Training, condition: Condition = "repeat", *, watched: bool = False) -> None:
         self.events: list[tuple[str, str, str]] = []
         self.draws = False
-        self.first_loss = float("nan")
+        self.losses: list[tuple[float, float]] = []  # with that of the whole batch at the same weights
+        self.changed_buffer = ""
         self._watched = watched
         self.model = model = training.start()
         dtypes = {name: value.dtype for name, value in _named(model)}
@@ -73,7 +74,7 @@ class TrainingRun:
             for number, batch in enumerate(training.batches, 1):
                 self._note(f"the data of step {number}", (), batch)
                 before = streams_digest()
-                self._step(training.loss_of, called, optimizer, _changed(batch, condition), condition)
+                self._step(training.loss_of, called, optimizer, batch, condition)
                 self.draws = self.draws or before != streams_digest()
         self.streams = streams_digest()
         self.weights = np.concatenate(
@@ -93,9 +94,10 @@ class TrainingRun:
         loss_of: Callable[[nn.Module, Any], Tensor],
         model: nn.Module,
         optimizer: Optimizer,
-        batch: Any,
+        whole: Any,
         condition: Condition,
     ) -> None:
+        batch = _changed(whole, condition)
         size, parts = length(batch), [batch]
         if condition == "split":
             parts = [take(batch, slice(size // 2)), take(batch, slice(size // 2, None))]
@@ -103,7 +105,10 @@ class TrainingRun:
         device = parameters[0].device.type
 
         def evaluate() -> Tensor:
-            total = torch.zeros(())
+            total, expected = torch.zeros(()), math.nan
+            if condition in ("order", "split"):
+                with unchanged(self.model), torch.no_grad():
+                    expected = float(loss_of(model, _changed(whole, "repeat")))
             for part in parts:
                 with torch.autocast(device, torch.bfloat16, enabled=condition == "autocast"):
                     loss = check_loss(loss_of(model, part))
@@ -111,13 +116,16 @@ class TrainingRun:
                 self._note("the loss", (), loss)
                 loss.backward()
                 total = total + loss.detach().cpu()
-            self.first_loss = float(total) if math.isnan(self.first_loss) else self.first_loss
+            self.losses.append((float(total), expected))
             for name, p in reversed(list(self.model.named_parameters())):
                 self._note(f"the gradient of {name}", (), p.grad)
             return total
 
         before = digest(parameters) if self._watched else ""
+        buffers = {name: digest(b) for name, b in self.model.named_buffers() if self._watched}
         closed_step(optimizer, evaluate)
+        for name, b in self.model.named_buffers():
+            self.changed_buffer = name if buffers.get(name, digest(b)) != digest(b) else self.changed_buffer
         self._note("the optimiser's step", before, parameters)
 
     def _note(self, name: str, given: Any, *result: Any) -> None:
@@ -142,7 +150,7 @@ class TrainingRun:
             ) -> None:
                 self._note(label, inputs.pop(), output, _own(module))
 
-            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True))
             handles.append(module.register_forward_hook(leave, with_kwargs=True))
         try:
             yield

@@ -113,20 +113,25 @@ def _effect(training: Training, condition: Condition, baseline: TrainingRun, aga
         else:
             if run.streams != baseline.streams:
                 reason = "the steps drew other random numbers, which is more than rounding"
-            elif condition not in COARSER and _is_another(run.first_loss, baseline):
-                reason = (
-                    f"the first loss is {run.first_loss:.6g} instead of {baseline.first_loss:.6g}, more than "
-                    "rounding: it is no mean over examples along the first axis"
-                )
+            elif condition not in COARSER:
+                reason = _another_loss(condition, baseline, run)
     if reason:
         return Effect(condition, math.nan, math.nan, reason)
     return Effect(condition, run.score, average_relative_l1(run.weights, baseline.weights))
 
 
-def _is_another(loss: float, baseline: TrainingRun) -> bool:
-    """Whether a first loss, of equal weights, differs by more than half of the digits."""
-    eps = max(torch.finfo(p.dtype).eps for p in baseline.model.parameters() if p.is_floating_point())
-    return bool(abs(loss - baseline.first_loss) > eps**0.5 * abs(baseline.first_loss))
+def _another_loss(condition: Condition, baseline: TrainingRun, run: TrainingRun) -> str:
+    """Name the first loss that differs by more than half of the digits from that at equal weights."""
+    pairs = run.losses if condition in ("order", "split") else [(run.losses[0][0], baseline.losses[0][0])]
+    parameters = [p for p in baseline.model.parameters() if p.is_floating_point() or p.is_complex()]
+    level = max(torch.finfo(p.dtype).eps for p in parameters) ** 0.5
+    for number, (loss, expected) in enumerate(pairs, 1):
+        if abs(loss - expected) > level * abs(expected):
+            return (
+                f"loss {number} is {loss:.6g} instead of {expected:.6g}, more than rounding: it is no mean "
+                "over examples along the first axis"
+            )
+    return ""
 
 
 @contextlib.contextmanager
@@ -150,12 +155,13 @@ def _reason_to_skip(training: Training, condition: Condition, baseline: Training
         return "the step draws random numbers, which would fall on other examples"
     sizes = [length(batch) for batch in training.batches]
     if 0 in sizes:
-        return "the tensors of a batch differ in length, so it is not known which axis holds the examples"
+        return (
+            "a batch has no tensors, or of different lengths: it is not known which axis holds the examples"
+        )
     if condition == "split" and 1 in sizes:
         return "a batch of one example has no halves"
-    couples = (nn.modules.batchnorm._BatchNorm,)
-    if condition == "split" and any(isinstance(m, couples) and m.training for m in baseline.model.modules()):
-        return "batch norm couples the examples of a batch"
+    if condition == "split" and baseline.changed_buffer:
+        return f"each pass changes the buffer {baseline.changed_buffer}, and two halves are two passes"
     return ""
 
 
