@@ -183,10 +183,11 @@ def test_a_loss_that_is_none_is_refused(problem, change):
         sharpness(model, lambda m: change(loss_of(m)))
 
 
-def test_weights_changed_after_the_product_was_made(problem):
+@pytest.mark.parametrize("values", [lambda p: p, lambda p: p.data], ids=["parameter", "data"])
+def test_weights_changed_after_the_product_was_made(problem, values):
     product = hessian_vector_product(*problem)
     with torch.no_grad():
         for p in problem[0].parameters():
-            p.mul_(0.5)
+            values(p).mul_(0.5)
     with pytest.raises(ValueError, match="make it anew"):
         product(np.ones(57))

@@ -394,6 +394,17 @@ def test_what_is_kept_elsewhere_is_refused(kind, message):
         training_map(model, kind(model.parameters(), 0.1), loss_of)
 
 
+def test_a_power_iteration_that_goes_on_from_step_to_step_is_refused():
+    """It has converged before the first step, and its vectors are no part of the state."""
+    torch.manual_seed(0)
+    linear = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))
+    model = nn.Sequential(linear, nn.Tanh(), nn.Linear(3, 2)).double()
+    x, y = torch.randn(8, 3, dtype=torch.float64), torch.arange(8) % 2
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    with pytest.raises(ValueError, match="does not follow"):
+        training_map(model, optimizer, lambda m, _: nn.functional.cross_entropy(m(x), y))
+
+
 def test_parameters_of_no_model_are_refused():
     model, loss_of = network()
     outside = nn.Parameter(torch.ones(1))

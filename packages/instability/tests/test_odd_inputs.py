@@ -172,6 +172,22 @@ def test_parameters_added_in_mid_run_are_refused():
         probe.advance(update)
 
 
+@pytest.mark.parametrize("kind", ["trains", "clips"])
+def test_a_step_that_reaches_for_the_users_own_model_is_refused(kind):
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    update(model, optimizer)
+
+    def step(copied, inner):
+        if kind == "trains":
+            return update(model, optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        return update(copied, inner)
+
+    with pytest.raises(RuntimeError, match=r"changed your own model \(body\.0\.weight"):
+        SensitivityProbe(model, optimizer).advance(step)
+
+
 def test_after_an_exception_in_a_step_the_copies_are_not_trusted():
     calls = 0
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from gdyn_common.seeding import generator
 from gdyn_common.spectral import lanczos, power_iteration
+from instability.copies import equal_bits
 from instability.metrics import real_array
-from instability.streams import check_loss, unchanged
+from instability.streams import check_loss, check_model, unchanged
 
 __all__ = ["hessian_vector_product", "sharpness"]
 
@@ -43,7 +44,7 @@ def hessian_vector_product(
     >>> product(np.array([1.0, 1.0])).tolist()
     [2.0, 18.0]
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in check_model(model).parameters() if p.requires_grad]
     sizes = [p.numel() for p in parameters]
     if not parameters:
         raise ValueError("the model has no parameter that requires a gradient.")
@@ -52,6 +53,7 @@ def hessian_vector_product(
     if any(p.is_inference() for p in parameters):
         raise ValueError("the model was made in inference_mode and has no gradients; make it outside.")
     versions = [p._version for p in parameters]
+    start = [p.detach().clone() for p in parameters]
     with _with_gradients(), unchanged(model):
         loss = check_loss(loss_of(model))
         _check_graph(loss)
@@ -67,6 +69,9 @@ def hessian_vector_product(
     def product(vector: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
         pieces = torch.as_tensor(real_array(vector, "vector")).split(sizes)
         directions = [v.reshape(p.shape).to(p) for v, p in zip(pieces, parameters, strict=True)]
+        # What is written to `p.data` torch does not see, though the graph has kept it.
+        if not all(equal_bits(p.detach(), s) for p, s in zip(parameters, start, strict=True)):
+            raise ValueError("the weights changed since the product was made; make it anew.")
         # A gradient that does not depend on the weights (a linear loss) has no graph: its product is zero.
         pairs = [(g, d) for g, d in zip(gradients, directions, strict=True) if g.requires_grad]
         if not pairs:

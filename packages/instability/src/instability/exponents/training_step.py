@@ -44,8 +44,8 @@ def training_map(
     """Return the whole step of an optimiser as a map for ``lyapunov_exponents``, and its state.
 
     The state holds the trained weights and all tensors that the optimiser keeps for them. Step 0 is made
-    first, since most optimisers make their buffers then, so the map's own first step has number 1. Two steps
-    are compared with the optimiser's. Model and optimiser are copied, never changed.
+    first, since most optimisers make their buffers then, so the map's own first step has number 1. Three
+    steps are compared with the optimiser's. Model and optimiser are copied, never changed.
 
     Args:
         model: in the mode it trains in; batch norm's averages do not feed back and are left out.
@@ -175,10 +175,13 @@ class _TrainingMap:
                         )
 
     def check_step(self, model: nn.Module, optimizer: Optimizer, streams: RandomStreams) -> None:
-        """Compare two steps with the optimiser's own, which may keep more than its state shows."""
-        mapped = self(self.state, 0)
+        """Compare with the optimiser's own steps: it or the model may keep more than the state shows.
+
+        Three steps, since a power iteration (spectral norm) has converged before the first one.
+        """
+        mapped = self({name: value.detach() for name, value in self(self.state, 0).items()}, 1)
         streams.restore()
-        for number in range(2):
+        for number in range(3):
             optimizer.zero_grad()
             with torch.enable_grad():
                 self._loss_of(model, number).backward()

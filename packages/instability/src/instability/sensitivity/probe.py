@@ -97,6 +97,9 @@ class SensitivityProbe:
         Args:
             step: takes a model and its optimiser and does all that your loop does in a step: accumulation,
                 clipping, ``optimizer.step()``. It returns the loss, or ``None``.
+
+        Raises:
+            RuntimeError: the step changed your own model, or an earlier one ended in an exception.
         """
         streams = RandomStreams.now()
         try:
@@ -114,7 +117,13 @@ class SensitivityProbe:
                 for name, p in self.copies.trained(0).items()
             ):
                 self._left_at = self.num_steps
+        before = self._versions()
         losses = make()
+        if changed := [name for name, version in self._versions().items() if before.get(name) != version]:
+            raise RuntimeError(
+                f"the step changed your own model ({changed[0]} or its gradient): use the model and the "
+                "optimiser that it is given, not yours."
+            )
         self.num_steps += 1
         for index, loss in enumerate(losses):
             if not np.isfinite(loss):
@@ -123,6 +132,11 @@ class SensitivityProbe:
                 self._injected[index] = index > 0 and not self.copies.same_bits(index)
         if self.num_steps % self.every == 0:
             self._measure()
+
+    def _versions(self) -> dict[str, tuple[object, ...]]:
+        """How often torch has changed each parameter of the user's model, and its gradient."""
+        named = self._followed[0].named_parameters() if self._followed else ()
+        return {n: (p._version, id(p.grad), p.grad is not None and p.grad._version) for n, p in named}
 
     def _look_for_nonfinite(self, index: int) -> None:
         if self._nonfinite_at[index] < 0 and not self.copies.is_finite(index):
