@@ -37,7 +37,7 @@ class Form:
     runs: int
 
 
-SHORT = Form("short", kills=20, faults=2, inputs=500, mutations=200, runs=1_000)
+SHORT = Form("short", kills=20, faults=2, inputs=2_000, mutations=200, runs=1_000)
 LONG = Form("long", kills=200, faults=60, inputs=10_000, mutations=10_000, runs=10_000)
 
 

@@ -112,10 +112,8 @@ def underflows(direction: Float[Tensor, "*shape"], k: int, rooms: Rooms) -> Bool
         return None if small is None else small.any(-1)
     if not direction.numel():
         return None
-    size, limit = (
-        torch.abs(direction, out=rooms.like(direction, "size")),
-        k * torch.finfo(direction.dtype).tiny,
-    )
+    size = torch.abs(direction, out=rooms.like(direction, "size"))
+    limit = k * torch.finfo(direction.dtype).tiny
     if size.amin() >= limit or torch.threshold_(size, 0.0, torch.inf).amin() >= limit:
         return None
     return size < limit
