@@ -201,6 +201,7 @@ def test_steps_go_on_without_what_is_left_out_and_from_a_checkpoint() -> None:
         assert torch.equal(resumed.state_dict()[name], whole.state_dict()[name])
 
 
+@pytest.mark.filterwarnings("ignore:the noise of a step is below the rounding")
 def test_examples_without_noise_have_a_noise_scale_of_zero() -> None:
     torch.manual_seed(0)
     model, x = nn.Linear(6, 3), torch.randn(1, 6).expand(8, 6)
@@ -275,3 +276,60 @@ def test_the_loop_is_left_as_it_is() -> None:
 
     for with_meter, without in zip(train(True), train(False), strict=True):
         assert torch.equal(with_meter, without)
+
+
+def test_a_first_step_that_overflows_is_left_out() -> None:
+    """As with a `GradScaler`, whose first scale is too large; the first finite step is checked."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    meter = ExampleMeter(model)
+    for scale in (torch.inf, 1.0, 1.0):
+        model.zero_grad()
+        (scale * model(torch.randn(8, 6)).square().mean()).backward()
+        if scale == torch.inf:
+            with pytest.warns(UserWarning, match="not finite"):
+                meter.step()
+        else:
+            meter.step()
+    assert (meter.num_skipped, meter._checks) == (1, 2)
+
+
+class Features(nn.Module):
+    """One output is made of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = torch.tanh(self.body(x))
+        return {"features": features, "logits": self.head(features)}
+
+
+def test_outputs_that_are_made_of_each_other() -> None:
+    torch.manual_seed(0)
+    model, x = Features(), torch.randn(8, 6)
+
+    def loss(rows: torch.Tensor) -> torch.Tensor:
+        out = model(rows)
+        return out["logits"].square().mean() + out["features"].square().mean()
+
+    rows = [torch.autograd.grad(loss(x[[i]]), list(model.parameters())) for i in range(8)]
+    meter = ExampleMeter(model)
+    loss(x).backward()
+    meter.step()
+    for i in range(4):
+        expected = torch.stack([row[i].flatten() for row in rows]).double().var(0).sum()
+        assert float(meter.state_dict()["traces"][0, i]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_part_of_a_model_has_a_meter_of_its_own() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    part, whole = ExampleMeter(model[1]), ExampleMeter(model)
+    for _ in range(2):
+        model.zero_grad()
+        model(torch.randn(8, 6)).square().mean().backward()
+        part.step()
+        whole.step()
+    assert torch.equal(part.state_dict()["traces"], whole.state_dict()["traces"][:, 2:])

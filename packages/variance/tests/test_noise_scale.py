@@ -3,6 +3,7 @@
 import copy
 import os
 import socket
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from variance import measure_model, per_example
 from variance.errors import ConfigError
 from variance.noise_scale import ExampleMeter, NoiseMeter, NoiseScale
+from variance.noise_scale.base import squared_norm
 
 
 class Characters(nn.Module):
@@ -111,28 +113,46 @@ def test_what_a_step_must_hold() -> None:
         NoiseMeter(model, 0)
 
 
-def rank(index: int, port: int, results: object) -> None:
-    """One of two data-parallel processes; each sees half of every batch."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.distributed.init_process_group("gloo", rank=index, world_size=2)
+def parallel_loop(index: int, kind: str) -> dict[str, torch.Tensor] | str:
+    """Five steps of one of two ranks; each sees half of every batch."""
     torch.manual_seed(0)
     model = nn.Linear(6, 3)
     x, y = torch.randn(96, 6), torch.randint(3, (96,))
-    parallel = nn.parallel.DistributedDataParallel(model)
+    run = model if kind.startswith("own") else nn.parallel.DistributedDataParallel(model)
     meter = NoiseMeter(model, 4)
-    for step in range(5):
-        model.zero_grad()
-        rows = torch.arange(8) + 8 * step
-        part = rows[4 * index : 4 * index + 4]
-        F.cross_entropy(parallel(x[part]), y[part]).backward()
-        meter.step()
-    if index == 0:
-        results.put(meter.result().noise_scale)  # type: ignore[attr-defined]
+    try:
+        for step in range(5):
+            model.zero_grad()
+            part = (torch.arange(8) + 8 * step)[
+                4 * index : 4 * index + (2 if (kind, index) == ("short", 1) else 4)
+            ]
+            F.cross_entropy(run(x[part]), y[part]).backward()
+            if kind.startswith("own"):
+                for p in model.parameters():
+                    torch.distributed.all_reduce(p.grad)
+                    p.grad /= 2 if kind == "own mean" else 1
+            if kind == "clipped":
+                nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            meter.step()
+    except ConfigError as error:
+        return str(error)
+    return {"traces": meter.state_dict()["traces"], "num_skipped": torch.tensor(meter.num_skipped)}
+
+
+def rank(index: int, port: int, results: Any) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo", rank=index, world_size=2)
+    warnings.simplefilter("ignore")
+    for kind in ("plain", "own mean", "own sum", "clipped", "short"):
+        found = parallel_loop(index, kind)
+        results.put(
+            (kind, index, found if isinstance(found, str) else {k: v.tolist() for k, v in found.items()})
+        )
     torch.distributed.destroy_process_group()
 
 
 def test_ranks_are_micro_batches() -> None:
-    """Two gloo processes give what one process with two micro-batches gives."""
+    """Two gloo processes give what one process with two micro-batches gives, or refuse, on both ranks."""
     context = torch.multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
     with socket.socket() as free:
@@ -142,7 +162,7 @@ def test_ranks_are_micro_batches() -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(300)
     assert [process.exitcode for process in processes] == [0, 0]
     torch.manual_seed(0)
     model = nn.Linear(6, 3)
@@ -153,7 +173,14 @@ def test_ranks_are_micro_batches() -> None:
         for part in (torch.arange(8) + 8 * step).split(4):
             F.cross_entropy(model(x[part]), y[part]).backward()
         meter.step()
-    assert results.get() == pytest.approx(meter.result().noise_scale, rel=1e-4)
+    for _ in range(10):
+        kind, _, found = results.get()
+        if kind in ("clipped", "own sum"):
+            assert "not the mean of those of all ranks" in found
+        elif kind == "short":  # on one rank, so both leave the step out
+            assert found == {"traces": [], "num_skipped": 5}
+        else:
+            np.testing.assert_allclose(found["traces"], meter.state_dict()["traces"], rtol=1e-5)
 
 
 def looped(
@@ -320,6 +347,7 @@ def test_other_norms_are_those_of_per_example_gradients(name: str, population: i
         assert 0.8 * exact < max(expected, 0) ** 0.5 < 1.3 * exact  # the bias that the module states
 
 
+@pytest.mark.filterwarnings("ignore:the noise of a step is below the rounding")
 def test_norms_of_a_mean_without_noise_are_exact() -> None:
     torch.manual_seed(0)
     model, x = nn.Linear(6, 3), torch.randn(1, 6).expand(8, 6)
@@ -427,6 +455,113 @@ def test_a_parameter_that_is_frozen_no_longer_is_not_overlooked() -> None:
         model(part).square().mean().backward()
     with pytest.raises(ConfigError, match=r"parameter '0\.weight' was frozen when the meter was made"):
         meter.step()
+    model[0] = nn.Linear(4, 4)  # as when a head is replaced
+    with pytest.raises(ConfigError, match=r"parameter '0\.weight' was .* is a new one"):
+        meter.step()
+
+
+def by_hand(model: nn.Module, parts: list[torch.Tensor]) -> float:
+    """Variance of one example, from the micro-batches' gradients in float64."""
+    g = []
+    for part in parts:
+        found = torch.autograd.grad(
+            model(part).square().mean(), [p for p in model.parameters() if p.requires_grad]
+        )
+        g.append(torch.cat([one.flatten() for one in found]).double())
+    return len(parts[0]) * float(torch.stack(g).var(0).sum())
+
+
+def test_what_hooks_make_of_a_gradient_is_what_is_measured() -> None:
+    """Those added after the meter, too; and a model that is moved behind it keeps its meter."""
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    meter, parts = NoiseMeter(model, micro_batch_size=4), list(torch.randn(8, 6).double().split(4))
+    model.double()
+    for p in model.parameters():
+        p.register_hook(lambda g: g.clamp(-0.05, 0.05))
+    expected = by_hand(model, parts)
+    for part in parts:
+        model(part).square().mean().backward()
+    meter.step()
+    assert float(meter.state_dict()["traces"].sum()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", [NoiseMeter, ExampleMeter])
+def test_a_gradient_left_from_an_earlier_step_does_not_count(kind: Any) -> None:
+    """A layer that is frozen in mid-run keeps its last `.grad`, which its optimiser no longer clears."""
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3)), torch.randn(8, 6)
+    size = 4 if kind is NoiseMeter else 8
+    meter = kind(model, micro_batch_size=4) if kind is NoiseMeter else kind(model)
+    for is_frozen in (False, True):
+        model[0].requires_grad_(not is_frozen)
+        model[1].zero_grad()
+        for part in data.split(size):
+            model(part).square().mean().backward()
+        meter.step()
+    state = meter.state_dict()
+    assert state["norms"][1, :2].tolist() == [0, 0]
+    assert float(state["traces"][1].sum()) == pytest.approx(
+        by_hand(model, list(data.split(4 if kind is NoiseMeter else 1))), rel=1e-5
+    )
+
+
+def test_a_sum_that_overflows_is_left_out() -> None:
+    """Each float16 gradient is finite, their sum is not."""
+    model = nn.Linear(4, 1, bias=False).half()
+    meter = NoiseMeter(model, micro_batch_size=4)
+    for _ in range(2):
+        (model(torch.ones(4, 4).half()).mean() * 40000).backward()
+    with pytest.warns(UserWarning, match="not finite"):
+        meter.step()
+    assert meter.num_skipped == 1
+
+
+def test_which_axis_counts_examples_is_kept() -> None:
+    """Five sequences of eight tokens are no micro-batch of eight."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))
+    meter = NoiseMeter(model, micro_batch_size=8)
+    for size in (8, 8, 5):
+        model(torch.randint(5, (size, 8))).square().mean().backward()
+    with pytest.warns(UserWarning, match="not all in micro-batches"):
+        meter.step()
+    assert meter.num_skipped == 1
+
+
+@pytest.mark.parametrize(("last", "skipped"), [(4, 0), (1, 1)])
+@pytest.mark.filterwarnings("ignore:NoiseMeter leaves out")
+def test_forward_passes_without_backward_ones_do_not_matter(last: int, skipped: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    meter = NoiseMeter(model, micro_batch_size=4)
+    for size in (4, 4, last):
+        model(torch.randn(32, 6))
+        model(torch.randn(size, 6)).square().mean().backward()
+    meter.step()
+    assert meter.num_skipped == skipped
+
+
+@pytest.mark.parametrize("size", [3, 70_000])
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_squared_norms_neither_overflow_nor_underflow(size: int, scale: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    values = (torch.randn(2, size) * scale).to(dtype)
+    expected = float(np.square(values.double().numpy()).sum())
+    assert float(squared_norm(values)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "offset"), [(torch.float32, 100.0), (torch.float64, 1e6)])
+def test_noise_far_below_the_mean(kind: torch.dtype, offset: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(300, 4, bias=False, dtype=kind)
+    meter, noise = NoiseMeter(model, micro_batch_size=4), torch.randn(2, 4, 300, dtype=kind)
+    for part in noise + offset:
+        model(part).sum(1).mean().backward()
+    meter.step()
+    expected = 16 * float((noise + offset).double().mean(1).var(0).sum())
+    assert float(meter.state_dict()["traces"].sum()) == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
@@ -475,3 +610,12 @@ def test_copies_of_the_model_do_not_count(kind: Any) -> None:
         return meter.state_dict()["traces"]
 
     assert torch.equal(train(copies=True), train(copies=False))
+
+
+def test_noise_below_rounding_is_said() -> None:
+    model = nn.Linear(3, 1)
+    meter = NoiseMeter(model, micro_batch_size=4)
+    for _ in range(2):
+        model(torch.ones(4, 3)).square().mean().backward()
+    with pytest.warns(UserWarning, match=r"below the rounding of gradients in torch\.float32"):
+        meter.step()

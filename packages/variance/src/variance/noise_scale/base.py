@@ -37,41 +37,48 @@ class Meter(ABC):
         if not self._parameters:
             raise ConfigError("the model has no trainable parameter; set requires_grad on some.")
         require_real(model)
-        self._frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+        self._model, self._known = model, {id(p) for p in self._parameters.values()}
         self.num_skipped = 0
         self._design = Design("epochs", population) if population else Design()
         self._handles: list[Any] = []
+        self._nodes: dict[str, Any] = {}
         for name, p in self._parameters.items():
-            self._handles.append(p.register_hook(self._hook(name, p)))
+            self._handles.append(p.register_hook(self._attach(name, p)))
             self._handles.append(p.register_post_accumulate_grad_hook(self._mark(name)))
         self._steps: list[tuple[Tensor, Tensor]] = []
         self._forget_gradients()
 
     def _forget_gradients(self) -> None:
         self._arrived: set[str] = set()
-        self._pending: dict[str, tuple[Tensor | None, Any]] = {}
         self._left_over: list[Tensor] = []
         self._marks: dict[str, tuple[int, int]] = {}
+        self._corners: dict[str, Tensor] = {}
 
-    def _hook(self, name: str, p: Tensor) -> Callable[[Tensor], None]:
-        def see(gradient: Tensor) -> None:
+    def _attach(self, name: str, p: Tensor) -> Callable[[Tensor], None]:
+        def see(gradient: tuple[Tensor]) -> None:
             if not self._is_due or name not in self._parameters:  # not due, or left out since
                 return
-            left_over = None if name in self._arrived or p.grad is None else squared_norm(p.grad)
-            self._pending[name] = left_over, self._read(name, p, gradient)
+            if name not in self._arrived and p.grad is not None:
+                self._left_over.append(squared_norm(p.grad))
+            self._arrived.add(name)
+            self._take(name, p, gradient[0].detach())
 
-        return see
+        def attach(_: Tensor) -> None:
+            # The node that adds to p.grad sees a gradient behind all hooks of p, and none of autograd.grad.
+            # It is another one after model.to(...).
+            node = torch.autograd.graph.get_gradient_edge(p).node
+            if node is not self._nodes.get(name):
+                self._nodes[name] = node
+                self._handles.append(node.register_prehook(see))
+
+        return attach
 
     def _mark(self, name: str) -> Callable[[Tensor], None]:
-        def mark(p: Tensor) -> None:  # not called by autograd.grad, whose gradients do not count
-            if p.grad is None or name not in self._pending:
-                return
-            left_over, found = self._pending.pop(name)
-            if left_over is not None:
-                self._left_over.append(left_over)
-            self._arrived.add(name)
-            self._marks[name] = _state_of(p.grad)
-            self._take(name, found)
+        def mark(p: Tensor) -> None:
+            if p.grad is not None and name in self._arrived:
+                self._marks[name] = _state_of(p.grad)
+                if _is_distributed():
+                    self._corners[name] = _corner(p, p.grad)
 
         return mark
 
@@ -87,14 +94,17 @@ class Meter(ABC):
 
         Raises:
             ConfigError: Other passes than the meter reads were made, or gradients were cleared, clipped or
-                unscaled before, or not cleared after the last step; or a parameter is no longer frozen.
+                unscaled before, or not cleared after the last step, or are not the mean over ranks; or a
+                parameter is new or no longer frozen.
         """
         try:
-            if moved := [name for name, p in self._frozen.items() if p.requires_grad]:
-                raise ConfigError(
-                    f"parameter '{moved[0]}' was frozen when the meter was made; make a new one."
-                )
             if self._is_due:
+                for name, p in self._model.named_parameters():
+                    if p.requires_grad and id(p) not in self._known:
+                        raise ConfigError(
+                            f"parameter '{name}' was frozen when the meter was made, or is a new one; make a "
+                            "new meter."
+                        )
                 self._measure(loss_scale)
         finally:
             self._count += 1
@@ -104,13 +114,9 @@ class Meter(ABC):
     def _measure(self, loss_scale: float) -> None:
         """Take in the gradients that have arrived."""
 
-    def _read(self, name: str, p: Tensor, gradient: Tensor) -> Any:
-        """Return what is needed of a gradient that is about to be added to `p.grad`; nothing by default."""
-        return None
-
     @abstractmethod
-    def _take(self, name: str, found: Any) -> None:
-        """Keep what was read, since the gradient was added."""
+    def _take(self, name: str, p: Tensor, gradient: Tensor) -> None:
+        """Keep what is needed of a gradient that is about to be added to `p.grad`."""
 
     def _require_untouched(self) -> None:
         """Refuse gradients that are no longer, or not only, those of the step's backward passes.
@@ -118,11 +124,11 @@ class Meter(ABC):
         Raises:
             ConfigError: They were cleared, clipped or unscaled before, or not cleared after the last step.
         """
-        for name, mark in self._marks.items():
+        for name in self._arrived & self._parameters.keys():
             gradient = self._parameters[name].grad
             if gradient is None:
                 raise ConfigError("gradients were cleared before step(); call it before zero_grad.")
-            if _state_of(gradient) != mark and not _is_distributed():  # an all-reduce changes them, too
+            if _state_of(gradient) != self._marks.get(name) and world_size() == 1:  # ranks add theirs
                 raise ConfigError(
                     f"the gradient of '{name}' was changed after its last backward pass; call step() "
                     "before gradients are clipped or unscaled (with step(loss_scale=scaler.get_scale()))."
@@ -144,19 +150,39 @@ class Meter(ABC):
             size: Examples of one draw.
             skip: Why the step is left out, if it is.
         """
+        parameters = self._parameters.items()
         zero = torch.zeros((), dtype=torch.float64, device=next(iter(self._parameters.values())).device)
         of_draws = torch.stack([small.get(name, zero) for name in self._parameters])
-        of_mean = torch.stack(
-            [zero if p.grad is None else squared_norm(p.grad) for p in self._parameters.values()]
-        )
-        ranks = world_size()
-        if ranks > 1:
-            torch.distributed.all_reduce(of_draws)
+        of_mean = torch.stack([zero if p.grad is None else squared_norm(p.grad) for _, p in parameters])
+        if (ranks := world_size()) > 1:
+            own = torch.cat([self._corners.get(name, _corner(p, None)).to(zero) for name, p in parameters])
+            whole = torch.cat([_corner(p, p.grad).to(zero) for _, p in parameters])
+            counts = zero.new_tensor([draws, draws**2, bool(skip)])
+            together = torch.cat([of_draws, own, counts])
+            torch.distributed.all_reduce(together)
+            of_draws, own, counts = (together / ranks).split([len(of_draws), len(own), 3])
+            if float((own - whole).norm()) > 0.02 * float(own.norm()):
+                raise ConfigError(
+                    "gradients are not the mean of those of all ranks; call step() after they are averaged, "
+                    "before they are clipped or unscaled (with step(loss_scale=scaler.get_scale()))."
+                )
+            if float(counts[1]) > float(counts[0]) ** 2 or float(counts[2]):
+                skip = skip or "are not those of equally many and even micro-batches on all ranks"
         own, shared = self._design.factors(draws, size)
-        of_mean = of_mean.cpu() * unit**2
-        trace = ((of_draws / ranks).cpu() - of_mean) / (own - shared)
+        of_draws, of_mean = of_draws.cpu(), of_mean.cpu() * unit**2
+        of_mean[of_draws == 0] = 0  # left from an earlier step: none arrived in this one
+        trace = (of_draws - of_mean) / (own - shared)
+        if not bool(torch.isfinite(trace).all()):
+            skip = skip or "have gradients that are not finite"
         trace = trace.clamp_min(0)  # it is a sum of squares: below zero by rounding alone
-        skip = skip if bool(torch.isfinite(trace).all()) else "have gradients that are not finite"
+        kinds = {p.dtype for p in self._parameters.values()}
+        rounding = max(map(_rounding, kinds)) * float(of_mean.sum())
+        if not skip and float(trace.sum()) * (own - shared) < rounding:
+            warnings.warn(
+                f"the noise of a step is below the rounding of gradients in {', '.join(map(str, kinds))}: "
+                "its noise scale is right to that only; use float64 if it matters.",
+                stacklevel=4,
+            )
         if not skip:
             self._steps.append((trace, of_mean - shared * trace))
             return True
@@ -245,17 +271,21 @@ def dense(gradient: Tensor) -> Tensor:
 def squared_norm(gradient: Tensor) -> Tensor:
     """Return the squared Euclidean norm, summed in float64.
 
-    On a CPU, rows of a matrix are summed in float32 first: that is seven times faster and errs by 1e-7.
+    On a CPU, rows of a large matrix are summed in float32 first: that is seven times faster, and their errors
+    of 1e-7 average out.
 
     Example:
         >>> abs(float(squared_norm(torch.full((2, 3), 1e-25))) / 6e-50 - 1) < 1e-6
         True
     """
     values = gradient.detach().coalesce().values() if gradient.is_sparse else gradient.detach()
+    if values.numel() <= 65536:
+        values = values.double().flatten()
+        return torch.dot(values, values)
     if values.ndim > 1 and values.dtype != torch.float64 and values.device.type == "cpu":
         rows: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float32)
         total = rows.double().square().sum()
-        if float(total) > 1e-30 * values.numel():  # else squares may have underflowed
+        if math.isfinite(total) and float(total) > 1e-30 * values.numel():  # else squares left float32
             return total
     norm: Tensor = torch.linalg.vector_norm(values, dtype=torch.float64)
     return norm.square()
@@ -272,3 +302,15 @@ def _is_distributed() -> bool:
 
 def _state_of(gradient: Tensor) -> tuple[int, int]:
     return gradient.data_ptr() if not gradient.is_sparse else 0, gradient._version
+
+
+def _corner(p: Tensor, gradient: Tensor | None) -> Tensor:
+    """Return a few entries of a gradient, zeros where there is none: a mean over ranks shows in any."""
+    if gradient is None or gradient.is_sparse:
+        return torch.zeros_like(p[(slice(2),) * p.ndim], memory_format=torch.contiguous_format).flatten()
+    return gradient.detach()[(slice(2),) * p.ndim].flatten().clone()
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """Return the share of a squared norm that may be rounding: in half precision errors average out."""
+    return max(torch.finfo(dtype).eps ** 2, 4 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps)

@@ -1,5 +1,6 @@
 """The noise scale, read off the single examples of a training loop's own backward passes."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -60,45 +61,55 @@ class ExampleMeter(Meter):
 
     def __init__(self, model: nn.Module, *, population: int = 0, every: int = 1) -> None:
         refuse_coupled_examples(model)
-        self._model, self._checks = model, 0
+        self._checks = 0
         self._modules = recordable(model)
         super().__init__(model, population, every)
         covered = {name for key, module in self._modules.items() for name in _names(key, module)}
         self._leave_out(self._parameters.keys() - covered, "belong to layers without a rule")
         self._handles.append(model.register_forward_pre_hook(uncompiled(self._begin), with_kwargs=True))
-        self._handles.append(model.register_forward_hook(uncompiled(self._see_outputs)))
         for name, module in self._modules.items():
             self._handles.append(module.register_forward_hook(self._recorder(name), with_kwargs=True))
+        self._handles.append(model.register_forward_hook(uncompiled(self._see_outputs)))
 
     @override
     def _forget_gradients(self) -> None:
         super()._forget_gradients()
         self._passes: list[_Pass] = []
-        self._current: _Pass | None = None
+        self._open: _Pass | None = None  # from the model's forward pass
+        self._current: _Pass | None = None  # in backward
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._is_due and torch.is_grad_enabled() and module is self._model:
             inputs: Any = kwargs if kwargs and not args else args
-            self._passes.append(_Pass(inputs, bool(args and kwargs), RandomState.now()))
+            self._open = _Pass(inputs, bool(args and kwargs), RandomState.now())
+            self._passes.append(self._open)
 
     @override
-    def _take(self, name: str, found: Any) -> None:
+    def _take(self, name: str, p: Tensor, gradient: Tensor) -> None:
         if self._current is not None:
             self._current.is_accumulated = True
 
-    def _see_outputs(self, module: nn.Module, args: Any, outputs: Any) -> None:
-        if self._passes and torch.is_grad_enabled() and module is self._model:
-            for i, leaf in enumerate(pytree.tree_leaves(outputs)):
-                if isinstance(leaf, Tensor) and leaf.requires_grad:
-                    leaf.register_hook(self._passes[-1].receiver(i))
+    def _see_outputs(self, module: nn.Module, args: Any, outputs: Any) -> Any:
+        found = self._open
+        if found is None or not torch.is_grad_enabled() or module is not self._model:
+            return None
+        self._open = None
+        leaves, form = pytree.tree_flatten(outputs)
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        for i in places:
+            if len(places) > 1:  # one output may be made of another, whose gradient is not the loss's alone
+                leaves[i] = leaves[i].view_as(leaves[i])
+            leaves[i].register_hook(found.receiver(i))
+        return pytree.tree_unflatten(leaves, form) if len(places) > 1 else None
 
     def _recorder(self, name: str) -> Callable[..., None]:
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            found = self._open
             is_own = module is self._modules[name]  # not that of a copy
-            if not (is_own and self._passes and torch.is_grad_enabled() and output.requires_grad):
+            if found is None or not (is_own and torch.is_grad_enabled() and output.requires_grad):
                 return
             (inputs,) = args or kwargs.values()
-            call, found = Call(inputs.detach(), inputs._version), self._passes[-1]
+            call = Call(inputs.detach(), inputs._version)
             found.calls.setdefault(name, []).append(call)
 
             def receive(gradient: Tensor) -> None:
@@ -123,10 +134,10 @@ class ExampleMeter(Meter):
         if (n := found.num_examples) < 2:
             raise ConfigError(f"a step of {n} example has no variance; use batches of at least 2.")
         sums = self._sums(found)
-        if self._is_check_due():
+        if self._checks & (self._checks + 1) == 0 and math.isfinite(sum(map(float, sums.values()))):
             self._check(found, sums)
         small = {name: value * (n / loss_scale**2) for name, value in sums.items()}  # mean of |n c|^2
-        self._take_in(small, 1 / loss_scale, n * world_size(), 1)
+        self._checks += self._take_in(small, 1 / loss_scale, n * world_size(), 1)
 
     def _sums(self, found: "_Pass") -> dict[str, Tensor]:
         """Return the sum over examples of squared norms, by parameter; what does not fit is left out."""
@@ -146,10 +157,6 @@ class ExampleMeter(Meter):
                 call.convert(torch.promote_types(call.b.dtype, torch.float32))
             sums |= {key: value for key, value in _squares(layer) if key in self._parameters}
         return sums
-
-    def _is_check_due(self) -> bool:
-        self._checks += 1
-        return self._checks & (self._checks - 1) == 0
 
     def _check(self, found: "_Pass", sums: Mapping[str, Tensor]) -> None:
         """Compare with verified per-example gradients of the same pass."""

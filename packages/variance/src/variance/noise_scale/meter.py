@@ -76,7 +76,7 @@ class NoiseMeter(Meter):
             raise ConfigError(f"norms_every is {norms_every}; it must be at least 0.")
         self.micro_batch_size, self.norms_every, self._divided = micro_batch_size, norms_every, divided
         self._norms: list[Tensor] = []
-        self._knows_sizes, self._model = False, model
+        self._axis: int | None = None
         super().__init__(model, population, every)
         self._handles.append(model.register_forward_pre_hook(uncompiled(self._see_inputs), with_kwargs=True))
 
@@ -85,22 +85,18 @@ class NoiseMeter(Meter):
         super()._forget_gradients()
         self._squares: dict[str, list[Tensor]] = {}
         self._differences: dict[str, list[Tensor]] = {}
-        self._shapes: list[tuple[int, ...]] = []
+        self._shapes: list[tuple[int, ...]] = []  # of the inputs of each forward pass
+        self._arrived_from: list[tuple[int, ...]] = []  # of the last forward pass before each micro-batch
 
     @override
-    def _read(self, name: str, p: Tensor, gradient: Tensor) -> tuple[Tensor, list[Tensor] | None]:
-        norms = None
-        if p.grad is not None and len(self._squares.get(name, ())) == 1 and self._norms_are_due:
-            difference = dense(gradient.detach()) - dense(p.grad.detach())
-            norms = [norm(difference) for norm in NORMS.values()]
-        return squared_norm(gradient), norms
-
-    @override
-    def _take(self, name: str, found: tuple[Tensor, list[Tensor] | None]) -> None:
-        square, norms = found
-        self._squares.setdefault(name, []).append(square)
-        if norms is not None:
-            self._differences[name] = norms
+    def _take(self, name: str, p: Tensor, gradient: Tensor) -> None:
+        squares = self._squares.setdefault(name, [])
+        if p.grad is not None and len(squares) == 1 and self._norms_are_due:
+            difference = dense(gradient) - dense(p.grad.detach())
+            self._differences[name] = [norm(difference) for norm in NORMS.values()]
+        squares.append(squared_norm(gradient))
+        if len(squares) > len(self._arrived_from):
+            self._arrived_from += self._shapes[-1:]
 
     def _see_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._is_due and torch.is_grad_enabled() and module is self._model:
@@ -139,19 +135,19 @@ class NoiseMeter(Meter):
 
     def _is_even(self, micro: int) -> bool:
         """Whether all micro-batches have the given size, as far as the model's inputs tell."""
-        if len(self._shapes) != micro:
-            return True
-        fits = [self.micro_batch_size in shape for shape in self._shapes]
-        if not self._knows_sizes and not any(fits):
-            if self._count == 0:
-                warnings.warn(
-                    f"the model's inputs begin with axes of {self._shapes[0]}, none of which is "
-                    f"micro_batch_size={self.micro_batch_size}, the examples of one backward pass.",
-                    stacklevel=4,
-                )
-            return True
-        self._knows_sizes = True
-        return all(fits)
+        shapes = self._shapes if len(self._shapes) == micro else self._arrived_from
+        fits = [[shape[axis : axis + 1] == (self.micro_batch_size,) for shape in shapes] for axis in (0, 1)]
+        if self._axis is None:
+            self._axis = next((axis for axis in (0, 1) if any(fits[axis])), None)
+        if self._axis is not None:
+            return all(fits[self._axis])
+        if shapes and self._count == 0:
+            warnings.warn(
+                f"the model's inputs begin with axes of {shapes[0]}, none of which is "
+                f"micro_batch_size={self.micro_batch_size}, the examples of one backward pass.",
+                stacklevel=4,
+            )
+        return True
 
     def _norms_of_step(self, micro: int, unit: float, ranks: int) -> Tensor:
         """Return n and the norm of the step's mean, by norm and parameter: (2, norms, parameters)."""
