@@ -279,7 +279,7 @@ def squared_norm(gradient: Tensor) -> Tensor:
         True
     """
     values = gradient.detach().coalesce().values() if gradient.is_sparse else gradient.detach()
-    if values.numel() <= 65536:
+    if values.numel() <= 4096:
         values = values.double().flatten()
         return torch.dot(values, values)
     if values.ndim > 1 and values.dtype != torch.float64 and values.device.type == "cpu":
