@@ -154,7 +154,8 @@ def unlink_files(app, relative_path, parent_docname, content):
     """Turn a README's links to pictures and code, which are no pages here, into text."""
     if relative_path.name == "README.md":
         text = re.sub(r", \[code\]\([^)]*\)", "", content[0])
-        content[0] = _FILES.sub(r"\1", text).replace("](../../RESULTS.md", "](../results.md")
+        text = _FILES.sub(r"\1", text).replace("](../../RESULTS.md", "](../results.md")
+        content[0] = text.replace("](../../docs/", "](../")
 
 
 def setup(app):
