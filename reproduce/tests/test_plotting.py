@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gdyn_reproduce.plotting import COLOURS, band, house_style, label_curves, new_figure, save_figure
+from gdyn_reproduce.plotting import COLOURS, band, house_style, label_curves, new_figure, plain, save_figure
 
 
 def drawn():
@@ -109,3 +109,17 @@ def test_logarithmic_ticks_are_plain_numbers(tmp_path):
     powers = [text.get_text() for text in axes.get_xticklabels() if text.get_text()]
     assert "100" in powers
     assert any("10^{7}" in label for label in powers)
+
+
+def test_numbers_in_pictures_are_plain_and_not_rounded_to_another_tick(tmp_path):
+    numbers = (0.025, 51984, 0, -0.01, 1e5, 2.1e8, -2e-7)
+    spelled = "0.025", "51980", "0", "-0.01", "$10^{5}$", "$2.1\\cdot10^{8}$", "$-2\\cdot10^{-7}$"
+    assert tuple(map(plain, numbers)) == spelled
+    with house_style():
+        figure, axes = new_figure()
+        axes.plot([0, 100], [-0.01, 0.001])
+        axes.set(xscale="symlog", yscale="log", ylim=(1e-3, 1))
+        save_figure(figure, tmp_path / "figure")
+    assert {"100", "0.001"} <= {
+        tick.get_text() for tick in [*axes.get_xticklabels(), *axes.get_yticklabels()]
+    }

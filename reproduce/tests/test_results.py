@@ -4,7 +4,7 @@ import pytest
 from toy_paper.paper import PAPER
 
 from gdyn_reproduce.ledger import committed
-from gdyn_reproduce.results import BEGIN, DEVIATIONS, END, fill, generated, report_command, tally
+from gdyn_reproduce.results import BEGIN, DEVIATIONS, END, draw, fill, generated, report_command, tally
 from gdyn_reproduce.runs import configure, execute
 from gdyn_reproduce.verdicts import make_verdict
 
@@ -149,3 +149,14 @@ def test_a_readme_that_asks_for_them_gets_the_deviations(checkout):
 def test_missing_markers_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"README\.md lacks the line"):
         fill("no markers", "table", tmp_path / "README.md")
+
+
+def test_a_committed_picture_is_drawn_anew_from_its_numbers(checkout):
+    add_a_run(checkout, "paper")
+    picture = checkout / "packages/toy_paper/results/fig1-paper.png"
+    before = picture.read_bytes()
+    picture.write_bytes(b"")
+    draw(picture.parent, ["fig1-paper"])
+    assert picture.read_bytes() == before
+    with pytest.raises(FileNotFoundError, match="fig2-paper"):
+        draw(picture.parent, ["fig2-paper"])

@@ -136,23 +136,27 @@ def _spread(wanted: list[float], height: float) -> list[float]:
     return places
 
 
+def plain(value: float, digits: int = 4) -> str:
+    """Spell a number for a picture: from 0.001 to 100 000 as it stands, beyond as 2·10⁻⁷."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{float(f'{value:.{digits}g}'):g}"
+    factor, power = f"{value:.{digits - 1}e}".split("e")
+    factor = factor.rstrip("0").rstrip(".") if "." in factor else factor
+    sign, factor = ("-", factor[1:]) if factor.startswith("-") else ("", factor)
+    return f"${sign}{'' if factor == '1' else factor + chr(92) + 'cdot'}10^{{{int(power)}}}$"
+
+
 def _spell_log_ticks(figure: Figure) -> None:
-    """Write the ticks of logarithmic axes as plain numbers from 0.001 to 100 000, as 2·10⁻⁷ beyond."""
+    """Write the ticks of logarithmic axes as plain numbers."""
     from matplotlib.ticker import LogFormatterMathtext
 
     class Plain(LogFormatterMathtext):
         def __call__(self, x: float, pos: Any = None) -> str:
-            label = super().__call__(x, pos)
-            if not label or x == 0:
-                return label
-            if 1e-3 <= abs(x) < 1e5:
-                return f"{x:g}"
-            factor, power = f"{x:.0e}".split("e")
-            return f"$10^{{{int(power)}}}$" if factor == "1" else f"${factor}\\cdot10^{{{int(power)}}}$"
+            return plain(x) if super().__call__(x, pos) else ""
 
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
-            if axis.get_scale() == "log":
+            if axis.get_scale() in ("log", "symlog"):
                 axis.set_major_formatter(Plain())
                 axis.set_minor_formatter(Plain(minor_thresholds=(1, 0.4)))
 

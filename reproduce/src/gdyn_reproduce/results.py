@@ -7,18 +7,19 @@ tallies (every README), and where a README has their markers the deviations. All
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from gdyn_common.storage import atomic_write
+from gdyn_common.storage import atomic_write, read_arrays
 from gdyn_reproduce import benchmark
 from gdyn_reproduce.claims import KINDS, SCALES, Claim, Kind, Scale
 from gdyn_reproduce.ledger import KEY, answer_key, committed, debts, is_stale, notices, refusals
 from gdyn_reproduce.page import caption
-from gdyn_reproduce.records import Record, dump_json, read_record
+from gdyn_reproduce.records import Record, Result, dump_json, parse_record, read_record
 from gdyn_reproduce.registry import Paper, program, resolve
 from gdyn_reproduce.report import PAPER_KINDS, Row, rows
 from gdyn_reproduce.runs import rejudge
@@ -395,10 +396,37 @@ def _spell_tally(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[outcome]} {outcome}" for outcome in TALLIED if counts.get(outcome))
 
 
+def draw(results: Path, names: Iterable[str]) -> None:
+    """Draw committed pictures anew from the committed numbers, for a plot function that has changed.
+
+    Args:
+        results: A package's folder of committed results.
+        names: Which, as ``<figure>-<preset>``.
+
+    Raises:
+        FileNotFoundError: If a record or its numbers are not committed.
+    """
+    from gdyn_reproduce.plotting import house_style, save_figure
+
+    for name in names:
+        body = json.loads((results / f"{name}.json").read_text())
+        record = parse_record(body, body.get("provenance", {}), results)
+        arrays = read_arrays(results / f"{name}.npz")
+        with house_style():
+            picture = resolve(record.header.module).plot(Result(record.measurements, arrays))
+            save_figure(picture, results / name)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check, or with ``--write`` rewrite, every generated file of the checkout around the working folder."""
+    """Check the generated files of the checkout around the working folder.
+
+    ``--write`` rewrites them. ``--draw PACKAGE NAME ...`` draws pictures anew, see `draw`.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     root = Path.cwd()
+    if arguments[:1] == ["--draw"] and len(arguments) > 2:
+        draw(root / "packages" / arguments[1] / "results", arguments[2:])
+        return 0
     files = generated(root)
     if "--write" in arguments:
         for path, expected in files.items():

@@ -52,18 +52,22 @@ def estimate(config: Fig2bConfig) -> Estimate:
 
 
 def plot(result: Result) -> Figure:
-    """Draw the largest exponent, the number of expanding directions, and the last spectrum."""
-    figure, axes = new_figure(1, 3)
+    """Draw the largest exponent and the number of expanding directions, and below them the last spectrum."""
+    figure, axes = new_figure(2, 2, figsize=(6.4, 5.4))
+    for ax in axes[1]:
+        ax.remove()
+    spectrum = figure.add_subplot(axes[0, 0].get_gridspec()[1, :])
     at = result.arrays["at"]
     for seed, (colour, largest, counts, last) in enumerate(
         zip(COLOURS, result.arrays["largest"], result.arrays["counts"], result.arrays["last"], strict=False)
     ):
-        axes[0].plot(at, largest, "o-", color=colour, label=f"seed {seed}")
-        axes[1].plot(at, counts, "o-", color=colour)
-        axes[2].plot(last[np.isfinite(last)], color=colour)
-    axes[0].set(title="largest exponent", xlabel="training steps T", ylabel="per step", ylim=(0, None))
-    axes[1].set(title="expanding directions", xlabel="training steps T", ylabel="count", ylim=(0, None))
-    axes[2].set(title=f"all exponents, T = {at[-1]:g}", xlabel="direction", ylabel="per step")
-    axes[2].axhline(0, color="0.5", linewidth=0.8)
-    axes[0].legend()
+        axes[0, 0].plot(at, largest, "o-", color=colour, label=f"seed {seed}")
+        axes[0, 1].plot(at, counts, "o-", color=colour)
+        spectrum.plot(last[np.isfinite(last)], color=colour)
+    axes[0, 0].set(title="Largest exponent, per step", xlabel="training steps", ylim=(0, None))
+    axes[0, 1].set(title="Number of expanding directions", xlabel="training steps", ylim=(0, None))
+    spectrum.set(title=f"All exponents after {at[-1]:g} steps, per step", xlabel="direction")
+    spectrum.set_yscale("symlog", linthresh=1e-4)  # most are nearly zero
+    spectrum.axhline(0, color="0.5", linewidth=0.8)
+    axes[0, 0].legend()
     return figure

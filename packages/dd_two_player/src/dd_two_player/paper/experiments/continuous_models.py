@@ -139,17 +139,22 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 
 def plot(result: Result) -> Any:
-    """Draw the errors of the models over the step, below and at the edge, and the sharpness."""
-    figure, axes = new_figure(1, 3, figsize=(11.5, 3.4))
-    for ax, regime, title in zip(axes, REGIMES, ("Below the edge", "At the edge of stability"), strict=False):
+    """Draw the errors of the models over the step, below and at the edge, and the sharpness under them."""
+    figure, axes = new_figure(2, 2, figsize=(7.2, 5.8), sharey="row")
+    for ax in axes[1]:
+        ax.remove()
+    sharpness = figure.add_subplot(axes[0, 0].get_gridspec()[1, :])
+    titles = ("Below the edge of stability", "At the edge of stability")
+    for ax, regime, title in zip(axes[0], REGIMES, titles, strict=True):
         errors = result.arrays[f"{regime}/errors"]
         steps = np.linspace(0, result.arrays[f"{regime}/scaled"].shape[1] - 1, errors.shape[1])
         for model in range(3):
-            ax.loglog(steps + 1, _finite(np.median(errors[..., model], axis=0)), "o-", label=MODELS[model])
-        ax.set(title=title, xlabel="step", ylabel="error of one step, in steps")
-        label_curves(ax)
-        axes[2].plot(result.arrays[f"{regime}/scaled"][0], label=title.lower())
-    axes[2].axhline(2, color="0.6", linestyle="--")
-    axes[2].set(title="Sharpness, first seed", xlabel="step", ylabel="rate times largest eigenvalue")
-    axes[2].legend()
+            ax.semilogy(steps, _finite(np.median(errors[..., model], axis=0)), "o-", label=MODELS[model])
+        ax.set(title=title, xlabel="step")
+        sharpness.plot(result.arrays[f"{regime}/scaled"][0], label=title.lower())
+    axes[0, 0].set_ylabel("error of one step / its length")
+    label_curves(axes[0, 1])
+    sharpness.axhline(2, color="0.6", linestyle="--")
+    sharpness.set(title="Learning rate times sharpness (dashed: 2), first seed", xlabel="step")
+    sharpness.legend()
     return figure

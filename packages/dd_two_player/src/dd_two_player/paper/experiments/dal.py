@@ -11,7 +11,7 @@ import numpy as np
 from dd_two_player.paper.digits_network import descend, digits_network
 from dd_two_player.paper.experiment_config import DalStudyConfig
 from dd_two_player.principal_flow import dal, exact_hvp
-from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.plotting import label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
 
@@ -52,19 +52,17 @@ def compute(config: DalStudyConfig, run: Run) -> Result:
 
 def plot(result: Result) -> Any:
     """Draw losses of the quadratic and of the network."""
-    figure, axes = new_figure(1, 2, figsize=(8.2, 3.4))
+    figure, axes = new_figure(1, 2)
     for number, arm in enumerate(ARMS):
         path = result.arrays[f"quadratic_{arm}"]
-        axes[0].semilogy(np.where(np.isfinite(path), path, np.nan), label=LABELS[arm])
-        for name, losses in result.arrays.items():
-            if name.startswith(f"network_{arm}_") and name.rpartition("_")[0] == f"network_{arm}":
-                axes[1].semilogy(losses, color=f"C{number}", linewidth=0.8)
-    axes[0].set(title="quadratic, rate beyond 2 / sharpness", ylim=(1e-6, 1e6))
-    axes[1].set(title="two-layer network on digits")
-    for ax in axes:
-        ax.set_xlabel("step")
-    axes[0].set_ylabel("loss")
-    axes[0].legend()
+        axes[0].semilogy(np.where(np.isfinite(path), path, np.nan))
+        runs = [v for name, v in result.arrays.items() if name.rpartition("_")[0] == f"network_{arm}"]
+        for seed, losses in enumerate(runs):
+            label = "_" if seed else LABELS[arm]
+            axes[1].semilogy(losses, color=f"C{number}", linewidth=0.8, label=label)
+    axes[0].set(title="Quadratic, rate beyond 2 / sharpness", xlabel="step", ylabel="loss", ylim=(1, 1e6))
+    axes[1].set(title="Two-layer network on digits", xlabel="step")
+    label_curves(axes[1])
     return figure
 
 

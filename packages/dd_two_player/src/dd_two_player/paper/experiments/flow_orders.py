@@ -50,11 +50,17 @@ def compute(config: FlowOrdersConfig, run: Run) -> Result:
 def plot(result: Result) -> Any:
     """Draw the geometric mean of the errors against the rate."""
     figure, axes = new_figure()
+    names = {"gradient_flow": "gradient flow", "igr": "IGR flow", "third_order": "third-order flow"}
     for name, errors in zip(MODELS, result.arrays["errors"], strict=True):
         axes.loglog(
-            result.arrays["rates"], np.exp(np.log(errors).mean(0)), "o-", label=name.replace("_", " ")
+            result.arrays["rates"],
+            np.exp(np.log(errors).mean(0)),
+            "o-",
+            label=names.get(name, f"{name} flow"),
         )
-    axes.set(title="Error of one step of each continuous model", xlabel="learning rate", ylabel="local error")
+    axes.set(
+        title="Error of one step of each continuous model", xlabel="learning rate", ylabel="error of one step"
+    )
     label_curves(axes)
     return figure
 

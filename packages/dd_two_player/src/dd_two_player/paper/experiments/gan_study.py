@@ -38,37 +38,35 @@ def plot(result: Result) -> Any:
     arms = list(dict.fromkeys(label.partition("@")[0] for label in labels))
     rates = {arm: [at for name, _, at in (x.partition("@") for x in labels) if name == arm] for arm in arms}
     pairs = rates[arms[0]]
-    rows = 1 + (len(arms) > 4)
-    columns = -(-len(arms) // rows)
-    figure, axes = new_figure(
-        rows,
-        1 + columns,
-        figsize=(4.5 + 2.2 * columns, 1.2 + 2.6 * rows),
-        squeeze=False,
-        gridspec_kw={"width_ratios": [2, *[1] * columns]},
-    )
-    for ax in axes[:, 0]:
-        ax.remove()
-    for ax in axes[:, 1:].flat:
+    if len(arms) <= 4:  # distances on the left, samples in two columns beside them
+        figure, axes = new_figure(2, 3, figsize=(7.8, 4.6), gridspec_kw={"width_ratios": [1.6, 1, 1]})
+        plane_at, sheets = np.s_[:, 0], axes[:, 1:]
+    else:  # distances on top, samples in four columns under them
+        below = -(-len(arms) // 4)
+        figure, axes = new_figure(1 + below, 4, figsize=(7.8, 3.4 + 2.3 * below))
+        plane_at, sheets = np.s_[0, :], axes[1:]
+    for ax in axes.flat:
         ax.set_axis_off()
-    plane = figure.add_subplot(axes[0, 0].get_gridspec()[:, 0])
-    for i, (arm, ax) in enumerate(zip(arms, axes[:, 1:].flat, strict=False)):
+    plane = figure.add_subplot(axes[0, 0].get_gridspec()[plane_at])
+    for i, (arm, ax) in enumerate(zip(arms, sheets.flat, strict=False)):
         distances, last = result.arrays["distances"][i], rates[arm][-1]
         _plot_distances(plane, distances, 0.6 * ((i + 0.5) / len(arms) - 0.5), f"C{i}")
         ax.imshow(_tiled(result.arrays[f"{arm}@{last}/pictures"]), cmap="gray", vmin=0, vmax=1)
         lost = int((~np.isfinite(distances)).sum())
-        note = f"\n{lost} of {distances.size} runs not finite" if lost else ""
-        ax.set_title(f"{arm.replace('_', ' ')}\nat {last}{note}", color=f"C{i}", fontsize="medium")
+        note = f"\n{lost} of {distances.size} not finite" if lost else ""
+        ax.set_title(f"{arm.replace('_', ' ')}, {last}{note}", color=f"C{i}")
     untrained = float(result.arrays["untrained"].mean())
-    plane.axhline(untrained, color="0.5", linestyle="--", linewidth=0.8, label="untrained")
+    plane.axhline(untrained, color="0.5", linestyle="--", linewidth=0.8)
+    plane.annotate(
+        "untrained", (0.99, untrained), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+    )
     plane.set_xticks(range(len(pairs)), pairs)
     plane.set(
+        title="Frechet distance of samples from data",
         xlabel="learning rates, discriminator:generator",
-        ylabel="Frechet classifier distance",
         yscale="log",
         xlim=(-0.5, len(pairs) - 0.5),
     )
-    plane.legend(fontsize="small")
     return figure
 
 

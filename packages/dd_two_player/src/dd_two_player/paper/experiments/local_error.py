@@ -54,16 +54,19 @@ def plot(result: Result) -> Any:
     orders = result.arrays["orders"]
     for number, (convention, values) in enumerate(zip(CONVENTIONS, orders, strict=True)):
         shift = 0.12 * (number - 1.5)
-        axes.plot(np.arange(len(SETTINGS)) + shift, values.mean(1), "o", label=convention)
-    labels = [f"{scheme}\n{first} first\n{n[0]}, {n[1]} updates" for scheme, first, n in SETTINGS]
-    labels[0] = labels[0].replace("disc first", "")
+        label = "without drift" if convention == "none" else f"drift, {convention} convention"
+        axes.plot(np.arange(len(SETTINGS)) + shift, values.mean(1), "o", label=label)
+    labels = []
+    for scheme, first, n in SETTINGS:
+        turn = "" if scheme == "simultaneous" else f"\n{first} first"
+        labels.append(f"{scheme}\n{n[0]}, {n[1]} updates{turn}")
     axes.set_xticks(range(len(SETTINGS)), labels)
     axes.set(
-        title="Order of the error of one step, without drift (none) and with it",
-        ylabel="order in the learning rate",
-        ylim=(1.5, 3.5),
+        title="Order in the learning rate of the error of one step",
+        ylabel="order",
+        ylim=(1.5, 3.75),
     )
-    axes.legend(title="convention of the drift", ncols=4, loc="upper center")
+    axes.legend(ncols=2, loc="upper center")
     return figure
 
 

@@ -104,13 +104,19 @@ def plot(result: Result) -> Any:
     """Draw geometric means over seeds of the errors against the rate, one panel per game."""
     rates = result.arrays["rates"]
     games = {k.partition("/")[0]: v for k, v in result.arrays.items() if k.endswith("/errors")}
-    figure, axes = new_figure(1, len(games), figsize=(2.9 * len(games) + 2, 3), squeeze=False, sharey=True)
+    figure, axes = new_figure(
+        1, len(games), figsize=(2.1 * len(games) + 2.2, 3.4), squeeze=False, sharey=True
+    )
     for (name, errors), ax in zip(games.items(), axes[0], strict=True):
         for k, label in enumerate(LABELS.values()):
             ax.loglog(rates, np.exp(np.log(errors[:, k]).mean(0)), "o-", label=label)
-        ax.set(xlabel="rate of the discriminator", title=f"{name} losses")
-    axes[0, 0].set_ylabel("distance from the reference at the end")
+        ax.set_title(f"{name} losses")
+    axes[0, 0].set_ylabel("distance at the end")
     label_curves(axes[0, -1])
+    figure.suptitle(
+        "Descent of three GANs: distance from the flow it is compared with", x=0.01, ha="left", size=10
+    )
+    figure.supxlabel("learning rate of the discriminator", size=10)
     return figure
 
 

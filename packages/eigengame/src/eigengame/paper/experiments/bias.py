@@ -72,9 +72,11 @@ def plot(result: Result) -> Figure:
     """Draw the relative error against the number of parts."""
     figure, axis = new_figure()
     for colour, name in zip(COLOURS, DIRECTIONS, strict=False):
-        band(axis, result.arrays["parts"], np.maximum(result.arrays[name], 1e-17), name, colour)
+        several = result.arrays["parts"] > 1  # one part is the whole batch, without any error
+        errors = np.maximum(result.arrays[name][:, several], 1e-17)
+        band(axis, result.arrays["parts"][several], errors, name, colour)
     axis.set(
-        title="Error of the mean of directions taken over parts of a batch",
+        title="Mean of the directions of parts of a batch, against the direction of the whole",
         xscale="log",
         yscale="log",
         xlabel="parts of the batch",

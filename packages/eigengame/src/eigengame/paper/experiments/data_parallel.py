@@ -28,7 +28,7 @@ from eigengame.optax_transforms import normalize_rows
 from eigengame.paper.config import ComputeOptions, check_positive, on_device, per_seed
 from eigengame.paper.synthetic import symmetric_matrix
 from gdyn_common.seeding import generator, named_seed
-from gdyn_reproduce.plotting import COLOURS, band, new_figure
+from gdyn_reproduce.plotting import COLOURS, band, label_curves, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
 
@@ -95,9 +95,10 @@ def plot(result: Result) -> Figure:
         for colour, copies in zip(COLOURS, result.arrays["copies"], strict=False):
             label = "1 copy" if copies == 1 else f"{copies} copies"
             band(axis, result.arrays["steps"], result.arrays[f"{method}/{copies}"], label, colour)
-        title = {"mu": "mu", "alpha_local": "alpha, penalties formed locally"}.get(method, method)
+        title = {"mu": "mu", "alpha_local": "alpha, penalties of each copy"}.get(method, method)
         axis.set(title=title, xlabel="step", yscale="log")
-        axis.legend()
+    for axis in axes:  # whose limits are shared, hence known only now
+        label_curves(axis)
     axes[0].set_ylabel("subspace distance")
     return figure
 

@@ -97,20 +97,25 @@ def compute(config: ImagesConfig, run: Run) -> Result:
 def plot(result: Result) -> Figure:
     """Draw streak (top) and subspace distance (bottom), a column per batch size."""
     sizes = sorted({int(name.split("/")[0]) for name in result.arrays}, reverse=True)
-    figure, axes = new_figure(2, len(sizes), squeeze=False, sharex="col", sharey="row")
+    figure, axes = new_figure(
+        2, len(sizes), squeeze=False, sharex="col", sharey="row", figsize=(2.7 * len(sizes), 5.2)
+    )
     for column, size in enumerate(sizes):
         steps = result.arrays[f"{size}/steps"]
         for row, metric in enumerate(("streak", "distance")):
             names = [name for name in result.arrays if name.startswith(f"{size}/") and name.endswith(metric)]
             for colour, name in zip(COLOURS, names, strict=False):
-                method = name.split("/")[1]
-                factor = float(result.arrays[f"{size}/{method}/factor"])
-                band(axes[row, column], steps, result.arrays[name], f"{method}, rate x {factor:g}", colour)
-        axes[0, column].set_title(f"batches of {size}")
+                band(axes[row, column], steps, result.arrays[name], name.split("/")[1], colour)
+        factors = (
+            f"{float(result.arrays[name]):.2g}"
+            for name in result.arrays
+            if name.startswith(f"{size}/") and name.endswith("/factor")
+        )
+        axes[0, column].set_title(f"Batches of {size},\nrates x {', '.join(factors)}", fontsize=9)
         axes[1, column].set(xlabel="step", yscale="log")
-        axes[0, column].legend()
     axes[0, 0].set_ylabel("longest correct streak")
     axes[1, 0].set_ylabel("subspace distance")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=8)
     return figure
 
 

@@ -145,7 +145,9 @@ def compute(config: PassesConfig, run: Run) -> Result:
 def plot(result: Result) -> Figure:
     """Draw the median passes to every target, a panel per data set; those that beat us stand on top."""
     datasets = list(dict.fromkeys(name.split("/")[0] for name in result.arrays))
-    figure, axes = new_figure(len(datasets), 1, figsize=(6.4, 2.1 * len(datasets)), squeeze=False)
+    figure, axes = new_figure(
+        len(datasets), 1, figsize=(6.4, 2.0 * len(datasets)), squeeze=False, sharex=True
+    )
     for axis, dataset in zip(axes[:, 0], datasets, strict=True):
         medians = {name: np.median(result.arrays[f"{dataset}/{name}"], axis=0) for name in METHODS}
         order = sorted(METHODS, key=lambda name: medians[name][0])
@@ -157,9 +159,10 @@ def plot(result: Result) -> Figure:
                 color=colour,
                 label=target,
             )
-        axis.set(xscale="log", title=dataset, yticks=range(len(order)), yticklabels=order)
+        title = {"gap5": "variances 5 % apart", "geometric": "geometric spectrum"}.get(dataset, dataset)
+        axis.set(xscale="log", title=title, yticks=range(len(order)), yticklabels=order)
         axis.invert_yaxis()
-    axes[-1, 0].set_xlabel("passes over the data")
+    axes[-1, 0].set_xlabel(f"passes over the data ({LIMIT}: never)")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=len(TARGETS))
     return figure
 

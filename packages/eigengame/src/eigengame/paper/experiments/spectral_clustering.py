@@ -64,6 +64,7 @@ def plot(result: Result) -> Figure:
     """Draw the accuracy over the steps."""
     figure, axis = new_figure()
     band(axis, result.arrays["steps"], result.arrays["accuracy"], "", COLOURS[0])
+    axis.lines[-1].set_marker("o")
     axis.set(
         title="Nodes that k-means puts into the right block, from vectors found edge by edge",
         xlabel="step",

@@ -71,24 +71,27 @@ def compute(config: LandscapeConfig, run: Run) -> Result:
 
 
 def plot(result: Result) -> Figure:
-    """Draw the landscapes: exact dashed, sampled solid, a colour per parent."""
+    """Draw the landscapes: exact dashed, sampled solid, a colour per size of the parent's error."""
     figure, axes = new_figure(1, 2)
+    sizes = sorted({abs(float(degrees)) for degrees in result.arrays["parents"]})
     for axis, kind in zip(axes, KINDS, strict=True):
-        for colour, degrees, sampled, exact in zip(
-            COLOURS,
+        for degrees, sampled, exact in zip(
             result.arrays["parents"],
             result.arrays[f"{kind}/sampled"],
             result.arrays[f"{kind}/exact"],
-            strict=False,
+            strict=True,
         ):
-            axis.plot(result.arrays["theta"], sampled, color=colour, label=f"{degrees:g}°")
+            colour = COLOURS[sizes.index(abs(float(degrees))) % len(COLOURS)]
+            label = f"{degrees:g}°" if degrees >= 0 else "_"
+            axis.plot(result.arrays["theta"], sampled, color=colour, label=label)
             axis.plot(result.arrays["theta"], exact, color=colour, linestyle="--")
-        axis.set(xlabel="angle of the child (degrees)", title=f"utility of {kind}")
+        axis.set(xlabel="angle of the second player (degrees)", title=f"Its utility under {kind}")
     figure.legend(
         *axes[0].get_legend_handles_labels(),
         loc="outside upper left",
-        ncols=len(result.arrays["parents"]),
-        title="parent off the first component by (dashed: exact, solid: mean over samples)",
+        ncols=len(sizes),
+        title="First player off, either way, by (dashed: exact; solid: mean over samples)",
+        alignment="left",
     )
     return figure
 

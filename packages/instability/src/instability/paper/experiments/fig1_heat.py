@@ -106,8 +106,8 @@ def plot(result: Result) -> Figure:
             axis.plot(profile, color=colour, label=f"t = {time:g}")
         side = "below" if time_step <= heat.VON_NEUMANN_LIMIT else "above"
         axis.set(xlabel="x", title=f"time step {time_step:g}, {side} the bound 0.5")
-        axis.legend()
     axes[0].set_ylabel("temperature u")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
     return figure
 
 

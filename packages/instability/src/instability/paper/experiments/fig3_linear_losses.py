@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from gdyn_reproduce.plotting import COLOURS, label_curves, new_figure
+from gdyn_reproduce.plotting import COLOURS, label_curves, new_figure, plain
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run
 from instability.paper import linear_runs
@@ -57,13 +57,13 @@ def plot(result: Result) -> Figure:
     middle = np.sqrt(low * high)
     figure, axes = new_figure(1, 2)
     for axis, chosen, title in (
-        (axes[0], arrays["weight_decays"] < middle, f"around the lower bound {low:.4g}"),
-        (axes[1], arrays["weight_decays"] >= middle, f"around the upper bound {high:.4g}"),
+        (axes[0], arrays["weight_decays"] < middle, f"around the lower bound {plain(low)}"),
+        (axes[1], arrays["weight_decays"] >= middle, f"around the upper bound {plain(high)}"),
     ):
         for colour, i in zip(COLOURS, np.flatnonzero(chosen), strict=False):
             style = "-" if arrays["stable"][i] else "--"
             losses = arrays["losses"][i] / arrays["losses"][i][0]
-            axis.plot(losses, style, color=colour, label=f"{arrays['weight_decays'][i]:.4g}")
+            axis.plot(losses, style, color=colour, label=plain(arrays["weight_decays"][i]))
         axis.set(
             xlabel="iteration",
             yscale="log",

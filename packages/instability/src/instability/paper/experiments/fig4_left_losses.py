@@ -88,22 +88,30 @@ def estimate(config: Fig4LeftConfig) -> Estimate:
 
 
 def plot(result: Result) -> Figure:
-    """Draw the losses on logarithmic axes."""
+    """Draw the losses on logarithmic axes; from iteration 60 on the range of those that oscillate."""
     arrays = result.arrays
     edge, decay_bound = arrays["bounds"]
     figure, axis = new_figure(figsize=(6.4, 4.2))
     low, high = np.nanmin(arrays["losses"]) / 2, arrays["losses"][:, 0].max() * 1e3
     drawn = np.minimum(arrays["losses"], 10 * high)
+    at = np.arange(1, drawn.shape[1] + 1)
+    early = at <= 60
     for colour, rate, losses in zip(COLOURS, arrays["learning_rates"], drawn, strict=False):
         style = "-" if rate < edge else "--" if rate <= decay_bound else ":"
-        axis.plot(
-            np.arange(1, len(losses) + 1), losses, style, color=colour, label=f"{rate:.3g}", linewidth=1
-        )
+        late = losses[~early]
+        oscillates = late.size and np.nanmax(late) > 1.05 * np.nanmin(late) and rate <= decay_bound
+        line = np.where(early, losses, np.nan) if oscillates else losses
+        axis.plot(at, line, style, color=colour, label=f"{rate:.3g}", linewidth=1)
+        if oscillates:
+            axis.fill_between(at[~early], late.min(), late.max(), color=colour, alpha=0.25, linewidth=0)
     axis.set(xlabel="iteration", ylabel="loss", xscale="log", yscale="log")
     axis.set_ylim(low, high)
-    axis.set_title(
-        "Loss of one convolutional layer, by learning rate\n"
-        f"(dashed: above 2 / sharpness = {edge:.4g}; dotted: above 2 / weight decay = {decay_bound:.3g})"
+    figure.suptitle(
+        "Loss of one convolutional layer (shaded: range of an oscillation)\n"
+        f"dashed: rate above {edge:.3g} = 2 / sharpness; dotted: above {decay_bound:.3g} = 2 / weight decay",
+        x=0.01,
+        ha="left",
+        fontsize=10,
     )
     axis.legend(title="learning rate", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -127,11 +127,11 @@ def plot(result: Result) -> Figure:
         yscale="log",
         ylim=(1e-17, 10),
         xlim=(0, 200),
-        title="from rounding up (dotted: predicted)",
+        title="Distance of two copies (dotted: predicted)",
     )
     handles = axes[0].get_legend_handles_labels()
     axes[1].legend(*handles, title="rate", loc="center left", bbox_to_anchor=(1, 0.5))
-    axes[1].set(xlabel="iteration", ylim=(0, 2), title=f"mean over {window} iterations")
+    axes[1].set(xlabel="iteration", ylim=(0, 2), title=f"The same, mean over {window} iterations")
     return figure
 
 

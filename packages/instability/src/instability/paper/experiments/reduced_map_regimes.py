@@ -115,7 +115,7 @@ def plot(result: Result) -> Figure:
     figure, axes = new_figure(2, 1, sharex=True, figsize=(6.4, 6.0))
     grid = np.broadcast_to(arrays["grid"], arrays["attractor"].shape)
     axes[0].plot(grid.ravel(), arrays["attractor"].ravel(), ",", color="black", alpha=0.4, rasterized=True)
-    axes[0].set(ylabel="c after 1100 steps")
+    axes[0].set(ylabel="weight c after 1100 steps")
     axes[1].axhline(0, color="0.5", linewidth=0.8)
     axes[1].plot(arrays["grid"], arrays["curve"], linewidth=0.8)
     axes[1].plot(arrays["learning_rates"], arrays["exponents"], "o", markersize=4)

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from gdyn_reproduce.plotting import new_figure
+from gdyn_reproduce.plotting import new_figure, plain
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Estimate, Run
 from instability.paper import linear_runs
@@ -61,7 +61,7 @@ def plot(result: Result) -> Figure:
     figure, axis = new_figure(figsize=(7.2, 3.2))
     axis.axis("off")
     rows = [
-        [f"{decay:.3g}", "stable" if stable else "unstable", f"{p:.6f}", f"{m:.6f}"]
+        [plain(decay), "stable" if stable else "unstable", f"{p:.6f}", f"{m:.6f}"]
         for decay, stable, p, m in zip(
             arrays["weight_decays"], arrays["stable"], arrays["predicted"], arrays["measured"], strict=True
         )
@@ -76,5 +76,5 @@ def plot(result: Result) -> Figure:
         if row and not arrays["stable"][row - 1]:
             cell.set_facecolor("#FBE3D6")
     low, high = arrays["bounds"]
-    axis.set_title(f"The map is stable for weight decay from {low:.5g} to {high:.5g}")
+    axis.set_title(f"The map is stable for weight decay from {plain(low, 5)} to {plain(high, 5)}")
     return figure

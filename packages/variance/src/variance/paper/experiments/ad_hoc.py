@@ -237,14 +237,14 @@ def _variances(config: AdHocConfig, seed: int) -> dict[str, np.ndarray]:
 def plot(result: Result) -> Figure:
     """Draw the final loss at equal budget, and the variance that unbiased samplers leave, one dot a seed."""
     a = result.arrays
-    figure, axes = new_figure(1, 2, figsize=(11, 4.5))
+    figure, axes = new_figure(2, 1, figsize=(6.4, 6.4), gridspec_kw={"height_ratios": [2.2, 1]})
     panels = (
-        (axes[0], list(a["names"])[1:], a["loss"][1:] / a["loss"][0], "training loss at equal budget"),
-        (axes[1], list(UNBIASED), a["variance"], "variance of a batch"),
+        (axes[0], list(a["names"])[1:], a["loss"][1:] / a["loss"][0], "Training loss at equal budget"),
+        (axes[1], list(UNBIASED), a["variance"], "Variance of a batch"),
     )
     for ax, names, values, title in panels:
         for row, ratios in enumerate(values):
-            ax.plot(ratios, np.full(len(ratios), row), "o", color=f"C{row % 10}", alpha=0.6)
+            ax.plot(ratios, np.full(len(ratios), row), "o", color="C0", alpha=0.6)
         ax.axvline(1.0, color="k", linestyle=":")
         ax.set(xscale="log", title=f"{title}, plain batches = 1", yticks=range(len(names)), yticklabels=names)
         ax.invert_yaxis()

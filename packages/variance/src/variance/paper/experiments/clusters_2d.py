@@ -124,6 +124,10 @@ def plot(result: Result) -> Figure:
     """Draw examples in input space and in the plane of their two leading gradient components."""
     a = result.arrays
     figure, axes = new_figure(2, 2)
+    axis_names = {
+        "inputs": ("first input", "second input"),
+        "gradients": ("first principal direction", "second"),
+    }
     gradients = a["gradients"] - a["gradients"].mean(0)
     plane = gradients @ np.linalg.svd(gradients, full_matrices=False)[2][:2].T
     for row, form in zip(axes, FORMS, strict=True):
@@ -133,5 +137,14 @@ def plot(result: Result) -> Figure:
                 chosen = (ids == k) & (a["labels"] == label)
                 ax.scatter(*points[chosen].T, marker="o^"[label], s=14, color=f"C{k}")
             ax.scatter(*points[a["flipped"]].T, facecolors="none", edgecolors="k", s=50)
-            ax.set_title(f"{space}, centres: {form}\nvariance ratio {float(a[f'ratio|{form}']):.2f}")
+            ax.set(
+                title=f"{space}, centres: {form}", xlabel=axis_names[space][0], ylabel=axis_names[space][1]
+            )
+        row[1].annotate(
+            f"variance left: {float(a[f'ratio|{form}']):.2f}",
+            (0.98, 0.02),
+            xycoords="axes fraction",
+            ha="right",
+        )
+    figure.suptitle("Colour: cluster; shape: label; circle: flipped label", x=0.01, ha="left", fontsize=10)
     return figure

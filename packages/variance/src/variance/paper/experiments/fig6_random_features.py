@@ -238,15 +238,20 @@ def estimate(config: RandomFeaturesConfig) -> Estimate:
 
 
 def plot(result: Result) -> Figure:
-    """Draw the variance against the ratio for every learning rate; one row per duplicate fraction."""
+    """Draw variance against ratio, a row per fraction of duplicates; with one rate all in one row."""
     a = result.arrays
     rates, fractions = a["learning_rates"], a["fractions"]
-    figure, axes = new_figure(len(fractions), len(rates), squeeze=False)
+    turned = len(rates) == 1
+    rows, columns = (len(rates), len(fractions)) if turned else (len(fractions), len(rates))
+    figure, axes = new_figure(
+        rows, columns, squeeze=False, figsize=(2.4 * columns + 1.4, 3.3 * rows), sharey="row"
+    )
     for (i, fraction), (j, rate) in ((x, y) for x in enumerate(fractions) for y in enumerate(rates)):
-        ax = axes[i, j]
+        ax = axes[j, i] if turned else axes[i, j]
         for name in ESTIMATORS:
             ax.plot(a["ratios"], a[f"mean|{name}"][i, j].mean(-1), "o-", label=name, color=COLOURS[name])
-        ax.set(xscale="log", yscale="log", title=f"rate {rate:g}, duplicates {fraction:g}")
+        duplicates = f"{fraction:.0%} duplicates".replace("%", " %") if fraction else "no duplicates"
+        ax.set(xscale="log", yscale="log", title=duplicates if turned else f"rate {rate:g}")
     for ax in axes[-1]:
         ax.set_xlabel("features / examples")
     for ax in axes[:, 0]:

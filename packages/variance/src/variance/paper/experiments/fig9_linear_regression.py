@@ -169,13 +169,20 @@ def estimate(config: LinearRegressionConfig) -> Estimate:
 
 
 def plot(result: Result) -> Figure:
-    """Draw excess loss and variance."""
+    """Draw excess loss and variance; long curves as means over windows, longer than SVRG's period."""
+    from variance.paper.curves import is_zero
+
     figure, axes = new_figure(1, 2)
+    window = max(1, len(result.arrays["steps"]) // 60)
+    kept = len(result.arrays["steps"]) // window * window
+    steps = result.arrays["steps"][:kept].reshape(-1, window).mean(1)
     for name in ESTIMATORS:
         for ax, column in zip(axes, ("excess", "avg_var"), strict=True):
-            values = result.arrays[f"{name}|{column}"].mean(0)
-            ax.semilogy(result.arrays["steps"], values, label=name, color=COLOURS[name])
-    axes[0].set(xlabel="step", title="loss above the minimum")
-    axes[1].set(xlabel="step", title="average variance")
-    label_curves(axes[0])
+            values = result.arrays[f"{name}|{column}"].mean(0)[:kept].reshape(-1, window).mean(1)
+            drawn = ~is_zero(values[None])
+            ax.semilogy(steps[drawn], values[drawn], label=name, color=COLOURS[name])
+    axes[0].set(xlabel="step", title="Loss above the minimum")
+    axes[1].set(xlabel="step", title="Average variance")
+    for ax in axes:
+        label_curves(ax)
     return figure

@@ -143,13 +143,16 @@ def plot(result: Result) -> Figure:
     """Draw the map beside rows of examples, clusters in order of their mean loss."""
     a = result.arrays
     order = sorted(np.unique(a["assignment"]), key=lambda k: -a["losses"][a["assignment"] == k].mean())
-    figure, axes = new_figure(1, 2, figsize=(11, 0.42 * len(order) + 1.5))
+    figure, axes = new_figure(
+        1, 2, figsize=(8.4, 0.34 * len(order) + 1.2), gridspec_kw={"width_ratios": [1, 1.1]}
+    )
     for rank, k in enumerate(order):
         chosen = a["assignment"] == k
         axes[0].scatter(*a["map"][chosen].T, s=6, color=f"C{rank % 10}")
     axes[0].scatter(*a["map"][a["corrupted"]].T, s=18, facecolors="none", edgecolors="k", linewidths=0.4)
     method = "t-SNE" if a["is_tsne"] else "principal components"
-    axes[0].set(title=f"gradients, {method} (circles: random label)", xticks=[], yticks=[])
+    axes[0].set_title(f"Gradients ({method}) by cluster;\ncircled: the label is random")
+    axes[0].set_axis_off()
     side = a["images"].shape[1]
     sheet = np.full((len(order) * (side + 1), SHOWN * (side + 1)), a["images"].min())
     for row, k in enumerate(order):
@@ -157,11 +160,13 @@ def plot(result: Result) -> Figure:
             top, left = row * (side + 1), column * (side + 1)
             sheet[top : top + side, left : left + side] = image
     axes[1].imshow(sheet, cmap="gray_r")
-    axes[1].set(title="clusters by falling loss, nearest to the centre first", xticks=[])
+    axes[1].set_title("A row: the digits nearest to a cluster's centre.\nLeft of it: mean loss (size)")
     ticks = [
         f"{a['losses'][a['assignment'] == k].mean():.2g} ({(a['assignment'] == k).sum()})" for k in order
     ]
-    axes[1].set_yticks(np.arange(len(order)) * (side + 1) + side / 2, ticks, fontsize=7)
-    axes[1].set_ylabel("mean loss (size)")
+    axes[1].set_yticks(np.arange(len(order)) * (side + 1) + side / 2, ticks, fontsize=8)
+    axes[1].tick_params(length=0)
+    axes[1].set(xticks=[])
+    axes[1].spines[:].set_visible(False)
     axes[1].grid(False)
     return figure

@@ -96,13 +96,22 @@ def _jitter(inputs: Tensor, source: np.random.Generator) -> Tensor:
 
 
 def plot(result: Result) -> Figure:
-    """Draw the largest difference per estimator (all bars should be empty)."""
+    """Draw the largest difference per estimator (all dots should be at zero)."""
     figure, ax = new_figure()
-    ax.plot(ESTIMATORS, result.arrays["differences"].max(1), "o")
+    largest = result.arrays["differences"].max(1)
+    ax.plot(largest, ESTIMATORS, "o")
+    for value, name in zip(largest, ESTIMATORS, strict=True):
+        ax.annotate(
+            "same bits" if value == 0 else f"{value:.1g}",
+            (value, name),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+        )
     ax.set(
         title="Weights after training with and without measuring the variance",
-        ylabel="largest difference of any weight",
-        ylim=(-1e-10, max(1e-9, 1.1 * result.arrays["differences"].max())),
+        xlabel="largest difference of any weight",
+        xlim=(-1e-10, max(1e-9, 1.1 * largest.max())),
     )
-    ax.tick_params(axis="x", rotation=60)
+    ax.invert_yaxis()
     return figure
