@@ -40,14 +40,15 @@ def plot(result: Result) -> Any:
     pairs = rates[arms[0]]
     if len(arms) <= 4:  # distances on the left, samples in two columns beside them
         figure, axes = new_figure(2, 3, figsize=(7.8, 4.6), gridspec_kw={"width_ratios": [1.6, 1, 1]})
-        plane_at, sheets = np.s_[:, 0], axes[:, 1:]
+        place: Any = np.s_[:, 0]
+        sheets = axes[:, 1:]
     else:  # distances on top, samples in four columns under them
         below = -(-len(arms) // 4)
         figure, axes = new_figure(1 + below, 4, figsize=(7.8, 3.4 + 2.3 * below))
-        plane_at, sheets = np.s_[0, :], axes[1:]
+        place, sheets = np.s_[0, :], axes[1:]
     for ax in axes.flat:
         ax.set_axis_off()
-    plane = figure.add_subplot(axes[0, 0].get_gridspec()[plane_at])
+    plane = figure.add_subplot(axes[0, 0].get_gridspec()[place])
     for i, (arm, ax) in enumerate(zip(arms, sheets.flat, strict=False)):
         distances, last = result.arrays["distances"][i], rates[arm][-1]
         _plot_distances(plane, distances, 0.6 * ((i + 0.5) / len(arms) - 0.5), f"C{i}")
