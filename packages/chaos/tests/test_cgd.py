@@ -35,7 +35,7 @@ def one_step(name="mlp_relu", form="hessian", **options):
     H = LossSurface(model, CE).hessian(None, x, y)
     gradient, before = backward(model, x, y), flat(model)
     pairs = H.eigh()
-    forms = {"hessian": H, "pairs": pairs, "dense": H.dense(), "wV": (pairs.values, pairs.vectors)}
+    forms = {"hessian": H, "pairs": pairs, "dense": H.dense(), "wV": pairs.dense()}
     optimizer.step(forms[form])
     return gradient, (before - flat(model)) / options["lr"], H, optimizer
 
@@ -468,3 +468,14 @@ def test_eigenvalues_that_are_not_finite_change_nothing(value):
     with pytest.raises(FloatingPointError, match="NaN or infinity"):
         CGD([w], lr=0.1).step((torch.tensor([1.0, value]), torch.eye(2)))
     assert not w.any()
+
+
+def test_pairs_of_some_directions_say_that_the_others_are_pruned():
+    model, x, y = golden_network("mlp_relu")
+    pairs = LossSurface(model, CE).hessian(None, x, y).eigh()
+    backward(model, x, y)
+    some = pairs.values[-2:], pairs.vectors[:, -2:]
+    with pytest.warns(UserWarning, match=f"V has 2 of {pairs.n} eigenvectors"):
+        CGD(model.parameters(), lr=0.1, prune_set="pos").step(some)
+    for options in ({"prune_set": "pos", "k": 1}, {"prune_set": "chaotic"}):  # which leave the others alone
+        CGD(model.parameters(), lr=0.1, **options).step(some)

@@ -261,3 +261,39 @@ def test_parameters_without_values_or_on_several_devices_are_refused():
     with pytest.raises(ValueError, match="The parameters are on cpu, meta"):
         LossSurface(model, CE)
     assert LossSurface(model, CE, layers=["0"]).n == 24
+
+
+@pytest.mark.parametrize("loss", [CE, lambda output, y: CE(output, y)], ids=["known", "unknown"])
+def test_a_loader_that_differs_at_its_second_pass_is_refused(loss):
+    class Loader:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            yield from [(x + (self.passes > 1), y)] * 2
+
+    torch.manual_seed(0)
+    x, y = draw(4, 5), classes(4)
+    operator = LossSurface(mlp(), loss).operator(None, Loader())
+    with pytest.raises(ValueError, match="yields other data each time"):
+        operator.matvec(torch.ones(operator.n, dtype=torch.float64))
+
+
+class Own(nn.Sequential):
+    """The same network as code of a user's own, which is guarded in full."""
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, Own])
+def test_guards_are_the_same_for_layers_of_torch_and_for_others(kind):
+    torch.manual_seed(0)
+    model, x, y = kind(*mlp()), draw(4, 5), classes(4)
+    _, H = by_autograd(model, CE, x, y)
+    surface, v = LossSurface(model, CE), torch.linspace(-1, 1, len(H), dtype=torch.float64)
+    operator = surface.operator(None, (x, y))
+    for product in (lambda: surface.hvp(None, x, y, v), lambda: operator.matvec(v)):
+        for around in AROUND.values():
+            with around():
+                assert (product() - H @ v).abs().max() < 1e-14
+    model[1].register_forward_hook(lambda module, inputs, output: output * torch.rand(()).item())
+    with pytest.raises(ValueError, match="random"):
+        surface.hvp(None, x, y, v)

@@ -450,7 +450,7 @@ def test_hooks_that_change_what_is_trained_are_refused_and_others_are_not():
     logging = of(lambda model, optimizer: model[0].weight.register_hook(lambda g: seen.append(g.shape)))
     assert torch.equal(logging.dense(), plain.dense())
     assert seen
-    with pytest.raises(ValueError, match="Hooks on the parameters change the gradient"):
+    with pytest.raises(ValueError, match="Hooks on parameters or modules change the gradient"):
         of(lambda model, optimizer: model[0].weight.register_hook(lambda g: g.clamp(-0.01, 0.01)))
     for prepare in (
         lambda model, optimizer: optimizer.register_step_pre_hook(lambda *_: None),
@@ -494,3 +494,63 @@ def test_equal_exponents_are_all_found(seed):
     run = TrainingMap(surface, SGDRule(0.1), [batch] * 3)
     found = finite_time_exponents(run, 2, seed=seed, tol=1e-6)
     assert found.values.tolist() == pytest.approx([math.log(1.1)] * 2, abs=1e-6)
+
+
+def test_hooks_of_modules_that_change_the_gradient_are_refused_and_others_are_not():
+    def of(hook):
+        model = network()
+        model[2].register_full_backward_hook(hook)
+        return TrainingMap(LossSurface(model, CE), torch.optim.SGD(model.parameters(), lr=0.3), batches(2))
+
+    plain = TrainingMap(LossSurface(network(), CE), SGDRule(0.3), batches(2))
+    assert (of(lambda *_: None).dense() - plain.dense()).abs().max() < 1e-14
+    with pytest.raises(ValueError, match="Hooks on parameters or modules"):
+        of(lambda module, inputs, outputs: tuple(2 * g for g in inputs))
+
+
+class Branches(nn.Module):
+    """The second branch takes part for even numbers of samples."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.a(x) if len(x) % 2 else self.a(x) + self.b(x).tanh()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (torch.optim.SGD, {"lr": 0.3, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
+        (torch.optim.Adam, {"lr": 0.05, "eps": 1e-3, "weight_decay": 0.1, "foreach": True}),
+        (
+            torch.optim.AdamW,
+            {"lr": 0.05, "eps": 1e-3, "weight_decay": 0.1},
+        ),
+    ],
+)
+@pytest.mark.parametrize(("before", "after"), [("55", "55"), ("55", "66"), ("556", "66")])
+def test_parameters_that_an_optimiser_has_reached_never_or_less_often(kind, options, before, after):
+    torch.manual_seed(0)
+    data = {n: (torch.randn(int(n), 4).double(), torch.randint(3, (int(n),))) for n in "56"}
+
+    def train(start, sizes, state=None):
+        model = Branches().double()
+        nn.utils.vector_to_parameters(start.clone(), model.parameters())
+        optimizer = kind(model.parameters(), **options)
+        if state is not None:
+            optimizer.load_state_dict(copy.deepcopy(state))
+        for n in sizes:
+            optimizer.zero_grad()
+            CE(model(data[n][0]), data[n][1]).backward()
+            optimizer.step()
+        return model, optimizer
+
+    model, optimizer = train(flat(Branches().double()), before)
+    state, start = copy.deepcopy(optimizer.state_dict()), flat(model)
+    run = TrainingMap(LossSurface(model, CE), optimizer, [data[n] for n in after])
+    assert (run.end - flat(train(start, after, state)[0])).abs().max() < 1e-12
+    oracle = differences(lambda point: flat(train(point, after, state)[0]), start)
+    assert (run.dense() - oracle).abs().max() < 1e-7 * oracle.abs().max()

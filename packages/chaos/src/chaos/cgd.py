@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
@@ -279,16 +280,27 @@ class CGD(torch.optim.SGD):
                 "optimizer.step(surface.hessian(None, x, y))."
             )
         pairs = as_eigenpairs(curvature, self._n())
+        if self._prunes_null and isinstance(curvature, tuple | list) and len(curvature[0]) < pairs.n:
+            warnings.warn(
+                f"V has {len(curvature[0])} of {pairs.n} eigenvectors, so prune_set={self.prune_set!r} takes "
+                "all other directions for the null space and prunes them. Pass all pairs or the Hessian; if "
+                "the others are zero, pass Eigenpairs, which says so; or give k.",
+                stacklevel=5,
+            )
         if not torch.isfinite(pairs.values).all():
             raise FloatingPointError(
                 f"The curvature is not finite at step {self.num_steps}; nothing was changed."
             )
         return pairs
 
+    @property
+    def _prunes_null(self) -> bool:
+        return self.k is None and self.prune_set != "chaotic" and not self.prune_global
+
     def _direction(self, gradient: Tensor, pairs: Eigenpairs) -> Tensor:
         values = pairs.values
         discard = self.discard_mask(values)
-        with_null = self.k is None and self.prune_set != "chaotic" and not self.prune_global
+        with_null = self._prunes_null
         projected = pairs.project(gradient.to(values.dtype), ~discard, keep_null=not with_null)
         self.last_pairs, self.last_discard = pairs, discard
         self.last_discarded = int(discard.sum())

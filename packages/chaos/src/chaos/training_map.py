@@ -29,6 +29,7 @@ from chaos.o2grad import LossSurface
 from chaos.o2grad.batches import copied, pairs
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.generic import random_normal
+from chaos.o2grad.observation import modules_of
 from chaos.o2grad.parameters import Parameters, all_finite
 from chaos.update_rules import UpdateRule, rule_of
 from gdyn_common.seeding import generator as named_generator
@@ -354,12 +355,14 @@ def _training(
 def _gradient(surface: LossSurface, theta: Tensor, x: Any, y: Any) -> tuple[Tensor, Tensor]:
     """The gradient, and which entries belong to parameters that the batch reaches."""
     _, gradient, reached = surface.value_gradient_reached(theta, x, y)
-    if any(p._backward_hooks for p in surface.model.parameters()):
+    modules = modules_of([surface.model, surface.loss])
+    hooks = [p._backward_hooks for p in surface.model.parameters()]
+    if any(hooks) or any(m._backward_hooks or m._backward_pre_hooks for m in modules):
         plain = surface.value_gradient_reached(theta, x, y, hooks=False)[1]
         if not torch.equal(plain, gradient):
             raise ValueError(
-                "Hooks on the parameters change the gradient, so the tangent of a step does not follow from "
-                "the loss. Remove them, and pass a rule whose step does what they do."
+                "Hooks on parameters or modules change the gradient, so the tangent of a step does not "
+                "follow from the loss. Remove them, and pass a rule whose step does what they do."
             )
     return gradient, reached
 

@@ -61,7 +61,7 @@ class SGDRule:
     weight_decay: float | Tensor = 0.0
     nesterov: bool = False
     maximize: bool = False
-    steps_before: int = 0
+    steps_before: int | Tensor = 0
 
     @property
     def slots(self) -> int:
@@ -76,8 +76,8 @@ class SGDRule:
         """As documented by PyTorch: the first velocity is not dampened."""
         d = (-gradient if self.maximize else gradient) + self.weight_decay * theta
         if self.momentum:
-            first = t + self.steps_before == 0
-            velocity = d if first else self.momentum * state[0] + (1 - self.dampening) * d
+            first = torch.as_tensor(t + self.steps_before == 0, device=d.device)
+            velocity = torch.where(first, d, self.momentum * state[0] + (1 - self.dampening) * d)
             d, state = d + self.momentum * velocity if self.nesterov else velocity, velocity[None]
         return theta - _at(self.lr, t) * d, state
 
@@ -99,7 +99,7 @@ class AdamRule:
     weight_decay: float | Tensor = 0.0
     decoupled: bool = False
     maximize: bool = False
-    steps_before: int = 0
+    steps_before: int | Tensor = 0
 
     @property
     def slots(self) -> int:
@@ -120,8 +120,9 @@ class AdamRule:
             g = g + self.weight_decay * theta
         m = beta * state[0] + (1 - beta) * g
         v = beta2 * state[1] + (1 - beta2) * g.square()
-        root = torch.where(v > 0, torch.where(v > 0, v, 1.0).sqrt(), 0.0) / (1 - beta2**count) ** 0.5
-        return theta - lr / (1 - beta**count) * m / (root + self.eps), torch.stack([m, v])
+        share, share2 = (_like(1 - b**count, theta) for b in self.betas)  # of the averages that is filled
+        root = torch.where(v > 0, torch.where(v > 0, v, 1.0).sqrt(), 0.0) / share2**0.5
+        return theta - lr / share * m / (root + self.eps), torch.stack([m, v])
 
 
 @dataclass(frozen=True)
@@ -197,21 +198,25 @@ def rule_of(
             raise ValueError(f"The groups differ in {key}; only lr and weight_decay may differ.")
         return values[0]
 
-    def each(key: str) -> Any:
-        values = [float(owner[id(p)][key]) for p in parameters]
+    def each(values: list[Any], dtype: torch.dtype | None = None) -> Any:
+        """One number for all entries, or one for each."""
         if len(set(values)) == 1:
             return values[0]
         return torch.cat(
             [
-                torch.full((p.numel(),), v, dtype=p.dtype, device=p.device)
+                torch.full((p.numel(),), v, dtype=dtype or p.dtype, device=p.device)
                 for p, v in zip(parameters, values, strict=True)
             ]
         )
 
-    rate = each("lr")
+    def option(key: str) -> Any:
+        values = [owner[id(p)][key] for p in parameters]
+        return each([float(v.detach() if isinstance(v, Tensor) else v) for v in values])
+
+    rate = option("lr")
     options: dict[str, Any] = {
         "lr": rate if schedule is None else lambda t: schedule(t) * rate,
-        "weight_decay": each("weight_decay"),
+        "weight_decay": option("weight_decay"),
         "maximize": common("maximize"),
     }
     rule: UpdateRule
@@ -225,19 +230,18 @@ def rule_of(
         decoupled = kind is torch.optim.AdamW or bool(common("decoupled_weight_decay"))
         beta, beta2 = common("betas")
         rule = AdamRule(betas=(float(beta), float(beta2)), eps=common("eps"), decoupled=decoupled, **options)
-    theta = torch.cat([p.detach().reshape(-1) for p in parameters])
-    state = rule.start(theta)
     known = [optimizer.state.get(p, {}) for p in parameters]
-    begun = [bool(s) and s.get(names[0]) is not None for s in known]
-    if any(begun) and rule.slots:
-        steps = {int(s["step"]) if "step" in s else 1 for s in known if s}
-        if not all(begun) or len(steps) != 1:
-            raise ValueError(
-                "The parameters of the optimiser have made different numbers of steps; use a new optimiser."
-            )
-        state = torch.stack([torch.cat([s[name].detach().reshape(-1) for s in known]) for name in names])
-        rule = replace(rule, steps_before=steps.pop())
-    return rule, state
+    counts = [int(s.get("step", 1)) if s.get(names[0]) is not None else 0 for s in known]
+    state = rule.start(torch.cat([p.detach().reshape(-1) for p in parameters]))
+    for row, name in zip(state, names, strict=False):  # without momentum there is none
+        for place, s, count in zip(row.split([p.numel() for p in parameters]), known, counts, strict=True):
+            if count:
+                place.copy_(s[name].detach().reshape(-1))
+    return replace(rule, steps_before=each(counts, torch.float64)), state
+
+
+def _like(number: Any, tensor: Tensor) -> Any:
+    return number.to(tensor) if isinstance(number, Tensor) else number
 
 
 def _at(rate: Rate, t: int) -> Any:

@@ -18,13 +18,12 @@ from chaos.o2grad.batches import Inputs, call, cast, copied, num_samples, tensor
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.generic import check_graph, leaves_of, value_at
 from chaos.o2grad.losses import Loss
-from chaos.o2grad.observation import Watch, check_is_function, random_layer, swapped, untouched
+from chaos.o2grad.observation import Watch, check_is_function, modules_of, random_layer, untouched
 from chaos.o2grad.parameters import (
     LossFunction,
     ParameterLayout,
     Parameters,
     all_finite,
-    constants,
     flat_parameters,
 )
 
@@ -100,9 +99,11 @@ class LossEvaluation:
             params: As of :meth:`value_and_gradient`.
             x: As there.
             y: As there.
-            hooks: Whether hooks on the parameters act on the gradient.
+            hooks: Whether hooks on parameters and modules act on the gradient.
         """
         with self.evaluation(x, y) as (x, y):
+            for module in () if hooks else modules_of([self.model, self.loss]):
+                vars(module).update(_backward_hooks={}, _backward_pre_hooks={})
             function = self.function(x, y)
             point = self.point(params)
             leaves, at = leaves_of(function, point, hooks=hooks)
@@ -156,8 +157,7 @@ class LossEvaluation:
         Raises:
             TypeError: If it is not one tensor.
         """
-        values = {**constants(self.model, self.layout, self.dtype), **self.layout.unflatten(flat)}
-        with swapped(self.model, values):
+        with self.function(x, None).at(self.layout.unflatten(flat)):
             output = call(self.model, copied(x))
         if not isinstance(output, Tensor):
             raise TypeError(
@@ -170,11 +170,10 @@ class LossEvaluation:
     def computing(self) -> Iterator[Watch]:
         """Leave no trace in model and loss; the loss has its tensors in the type of the computation."""
         with untouched(self.model, self.loss) as watch:
-            of_model = {id(t) for t in (*self.model.parameters(), *self.model.buffers())}
-            for module in self.loss.modules() if isinstance(self.loss, nn.Module) else ():
-                for held in (module._parameters, module._buffers):
-                    own = {name: t for name, t in held.items() if t is not None and id(t) not in of_model}
-                    held.update(cast(own, self.dtype))
+            of_model = {id(t) for held in _holders(self.model) for t in held.values()}
+            for held in _holders(self.loss):
+                own = {name: t for name, t in held.items() if t is not None and id(t) not in of_model}
+                held.update(cast(own, self.dtype))
             yield watch
 
     @contextmanager
@@ -182,8 +181,7 @@ class LossEvaluation:
         """Check and cast a batch, and leave no trace of what is done with it."""
         check_is_function(self.model)
         _check_batch(x)
-        x, y = copied((x, y))
-        batch = cast(x, self.dtype), cast(y, self.dtype)
+        batch = cast((x, y), self.dtype)  # copied before each run
         try:
             with self.computing() as watch:
                 yield batch
@@ -203,6 +201,11 @@ class LossEvaluation:
                 f"The loss is random ({where} uses the random state), so it has no fixed curvature. "
                 "Call .eval() on the model, or remove the randomness."
             )
+
+
+def _holders(part: object) -> list[Any]:
+    """The dictionaries in which a module and those within it hold their tensors."""
+    return [held for module in modules_of([part]) for held in (module._parameters, module._buffers)]
 
 
 def _check_batch(x: Inputs) -> None:

@@ -24,7 +24,7 @@ from chaos.o2grad.generic import Linearisation, Progress, dense_hessian, random_
 from chaos.o2grad.hessian import Hessian
 from chaos.o2grad.layers import UnsupportedError
 from chaos.o2grad.observation import untouched
-from chaos.o2grad.parameters import ParameterLayout, constants
+from chaos.o2grad.parameters import ParameterLayout
 from chaos.o2grad.sweep import Sweep
 from chaos.o2grad.tree import build_tree
 
@@ -105,7 +105,7 @@ class ExactHessian:
         x, y = copied((self.x, self.y))
         if not isinstance(x, Tensor) or not isinstance(y, Tensor):
             raise UnsupportedError("inputs and targets are not single tensors")
-        values = {**constants(of.model, of.layout, of.dtype), **of.layout.unflatten(self.point)}
+        values = of.function(x, y).constants() | of.layout.unflatten(self.point)
         inputs = frame if isinstance(frame, InputFrame) else None
         sweep = Sweep(build_tree(of.model, of.layout, values), x, y, of.loss, inputs)
         return _in_layout_order(sweep.hessian(of.memory_budget), sweep.columns, of.layout)

@@ -25,6 +25,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 
+_EMBEDDINGS = nn.Embedding, nn.EmbeddingBag
+
 
 @dataclass
 class Watch:
@@ -48,29 +50,30 @@ def untouched(*parts: object) -> Iterator[Watch]:
     Args:
         parts: Modules; other objects are passed over.
     """
-    modules = _modules(parts)
-    buffers = [(b, b.detach().clone()) for module in modules for b in module.buffers(recurse=False)]
-    before = _random_state()
+    modules = modules_of(parts)
+    is_torch = runs_only_torch(parts)
+    buffers = [(b, b.detach().clone()) for m in modules for b in m._buffers.values() if b is not None]
+    before = _random_state(of_torch_only=is_torch)
     watch = Watch()
     try:
         with ExitStack() as stack:
             stack.enter_context(_attributes_kept(modules))
             for module in modules:
                 _make_differentiable(module)
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(_plain_autograd())
-            if "torch._dynamo" in sys.modules and hasattr(
-                torch.compiler, "set_stance"
-            ):  # else nothing is compiled
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(plain_autograd())
+            if not is_torch:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                if "torch._dynamo" in sys.modules and hasattr(
+                    torch.compiler, "set_stance"
+                ):  # else nothing is compiled
+                    stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield watch
     finally:
         for buffer, value in buffers:
             if not same(buffer, value):
                 with torch.no_grad():
                     buffer.copy_(value)
-        after = _random_state()
-        watch.random_moved = not _equal_states(before, after)
+        watch.random_moved = not _equal_states(before, _random_state(of_torch_only=is_torch))
         if watch.random_moved:
             _set_random_state(before)
 
@@ -86,70 +89,97 @@ def full_precision() -> Iterator[None]:
 
 
 @contextmanager
-def _plain_autograd() -> Iterator[None]:
+def plain_autograd() -> Iterator[None]:
+    """Leave inference mode and autocast, and read no weights that parametrizations keep."""
     recording, caching = torch.is_grad_enabled(), parametrize._cache_enabled
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(mode=False))
-        stack.enter_context(torch.set_grad_enabled(recording))  # which leaving inference mode switches on
-        stack.enter_context(full_precision())
-        parametrize._cache_enabled = 0  # a kept weight belongs to the point of an earlier evaluation
-        try:
+    parametrize._cache_enabled = 0  # a kept weight belongs to the point of an earlier evaluation
+    try:
+        # leaving inference mode switches recording on
+        with torch.inference_mode(mode=False), torch.set_grad_enabled(recording), full_precision():
             yield
-        finally:
-            parametrize._cache_enabled = caching
+    finally:
+        parametrize._cache_enabled = caching
 
 
 @contextmanager
-def swapped(model: nn.Module, values: Mapping[str, torch.Tensor], *others: object) -> Iterator[None]:
-    """Let a module compute with other tensors; after that, all attributes are as before.
+def swapped(parts: Iterable[object], new: Mapping[int, torch.Tensor]) -> Iterator[None]:
+    """Let modules compute with other tensors; after that, all attributes are as before.
 
     A derivative is taken inside as well: checkpoints run the module again in the backward pass.
 
     Args:
-        model: The module.
-        values: Parameters and buffers by name; a tensor with several names is swapped under each.
-        others: What is called with the model, for example the loss.
+        parts: Modules; other objects are passed over.
+        new: Replacements by the identity of a parameter or buffer, under every name that it has.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
-        >>> with swapped(model, {"weight": torch.full((1, 1), 3.0)}):
+        >>> with swapped([model], {id(model.weight): torch.full((1, 1), 3.0)}):
         ...     model(torch.ones(1, 1))
         tensor([[3.]])
     """
-    with _attributes_kept(_modules((model, *others))):
-        named = (*model.named_parameters(), *model.named_buffers())
-        new: dict[int, Any] = {id(tensor): values[name] for name, tensor in named if name in values}
-        for module in model.modules():
+    modules = modules_of(parts)
+    with _attributes_kept(modules):
+        for module in modules:
             for held in (module._parameters, module._buffers):
-                held.update({name: new[id(old)] for name, old in held.items() if id(old) in new})
+                for name, old in held.items():
+                    if id(old) in new:
+                        held[name] = new[id(old)]
         yield
 
 
-def _modules(parts: Iterable[object]) -> list[nn.Module]:
-    return [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
+def modules_of(parts: Iterable[object]) -> list[nn.Module]:
+    """Return every module within modules once, outer ones first; other objects are passed over."""
+    return [module for part in parts if isinstance(part, nn.Module) for module in _names(part)]
+
+
+def _names(model: nn.Module) -> dict[nn.Module, str]:
+    """The names of modules, as ``named_modules`` gives them in a tenth of its time."""
+    found: dict[nn.Module, str] = {}
+    left = [("", model)]
+    while left:
+        name, module = left.pop()
+        if module not in found:
+            found[module] = name
+            prefix = f"{name}." if name else ""
+            left += [(prefix + key, c) for key, c in reversed(module._modules.items()) if c is not None]
+    return found
+
+
+def named_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return the parameters and the buffers of a model, each under its first name."""
+    found: tuple[dict[str, torch.Tensor], ...] = {}, {}
+    seen: set[int] = set()
+    for module, name in _names(model).items():
+        prefix = f"{name}." if name else ""
+        for tensors, held in zip(found, (module._parameters, module._buffers), strict=True):
+            for key, tensor in held.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    tensors[prefix + key] = tensor
+    return found[0], found[1]
 
 
 @contextmanager
 def _attributes_kept(modules: list[nn.Module]) -> Iterator[None]:
-    saved = [(part, part.copy()) for module in modules for part in _parts(module)]
+    holders: list[Any] = []  # the attributes, and what they hold in dictionaries, lists and sets
+    for module in modules:
+        own = vars(module)
+        holders += [own, *[part for part in own.values() if type(part) in (dict, list, set)]]
+    saved = [(part, part.copy()) for part in holders]
     try:
         yield
     finally:
         for part, entries in saved:
-            part.clear()
-            part.extend(entries) if isinstance(part, list) else part.update(entries)
-
-
-def _parts(module: nn.Module) -> list[Any]:
-    """The attributes of a module, and what it holds in dictionaries, lists and sets: parameters, caches."""
-    return [vars(module), *(part for part in vars(module).values() if type(part) in (dict, list, set))]
+            if part or entries:  # most are empty
+                part.clear()
+                part.extend(entries) if isinstance(part, list) else part.update(entries)
 
 
 def _make_differentiable(module: nn.Module) -> None:
     """Let a module compute the same value in a form whose second derivatives are right; undone at the end."""
     if isinstance(module, _NormBase) and module.training and module.track_running_stats:
         module.track_running_stats = False
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+    if isinstance(module, _EMBEDDINGS):
         module.sparse = False  # a sparse gradient cannot be differentiated again
     if isinstance(module, _WeightNorm):
         # PyTorch's fused weight norm has a wrong second derivative: its Hessian is not even symmetric.
@@ -167,19 +197,21 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     )
 
 
-def _random_state() -> tuple[Any, ...]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    return torch.random.get_rng_state(), cuda, np.random.get_state(), random.getstate()  # noqa: NPY002
+def _random_state(*, of_torch_only: bool = False) -> tuple[Any, ...]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    others = () if of_torch_only else (np.random.get_state(), random.getstate())  # noqa: NPY002
+    return torch.random.get_rng_state(), cuda, *others
 
 
 def _equal_states(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
-    torch_before, cuda_before, numpy_before, python_before = before
-    torch_after, cuda_after, numpy_after, python_after = after
+    (torch_before, cuda_before, *others_before), (torch_after, cuda_after, *others_after) = before, after
+    if not torch.equal(torch_before, torch_after) or not all(map(torch.equal, cuda_before, cuda_after)):
+        return False
+    if not others_before:
+        return True
+    (numpy_before, python_before), (numpy_after, python_after) = others_before, others_after
     return (
-        torch.equal(torch_before, torch_after)
-        and len(cuda_before) == len(cuda_after)
-        and all(torch.equal(a, b) for a, b in zip(cuda_before, cuda_after, strict=True))
-        and numpy_before[2:] == numpy_after[2:]
+        numpy_before[2:] == numpy_after[2:]
         and np.array_equal(numpy_before[1], numpy_after[1])
         and python_before == python_after
     )
@@ -189,8 +221,9 @@ def _set_random_state(state: tuple[Any, ...]) -> None:
     torch.random.set_rng_state(state[0])
     if state[1]:
         torch.cuda.set_rng_state_all(state[1])
-    np.random.set_state(state[2])  # noqa: NPY002
-    random.setstate(state[3])
+    if state[2:]:
+        np.random.set_state(state[2])  # noqa: NPY002
+        random.setstate(state[3])
 
 
 def random_layer(model: nn.Module, evaluate: Callable[[], object]) -> str:
@@ -224,31 +257,33 @@ def check_is_function(model: nn.Module) -> None:
     Raises:
         ValueError: If a dropout layer is active, a layer rewrites its own weights, or is TorchScript.
     """
-    for name, module in model.named_modules():
-        place = repr(name or "(root)")
-        if isinstance(module, torch.jit.ScriptModule | nn.DataParallel):
-            raise ValueError(
-                f"Module {place} is a {type(module).__name__}, whose parameters cannot be swapped; pass the "
-                "module within."
-            )
-        if getattr(module, "max_norm", None) is not None and isinstance(
-            module, nn.Embedding | nn.EmbeddingBag
-        ):
-            raise ValueError(
-                f"Embedding {place} has max_norm, so each forward pass rewrites its weights and the loss is "
-                "no function of them. Set max_norm=None after renormalising once."
-            )
-        if module.training and _dropout(module):
-            raise ValueError(
-                f"Dropout is active in layer {place}, so the loss has no fixed curvature. "
-                "Call .eval() on that layer, or set its probability to 0."
-            )
+    for module, name in _names(model).items():
+        reason = _no_function(module)
+        if reason:
+            raise ValueError(reason.format(place=repr(name or "(root)")))
+
+
+def _no_function(module: nn.Module) -> str:
+    if isinstance(module, (torch.jit.ScriptModule, nn.DataParallel)):
+        kind = type(module).__name__
+        return f"Module {{place}} is a {kind}, whose parameters cannot be swapped; pass the module within."
+    if isinstance(module, _EMBEDDINGS) and module.max_norm is not None:
+        return (
+            "Embedding {place} has max_norm, so each forward pass rewrites its weights and the loss is no "
+            "function of them. Set max_norm=None after renormalising once."
+        )
+    if module.training and _dropout(module):
+        return (
+            "Dropout is active in layer {place}, so the loss has no fixed curvature. "
+            "Call .eval() on that layer, or set its probability to 0."
+        )
+    return ""
 
 
 def _dropout(module: nn.Module) -> float:
     if isinstance(module, _DropoutNd):
         return float(module.p)
-    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+    if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
         return float(module.dropout)
     return 0.0
 
@@ -276,4 +311,28 @@ def is_plain(module: nn.Module) -> bool:
         and "forward" not in own
         and type(module).__call__ is nn.Module.__call__
         and own.get("_compiled_call_impl") is None
+    )
+
+
+def runs_only_torch(parts: Iterable[object]) -> bool:
+    """Whether to call these modules and functions runs nothing but layers of PyTorch, with no code of others.
+
+    So nothing draws numbers elsewhere, keeps values, or runs in the backward pass. Attention, whose kernels
+    are chosen, and embeddings, which may scale their gradients, are left out.
+    """
+    return any(True for _ in parts) and all(
+        all(map(_is_of_torch, modules_of([part])))
+        if isinstance(part, nn.Module)
+        else getattr(part, "__module__", "") == "torch.nn.functional"
+        for part in parts
+    )
+
+
+def _is_of_torch(module: nn.Module) -> bool:
+    return (
+        type(module).__module__.startswith("torch.nn.modules.")
+        and not isinstance(module, (nn.MultiheadAttention, *_EMBEDDINGS))
+        and is_plain(module)
+        and True not in map(callable, vars(module).values())
+        and not any(p is not None and p._backward_hooks for p in module._parameters.values())
     )

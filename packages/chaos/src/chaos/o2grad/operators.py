@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -22,7 +23,7 @@ from chaos.o2grad.averaging import Averaging, Observed
 from chaos.o2grad.batches import Batch, Inputs, copied, is_batch, join, num_samples, pairs, select
 from chaos.o2grad.budget import check_budget
 from chaos.o2grad.generic import Linearisation, results_below, rounding_of
-from chaos.o2grad.observation import untouched
+from chaos.o2grad.observation import plain_autograd, untouched
 from gdyn_common.errors import unknown
 from gdyn_common.seeding import generator as named_generator
 from gdyn_common.spectral import (
@@ -42,12 +43,16 @@ Product = Callable[[Float[Tensor, "k n"]], Float[Tensor, "k n"]]
 
 @dataclass(frozen=True)
 class _Part:
-    """One batch: its product, its weight in the whole, its loss, and its gradient (of a Hessian only)."""
+    """One batch: its product, its weight in the whole, its loss, its gradient (of a Hessian only).
+
+    And whether a product runs code that could change the model.
+    """
 
     multiply: Product
     weight: float
     value: float
     gradient: Tensor | None
+    runs_model: bool
 
 
 class CurvatureOperator:
@@ -94,6 +99,7 @@ class CurvatureOperator:
         self._kept: _Part | None = None
         self._eps = torch.finfo(point.dtype).eps
         self._loss: float | None = None
+        self._seen: list[float] = []  # losses of the first batches in the first pass
         with untouched():
             self._averaging = self._find_averaging()
 
@@ -122,21 +128,26 @@ class CurvatureOperator:
     def _sum(self, of: Callable[[_Part], Tensor]) -> Tensor:
         """Add up what the batches give, with their weights, in one pass over the data."""
         if self._kept:
-            with self.surface.computing(), torch.no_grad():
+            with self.surface.computing() if self._kept.runs_model else plain_autograd(), torch.no_grad():
                 return of(self._kept)
         total, loss, out = 0.0, 0.0, self.point.new_zeros(())
         with untouched():
-            for part in self._parts():
+            for part, seen in zip_longest(self._parts(), self._seen):
+                if part is None:
+                    break
+                if seen is not None:
+                    self._check_same(part.value, seen)
                 if part.weight:  # a batch of ignored targets has a loss of 0 / 0, and no part in the whole
                     out = of(part).mul_(part.weight).add_(out)
                     loss, total = loss + part.weight * part.value, total + part.weight
         if self._averaging.rule == "sum":
             total = 1.0
-        self._check_same(loss / total if total else math.nan)
+        loss = loss / total if total else math.nan
+        self._loss = loss if self._loss is None else self._loss
+        self._check_same(loss, self._loss)
         return out.div_(total)
 
-    def _check_same(self, loss: float) -> None:
-        first = self._loss = loss if self._loss is None else self._loss
+    def _check_same(self, loss: float, first: float) -> None:
         if abs(loss - first) > 1e3 * self._eps * abs(first):
             raise ValueError(
                 f"The loss of the data is {loss:.9g} now and was {first:.9g} in the first pass: the loader "
@@ -263,13 +274,15 @@ class CurvatureOperator:
         function = self.surface.function(x, y, seen)
         if self.kind == "hessian":
             lines = Linearisation(function, self.point, self.surface.memory_budget)
-            return _Part(lines.products, outputs[0], float(lines.value), lines.gradient)
+            return _Part(
+                lines.products, outputs[0], float(lines.value), lines.gradient, not lines.runs_only_torch
+            )
         value = float(function(self.point))
         multiply = self._gauss_newton(x, y) if self.kind == "gauss_newton" else self._fisher(x, y)
-        return _Part(multiply, outputs[0], value, None)
+        return _Part(multiply, outputs[0], value, None, self.kind == "gauss_newton")
 
     def _gauss_newton(self, x: Inputs, y: Any) -> Product:
-        loss = self.surface.loss
+        loss, y = self.surface.loss, copied(y)
 
         def model(flat: Tensor) -> Tensor:
             return self.surface.output(flat, x)
@@ -333,6 +346,7 @@ class CurvatureOperator:
                 for rows in (slice(samples // 2), slice(samples // 2, None))
             ]
             self._compare(averaging, *halves)
+            self._seen.clear()  # of halves
         elif averaging.rule == "unknown":
             averaging.rule = "mean"  # of a single batch
         return averaging
@@ -351,6 +365,7 @@ class CurvatureOperator:
                 "PyTorch's own."
             ) from None
         observed = [self._observe(averaging, *batch) for batch in (first, second, both)]
+        self._seen += [o.value for o in observed[bool(self._seen) : 2]]
         averaging.compare(observed[0], observed[1], observed[2].value, self._eps)
         return not averaging.is_known
 

@@ -6,9 +6,11 @@ Order everywhere: ``model.parameters()`` (tied weights once, frozen ones left ou
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from chaos.o2grad.batches import Inputs, call, copied
-from chaos.o2grad.observation import same, swapped
+from chaos.o2grad.observation import named_tensors, runs_only_torch, same, swapped
 
 Parameters = Tensor | Mapping[str, Tensor] | None
 
@@ -79,17 +81,17 @@ class ParameterLayout:
             )
         return cls(tuple(trainable), tuple(p.shape for p in trainable.values()))
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Number of entries of each parameter."""
         return tuple(shape.numel() for shape in self.shapes)
 
-    @property
+    @cached_property
     def n(self) -> int:
         """Length of the flat vector."""
         return sum(self.sizes)
 
-    @property
+    @cached_property
     def slices(self) -> dict[str, slice]:
         """Position of each parameter in the flat vector."""
         out, start = {}, 0
@@ -100,7 +102,7 @@ class ParameterLayout:
 
     def unflatten(self, flat: Float[Tensor, " n"]) -> dict[str, Tensor]:
         """Split a flat vector into views shaped like the parameters."""
-        parts = flat.split(self.sizes)
+        parts = torch.split_with_sizes(flat, self.sizes)
         return {
             name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
         }
@@ -133,7 +135,7 @@ def flat_parameters(
             values than the model for what is held fixed.
     """
     if params is None:
-        params = dict(model.named_parameters())
+        params = named_tensors(model)[0]
     elif isinstance(params, Mapping):
         for name, own in (*model.named_parameters(), *model.named_buffers()):
             if name in params and name not in layout.names and not same(params[name].to(own), own):
@@ -153,21 +155,6 @@ def flat_parameters(
     return flat
 
 
-def constants(model: nn.Module, layout: ParameterLayout, dtype: torch.dtype) -> dict[str, Tensor]:
-    """What is held fixed: copies of buffers, and parameters outside the layout, cast to the type."""
-    buffers = {name: tensor.detach() for name, tensor in model.named_buffers()}
-    memories = {tensor.untyped_storage()._cdata for tensor in model.buffers()}
-    if len(memories) < len(buffers):
-        buffers = copy.deepcopy(buffers)  # those that share memory share it afterwards
-    else:
-        buffers = {name: tensor.clone() for name, tensor in buffers.items()}
-    others = {name: p.detach() for name, p in model.named_parameters() if name not in layout.names}
-    return {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in (buffers | others).items()
-    }
-
-
 @dataclass(frozen=True, eq=False)
 class LossFunction:
     """The scalar function of the parameters that is differentiated.
@@ -180,8 +167,11 @@ class LossFunction:
         y: Targets, ``None`` where the loss takes the output only.
         dtype: Type of the computation.
         seen: Called with every output of the model.
-        live: Names of the model's own tensors by identity; a graph of this function must not reach them.
-        hooks: Hooks on the gradients of its parameters, by name.
+        parameters: The model's own, by name.
+        buffers: The same of its buffers.
+        live: Names of the differentiated ones by identity; a graph of this function must not reach them.
+        is_whole: Whether all trainable parameters of the model are differentiated.
+        runs_only_torch: Whether no code runs but that of PyTorch's layers.
     """
 
     model: nn.Module
@@ -191,29 +181,47 @@ class LossFunction:
     y: Any
     dtype: torch.dtype
     seen: Callable[[Any], None]
+    parameters: dict[str, Tensor] = field(init=False)
+    buffers: dict[str, Tensor] = field(init=False)
     live: dict[int, str] = field(init=False)
-    hooks: list[tuple[str, Callable[[Tensor], Tensor | None]]] = field(init=False)
+    is_whole: bool = field(init=False)
+    runs_only_torch: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Note the model's own tensors before they are swapped."""
-        own = [(name, p) for name, p in self.model.named_parameters() if name in self.layout.names]
-        object.__setattr__(self, "live", {id(p): name for name, p in own})
-        hooks = [(name, hook) for name, p in own for hook in (p._backward_hooks or {}).values()]
-        object.__setattr__(self, "hooks", hooks)
+        parameters, buffers = named_tensors(self.model)
+        live = {id(parameters[name]): name for name in self.layout.names if name in parameters}
+        vars(self).update(  # which a frozen class leaves as the way to set its own
+            parameters=parameters,
+            buffers=buffers,
+            live=live,
+            is_whole=len(live) == sum(p.requires_grad for p in parameters.values()),
+            runs_only_torch=runs_only_torch((self.model, self.loss)),
+        )
 
     def __call__(self, flat: Float[Tensor, " n"]) -> Tensor:
         """Return the loss at flat parameters."""
         with self.at(self.layout.unflatten(flat)):
             return self.value()
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether all trainable parameters of the model are differentiated."""
-        return len(self.live) == sum(p.requires_grad for p in self.model.parameters())
+    def constants(self) -> dict[str, Tensor]:
+        """What is held fixed: copies of buffers, and parameters outside the layout, cast to the type."""
+        memories = {tensor.untyped_storage()._cdata for tensor in self.buffers.values()}
+        buffers = {name: tensor.detach() for name, tensor in self.buffers.items()}
+        if len(memories) < len(buffers):
+            buffers = copy.deepcopy(buffers)  # those that share memory share it afterwards
+        else:
+            buffers = {name: tensor.clone() for name, tensor in buffers.items()}
+        others = {name: p.detach() for name, p in self.parameters.items() if id(p) not in self.live}
+        return {
+            name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in (buffers | others).items()
+        }
 
     def at(self, parts: Mapping[str, Tensor]) -> AbstractContextManager[None]:
         """Let the model have these parameters, in a block that ends with everything as it was."""
-        return swapped(self.model, constants(self.model, self.layout, self.dtype) | dict(parts), self.loss)
+        own, new = self.parameters | self.buffers, self.constants() | dict(parts)
+        return swapped((self.model, self.loss), {id(own[name]): tensor for name, tensor in new.items()})
 
     def value(self) -> Tensor:
         """Return the loss at the parameters that the model has."""
@@ -246,4 +254,4 @@ def check_scalar(value: Tensor) -> Tensor:
 
 def all_finite(tensor: Tensor) -> bool:
     """Whether no entry is NaN or infinite; a finite sum, which is quick, says so."""
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+    return math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from chaos.o2grad.batches import Batch, Inputs, num_samples, select
+from chaos.o2grad.batches import Batch, Inputs, copied, num_samples, select
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.evaluation import LossEvaluation
 from chaos.o2grad.exact import BACKENDS, ExactHessian
@@ -124,10 +124,8 @@ class LossSurface(LossEvaluation):
             return {name: self.restricted([name]).hessian(None, x, y) for name in self.layout.names}
         blocks, point = {}, self.point(params)
         for name, rows in self.layout.slices.items():
-            core, layout = (
-                self.hessian_rows(point, x, y, rows)[:, rows],
-                ParameterLayout.of(self.model, [name]),
-            )
+            core = self.hessian_rows(point, x, y, rows)[:, rows]
+            layout = ParameterLayout.of(self.model, [name])
             blocks[name] = Hessian(core, IdentityFrame(layout.n), layout, "generic", self.memory_budget)
         return blocks
 
@@ -167,7 +165,7 @@ class LossSurface(LossEvaluation):
         with self.evaluation(x, y) as (x, y), torch.no_grad():
             point = self.point(params)
             jacobian = self.jacobian(point, x)
-            curvature = output_hessian(self.loss, self.output(point, x), y)
+            curvature = output_hessian(self.loss, self.output(point, x), copied(y))
         batch, outputs, n = jacobian.shape
         frame: IdentityFrame | DenseFrame = IdentityFrame(n)
         if batch * outputs < n:
