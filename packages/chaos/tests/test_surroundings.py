@@ -263,22 +263,6 @@ def test_parameters_without_values_or_on_several_devices_are_refused():
     assert LossSurface(model, CE, layers=["0"]).n == 24
 
 
-@pytest.mark.parametrize("loss", [CE, lambda output, y: CE(output, y)], ids=["known", "unknown"])
-def test_a_loader_that_differs_at_its_second_pass_is_refused(loss):
-    class Loader:
-        passes = 0
-
-        def __iter__(self):
-            self.passes += 1
-            yield from [(x + (self.passes > 1), y)] * 2
-
-    torch.manual_seed(0)
-    x, y = draw(4, 5), classes(4)
-    operator = LossSurface(mlp(), loss).operator(None, Loader())
-    with pytest.raises(ValueError, match="yields other data each time"):
-        operator.matvec(torch.ones(operator.n, dtype=torch.float64))
-
-
 class Own(nn.Sequential):
     """The same network as code of a user's own, which is guarded in full."""
 

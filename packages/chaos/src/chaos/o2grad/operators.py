@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -99,7 +98,6 @@ class CurvatureOperator:
         self._kept: _Part | None = None
         self._eps = torch.finfo(point.dtype).eps
         self._loss: float | None = None
-        self._seen: list[float] = []  # losses of the first batches in the first pass
         with untouched():
             self._averaging = self._find_averaging()
 
@@ -132,22 +130,17 @@ class CurvatureOperator:
                 return of(self._kept)
         total, loss, out = 0.0, 0.0, self.point.new_zeros(())
         with untouched():
-            for part, seen in zip_longest(self._parts(), self._seen):
-                if part is None:
-                    break
-                if seen is not None:
-                    self._check_same(part.value, seen)
+            for part in self._parts():
                 if part.weight:  # a batch of ignored targets has a loss of 0 / 0, and no part in the whole
                     out = of(part).mul_(part.weight).add_(out)
                     loss, total = loss + part.weight * part.value, total + part.weight
         if self._averaging.rule == "sum":
             total = 1.0
-        loss = loss / total if total else math.nan
-        self._loss = loss if self._loss is None else self._loss
-        self._check_same(loss, self._loss)
+        self._check_same(loss / total if total else math.nan)
         return out.div_(total)
 
-    def _check_same(self, loss: float, first: float) -> None:
+    def _check_same(self, loss: float) -> None:
+        first = self._loss = loss if self._loss is None else self._loss
         if abs(loss - first) > 1e3 * self._eps * abs(first):
             raise ValueError(
                 f"The loss of the data is {loss:.9g} now and was {first:.9g} in the first pass: the loader "
@@ -346,7 +339,6 @@ class CurvatureOperator:
                 for rows in (slice(samples // 2), slice(samples // 2, None))
             ]
             self._compare(averaging, *halves)
-            self._seen.clear()  # of halves
         elif averaging.rule == "unknown":
             averaging.rule = "mean"  # of a single batch
         return averaging
@@ -365,7 +357,6 @@ class CurvatureOperator:
                 "PyTorch's own."
             ) from None
         observed = [self._observe(averaging, *batch) for batch in (first, second, both)]
-        self._seen += [o.value for o in observed[bool(self._seen) : 2]]
         averaging.compare(observed[0], observed[1], observed[2].value, self._eps)
         return not averaging.is_known
 
