@@ -38,7 +38,7 @@ FIGURES = (
         config="eigengame.paper.experiments.image_minibatches:ImagesConfig",
         presets={
             "quick": Preset("30 s, 1 core", "scaled down", QUICK_IMAGES),
-            "paper": Preset("8 min, 1 core, needs MNIST", "paper"),
+            "paper": Preset("13 min, 1 core, needs MNIST", "paper"),
             "smoke": Preset("5 s", "smoke", SMOKE_IMAGES),
         },
     ),
@@ -50,7 +50,7 @@ FIGURES = (
         config="eigengame.paper.experiments.image_minibatches:ImagesConfig",
         presets={
             "paper": Preset(
-                "8 min, 1 core, needs Fashion-MNIST", "scaled down", {"dataset": "fashion_mnist"}
+                "13 min, 1 core, needs Fashion-MNIST", "scaled down", {"dataset": "fashion_mnist"}
             ),
             "smoke": Preset("5 s", "smoke", SMOKE_IMAGES),
         },
@@ -76,7 +76,7 @@ FIGURES = (
         config="eigengame.paper.experiments.utility_landscape:LandscapeConfig",
         presets={
             "quick": Preset("30 s, 1 core", "scaled down", FIVE | {"num_batches": 10_000, "num_angles": 361}),
-            "paper": Preset("3 min, 1 core", "paper"),
+            "paper": Preset("9 min, 1 core", "paper"),
             "smoke": Preset(
                 "3 s", "smoke", {"seeds": [0], "num_batches": 20, "num_angles": 19, "parent_degrees": [20.0]}
             ),

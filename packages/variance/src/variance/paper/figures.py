@@ -175,7 +175,7 @@ FIGURES = (
         "after.",
         "fig5_imagenet",
         quick=(
-            "70 s, 1 core",
+            "100 s, 1 core",
             CORRUPT
             | DROPPED
             | {"momentum": 0.9, "clusters": 2, "estimators": ["SG-B", "SVRG", "GC"], "seeds": FIVE},
@@ -191,7 +191,7 @@ FIGURES = (
         "Variance falls with over-parametrisation; a lower learning rate leaves more of it.",
         "fig6_random_features",
         config="RandomFeaturesConfig",
-        quick=("60 s, 1 core", RF_QUICK),
+        quick=("4 min, 1 core", RF_QUICK),
         paper=("about 15 min, 1 core", {}),
         paper_wide=("about 3 h, 1 core, 2 GB", {"input_dim": 10_000, "teacher_width": 10_000}),
         smoke=("2 s", RF_SMOKE),
@@ -204,7 +204,7 @@ FIGURES = (
         "fig6_random_features",
         config="RandomFeaturesConfig",
         quick=(
-            "40 s, 1 core",
+            "4 min, 1 core",
             RF_QUICK
             | {"ratios": [0.5, 5.0], "learning_rates": [0.01], "duplicate_fractions": [0.0, 0.5, 0.9]},
         ),
@@ -233,7 +233,7 @@ FIGURES = (
         "Loss and variance: SVRG below gradient clustering below SG-2B below SG-B.",
         "fig9_linear_regression",
         config="LinearRegressionConfig",
-        quick=("40 s, 1 core", LINE),
+        quick=("2 min, 1 core", LINE),
         paper=("about 1 h, 1 core", {}),
         smoke=("2 s", LINE | LINE_SMOKE),
         in_default=False,
@@ -273,7 +273,7 @@ FIGURES = (
         "What sampling by loss or norm, by strata and by clusters is worth at equal budget.",
         "ad_hoc",
         config="AdHocConfig",
-        quick=("50 s, 1 core", {}),
+        quick=("80 s, 1 core", {}),
         smoke=("5 s", {"max_size": 150, "num_steps": 12, "snapshot_every": 6, "seeds": [0, 1]}),
         in_default=False,
     ),
