@@ -155,7 +155,7 @@ def _reason_to_skip(training: Training, condition: Condition, baseline: Training
         return "the step draws random numbers, which would fall on other examples"
     sizes = [length(batch) for batch in training.batches]
     if 0 in sizes:
-        return "a batch's tensors differ in length, or are none, so it is not known which axis holds the examples"
+        return "a batch's tensors differ in length, or are none: which axis holds the examples is not known"
     if condition == "split" and 1 in sizes:
         return "a batch of one example has no halves"
     if condition == "split" and baseline.changed_buffer:
