@@ -97,7 +97,7 @@ class Linearisation:
         """How many products are taken at once."""
         entries = sum(math.prod(result.shape) for result in results_below(self._root))
         column = _COPIES * self._point.element_size() * max(entries, 1)
-        return max(1, min(_LARGEST_CHUNK, self._budget // column))
+        return max(1, min(_LARGEST_CHUNK, self._budget // column))  # type: ignore[no-any-return]
 
     @property
     def gradient(self) -> Float[Tensor, " n"]:

@@ -123,7 +123,7 @@ def swapped(parts: Iterable[object], new: Mapping[int, torch.Tensor]) -> Iterato
             for held in (module._parameters, module._buffers):
                 for name, old in held.items():
                     if id(old) in new:
-                        held[name] = new[id(old)]
+                        held[name] = new[id(old)]  # type: ignore[assignment]  # of whichever kind
         yield
 
 
@@ -152,7 +152,7 @@ def named_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, 
     for module, name in _names(model).items():
         prefix = f"{name}." if name else ""
         for tensors, held in zip(found, (module._parameters, module._buffers), strict=True):
-            for key, tensor in held.items():
+            for key, tensor in held.items():  # type: ignore[attr-defined]  # both are dictionaries
                 if tensor is not None and id(tensor) not in seen:
                     seen.add(id(tensor))
                     tensors[prefix + key] = tensor

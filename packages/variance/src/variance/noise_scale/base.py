@@ -155,13 +155,13 @@ class Meter(ABC):
         of_draws = torch.stack([small.get(name, zero) for name in self._parameters])
         of_mean = torch.stack([zero if p.grad is None else squared_norm(p.grad) for _, p in parameters])
         if (ranks := world_size()) > 1:
-            own = torch.cat([self._corners.get(name, _corner(p, None)).to(zero) for name, p in parameters])
+            local = torch.cat([self._corners.get(name, _corner(p, None)).to(zero) for name, p in parameters])
             whole = torch.cat([_corner(p, p.grad).to(zero) for _, p in parameters])
             counts = zero.new_tensor([draws, draws**2, bool(skip)])
-            together = torch.cat([of_draws, own, counts])
+            together = torch.cat([of_draws, local, counts])
             torch.distributed.all_reduce(together)
-            of_draws, own, counts = (together / ranks).split([len(of_draws), len(own), 3])
-            if float((own - whole).norm()) > 0.02 * float(own.norm()):
+            of_draws, local, counts = (together / ranks).split([len(of_draws), len(local), 3])
+            if float((local - whole).norm()) > 0.02 * float(local.norm()):
                 raise ConfigError(
                     "gradients are not the mean of those of all ranks; call step() after they are averaged, "
                     "before they are clipped or unscaled (with step(loss_scale=scaler.get_scale()))."
