@@ -554,3 +554,50 @@ def test_parameters_that_an_optimiser_has_reached_never_or_less_often(kind, opti
     assert (run.end - flat(train(start, after, state)[0])).abs().max() < 1e-12
     oracle = differences(lambda point: flat(train(point, after, state)[0]), start)
     assert (run.dense() - oracle).abs().max() < 1e-7 * oracle.abs().max()
+
+
+class Rounded(torch.autograd.Function):
+    """A straight-through estimator: its backward pass is not its derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.round(4 * x) / 4
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+CUT = {  # what is between two layers, what is behind them, and whether that is refused
+    "a factor cut off": (lambda h: h * h.detach().sum(1, keepdim=True), nn.Identity(), True),
+    "rounded": (Rounded.apply, nn.Identity(), True),
+    "maximum taken off": (torch.tanh, lambda h: h - h.max(1, keepdim=True)[0].detach(), False),
+    "smooth": (torch.tanh, nn.Identity(), False),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("between", "behind", "refused"), CUT.values(), ids=CUT)
+def test_a_gradient_whose_change_autograd_does_not_see_is_refused(between, behind, refused, dtype):
+    """A softmax does not see the maximum, so that one may be cut off."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(5, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return behind(self.last(between(self.first(x))))
+
+    torch.manual_seed(0)
+    model = Net().to(dtype)
+    batch = torch.randn(16, 5).to(dtype), torch.randint(3, (16,))
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    surface = LossSurface(model, nn.CrossEntropyLoss())
+    if refused:
+        with pytest.raises(ValueError, match="cut off from the graph"):
+            TrainingMap(surface, sgd, [batch])
+        with pytest.raises(ValueError, match="cut off from the graph"):
+            asymptotic_exponents(surface, sgd, [batch], 1, num_windows=1)
+    else:
+        TrainingMap(surface, sgd, [batch])
