@@ -102,8 +102,8 @@ def accuracy_spread(accuracies: ArrayLike, *, last: int = 10) -> dict[str, Float
     The final accuracy of a run is its mean over the ``last`` epochs.
 
     Returns:
-        ``over_perturbations``: one entry per seed, the spread that rounding alone causes;
-        ``over_seeds``: one entry per perturbation, the spread that batch selection causes.
+        A dictionary. ``over_perturbations`` has one entry per seed, the spread that rounding alone causes;
+        ``over_seeds`` has one entry per perturbation, the spread that batch selection causes.
 
     >>> spread = accuracy_spread(np.array([[[90.0], [80.0]], [[92.0], [80.0]]]), last=1)
     >>> spread["over_perturbations"].tolist(), spread["over_seeds"].tolist()

@@ -196,7 +196,7 @@ FIGURES = (
         config=f"{CONFIG}:GanStudyConfig",
         presets={
             "quick": Preset(
-                "10 min, 1 core",
+                "25 min, 1 core",
                 "scaled down",
                 {
                     "arms": [

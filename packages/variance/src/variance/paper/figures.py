@@ -192,7 +192,7 @@ FIGURES = (
         "fig6_random_features",
         config="RandomFeaturesConfig",
         quick=("4 min, 1 core", RF_QUICK),
-        paper=("about 15 min, 1 core", {}),
+        paper=("about 45 min, 1 core", {}),
         paper_wide=("about 3 h, 1 core, 2 GB", {"input_dim": 10_000, "teacher_width": 10_000}),
         smoke=("2 s", RF_SMOKE),
         in_default=False,
