@@ -124,7 +124,7 @@ def test_a_run_that_is_not_finite_counts_as_infinitely_far_and_is_named_in_the_p
     assert measured["cancel_distance_ratio"] == [pytest.approx(1.0), np.inf]
     assert measured["cancel_diverged_share"] >= 0.5
     titles = [ax.get_title() for ax in plot(Result(measured, arrays)).axes]
-    assert sum("1 of 2 runs not finite" in title for title in titles) == 1
+    assert sum("1 of 2 not finite" in title for title in titles) == 1
 
 
 class Kept:
