@@ -62,7 +62,7 @@ def test_every_distribution_was_built():
 @each_wheel
 def test_metadata_has_no_path(wheel):
     metadata, _, _ = read(wheel)
-    assert "file:" not in str(metadata)
+    assert "file:/" not in str(metadata)
     assert not [line for line in metadata.get_all("Requires-Dist") or [] if "@" in line]
 
 
