@@ -1,10 +1,6 @@
 """The noise scale of a training loop's own micro-batches, against exact per-example moments."""
 
 import copy
-import os
-import socket
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from variance import measure_model, per_example
 from variance.errors import ConfigError
@@ -101,106 +96,6 @@ def test_the_loop_is_left_as_it_is() -> None:
     assert not model.weight._backward_hooks
 
 
-def test_what_a_step_must_hold() -> None:
-    model = nn.Linear(2, 1)
-    meter = NoiseMeter(model, 4)
-    model(torch.ones(1, 2)).sum().backward()
-    with pytest.raises(ConfigError, match="at least two micro-batches"):
-        meter.step()
-    with pytest.raises(ConfigError, match="needs at least 3"):
-        meter.result()
-    with pytest.raises(ConfigError, match="micro_batch_size is 0"):
-        NoiseMeter(model, 0)
-
-
-def parallel_loop(index: int, kind: str) -> dict[str, torch.Tensor] | str:
-    """Five steps of one of two ranks; each sees half of every batch."""
-    torch.manual_seed(0)
-    model = nn.Linear(6, 3)
-    x, y = torch.randn(96, 6), torch.randint(3, (96,))
-    run = model if kind.startswith("own") else nn.parallel.DistributedDataParallel(model)
-    meter = NoiseMeter(model, 4)
-    try:
-        for step in range(5):
-            model.zero_grad()
-            size = 2 if (kind, index) == ("short", 1) and step else 4
-            part = (torch.arange(8) + 8 * step)[4 * index : 4 * index + size]
-            F.cross_entropy(run(x[part]), y[part]).backward()
-            if kind.startswith("own"):
-                for p in model.parameters():
-                    torch.distributed.all_reduce(p.grad)
-                    p.grad /= 2 if kind == "own mean" else 1
-            if kind == "clipped":
-                nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-            meter.step()
-    except ConfigError as error:
-        return str(error)
-    return {"traces": meter.state_dict()["traces"], "num_skipped": torch.tensor(meter.num_skipped)}
-
-
-def rank(index: int, port: int, results: Any) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.distributed.init_process_group("gloo", rank=index, world_size=2)
-    warnings.simplefilter("ignore")
-    for kind in ("plain", "own mean", "own sum", "clipped", "short"):
-        found = parallel_loop(index, kind)
-        results.put(
-            (kind, index, found if isinstance(found, str) else {k: v.tolist() for k, v in found.items()})
-        )
-    torch.distributed.destroy_process_group()
-
-
-def test_ranks_are_micro_batches() -> None:
-    """Two gloo processes give what one process with two micro-batches gives, or refuse, on both ranks."""
-    context = torch.multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [context.Process(target=rank, args=(i, port, results)) for i in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
-    assert [process.exitcode for process in processes] == [0, 0]
-    torch.manual_seed(0)
-    model = nn.Linear(6, 3)
-    x, y = torch.randn(96, 6), torch.randint(3, (96,))
-    meter = NoiseMeter(model, 4)
-    for step in range(5):
-        model.zero_grad()
-        for part in (torch.arange(8) + 8 * step).split(4):
-            F.cross_entropy(model(x[part]), y[part]).backward()
-        meter.step()
-    for _ in range(10):
-        kind, _, found = results.get()
-        if kind in ("clipped", "own sum"):
-            assert "not the mean of those of all ranks" in found
-        elif kind == "short":  # on one rank after the first step, so both leave the others out
-            assert len(found["traces"]) == 1
-            assert found["num_skipped"] == 4
-        else:
-            np.testing.assert_allclose(found["traces"], meter.state_dict()["traces"], rtol=1e-5)
-
-
-def looped(
-    sizes: list[int], change: Callable[[int, nn.Module], None], steps: int = 60, **options: Any
-) -> NoiseScale:
-    """A loop of unequal micro-batches, with something done between backward passes and `step`."""
-    torch.manual_seed(0)
-    model, x, y = nn.Linear(6, 3), torch.randn(96, 6), torch.randint(3, (96,))
-    generator = torch.Generator().manual_seed(1)
-    with NoiseMeter(model, 4, divided=True, **options) as meter:
-        for step in range(steps):
-            model.zero_grad()
-            parts = torch.randint(96, (sum(sizes),), generator=generator).split(sizes)
-            for part in parts:
-                (F.cross_entropy(model(x[part]), y[part]) / len(sizes)).backward()
-            change(step, model)
-            meter.step()
-        return meter.result()
-
-
 def test_steps_between_measured_ones_do_not_matter() -> None:
     torch.manual_seed(0)
     model = MODELS["mlp"][0]()
@@ -223,58 +118,6 @@ def test_steps_between_measured_ones_do_not_matter() -> None:
     assert len(every["other_norms"]) == 2
     for name in ("traces", "norms", "other_norms"):
         assert torch.equal(every[name], alone[name])
-
-
-def nothing(step: int, model: nn.Module) -> None: ...
-
-
-def test_steps_with_unequal_micro_batches_are_left_out() -> None:
-    with (
-        pytest.warns(UserWarning, match="not all in micro-batches of micro_batch_size"),
-        pytest.raises(ConfigError, match="0 steps were taken in"),
-    ):
-        looped([4, 4, 1], nothing)
-    with pytest.warns(UserWarning, match="none of which is micro_batch_size=4"):
-        looped([8, 8], nothing)
-
-
-def test_gradients_that_are_not_finite_are_left_out() -> None:
-    def spoil(step: int, model: nn.Module) -> None:
-        with torch.no_grad():  # the gradients of step 4 are those of the weights that step 3 leaves behind
-            model.weight.fill_(torch.nan if step == 3 else 0.1)
-
-    with pytest.warns(UserWarning, match="not finite"):
-        found = looped([4] * 4, spoil)
-    assert found.num_skipped == 1
-    assert found.num_steps == 59
-    assert np.isfinite(found.noise_scale)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda step, model: nn.utils.clip_grad_norm_(model.parameters(), 0.1),
-        lambda step, model: nn.utils.clip_grad_value_(model.parameters(), 0.01),
-        lambda step, model: [p.grad.mul_(2) for p in model.parameters()],
-        lambda step, model: [setattr(p, "grad", p.grad / 2) for p in model.parameters()],
-    ],
-    ids=["norm", "value", "unscaled", "replaced"],
-)
-def test_gradients_changed_before_the_step_are_refused(change: Callable[[int, nn.Module], None]) -> None:
-    with pytest.raises(ConfigError, match="was changed after its last backward pass"):
-        looped([4] * 4, change)
-
-
-def test_gradients_of_the_step_before_are_refused() -> None:
-    model, x = nn.Linear(6, 3), torch.randn(8, 6)
-    with NoiseMeter(model, 4) as meter:
-        for part in x.split(4):
-            model(part).square().mean().backward()
-        meter.step()
-        for part in x.split(4):
-            model(part).square().mean().backward()
-        with pytest.raises(ConfigError, match="were not cleared"):
-            meter.step()
 
 
 def test_a_loss_scale_that_changes_drops_out() -> None:
@@ -366,15 +209,6 @@ def test_norms_of_a_mean_without_noise_are_exact() -> None:
     assert found["l1"].noise_norm == pytest.approx(0, abs=1e-6)
 
 
-def test_norms_need_two_micro_batches_and_every_parameter() -> None:
-    model = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
-    with NoiseMeter(model, 4, norms_every=1) as meter:
-        for part in (0, 1, 1):
-            model[part](torch.randn(4, 2)).sum().backward()
-        with pytest.raises(ConfigError, match="is not used in all"):
-            meter.step()
-
-
 def test_a_state_without_its_parts_is_refused_by_name():
     meter = NoiseMeter(nn.Linear(2, 1), micro_batch_size=2)
     state = meter.state_dict()
@@ -403,61 +237,6 @@ def test_counts_are_part_of_the_state() -> None:
         return meter.state_dict()["traces"]
 
     assert torch.equal(train(stop=5), train(stop=-1))
-
-
-class Repeated(nn.Module):
-    """One layer, used three times under checkpoints."""
-
-    def __init__(self, use_reentrant: bool) -> None:
-        super().__init__()
-        self.first, self.layer, self.use_reentrant = nn.Linear(4, 4), nn.Linear(4, 4), use_reentrant
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.first(x)
-        for _ in range(3):
-            x = checkpoint(self.layer, x, use_reentrant=self.use_reentrant).tanh()
-        return x
-
-
-def test_one_backward_pass_for_each_forward_pass() -> None:
-    """Two losses of one graph, or a layer shared by reentrant checkpoints, are no micro-batches."""
-    torch.manual_seed(0)
-    for use_reentrant, num_losses in ((False, 2), (True, 1)):
-        model = Repeated(use_reentrant)
-        meter = NoiseMeter(model, micro_batch_size=4)
-        for part in torch.randn(8, 4).split(4):
-            out = model(part)
-            for _ in range(num_losses):
-                out.square().mean().backward(retain_graph=True)
-        with pytest.raises(ConfigError, match="arrived from 2 forward passes"):
-            meter.step()
-        meter.close()
-
-
-def test_complex_parameters_are_refused_by_name() -> None:
-    model = nn.Linear(4, 3, dtype=torch.complex64)
-    with pytest.raises(ConfigError, match="parameter 'weight' is complex"):
-        NoiseMeter(model, micro_batch_size=4)
-
-
-def test_gradients_that_are_only_looked_at_do_not_count() -> None:
-    def look(step: int, model: nn.Module) -> None:
-        torch.autograd.grad(model(torch.ones(4, 6)).sum(), list(model.parameters()))
-
-    assert looped([4] * 4, look).noise_scale == looped([4] * 4, nothing).noise_scale
-
-
-def test_a_parameter_that_is_frozen_no_longer_is_not_overlooked() -> None:
-    model = nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.Linear(4, 3))
-    meter = NoiseMeter(model, micro_batch_size=4)
-    model[0].requires_grad_(True)
-    for part in torch.randn(8, 4).split(4):
-        model(part).square().mean().backward()
-    with pytest.raises(ConfigError, match=r"parameter '0\.weight' was frozen when the meter was made"):
-        meter.step()
-    model[0] = nn.Linear(4, 4)  # as when a head is replaced
-    with pytest.raises(ConfigError, match=r"parameter '0\.weight' was .* is a new one"):
-        meter.step()
 
 
 def by_hand(model: nn.Module, parts: list[torch.Tensor]) -> float:
@@ -506,42 +285,6 @@ def test_a_gradient_left_from_an_earlier_step_does_not_count(kind: Any) -> None:
     )
 
 
-def test_a_sum_that_overflows_is_left_out() -> None:
-    """Each float16 gradient is finite, their sum is not."""
-    model = nn.Linear(4, 1, bias=False).half()
-    meter = NoiseMeter(model, micro_batch_size=4)
-    for _ in range(2):
-        (model(torch.ones(4, 4).half()).mean() * 40000).backward()
-    with pytest.warns(UserWarning, match="not finite"):
-        meter.step()
-    assert meter.num_skipped == 1
-
-
-def test_which_axis_counts_examples_is_kept() -> None:
-    """Five sequences of eight tokens are no micro-batch of eight."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))
-    meter = NoiseMeter(model, micro_batch_size=8)
-    for size in (8, 8, 5):
-        model(torch.randint(5, (size, 8))).square().mean().backward()
-    with pytest.warns(UserWarning, match="not all in micro-batches"):
-        meter.step()
-    assert meter.num_skipped == 1
-
-
-@pytest.mark.parametrize(("last", "skipped"), [(4, 0), (1, 1)])
-@pytest.mark.filterwarnings("ignore:NoiseMeter leaves out")
-def test_forward_passes_without_backward_ones_do_not_matter(last: int, skipped: int) -> None:
-    torch.manual_seed(0)
-    model = nn.Linear(6, 3)
-    meter = NoiseMeter(model, micro_batch_size=4)
-    for size in (4, 4, last):
-        model(torch.randn(32, 6))
-        model(torch.randn(size, 6)).square().mean().backward()
-    meter.step()
-    assert meter.num_skipped == skipped
-
-
 @pytest.mark.parametrize("size", [3, 70_000])
 @pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -549,7 +292,7 @@ def test_squared_norms_neither_overflow_nor_underflow(size: int, scale: float, d
     torch.manual_seed(0)
     values = (torch.randn(2, size) * scale).to(dtype)
     expected = float(np.square(values.double().numpy()).sum())
-    assert float(squared_norm(values)) == pytest.approx(expected, rel=1e-5)
+    assert float(squared_norm(values)) == pytest.approx(expected, rel=1e-5, abs=0)
 
 
 @pytest.mark.parametrize(("kind", "offset"), [(torch.float32, 100.0), (torch.float64, 1e6)])
@@ -610,12 +353,3 @@ def test_copies_of_the_model_do_not_count(kind: Any) -> None:
         return meter.state_dict()["traces"]
 
     assert torch.equal(train(copies=True), train(copies=False))
-
-
-def test_noise_below_rounding_is_said() -> None:
-    model = nn.Linear(3, 1)
-    meter = NoiseMeter(model, micro_batch_size=4)
-    for _ in range(2):
-        model(torch.ones(4, 3)).square().mean().backward()
-    with pytest.warns(UserWarning, match=r"below the rounding of gradients in torch\.float32"):
-        meter.step()

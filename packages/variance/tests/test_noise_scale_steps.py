@@ -1,0 +1,205 @@
+"""Which steps of a training loop count for the noise scale, are left out, or are refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from variance.errors import ConfigError
+from variance.noise_scale import NoiseMeter, NoiseScale
+
+
+def test_what_a_step_must_hold() -> None:
+    model = nn.Linear(2, 1)
+    meter = NoiseMeter(model, 4)
+    model(torch.ones(1, 2)).sum().backward()
+    with pytest.raises(ConfigError, match="at least two micro-batches"):
+        meter.step()
+    with pytest.raises(ConfigError, match="needs at least 3"):
+        meter.result()
+    with pytest.raises(ConfigError, match="micro_batch_size is 0"):
+        NoiseMeter(model, 0)
+
+
+def looped(
+    sizes: list[int], change: Callable[[int, nn.Module], None], steps: int = 60, **options: Any
+) -> NoiseScale:
+    """A loop of unequal micro-batches, with something done between backward passes and `step`."""
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(6, 3), torch.randn(96, 6), torch.randint(3, (96,))
+    generator = torch.Generator().manual_seed(1)
+    with NoiseMeter(model, 4, divided=True, **options) as meter:
+        for step in range(steps):
+            model.zero_grad()
+            parts = torch.randint(96, (sum(sizes),), generator=generator).split(sizes)
+            for part in parts:
+                (F.cross_entropy(model(x[part]), y[part]) / len(sizes)).backward()
+            change(step, model)
+            meter.step()
+        return meter.result()
+
+
+def nothing(step: int, model: nn.Module) -> None: ...
+
+
+def test_steps_with_unequal_micro_batches_are_left_out() -> None:
+    with (
+        pytest.warns(UserWarning, match="not all in micro-batches of micro_batch_size"),
+        pytest.raises(ConfigError, match="0 steps were taken in"),
+    ):
+        looped([4, 4, 1], nothing)
+    with pytest.warns(UserWarning, match="none of which is micro_batch_size=4"):
+        looped([8, 8], nothing)
+
+
+def test_gradients_that_are_not_finite_are_left_out() -> None:
+    def spoil(step: int, model: nn.Module) -> None:
+        with torch.no_grad():  # the gradients of step 4 are those of the weights that step 3 leaves behind
+            model.weight.fill_(torch.nan if step == 3 else 0.1)
+
+    with pytest.warns(UserWarning, match="not finite"):
+        found = looped([4] * 4, spoil)
+    assert found.num_skipped == 1
+    assert found.num_steps == 59
+    assert np.isfinite(found.noise_scale)
+
+
+def test_a_sum_that_overflows_is_left_out() -> None:
+    """Each float16 gradient is finite, their sum is not."""
+    model = nn.Linear(4, 1, bias=False).half()
+    meter = NoiseMeter(model, micro_batch_size=4)
+    for _ in range(2):
+        (model(torch.ones(4, 4).half()).mean() * 40000).backward()
+    with pytest.warns(UserWarning, match="not finite"):
+        meter.step()
+    assert meter.num_skipped == 1
+
+
+def test_which_axis_counts_examples_is_kept() -> None:
+    """Five sequences of eight tokens are no micro-batch of eight."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))
+    meter = NoiseMeter(model, micro_batch_size=8)
+    for size in (8, 8, 5):
+        model(torch.randint(5, (size, 8))).square().mean().backward()
+    with pytest.warns(UserWarning, match="not all in micro-batches"):
+        meter.step()
+    assert meter.num_skipped == 1
+
+
+@pytest.mark.parametrize(("last", "skipped"), [(4, 0), (1, 1)])
+@pytest.mark.filterwarnings("ignore:NoiseMeter leaves out")
+def test_forward_passes_without_backward_ones_do_not_matter(last: int, skipped: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    meter = NoiseMeter(model, micro_batch_size=4)
+    for size in (4, 4, last):
+        model(torch.randn(32, 6))
+        model(torch.randn(size, 6)).square().mean().backward()
+    meter.step()
+    assert meter.num_skipped == skipped
+
+
+def test_gradients_that_are_only_looked_at_do_not_count() -> None:
+    def look(step: int, model: nn.Module) -> None:
+        torch.autograd.grad(model(torch.ones(4, 6)).sum(), list(model.parameters()))
+
+    assert looped([4] * 4, look).noise_scale == looped([4] * 4, nothing).noise_scale
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda step, model: nn.utils.clip_grad_norm_(model.parameters(), 0.1),
+        lambda step, model: nn.utils.clip_grad_value_(model.parameters(), 0.01),
+        lambda step, model: [p.grad.mul_(2) for p in model.parameters()],
+        lambda step, model: [setattr(p, "grad", p.grad / 2) for p in model.parameters()],
+    ],
+    ids=["norm", "value", "unscaled", "replaced"],
+)
+def test_gradients_changed_before_the_step_are_refused(change: Callable[[int, nn.Module], None]) -> None:
+    with pytest.raises(ConfigError, match="was changed after its last backward pass"):
+        looped([4] * 4, change)
+
+
+def test_gradients_of_the_step_before_are_refused() -> None:
+    model, x = nn.Linear(6, 3), torch.randn(8, 6)
+    with NoiseMeter(model, 4) as meter:
+        for part in x.split(4):
+            model(part).square().mean().backward()
+        meter.step()
+        for part in x.split(4):
+            model(part).square().mean().backward()
+        with pytest.raises(ConfigError, match="were not cleared"):
+            meter.step()
+
+
+def test_norms_need_two_micro_batches_and_every_parameter() -> None:
+    model = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
+    with NoiseMeter(model, 4, norms_every=1) as meter:
+        for part in (0, 1, 1):
+            model[part](torch.randn(4, 2)).sum().backward()
+        with pytest.raises(ConfigError, match="is not used in all"):
+            meter.step()
+
+
+class Repeated(nn.Module):
+    """One layer, used three times under checkpoints."""
+
+    def __init__(self, use_reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.layer, self.use_reentrant = nn.Linear(4, 4), nn.Linear(4, 4), use_reentrant
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for _ in range(3):
+            x = checkpoint(self.layer, x, use_reentrant=self.use_reentrant).tanh()
+        return x
+
+
+def test_one_backward_pass_for_each_forward_pass() -> None:
+    """Two losses of one graph, or a layer shared by reentrant checkpoints, are no micro-batches."""
+    torch.manual_seed(0)
+    for use_reentrant, num_losses in ((False, 2), (True, 1)):
+        model = Repeated(use_reentrant)
+        meter = NoiseMeter(model, micro_batch_size=4)
+        for part in torch.randn(8, 4).split(4):
+            out = model(part)
+            for _ in range(num_losses):
+                out.square().mean().backward(retain_graph=True)
+        with pytest.raises(ConfigError, match="arrived from 2 forward passes"):
+            meter.step()
+        meter.close()
+
+
+def test_complex_parameters_are_refused_by_name() -> None:
+    model = nn.Linear(4, 3, dtype=torch.complex64)
+    with pytest.raises(ConfigError, match="parameter 'weight' is complex"):
+        NoiseMeter(model, micro_batch_size=4)
+
+
+def test_a_parameter_that_is_frozen_no_longer_is_not_overlooked() -> None:
+    model = nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.Linear(4, 3))
+    meter = NoiseMeter(model, micro_batch_size=4)
+    model[0].requires_grad_(True)
+    for part in torch.randn(8, 4).split(4):
+        model(part).square().mean().backward()
+    with pytest.raises(ConfigError, match=r"parameter '0\.weight' was frozen when the meter was made"):
+        meter.step()
+    model[0] = nn.Linear(4, 4)  # as when a head is replaced
+    with pytest.raises(ConfigError, match=r"parameter '0\.weight' was .* is a new one"):
+        meter.step()
+
+
+def test_noise_below_rounding_is_said() -> None:
+    model = nn.Linear(3, 1)
+    meter = NoiseMeter(model, micro_batch_size=4)
+    for _ in range(2):
+        model(torch.ones(4, 3)).square().mean().backward()
+    with pytest.warns(UserWarning, match=r"below the rounding of gradients in torch\.float32"):
+        meter.step()
