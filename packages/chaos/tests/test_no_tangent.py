@@ -152,3 +152,19 @@ def test_a_gradient_whose_change_autograd_does_not_see_is_refused(between, behin
             asymptotic_exponents(surface, sgd, [batch], 1, num_windows=1)
     else:
         TrainingMap(surface, sgd, [batch])
+
+
+def test_a_model_that_computes_in_one_type_only():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cells, self.last = nn.GRU(5, 4, batch_first=True), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.last(self.cells(x, torch.zeros(1, len(x), 4))[0][:, -1])
+
+    torch.manual_seed(0)
+    model = Recurrent()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch = torch.randn(6, 7, 5), torch.randint(3, (6,))
+    assert TrainingMap(LossSurface(model, nn.CrossEntropyLoss()), sgd, [batch]).num_steps == 1
