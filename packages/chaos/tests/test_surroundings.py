@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import random
 
 import pytest
 import torch
@@ -281,3 +283,26 @@ def test_guards_are_the_same_for_layers_of_torch_and_for_others(kind):
     model[1].register_forward_hook(lambda module, inputs, output: output * torch.rand(()).item())
     with pytest.raises(ValueError, match="random"):
         surface.hvp(None, x, y, v)
+
+
+def test_what_wraps_a_function_of_torch_is_code_of_a_user():
+    """Also where it takes over the name and the module of what it wraps."""
+    torch.manual_seed(0)
+    model, x, y = mlp(), draw(4, 5), classes(4)
+    captured = model[0].weight
+
+    @functools.wraps(F.cross_entropy)
+    def penalised(output, target):
+        return F.cross_entropy(output, target) + captured.square().sum()
+
+    @functools.wraps(F.cross_entropy)
+    def noisy(output, target):
+        return F.cross_entropy(output, target) + random.random()
+
+    v = torch.ones(LossSurface(model, CE).n, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"reaches parameter '0\.weight' by a reference of its own"):
+        LossSurface(model, penalised).hvp(None, x, y, v)
+    before = random.getstate()
+    with pytest.raises(ValueError, match="random"):
+        LossSurface(model, noisy).hvp(None, x, y, v)
+    assert random.getstate() == before

@@ -134,9 +134,9 @@ def _unique(name: str, names: Counter[str]) -> str:
 def _trouble(row: Any) -> str:
     """Say in a sentence what failed or was not decided, and why as far as it is known."""
     verdict = row.verdict
-    reasons = [f"measured {row.ours}, accepted {row.band}", verdict.reason, verdict.expected_because]
-    sentences = [f"{reason[:1].upper()}{reason[1:].rstrip('.')}." for reason in reasons if reason]
-    return " ".join([sentences[0][:1].lower() + sentences[0][1:], *sentences[1:]])
+    reasons = [reason for reason in (verdict.reason, verdict.expected_because) if reason]
+    found = f"measured {row.ours}, accepted {row.band}."
+    return " ".join([found, *(f"{reason[0].upper()}{reason[1:].rstrip('.')}." for reason in reasons)])
 
 
 def _tally(verdicts: Sequence[Any]) -> list[tuple[str, int]]:

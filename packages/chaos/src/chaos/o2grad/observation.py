@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
@@ -26,6 +27,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _WeightNorm
 
 _EMBEDDINGS = nn.Embedding, nn.EmbeddingBag
+_States = tuple[list[torch.Tensor], list[Any]]  # of PyTorch; of NumPy and Python
 
 
 @dataclass
@@ -197,33 +199,30 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     )
 
 
-def _random_state(*, of_torch_only: bool = False) -> tuple[Any, ...]:
+def _random_state(*, of_torch_only: bool = False) -> _States:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    others = () if of_torch_only else (np.random.get_state(), random.getstate())  # noqa: NPY002
-    return torch.random.get_rng_state(), cuda, *others
+    others = [] if of_torch_only else [np.random.get_state(), random.getstate()]  # noqa: NPY002
+    return [torch.random.get_rng_state(), *cuda], others
 
 
-def _equal_states(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
-    (torch_before, cuda_before, *others_before), (torch_after, cuda_after, *others_after) = before, after
-    if not torch.equal(torch_before, torch_after) or not all(map(torch.equal, cuda_before, cuda_after)):
+def _equal_states(before: _States, after: _States) -> bool:
+    if len(before[0]) != len(after[0]) or not all(map(torch.equal, before[0], after[0])):
         return False
-    if not others_before:
+    if not before[1]:
         return True
-    (numpy_before, python_before), (numpy_after, python_after) = others_before, others_after
-    return (
-        numpy_before[2:] == numpy_after[2:]
-        and np.array_equal(numpy_before[1], numpy_after[1])
-        and python_before == python_after
-    )
+    (_, keys, *rest), python = before[1]
+    (_, keys_now, *rest_now), python_now = after[1]
+    return rest == rest_now and np.array_equal(keys, keys_now) and python == python_now
 
 
-def _set_random_state(state: tuple[Any, ...]) -> None:
-    torch.random.set_rng_state(state[0])
-    if state[1]:
-        torch.cuda.set_rng_state_all(state[1])
-    if state[2:]:
-        np.random.set_state(state[2])  # noqa: NPY002
-        random.setstate(state[3])
+def _set_random_state(state: _States) -> None:
+    (own, *cuda), others = state
+    torch.random.set_rng_state(own)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
+    if others:
+        np.random.set_state(others[0])  # noqa: NPY002
+        random.setstate(others[1])
 
 
 def random_layer(model: nn.Module, evaluate: Callable[[], object]) -> str:
@@ -314,16 +313,17 @@ def is_plain(module: nn.Module) -> bool:
     )
 
 
-def runs_only_torch(parts: Iterable[object]) -> bool:
+def runs_only_torch(parts: Sequence[object]) -> bool:
     """Whether to call these modules and functions runs nothing but layers of PyTorch, with no code of others.
 
     So nothing draws numbers elsewhere, keeps values, or runs in the backward pass. Attention, whose kernels
     are chosen, and embeddings, which may scale their gradients, are left out.
     """
-    return any(True for _ in parts) and all(
+    return bool(parts) and all(
         all(map(_is_of_torch, modules_of([part])))
         if isinstance(part, nn.Module)
-        else getattr(part, "__module__", "") == "torch.nn.functional"
+        # by identity: what wraps a function of PyTorch has its name and its module, too
+        else part is getattr(functional, getattr(part, "__name__", ""), None)
         for part in parts
     )
 

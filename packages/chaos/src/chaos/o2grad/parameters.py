@@ -155,7 +155,7 @@ def flat_parameters(
     return flat
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class LossFunction:
     """The scalar function of the parameters that is differentiated.
 
@@ -189,15 +189,10 @@ class LossFunction:
 
     def __post_init__(self) -> None:
         """Note the model's own tensors before they are swapped."""
-        parameters, buffers = named_tensors(self.model)
-        live = {id(parameters[name]): name for name in self.layout.names if name in parameters}
-        vars(self).update(  # which a frozen class leaves as the way to set its own
-            parameters=parameters,
-            buffers=buffers,
-            live=live,
-            is_whole=len(live) == sum(p.requires_grad for p in parameters.values()),
-            runs_only_torch=runs_only_torch((self.model, self.loss)),
-        )
+        self.parameters, self.buffers = named_tensors(self.model)
+        self.live = {id(self.parameters[n]): n for n in self.layout.names if n in self.parameters}
+        self.is_whole = len(self.live) == sum(p.requires_grad for p in self.parameters.values())
+        self.runs_only_torch = runs_only_torch((self.model, self.loss))
 
     def __call__(self, flat: Float[Tensor, " n"]) -> Tensor:
         """Return the loss at flat parameters."""
