@@ -63,3 +63,15 @@ def test_bad_input() -> None:
     one = torch.zeros(1, 1)
     with pytest.raises(ConfigError, match="every is 0"):
         GradientMonitor(nn.Linear(1, 1), nn.functional.mse_loss, one, one, batch_size=1, every=0)
+
+
+def test_the_picture_shows_what_was_measured() -> None:
+    torch.manual_seed(3)
+    x, y = torch.randn(40, 5), torch.randint(3, (40,))
+    model = nn.Linear(5, 3)
+    monitor = GradientMonitor(model, nn.functional.cross_entropy, x, y, batch_size=8, every=5, num_draws=4)
+    train(model, x, y, monitor)
+    drawn = monitor.plot().axes[0].lines[1::2]
+    assert [float(line.get_xdata()[0]) for line in drawn] == monitor.steps
+    assert [float(line.get_ydata()[0]) for line in drawn] == [f["noise_scale"] for f in monitor.history]
+    assert monitor.history[-1].summary() in repr(monitor)

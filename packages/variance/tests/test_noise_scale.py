@@ -1,6 +1,7 @@
 """The noise scale of a training loop's own micro-batches, against exact per-example moments."""
 
 import copy
+import io
 from typing import Any
 
 import numpy as np
@@ -353,3 +354,29 @@ def test_copies_of_the_model_do_not_count(kind: Any) -> None:
         return meter.state_dict()["traces"]
 
     assert torch.equal(train(copies=True), train(copies=False))
+
+
+@pytest.mark.parametrize("kind", [NoiseMeter, ExampleMeter])
+def test_a_model_with_a_meter_is_pickled_or_says_why_not(kind: Any) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    meter = NoiseMeter(model, 4) if kind is NoiseMeter else ExampleMeter(model)
+    with pytest.raises(TypeError, match="with a meter attached cannot be pickled; close the meter first"):
+        torch.save(model, io.BytesIO())
+    torch.save(model.state_dict(), io.BytesIO())
+    meter.close()
+    torch.save(model, io.BytesIO())
+
+
+def test_the_picture_shows_the_result_of_each_window() -> None:
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(6, 3), torch.randn(96, 6), torch.randint(3, (96,))
+    with ExampleMeter(model, every=2) as meter:
+        for step in range(26):
+            model.zero_grad()
+            F.cross_entropy(model(x[step : step + 32]), y[step : step + 32]).backward()
+            meter.step()
+        drawn = meter.plot(window=10).axes[0].lines[1::2]
+        assert [float(line.get_xdata()[0]) for line in drawn] == [20, 26]
+        assert float(drawn[-1].get_ydata()[0]) == pytest.approx(meter.result(3).noise_scale, rel=1e-12)
+        with pytest.raises(ConfigError, match="window is 2"):
+            meter.plot(window=2)

@@ -3,15 +3,16 @@
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, Self, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
 
+from gdyn_common.display import Axes, Figure
 from variance.errors import ConfigError
 from variance.noise_scale.norms import interval_of_inverse
-from variance.noise_scale.result import NoiseScale
+from variance.noise_scale.result import NoiseScale, plot_noise_scales
 from variance.per_example.recording import require_real
 from variance.statistics import Design
 
@@ -197,7 +198,9 @@ class Meter(ABC):
         Raises:
             ConfigError: Fewer than three steps.
         """
-        steps = self._steps[-last:] if last else self._steps
+        return self._over(self._steps[-last:] if last else self._steps)
+
+    def _over(self, steps: Sequence[tuple[Tensor, Tensor]]) -> NoiseScale:
         if len(steps) < 3:
             raise ConfigError(f"{len(steps)} steps were taken in; an interval needs at least 3.")
         traces, norms = (torch.stack(column) for column in zip(*steps, strict=True))
@@ -215,6 +218,25 @@ class Meter(ABC):
             num_steps=len(steps),
             num_skipped=self.num_skipped,
         )
+
+    def plot(self, axes: Axes | None = None, *, window: int = 50) -> Figure:
+        """Draw the noise scale over the training, and return the figure.
+
+        Args:
+            axes: Axes of matplotlib to draw into; None makes a new figure.
+            window: Measured steps behind each point, which stands at the last of them; the last point may
+                have fewer.
+
+        Raises:
+            ConfigError: Fewer than three steps, or a window below 3.
+        """
+        if window < 3:
+            raise ConfigError(f"window is {window}; an interval needs at least 3 steps.")
+        starts = range(0, max(len(self._steps) - 2, 1), window)
+        found = [self._over(self._steps[start : start + window]) for start in starts]
+        scales = [(part.noise_scale, part.low, part.high) for part in found]
+        ends = [min(start + window, len(self._steps)) * self._every for start in starts]
+        return plot_noise_scales(ends, scales, axes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the steps taken in so far, for a checkpoint: arrays of steps by parameters, and counts."""
@@ -258,9 +280,24 @@ class Meter(ABC):
         self.close()
 
 
-def uncompiled(hook: Callable[..., None]) -> Callable[..., None]:
-    """Keep a hook out of compiled forward passes, which would be compiled anew at every step."""
-    return cast("Callable[..., None]", torch.compiler.disable(hook))
+class Hook:
+    """A hook of a module that stays out of compiled forward passes, which it would have compiled anew."""
+
+    def __init__(self, act: Callable[..., Any]) -> None:
+        self._act = torch.compiler.disable(act)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the hook returns, which may be other outputs."""
+        return self._act(*args, **kwargs)
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self  # it knows its own model, and sees that a copy is another
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a model with a meter attached cannot be pickled; close the meter first, or save the state_dict "
+            "of both."
+        )
 
 
 def dense(gradient: Tensor) -> Tensor:

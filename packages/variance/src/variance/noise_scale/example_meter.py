@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from typing_extensions import override
 
 from variance.errors import ConfigError, UnsupportedLayer
-from variance.noise_scale.base import Meter, dense, squared_norm, uncompiled, world_size
+from variance.noise_scale.base import Hook, Meter, dense, squared_norm, world_size
 from variance.per_example.capture import capture
 from variance.per_example.layers import Call, EmbeddingLayer, Layer, WeightLayer, layer_for
 from variance.per_example.quantities import materialised, weight_squared_norms
@@ -66,10 +66,10 @@ class ExampleMeter(Meter):
         super().__init__(model, population, every)
         covered = {name for key, module in self._modules.items() for name in _names(key, module)}
         self._leave_out(self._parameters.keys() - covered, "belong to layers without a rule")
-        self._handles.append(model.register_forward_pre_hook(uncompiled(self._begin), with_kwargs=True))
+        self._handles.append(model.register_forward_pre_hook(Hook(self._begin), with_kwargs=True))
         for name, module in self._modules.items():
             self._handles.append(module.register_forward_hook(self._recorder(name), with_kwargs=True))
-        self._handles.append(model.register_forward_hook(uncompiled(self._see_outputs)))
+        self._handles.append(model.register_forward_hook(Hook(self._see_outputs)))
 
     @override
     def _forget_gradients(self) -> None:
@@ -118,7 +118,7 @@ class ExampleMeter(Meter):
 
             output.register_hook(receive)
 
-        return uncompiled(record)
+        return Hook(record)
 
     @override
     def _measure(self, loss_scale: float) -> None:

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from typing_extensions import override
 
 from variance.errors import ConfigError
-from variance.noise_scale.base import Meter, dense, squared_norm, uncompiled, world_size
+from variance.noise_scale.base import Hook, Meter, dense, squared_norm, world_size
 from variance.noise_scale.norms import NORMS, norm_noise
 from variance.noise_scale.result import NoiseScale
 
@@ -78,7 +78,7 @@ class NoiseMeter(Meter):
         self._norms: list[Tensor] = []
         self._axis: int | None = None
         super().__init__(model, population, every)
-        self._handles.append(model.register_forward_pre_hook(uncompiled(self._see_inputs), with_kwargs=True))
+        self._handles.append(model.register_forward_pre_hook(Hook(self._see_inputs), with_kwargs=True))
 
     @override
     def _forget_gradients(self) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from gdyn_common.display import Axes, Figure, Shown
 from variance.errors import ConfigError
 from variance.losses import LossFunction
 from variance.measurement import GradientNoise, measure_model
+from variance.noise_scale.result import plot_noise_scales
 
 
-class GradientMonitor:
+class GradientMonitor(Shown):
     """Measures variance and noise scale of a model's mini-batch gradients beside its training.
 
     Nothing that training reads is changed: parameters, buffers, `.grad`, optimiser state and global random
@@ -99,3 +101,18 @@ class GradientMonitor:
             yield self
         finally:
             handle.remove()
+
+    def plot(self, axes: Axes | None = None) -> Figure:
+        """Draw the noise scale over the training, and return the figure.
+
+        Args:
+            axes: Axes of matplotlib to draw into; None makes a new figure.
+        """
+        names = ("noise_scale", "noise_scale_low", "noise_scale_high")
+        scales = [(found[names[0]], found[names[1]], found[names[2]]) for found in self.history]
+        return plot_noise_scales(self.steps, scales, axes)
+
+    def summary(self) -> str:
+        """Return one sentence about the last measurement."""
+        last = f"at step {self.steps[-1]}: {self.history[-1].summary()}" if self.history else "nothing yet"
+        return f"{len(self.steps)} measurements; {last}"

@@ -1,9 +1,10 @@
 """The noise scale of a model, as measured."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from gdyn_common.display import Shown
+from gdyn_common.display import Axes, Figure, Shown, axes_for
 from variance.noise_scale.norms import NormNoise
 
 
@@ -48,3 +49,27 @@ class NoiseScale(Shown):
             found |= {f"{prefix}{k}": float(v) for k, v in vars(part).items() if isinstance(v, float | int)}
             found |= {f"{prefix}noise_scale/{name}": value for name, value in part.by_parameter.items()}
         return found
+
+
+def plot_noise_scales(
+    steps: Iterable[int], scales: Iterable[tuple[float, float, float]], axes: Axes | None = None
+) -> Figure:
+    """Draw noise scales over a training, each with its interval, and return the figure.
+
+    Args:
+        steps: Step of each.
+        scales: Value, lower and upper end of each; an infinite end reaches the top of the picture, and
+            where the value is NaN only the interval is drawn.
+        axes: Axes of matplotlib to draw into; None makes a new figure.
+    """
+    axes, known = axes_for(axes), list(zip(steps, scales, strict=True))
+    finite = [number for _, scale in known for number in scale if 0 < number < math.inf] or [1.0]
+    bottom, top = min(finite) / 2, max(finite) * 2
+    for step, (value, low, high) in known:
+        axes.plot([step, step], [max(low, bottom), min(high, top)], color="C0", linewidth=1)
+        axes.plot(step, value, "o", color="C0")
+    axes.set(
+        title="Noise scale during training (95 % intervals)", xlabel="step", ylabel="noise scale in examples"
+    )
+    axes.set(yscale="log", ylim=(bottom, top))
+    return axes.figure
