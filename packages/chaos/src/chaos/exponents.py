@@ -88,6 +88,25 @@ class Spectrum:
         """Number of neutral directions."""
         return int((self.exponents == 0).sum())
 
+    def plot(self, axes: Axes | None = None) -> Figure:
+        """Draw the resolved exponents, the largest first, and return the figure.
+
+        Args:
+            axes: Axes of matplotlib to draw into; ``None`` makes a new figure.
+
+        Example:
+            >>> spectrum = Spectrum(torch.tensor([-0.2, 0.0, 0.1]), 0, 10, "svd")
+            >>> spectrum.plot().axes[0].get_title()
+            '1 expanding, 1 neutral, 1 contracting'
+        """
+        axes = axes_for(axes)
+        descending = self.exponents[self.exponents.isfinite()].flip(0)
+        axes.plot(range(1, len(descending) + 1), descending.tolist(), ".")
+        axes.axhline(0, color="0.5", linewidth=0.8)
+        counts = f"{self.chaotic()} expanding, {self.edge()} neutral, {self.contracting()} contracting"
+        axes.set(title=counts, xlabel="direction", ylabel="growth per step")
+        return axes.figure
+
 
 @dataclass(frozen=True)
 class FiniteTimeExponents:

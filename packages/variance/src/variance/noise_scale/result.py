@@ -72,4 +72,5 @@ def plot_noise_scales(
         title="Noise scale during training (95 % intervals)", xlabel="step", ylabel="noise scale in examples"
     )
     axes.set(yscale="log", ylim=(bottom, top))
+    axes.yaxis.set_major_formatter("{x:,g}")
     return axes.figure
