@@ -50,7 +50,6 @@ CLAIMS = (
         metric="chaotic_minus_sgd",
         accept=Between(-0.95, -0.35),
         because="from half of what SGD learned down to below chance",
-        kind="statement",
         control=Control("random_minus_sgd", removes=_RANDOM),
     ),
     Claim(
@@ -80,7 +79,6 @@ CLAIMS = (
         metric="pos_minus_chaotic",
         accept=Between(0.1, 0.9),
         because="a clear gap above the seed-to-seed range of a few hundredths",
-        kind="statement",
         control=Control("pos_minus_random", removes=_RANDOM),
     ),
     Claim(
@@ -90,7 +88,6 @@ CLAIMS = (
         metric="order",
         accept=Between(0.75, 1.0, by="median"),
         because="perfect order is 1; one swap of neighbours among four curves gives 0.8",
-        kind="statement",
         registered_because="the band is older than the run; since all three seeds gave 1, which has no "
         "spread, the median of five is judged instead of the mean",
         control=Control("order_of_others", removes="the order: each curve under the start of another one"),
@@ -103,7 +100,6 @@ CLAIMS = (
         accept=Between(-0.4, 0.4),
         because="nearly stops: less than half of what SGD gains, in either direction",
         presets=("quick", "paper-unit"),
-        kind="statement",
         control=_SGD_AGAIN,
     ),
     Claim(
@@ -116,7 +112,6 @@ CLAIMS = (
         expected="fails",
         expected_because=_STANDARDISED,
         presets=("paper",),
-        kind="statement",
         registered_because=_TOLD_APART,
         control=_SGD_AGAIN,
     ),
@@ -129,7 +124,6 @@ CLAIMS = (
             accept=Between(-0.4, 0.4),
             because="as fig2a.stall: the paper says it of every start",
             presets=presets,
-            kind="statement",
             registered_because=_FIRST_ALONE,
             control=Control(f"stall_of_sgd_{i}", removes=_SGD_AGAIN.removes),
             expected=expected,
@@ -147,7 +141,6 @@ CLAIMS = (
             because=_PLATEAU,
             paper=value,
             presets=("paper-unit",),
-            kind="number",
             control=_UNTRAINED if label == "SGD" else _UNPRUNED,
         )
         for label, name, value in _PLATEAUS
@@ -164,7 +157,6 @@ CLAIMS = (
             expected="holds" if label == "SGD" else "fails",
             expected_because="" if label == "SGD" else _STANDARDISED,
             presets=("paper",),
-            kind="number",
             registered_because=_TOLD_APART,
             control=_UNTRAINED if label == "SGD" else _UNPRUNED,
         )
@@ -177,7 +169,6 @@ CLAIMS = (
         metric="fall",
         accept=Between(0.2, 0.85),
         because="falls clearly, and does not vanish within the run",
-        kind="statement",
         control=Control("fall_untrained", removes="training: the parameters stay where they start"),
     ),
     Claim(
@@ -187,7 +178,6 @@ CLAIMS = (
         metric="count_ratio",
         accept=Between(0.7, 1.4),
         because="roughly constant: within forty percent either way",
-        kind="statement",
         control=Control(
             "count_ratio_bent_up", removes="negative curvature: its sign is changed after the first time"
         ),
@@ -200,7 +190,6 @@ CLAIMS = (
         accept=Holds(),
         because="an order, in more seeds than a coin would show; in eight or nine of ten, by the rounding of "
         "the run: the exponent is that of the first 500 steps, and the distance is measured after 2 000",
-        kind="statement",
         control=Control("randn_is_fastest", removes="the direction: an isotropic one in its place"),
     ),
     Claim(
@@ -213,7 +202,6 @@ CLAIMS = (
         expected="undecided",
         expected_because="one draw per seed: in four of the default five, six of the first ten; a random "
         "converging combination can hold a direction that expands after the tangent matrix ends",
-        kind="statement",
         control=Control("chaos_is_slowest", removes="the sign: both chaotic perturbations in their place"),
     ),
     Claim(
@@ -223,7 +211,6 @@ CLAIMS = (
         metric="late_growth",
         accept=Between(1.0, 2.5),
         because="above 1 is drift; linear growth gives at most 2, exponential growth far more",
-        kind="statement",
         control=Control("exponential_growth", removes="the drift: growth by the largest exponent instead"),
     ),
     Claim(
@@ -233,7 +220,6 @@ CLAIMS = (
         metric="r2",
         accept=Between(0.9, 1.0),
         because="a two-parameter law that explains nine tenths of the variance",
-        kind="statement",
         control=Control("r2_constant", removes="divergence: a distance that stays as it was"),
     ),
     Claim(
@@ -258,7 +244,6 @@ CLAIMS = (
         expected="fails",
         expected_because="growth before step T is faster than its average to T (the exponent falls, Figure "
         "2b), so early distances lie above the straight exponential, by up to 1.8 times: four in five inside",
-        kind="statement",
         control=Control("early_inside_flat", removes="chaos: no exponent above zero"),
     ),
     Claim(
@@ -269,7 +254,6 @@ CLAIMS = (
         accept=Between(0.3, 5.0),
         because="at least a factor of two above the measured distance, and no more than an exponent of 0.5 % "
         "per step, the largest of Figure 2b, gives in 2 000 steps (10^4.3)",
-        kind="statement",
         registered_because="the upper end was 10^60, which nothing can leave; ten seeds had given 10^1.9 to "
         "10^3.0",
         control=Control("late_gap_of_law", removes="the exponential: the fitted law in its place"),

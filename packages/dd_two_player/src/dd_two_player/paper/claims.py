@@ -67,27 +67,18 @@ CLAIMS = (
         "dirac-gan", "final_alternating_disc_first", 1.382, 5e-4, "alternating, discriminator first", _DIRAC
     ),
     number("dirac-gan", "final_cancelled", 1.412, 5e-4, "interaction cancelled", _DIRAC),
-    Claim(
-        "dirac-gan.consensus",
-        "consensus optimisation converges",
-        f"{GAMES}, DiracGAN, explicit regularisation",
-        "final_consensus",
-        Between(0.0, 0.01),
-        "a distance, so zero is its floor; the ceiling is a hundredth of the starting distance",
-        kind="statement",
-        deterministic=True,
-        control=Control("final_simultaneous", removes="the explicit regularisation"),
-    ),
-    Claim(
-        "dirac-gan.sga",
-        "SGA converges",
-        f"{GAMES}, DiracGAN, explicit regularisation",
-        "final_sga",
-        Between(0.0, 0.01),
-        "a distance, so zero is its floor; the ceiling is a hundredth of the starting distance",
-        kind="statement",
-        deterministic=True,
-        control=Control("final_simultaneous", removes="the explicit regularisation"),
+    *(
+        Claim(
+            f"dirac-gan.{name}",
+            f"{words} converges",
+            f"{GAMES}, DiracGAN, explicit regularisation",
+            f"final_{name}",
+            Between(0.0, 0.01),
+            "a distance, so zero is its floor; the ceiling is a hundredth of the starting distance",
+            deterministic=True,
+            control=Control("final_simultaneous", removes="the explicit regularisation"),
+        )
+        for name, words in (("consensus", "consensus optimisation"), ("sga", "SGA"))
     ),
     Claim(
         "tracking.plain",
@@ -96,7 +87,6 @@ CLAIMS = (
         "order_plain",
         Between(0.9, 1.15),
         ORDER,
-        kind="statement",
         deterministic=True,
         control=Control("order_corrected", removes="the drift, by comparing with the modified flow"),
     ),
@@ -107,7 +97,6 @@ CLAIMS = (
         "order_corrected",
         Between(1.9, 2.15),
         ORDER,
-        kind="statement",
         deterministic=True,
         control=Control("order_plain", removes="the drift terms of the modified flow"),
     ),
@@ -174,7 +163,6 @@ CLAIMS = (
             f"order_{kind}",
             Between(order - 0.25, order + 0.35),
             "slope over three rates on networks; the next order bends it by less than that",
-            kind="statement",
             registered_because="a first run at twice the rates over twice the time gave 1.1, 2.0 and 2.1 "
             "on the saturating game, and another, less smooth game diverged",
             control=control,
@@ -221,7 +209,6 @@ CLAIMS = (
             f"alternating_cancel@{rates}/distance",
             accept,
             "a sign; the far end is about twice the distance of trained runs",
-            kind="statement",
             requires=("alternating_trained", "alternating_cancel_trained"),
             presets=("long",),
             minus=f"alternating@{rates}/distance",
@@ -267,7 +254,6 @@ CLAIMS = (
         "cancel_distance_ratio",
         Between(0.3, 1.0),
         _IMPROVES,
-        kind="statement",
         requires=("plain_trained", "cancel_trained"),
         control=_DOUBLED,
     ),
@@ -279,7 +265,6 @@ CLAIMS = (
         Holds(),
         "every run of the small version must end closer to the data than it began; most of all runs, since a "
         "few seeds cannot show more",
-        kind="statement",
         registered_because="judged as a share of exactly 0 before, which 3 of 3 runs gave; a share needs "
         "an interval",
         control=Control("double_trained", removes="the sign of the correction: the drift is doubled"),
@@ -291,7 +276,6 @@ CLAIMS = (
         "alternating_distance_ratio",
         Between(0.3, 1.0),
         _IMPROVES,
-        kind="statement",
         expected="undecided",
         expected_because="at rates 0.02:0.1 no run ends closer to the data than it began, and at 0.05:0.1 "
         "not every one; where all runs train, at 0.1:0.1 and 0.2:0.1, the ratio is about a half",
@@ -310,7 +294,6 @@ CLAIMS = (
         expected="fails",
         expected_because="first measured 1.21 +- 0.15: at rate 1e-3 Adam is behind within the 400 steps of "
         "the small version; whether it catches up was not studied",
-        kind="statement",
         requires=("plain_trained", "adam_trained"),
         control=_UNTRAINED,
     ),
@@ -337,7 +320,6 @@ CLAIMS = (
         expected="undecided",
         expected_because="first measured 0.82 +- 0.13 over four seeds; the fifth has one run, at rates "
         "0.2:0.1, whose parameters did not stay finite, and that counts as infinitely far",
-        kind="statement",
         requires=("plain_trained", "cancel_trained"),
         control=_UNTRAINED,
     ),
@@ -349,7 +331,6 @@ CLAIMS = (
         Between(0.5, 1.1),
         "2 000 steps are early in training; a tenth is about the spread over seeds we expect, and a halved "
         "distance would point to reference runs that failed",
-        kind="statement",
         requires=("mnist.trains",),
         control=_UNTRAINED,
     ),

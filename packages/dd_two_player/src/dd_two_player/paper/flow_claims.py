@@ -60,7 +60,6 @@ FLOW_CLAIMS = (
             f"order_{name}",
             Between(order - 0.2, order + 0.2),
             ORDER,
-            kind="statement",
             control=Control(f"order_{other}", removes=f"what tells it from the {other} model"),
         )
         for name, order, other in (
@@ -98,7 +97,6 @@ FLOW_CLAIMS = (
         Between(0.02, 0.98),
         "the paper shows a smoother descent without a number; two hundredths of 300 steps are six, more than "
         "chance, and a gain of one would mean that the fixed rate never descended",
-        kind="statement",
         control=Control(
             "descending_share_gain_fixed",
             removes="the adaptation: the fixed rate against itself, other seeds",

@@ -5,17 +5,16 @@ from __future__ import annotations
 from gdyn_reproduce.claims import Between, Claim, Control, Expected, Holds, Within
 from instability.paper.figures import FIGURES
 
+_EQUAL = {
+    "fig1": "Equal time steps in other rows give equal bits.",
+    "reduced-map": "Equal orbits in other columns give equal bits.",
+}
+
 
 def _controls(figure: str) -> Claim:
     return Claim(
         id=f"{figure}.controls",
-        statement=(
-            "Equal time steps in other rows give equal bits."
-            if figure == "fig1"
-            else "Equal orbits in other columns give equal bits."
-            if figure == "reduced-map"
-            else "A second k = 1 and k = 2 equal the baseline bit for bit."
-        ),
+        statement=_EQUAL.get(figure, "A second k = 1 and k = 2 equal the baseline bit for bit."),
         source=f"null control of {figure}, ours",
         metric="controls",
         accept=Holds(),
@@ -23,6 +22,10 @@ def _controls(figure: str) -> Claim:
         kind="check",
         deterministic=True,
     )
+
+
+def _null(metric: str) -> Control:
+    return Control(metric, removes="the perturbation: k = 1 and k = 2", deterministic=True)
 
 
 PAPER_ONLY = ("paper",)
@@ -39,7 +42,6 @@ CLAIMS = (
         "stable_decays",
         Holds(),
         "0.4 is below the von Neumann bound 1/2, where the scheme obeys a maximum principle.",
-        kind="statement",
         deterministic=True,
         control=Control("unstable_decays", removes="the bound: the time step is 0.8"),
     ),
@@ -50,7 +52,6 @@ CLAIMS = (
         "unstable_growth",
         Between(2.19, 2.193),
         "4 * 0.8 * sin(29 pi / 60)**2 - 1 = 2.1912; after 200 steps slower modes are below 1e-3 of it.",
-        kind="statement",
         deterministic=True,
         control=Control("stable_growth", removes="the instability: the time step is 0.4"),
     ),
@@ -81,10 +82,7 @@ CLAIMS = (
         "swish_spread_ratio",
         Between(0.2, 2.0),
         "A ratio of two standard deviations of few samples scatters by a factor of 2; 5 is another order.",
-        kind="statement",
-        control=Control(
-            "swish_null_spread_ratio", removes="the perturbation: k = 1 and k = 2", deterministic=True
-        ),
+        control=_null("swish_null_spread_ratio"),
     ),
     Claim(
         "table1.relu",
@@ -94,10 +92,7 @@ CLAIMS = (
         Between(0.2, 2.0),
         "As for Swish.",
         presets=PAPER_ONLY,
-        kind="statement",
-        control=Control(
-            "relu_null_spread_ratio", removes="the perturbation: k = 1 and k = 2", deterministic=True
-        ),
+        control=_null("relu_null_spread_ratio"),
     ),
     Claim(
         "table1-fashion-mnist.relu",
@@ -106,10 +101,7 @@ CLAIMS = (
         "relu_spread_ratio",
         Between(0.2, 2.0),
         "As for CIFAR-10.",
-        kind="statement",
-        control=Control(
-            "relu_null_spread_ratio", removes="the perturbation: k = 1 and k = 2", deterministic=True
-        ),
+        control=_null("relu_null_spread_ratio"),
     ),
     Claim(
         "fig2-left.large-rate",
@@ -118,8 +110,7 @@ CLAIMS = (
         "largest_rate_divergence",
         Between(0.1, 2.0),
         "2 is the metric's maximum; 0.1 is seven orders above the rounding it started from.",
-        kind="statement",
-        control=Control("null_divergence", removes="the perturbation: k = 1 and k = 2", deterministic=True),
+        control=_null("null_divergence"),
     ),
     Claim(
         "fig2-left.small-rate",
@@ -129,7 +120,6 @@ CLAIMS = (
         Between(0.0, 1e-2),
         "Ten times below the band of the largest rate; rounding itself random-walks up to 1e-5.",
         presets=PAPER_ONLY,
-        kind="statement",
         control=Control("largest_rate_divergence", removes="the small rate"),
     ),
     Claim(
@@ -141,7 +131,6 @@ CLAIMS = (
         "Later by half at least; 20 would mean that the large rate separates at once. Rates small enough to "
         "stay together for good need more updates than a quick run has.",
         presets=("quick", "long"),
-        kind="statement",
         control=Control(
             "separation_delay_of_equal_rates", removes="the small rate: equal rates of two seeds"
         ),
@@ -153,8 +142,7 @@ CLAIMS = (
         "largest_rate_divergence",
         Between(0.1, 2.0),
         "As in the left panel.",
-        kind="statement",
-        control=Control("null_divergence", removes="the perturbation: k = 1 and k = 2", deterministic=True),
+        control=_null("null_divergence"),
     ),
     Claim(
         "fig2-right.start",
@@ -163,7 +151,6 @@ CLAIMS = (
         "first_divergence",
         Between(0.0, 1e-6),
         "float32 rounds to 6e-8; a step changes a part of the entries by one or two units.",
-        kind="statement",
         control=Control("largest_rate_divergence", removes="the start: the same distance at the end"),
     ),
     Claim(
@@ -173,7 +160,6 @@ CLAIMS = (
         "settles_inside",
         Holds(),
         "At a threshold itself the factor is exactly 1, counted as not growing.",
-        kind="statement",
         deterministic=True,
         control=Control("settles_outside", removes="the thresholds: weight decays outside"),
     ),
@@ -184,7 +170,6 @@ CLAIMS = (
         "grows_outside",
         Holds(),
         "The smallest predicted growth is 0.96 % a step, measured with a margin of 1e-7.",
-        kind="statement",
         deterministic=True,
         control=Control("grows_inside", removes="the thresholds: weight decays inside"),
     ),
@@ -197,7 +182,6 @@ CLAIMS = (
         "The paper prints two digits, 1.3e7: half a unit of the last is 4 %. Exact here: 12 960 000.",
         paper=1.3e7,
         presets=PAPER_ONLY,
-        kind="number",
         deterministic=True,
         control=Control("periodic_bound", removes="the kernel's support: the spectrum of the whole image"),
     ),
@@ -210,7 +194,6 @@ CLAIMS = (
         "The paper prints two digits, 2.0e8: half a unit of the last is 2.5 %.",
         paper=2.0e8,
         presets=PAPER_ONLY,
-        kind="number",
         deterministic=True,
         no_control="it is 2 / learning rate; no run can move it",
     ),
@@ -221,7 +204,6 @@ CLAIMS = (
         "growth_error",
         Between(0.0, 1e-4),
         "After 1000 steps the fastest mode dominates unless another is within 1e-3 of it.",
-        kind="statement",
         deterministic=True,
         control=Control(
             "growth_error_of_neighbours", removes="the weight decay of the prediction: that of its neighbour"
@@ -234,7 +216,6 @@ CLAIMS = (
         "verdicts_agree",
         Holds(),
         "The bounds are exact for the linear PDE.",
-        kind="statement",
         deterministic=True,
         control=Control(
             "verdicts_of_periodic_bound", removes="the kernel's support: the spectrum of the whole image"
@@ -258,7 +239,6 @@ CLAIMS = (
         "small_rates_settle",
         Holds(),
         "Last 50 losses within 1e-6 of the fixed point's; the slowest rate contracts by e**-0.15 a step.",
-        kind="statement",
         deterministic=True,
         control=Control("middle_rates_settle", removes="the edge: rates beyond 2 / sharpness"),
     ),
@@ -269,7 +249,6 @@ CLAIMS = (
         "middle_rates_restrained",
         Holds(),
         "Never above 10 times its first value (divergence gains 1e79), still moving by 1e-6 at the end.",
-        kind="statement",
         deterministic=True,
         control=Control("small_rates_restrained", removes="the edge: rates below 2 / sharpness"),
     ),
@@ -280,7 +259,6 @@ CLAIMS = (
         "large_rates_diverge",
         Holds(),
         "Directions without signal are multiplied by at least 1.2 in each of 1000 steps.",
-        kind="statement",
         deterministic=True,
         control=Control("middle_rates_diverge", removes="the bound: rates below 2 / weight decay"),
     ),
@@ -293,7 +271,6 @@ CLAIMS = (
         "The next rate tried is 0.11; half way to it.",
         paper=0.1,
         presets=PAPER_ONLY,
-        kind="number",
         deterministic=True,
         control=Control("largest_settling_rate", removes="restraint: the largest rate that settles"),
     ),
@@ -314,7 +291,6 @@ CLAIMS = (
         "chaotic_rates_amplify",
         Holds(),
         "At the slowest, exponent 0.38, 1e-3 is reached by step 75; the run has 600 or more.",
-        kind="statement",
         control=Control("other_rates_amplify", removes="chaos: rates of negative exponent"),
     ),
     Claim(
@@ -342,8 +318,7 @@ CLAIMS = (
         "saturation",
         Between(0.8, 1.8),
         "2 is the maximum; independent points of the attractor give 1.05 to 1.54 by rate.",
-        kind="statement",
-        control=Control("null_divergence", removes="the perturbation: k = 1 and k = 2", deterministic=True),
+        control=_null("null_divergence"),
     ),
     Claim(
         "reduced-map.fixed-point",
@@ -382,7 +357,6 @@ CLAIMS = (
         "beyond_weight_decay_diverges",
         Holds(),
         "Weight decay alone multiplies by less than -1.",
-        kind="statement",
         deterministic=True,
         control=Control("below_weight_decay_diverges", removes="the bound: rates below 2 / weight decay"),
     ),
@@ -403,7 +377,6 @@ CLAIMS = (
         "rounding_becomes",
         Between(0.5, 50.0),
         "The attractor spans several units of c; exponent 0.79 over 200 steps is far more than needed.",
-        kind="statement",
         deterministic=True,
         control=Control("rounding_becomes_at_0.06", removes="chaos: a rate of negative exponent"),
     ),
@@ -432,7 +405,6 @@ CLAIMS = (
         "early_levels_ordered",
         Holds(),
         "The first perturbation is one unit in the last place: 1e-16, 6e-8 and 4e-3 relative.",
-        kind="statement",
         control=Control("null_levels_ordered", removes="the perturbation: k = 1 and k = 2"),
     ),
     Claim(
@@ -442,7 +414,6 @@ CLAIMS = (
         "largest_rate_ratio",
         Between(0.3, 5.0),
         "Mini-batches hold it below 2 / lr or let it overshoot; a third to five covers both.",
-        kind="statement",
         control=Control("smallest_rate_ratio", removes="the pressure of the rate: the smaller learning rate"),
     ),
     *(_controls(figure.id) for figure in FIGURES),
