@@ -20,8 +20,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gdyn_reproduce._arguments import prepare
 from gdyn_reproduce.exits import DONE, guard, worst
 from gdyn_reproduce.keys import check
+from gdyn_reproduce.registry import resolve
 
 _CODES = "GDYN_SWEEP_CODES"
 """Names the file to which every job of a sweep appends its exit code, also from other processes."""
@@ -30,23 +32,38 @@ _CODES = "GDYN_SWEEP_CODES"
 def run_hydra(
     package: str,
     name: str,
-    config_class: type,
+    config: str,
     task: Callable[[Any, str, list[str]], int],
     overrides: list[str],
     groups: Mapping[str, Mapping[str, Mapping[str, Any]]],
     default_groups: Mapping[str, str],
 ) -> int:
-    """Compose the settings and run `task`; see `gdyn_reproduce.cli.hydra_main`."""
-    flags = [argument for argument in overrides if argument.startswith("-") or argument == "job"]
-    values = [argument for argument in overrides if argument not in flags]
+    """Compose the configuration, build its dataclass and run the task, once per job of a sweep.
+
+    Args:
+        package: Import name of the package, for messages.
+        name: Name of the command, for messages.
+        config: ``"module:DataclassName"``; its ``__post_init__`` validates.
+        task: Takes the configuration object, the chosen option of the group ``preset``, and the overrides.
+        overrides: Hydra's command-line grammar.
+        groups: Config groups; each option is a mapping of overrides at the top level.
+        default_groups: Options that apply when none is chosen.
+
+    Returns:
+        The exit code, for a sweep the worst of its jobs.
+    """
+    config_class = resolve(config)
+    ready = prepare(overrides, config_class, groups)
+    flags = [argument for argument in ready if argument.startswith("-") or argument == "job"]
+    values = [argument for argument in ready if argument not in flags]
     for override in values:
         _check_syntax(override)
 
     def job(composed: DictConfig, preset: str, given: list[str]) -> int:
         def checked() -> int:
-            config = OmegaConf.to_object(composed)
-            check(config)
-            return task(config, preset, given)
+            settings = OmegaConf.to_object(composed)
+            check(settings)
+            return task(settings, preset, given)
 
         return guard(package, checked)
 

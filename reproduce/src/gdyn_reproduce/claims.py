@@ -9,9 +9,10 @@ too, so bands have two ends.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from gdyn_common.errors import unknown
 from gdyn_reproduce import intervals
@@ -28,28 +29,28 @@ KINDS: tuple[Kind, ...] = ("number", "statement", "check")
 SCALES: tuple[Scale, ...] = ("paper size", "scaled")
 
 
-class Criterion(Protocol):
+class Criterion(ABC):
     """A band, and the statistic that is compared with it."""
 
+    @abstractmethod
     def bounds(self, paper: float | str | None) -> tuple[float, float]:
         """Return the lower and the upper end of the band."""
-        ...
 
+    @abstractmethod
     def interval(self, values: Sequence[float]) -> Interval:
         """Return the interval of the judged statistic from measurements, one per seed."""
-        ...
 
     def judge(self, values: Sequence[float], paper: float | str | None = None) -> Outcome:
         """Return the outcome for these values."""
-        ...
+        return decide(self.interval(values), *self.bounds(paper))
 
     def band(self, paper: float | str | None) -> str:
         """Return the accepted values in words, for tables."""
-        ...
+        return spell_band(*self.bounds(paper))
 
 
 @dataclass(frozen=True)
-class Between:
+class Between(Criterion):
     """The mean over seeds lies in ``[low, high]``; of truth values, the share of seeds that are true.
 
     Attributes:
@@ -85,17 +86,9 @@ class Between:
             return intervals.of_share(sum(map(bool, values)), len(values))
         return intervals.of_mean(values, self.by)
 
-    def judge(self, values: Sequence[float], paper: float | str | None = None) -> Outcome:
-        """Return the outcome for measurements, one per seed."""
-        return decide(self.interval(values), *self.bounds(paper))
-
-    def band(self, paper: float | str | None) -> str:
-        """Return the band."""
-        return spell_band(self.low, self.high)
-
 
 @dataclass(frozen=True)
-class Within:
+class Within(Criterion):
     """The mean over seeds lies within a distance of the paper's value.
 
     Attributes:
@@ -128,17 +121,9 @@ class Within:
         """Return the interval as `Between` does."""
         return Between(0, 0, self.by).interval(values)
 
-    def judge(self, values: Sequence[float], paper: float | str | None = None) -> Outcome:
-        """Return the outcome for measurements, one per seed."""
-        return decide(self.interval(values), *self.bounds(paper))
-
-    def band(self, paper: float | str | None) -> str:
-        """Return the band around the paper's value."""
-        return spell_band(*self.bounds(paper))
-
 
 @dataclass(frozen=True)
-class Holds:
+class Holds(Criterion):
     """The statement is true for more than a share of all seeds, those not tried included.
 
     Attributes:
@@ -168,10 +153,6 @@ class Holds:
         if not all(isinstance(value, bool) for value in values):
             raise TypeError(f"Holds judges truth values, got {values[0]!r}; use Between for numbers")
         return intervals.of_share(sum(map(bool, values)), len(values))
-
-    def judge(self, values: Sequence[float], paper: float | str | None = None) -> Outcome:
-        """Return the outcome for truth values, one per seed."""
-        return decide(self.interval(values), *self.bounds(paper))
 
     def band(self, paper: float | str | None) -> str:
         """Return the condition."""
@@ -259,10 +240,7 @@ class Claim:
         if self.kind is None:
             number = isinstance(self.paper, int | float) and not isinstance(self.paper, bool)
             object.__setattr__(self, "kind", "number" if number else "statement")
-        for name, allowed in (
-            ("kind", KINDS),
-            ("expected", ("holds", "fails", "undecided")),
-        ):
+        for name, allowed in (("kind", KINDS), ("expected", ("holds", "fails", "undecided"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"claim {self.id!r}: {unknown(name, str(getattr(self, name)), allowed)}")
         if self.expected != "holds" and not self.expected_because:

@@ -14,13 +14,13 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gdyn_common.errors import unknown
 from gdyn_reproduce import _help
-from gdyn_reproduce._arguments import name_positionals, prepare
+from gdyn_reproduce._arguments import name_positionals
 from gdyn_reproduce.exits import DONE, INTERRUPTED, UNEXPECTED, guard, worst
 from gdyn_reproduce.registry import Command, Figure, Paper, Preset, resolve
 
@@ -180,10 +180,12 @@ def _guard_cost(chosen: Sequence[tuple[Figure, str]], limit: str, *, agreed: boo
 
 
 def _run_figure(paper: Paper, figure: Figure, overrides: list[str]) -> int:
+    from gdyn_reproduce._hydra import run_hydra
+
     def task(config: Any, preset: str, given: list[str]) -> int:
         return _compute(paper, figure, config, preset, given)
 
-    return hydra_main(
+    return run_hydra(
         paper.package,
         f"run {figure.id}",
         figure.config,
@@ -239,6 +241,8 @@ def _duration(seconds: float) -> str:
 
 
 def _own(paper: Paper, command: Command, arguments: list[str], wants_help: bool) -> int:
+    from gdyn_reproduce._hydra import run_hydra
+
     if wants_help:
         positional = " ".join(key.upper() for key in command.positional)
         usage = f"Usage: {command.name} {positional} [key=value ...]".replace("  ", " ")
@@ -252,38 +256,9 @@ def _own(paper: Paper, command: Command, arguments: list[str], wants_help: bool)
     overrides = name_positionals(command, arguments)
     if command.rewrite:
         overrides = resolve(command.rewrite)(overrides)
-    return hydra_main(
+    return run_hydra(
         paper.package, command.name, command.config, task, overrides, command.groups, command.default_groups
     )
-
-
-def hydra_main(
-    package: str,
-    name: str,
-    config: str,
-    task: Callable[[Any, str, list[str]], int],
-    overrides: list[str],
-    groups: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    default_groups: Mapping[str, str],
-) -> int:
-    """Compose the configuration, build its dataclass and run the task, once per job of a sweep.
-
-    Args:
-        package: Import name of the package, for messages.
-        name: Name of the command, for messages.
-        config: ``"module:DataclassName"``; its ``__post_init__`` validates.
-        task: Takes the configuration object, the chosen option of the group ``preset``, and the overrides.
-        overrides: Hydra's command-line grammar.
-        groups: Config groups; each option is a mapping of overrides at the top level.
-        default_groups: Options that apply when none is chosen.
-
-    Returns:
-        The exit code, for a sweep the worst of its jobs.
-    """
-    from gdyn_reproduce._hydra import run_hydra
-
-    ready = prepare(overrides, resolve(config), groups)
-    return run_hydra(package, name, resolve(config), task, ready, groups, default_groups)
 
 
 def _run_options() -> type:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gdyn_common.storage import read_arrays
 from gdyn_reproduce.claims import KINDS, Outcome
-from gdyn_reproduce.records import Record, csv_table
+from gdyn_reproduce.records import Record, csv_table, flat
 from gdyn_reproduce.strips import band_strip
 
 OUTCOMES: tuple[Outcome, ...] = ("holds", "fails", "undecided", "stale", "not judged here")
@@ -205,11 +205,5 @@ def _made(records: Sequence[Record]) -> str:
     return f"{' '.join(parts)}." if parts else ""
 
 
-def _flat_text(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    flat: list[tuple[str, str]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat += _flat_text(value, f"{prefix}{key}.")
-        else:
-            flat.append((prefix + key, str(value)))
-    return flat
+def _flat_text(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key, str(value)) for key, value in flat(values).items()]

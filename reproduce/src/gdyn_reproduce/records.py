@@ -321,7 +321,7 @@ def load_runs(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             "scale": record.header.scale,
             "version": record.header.version,
             "folder": str(record.folder),
-        } | {f"config.{key}": value for key, value in _flat(record.config).items()}
+        } | {f"config.{key}": value for key, value in flat(record.config).items()}
         for metric, value in record.measurements.items():
             single = value.value if isinstance(value, Measured) else value
             values = single if isinstance(single, list) else [single]
@@ -391,11 +391,12 @@ def dump_json(body: Mapping[str, Any]) -> str:
     return json.dumps(plain(body), indent=2, allow_nan=False) + "\n"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by their full path, ``outer.inner``."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found

@@ -180,10 +180,6 @@ def control_table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def _rejections(records: Sequence[Record]) -> list[bool]:
-    return [v.control.rejected for record in records for v in record.verdicts if v.control]
-
-
 def compare(first: Sequence[Record], second: Sequence[Record]) -> str:
     """Put two sets of records side by side, claim by claim.
 
@@ -226,14 +222,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     side_by_side = commands.add_parser("compare", help="two folders of runs, claim by claim")
     side_by_side.add_argument("first", type=Path)
     side_by_side.add_argument("second", type=Path)
-    controls = commands.add_parser("controls", help="what the criteria say of the controls")
-    controls.add_argument("runs", nargs="+", type=Path, help="folders that hold runs")
+    refuted = commands.add_parser("controls", help="what the criteria say of the controls")
+    refuted.add_argument("runs", nargs="+", type=Path, help="folders that hold runs")
     arguments = parser.parse_args(argv)
     try:
         if arguments.command == "controls":
             records = [record for folder in arguments.runs for record in load_records(folder)]
             print(control_table(records))
-            return 0 if all(_rejections(records)) else 1
+            controls = [verdict.control for record in records for verdict in record.verdicts]
+            return 0 if all(control.rejected for control in controls if control) else 1
         if arguments.command == "compare":
             print(compare(load_records(arguments.first), load_records(arguments.second)))
             return 0

@@ -23,7 +23,6 @@ from gdyn_reproduce.records import Record, Result, dump_json, parse_record, read
 from gdyn_reproduce.registry import Paper, program, resolve
 from gdyn_reproduce.report import PAPER_KINDS, Row, rows
 from gdyn_reproduce.runs import rejudge
-from gdyn_reproduce.verdicts import Verdict
 
 _LARGEST_ARRAYS = 1_000_000
 """Bytes of plotted numbers that are committed with a record; more stay in the run folder."""
@@ -89,14 +88,20 @@ def _judged(records: Sequence[Record]) -> list[Row]:
 
 def _line(row: Row) -> str:
     header, verdict = row.record.header, row.verdict
-    verdict_cell = f"**{_spell_outcome(verdict)}** ({verdict.scale}, `{header.figure}` `{header.preset}`)"
-    reasons = [verdict.reason, f"Control: {row.control}" if row.control else "", _spell_expectation(verdict)]
+    surprise = "" if verdict.as_expected else f" (expected {verdict.expected})"
+    parts = [f"**{verdict.outcome}{surprise}** ({verdict.scale}, `{header.figure}` `{header.preset}`)"]
+    if verdict.reason:
+        parts.append(f"{verdict.reason[0].upper()}{verdict.reason[1:]}")
+    if row.control:
+        parts.append(f"Control: {row.control}")
+    if verdict.expected != "holds":
+        parts.append(f"Expected outcome {verdict.expected}: {verdict.expected_because}")
     return _cells(
         f"{verdict.statement} ({verdict.source}) *{verdict.kind}, registered {verdict.registered}*",
         row.paper,
         f"{row.ours}; {row.interval}" if row.interval else row.ours,
         row.band,
-        ". ".join([verdict_cell, *(f"{reason[:1].upper()}{reason[1:]}" for reason in reasons if reason)]),
+        ". ".join(parts),
     )
 
 
@@ -110,16 +115,6 @@ def _missing(paper: Paper, claim: Claim) -> str:
         claim.accept.band(claim.paper),
         f"**not run** (`{claim.figure}`, {presets})",
     )
-
-
-def _spell_outcome(verdict: Verdict) -> str:
-    return verdict.outcome if verdict.as_expected else f"{verdict.outcome} (expected {verdict.expected})"
-
-
-def _spell_expectation(verdict: Verdict) -> str:
-    if verdict.expected == "holds":
-        return ""
-    return f"Expected outcome {verdict.expected}: {verdict.expected_because}"
 
 
 def _cells(*cells: str) -> str:
