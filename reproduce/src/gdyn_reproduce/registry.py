@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from gdyn_common.errors import UnknownNameError, unknown
@@ -101,6 +102,52 @@ class Figure:
         if "paper" in self.presets:
             return "paper"
         return max(self.presets, key=lambda name: self.presets[name].hours)
+
+
+def figure(
+    experiments: str,
+    id: str,
+    source: str,
+    shows: str,
+    experiment: str,
+    config: str,
+    *,
+    in_default: bool = True,
+    not_run: str = "",
+    scales: Mapping[str, str] = MappingProxyType({}),
+    **presets: tuple[str, Mapping[str, Any]],
+) -> Figure:
+    """Return a figure in the short form of a registry.
+
+    Args:
+        experiments: Import path of the package that holds the experiments.
+        id: As in `Figure`.
+        source: As in `Figure`.
+        shows: As in `Figure`.
+        experiment: Name of the module in there.
+        config: Class of that module, or ``"module:DataclassName"`` of another one.
+        in_default: As in `Figure`.
+        not_run: As in `Figure`.
+        scales: Scale of the presets for which it is not the usual one: ``quick`` and ``long`` are scaled,
+            ``smoke`` is a smoke run, and others have the paper's size.
+        presets: Cost and overrides by name, an underscore for a dash.
+
+    >>> figure("toy.paper", "fig1", "Figure 1", "A fall.", "fall", "Fall", quick=("2 s", {})).config
+    'toy.paper.fall:Fall'
+    """
+    module = f"{experiments}.{experiment}"
+    usual = {"quick": "scaled", "long": "scaled", "smoke": "smoke", **scales}
+    named = {name.replace("_", "-"): preset for name, preset in presets.items()}
+    return Figure(
+        id,
+        source,
+        shows,
+        module,
+        config if ":" in config else f"{module}:{config}",
+        {name: Preset(cost, usual.get(name, "paper size"), values) for name, (cost, values) in named.items()},
+        in_default,
+        not_run,
+    )
 
 
 @dataclass(frozen=True)

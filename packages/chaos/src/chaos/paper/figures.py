@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from gdyn_reproduce.registry import Figure, Preset
+from functools import partial
+from typing import Any
+
+from gdyn_reproduce.registry import figure
 
 USPS = {
     "dataset": "usps",
@@ -14,77 +17,69 @@ USPS = {
 UNIT = USPS | {"normalize": "unit"}  # which scaling the published runs used is not certain
 STARTS = {"starts": [2000, 5000, 10000]}
 SMOKE = {"num_steps": 12, "seeds": [0, 1, 2], "evaluate_every": 4}
-PERTURBED = {
-    "quick": Preset("2 min, 1 core", "scaled down"),
-    "paper": Preset(
+PERTURBED: dict[str, Any] = {
+    "quick": ("2 min, 1 core", {}),
+    "paper": (
         "about 1 h on 1 core per seed (tangent matrix of 1000 steps at n = 5350), 2 GB",
-        "paper",
         USPS | {"tangent_steps": 1000, "seeds": [42], "measure_every": 100},
     ),
-    "smoke": Preset("2 s", "smoke", SMOKE | {"tangent_steps": 6, "measure_every": 2}),
+    "smoke": ("2 s", SMOKE | {"tangent_steps": 6, "measure_every": 2}),
 }
 
+_figure = partial(figure, "chaos.paper.experiments")
+
 FIGURES = (
-    Figure(
-        id="fig1",
+    _figure(
+        "fig1",
         source="Figure 1",
         shows="Training without chaotic directions stays at chance; without positive ones it is only slower.",
-        module="chaos.paper.experiments.fig1_pruned_training",
+        experiment="fig1_pruned_training",
         config="chaos.paper.config:Fig1Config",
-        presets={
-            "quick": Preset("2 min, 1 core", "scaled down"),
-            "paper": Preset("about 2 h on 1 core (3 seeds, 20 epochs, 4 pruned arms), 1 GB", "paper", USPS),
-            "paper-unit": Preset("about 2 h on 1 core, as paper with inputs in [0, 1]", "paper", UNIT),
-            "smoke": Preset("2 s", "smoke", SMOKE),
-        },
+        quick=("2 min, 1 core", {}),
+        paper=("about 2 h on 1 core (3 seeds, 20 epochs, 4 pruned arms), 1 GB", USPS),
+        paper_unit=("about 2 h on 1 core, as paper with inputs in [0, 1]", UNIT),
+        smoke=("2 s", SMOKE),
     ),
-    Figure(
-        id="fig2a",
+    _figure(
+        "fig2a",
         source="Figure 2a",
         shows="The later the pruning of chaotic directions starts, the higher the plateau it freezes.",
-        module="chaos.paper.experiments.fig2a_late_pruning",
+        experiment="fig2a_late_pruning",
         config="chaos.paper.config:Fig2aConfig",
-        presets={
-            "quick": Preset("3 min, 1 core", "scaled down"),
-            "paper": Preset("about 50 min on 1 core (3 seeds, 20 epochs), 1 GB", "paper", USPS | STARTS),
-            "paper-unit": Preset(
-                "about 50 min on 1 core, as paper with inputs in [0, 1]", "paper", UNIT | STARTS
-            ),
-            "smoke": Preset("2 s", "smoke", SMOKE | {"starts": [2, 4, 8]}),
-        },
+        quick=("3 min, 1 core", {}),
+        paper=("about 50 min on 1 core (3 seeds, 20 epochs), 1 GB", USPS | STARTS),
+        paper_unit=("about 50 min on 1 core, as paper with inputs in [0, 1]", UNIT | STARTS),
+        smoke=("2 s", SMOKE | {"starts": [2, 4, 8]}),
     ),
-    Figure(
-        id="fig2b",
+    _figure(
+        "fig2b",
         source="Figure 2b (our reading of which panel it is)",
         shows="The largest exponent falls during training while the number of expanding directions stays.",
-        module="chaos.paper.experiments.fig2b_exponents",
+        experiment="fig2b_exponents",
         config="chaos.paper.config:Fig2bConfig",
-        presets={
-            "quick": Preset("1 min, 1 core", "scaled down"),
-            "paper": Preset(
-                "about 1 h on 1 core (one seed, five decompositions of 5350 x 5350), 2 GB",
-                "paper",
-                USPS | {"num_steps": 2000, "at": [100, 500, 1000, 2000], "seeds": [0]},
-            ),
-            "smoke": Preset("2 s", "smoke", SMOKE | {"at": [4, 12]}),
-        },
+        quick=("1 min, 1 core", {}),
+        paper=(
+            "about 1 h on 1 core (one seed, five decompositions of 5350 x 5350), 2 GB",
+            USPS | {"num_steps": 2000, "at": [100, 500, 1000, 2000], "seeds": [0]},
+        ),
+        smoke=("2 s", SMOKE | {"at": [4, 12]}),
     ),
-    Figure(
-        id="fig3a",
+    _figure(
+        "fig3a",
         source="Figure 3a",
         shows="Perturbed trainings keep drifting away slowly; chaotic perturbations drift fastest.",
-        module="chaos.paper.experiments.fig3a_distances",
+        experiment="fig3a_distances",
         config="chaos.paper.config:Fig3Config",
-        presets=PERTURBED,
+        **PERTURBED,
     ),
-    Figure(
-        id="fig3b",
+    _figure(
+        "fig3b",
         source="Figure 3b",
         shows="Squared distances follow a t + b t^2 + d_0^2, not the exponential of the largest exponent.",
-        module="chaos.paper.experiments.fig3b_divergence_fit",
+        experiment="fig3b_divergence_fit",
         config="chaos.paper.config:Fig3Config",
-        # rounding alone moves the mean over five seeds across the edge of the band: 0.90 to 0.95
-        presets=PERTURBED | {"quick": Preset("2 min, 1 core", "scaled down", {"seeds": [*range(10)]})},
         in_default=False,  # the runs of fig3a and more
+        # rounding alone moves the mean over five seeds across the edge of the band: 0.90 to 0.95
+        **PERTURBED | {"quick": ("2 min, 1 core", {"seeds": [*range(10)]})},
     ),
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from gdyn_reproduce.registry import Figure, Preset
+from functools import partial
+from typing import Any
+
+from gdyn_reproduce.registry import figure
 
 GAMES = "Rosca et al. 2021"
 FLOW = "Rosca et al. 2023"
-EXPERIMENTS = "dd_two_player.paper.experiments"
 CONFIG = "dd_two_player.paper.experiment_config"
 
 _SMOKE_GAN = {
@@ -50,82 +52,79 @@ _RATIO_LONG = {
     "seeds": list(range(20)),
     "num_steps": 2000,
 }
-_NOT_RUN = "needs an accelerator: 300 000 steps of the CIFAR networks at batch 128"
 
 
-def _theory(cost: str, **smoke: object) -> dict[str, Preset]:
+def _theory(cost: str, **smoke: object) -> dict[str, Any]:
     """Presets of a figure whose quick run is the full one: no smaller version makes sense."""
     return {
-        "quick": Preset(cost, "paper"),
-        "paper": Preset(cost, "paper"),
-        "smoke": Preset("seconds", "smoke", smoke),
+        "scales": {"quick": "paper size"},
+        "quick": (cost, {}),
+        "paper": (cost, {}),
+        "smoke": ("seconds", smoke),
     }
 
 
-def _study(cost: str, quick: dict[str, object], paper: dict[str, object]) -> dict[str, Preset]:
+def _study(cost: str, quick: dict[str, object], paper: dict[str, object]) -> dict[str, Any]:
     smoke = {key: value for key, value in quick.items() if key == "arms"} | _SMOKE_GAN
     return {
-        "quick": Preset(cost, "scaled down", quick),
-        "paper": Preset("days on one GPU per run", "paper", _CIFAR | paper),
-        "smoke": Preset("seconds", "smoke", smoke),
+        "quick": (cost, quick),
+        "paper": ("days on one GPU per run", _CIFAR | paper),
+        "smoke": ("seconds", smoke),
+        "not_run": "needs an accelerator: 300 000 steps of the CIFAR networks at batch 128",
     }
 
 
+_figure = partial(figure, "dd_two_player.paper.experiments")
+
 FIGURES = (
-    Figure(
+    _figure(
         "linear-game",
         source=f"{GAMES}, linear game",
         shows="Simultaneous descent diverges although the flow converges; the modified flow says so.",
-        module=f"{EXPERIMENTS}.linear_game",
+        experiment="linear_game",
         config=f"{CONFIG}:LinearGameConfig",
-        presets=_theory("5 s", num_steps=20),
+        **_theory("5 s", num_steps=20),
     ),
-    Figure(
+    _figure(
         "dirac-gan",
         source=f"{GAMES}, DiracGAN",
         shows="Descent spirals out as its modified flow does; explicit regularisation converges.",
-        module=f"{EXPERIMENTS}.dirac_gan",
+        experiment="dirac_gan",
         config=f"{CONFIG}:DiracGanConfig",
-        presets=_theory("10 s", num_steps=20, horizon=1.0),
+        **_theory("10 s", num_steps=20, horizon=1.0),
     ),
-    Figure(
+    _figure(
         "tracking",
         source=f"{GAMES}, order of the tracking error",
         shows="The modified flow tracks to second order; over several steps only in joint time.",
-        module=f"{EXPERIMENTS}.tracking",
+        experiment="tracking",
         config=f"{CONFIG}:TrackingConfig",
-        presets=_theory("15 s", seeds=[0], small_rates=[0.2, 0.1]),
+        **_theory("15 s", seeds=[0], small_rates=[0.2, 0.1]),
     ),
-    Figure(
+    _figure(
         "local-error",
         source=f"{GAMES}, theorems on the modified flows",
         shows="One step differs from the modified flow by the third power of the rate.",
-        module=f"{EXPERIMENTS}.local_error",
+        experiment="local_error",
         config=f"{CONFIG}:LocalErrorConfig",
-        presets=_theory("20 s", seeds=[0]),
+        **_theory("20 s", seeds=[0]),
     ),
-    Figure(
+    _figure(
         "network-theorem",
         source=f"{GAMES}, theorems on the modified flows",
         shows="Three GANs of digits: descent, its flow and modified flow, with terms of the drift cancelled.",
-        module=f"{EXPERIMENTS}.network_theorem",
-        config=f"{EXPERIMENTS}.network_theorem:NetworkTheoremConfig",
-        presets={
-            "quick": Preset("60 s", "scaled down"),
-            "smoke": Preset(
-                "seconds",
-                "smoke",
-                {"games": ["square"], "seeds": [0], "width": 4, "learning_rates": [0.4, 0.2]},
-            ),
-        },
+        experiment="network_theorem",
+        config="NetworkTheoremConfig",
+        quick=("60 s", {}),
+        smoke=("seconds", {"games": ["square"], "seeds": [0], "width": 4, "learning_rates": [0.4, 0.2]}),
     ),
-    Figure(
+    _figure(
         "gan-simultaneous",
         source=f"{GAMES}, CIFAR-10 with simultaneous updates",
         shows="Samples and distances with the interaction drift left, cancelled, or replaced by SGA.",
-        module=f"{EXPERIMENTS}.gan_study",
+        experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
-        presets=_study(
+        **_study(
             "40 s",
             {"arms": ["plain", "cancel", "double", "sga"], "seeds": list(range(5))},
             {
@@ -135,15 +134,14 @@ FIGURES = (
                 "seeds": list(range(5)),
             },
         ),
-        not_run=_NOT_RUN,
     ),
-    Figure(
+    _figure(
         "gan-alternating",
         source=f"{GAMES}, CIFAR-10 with alternating updates, ratios of rates",
         shows="Alternating against simultaneous updates at four ratios of learning rates.",
-        module=f"{EXPERIMENTS}.gan_study",
+        experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
-        presets=_study(
+        **_study(
             "50 s",
             {
                 "arms": ["plain", "alternating", "double"],
@@ -157,146 +155,128 @@ FIGURES = (
                 "gen_rates": [0.005, 0.005, 0.005, 0.005],
             },
         ),
-        not_run=_NOT_RUN,
     ),
-    Figure(
+    _figure(
         "ode-gan-adam",
         source=f"{GAMES}, comparison with Runge-Kutta (ODE-GAN) and Adam",
         shows="Descent, Runge-Kutta of order 4 and Adam at equal numbers of gradients.",
-        module=f"{EXPERIMENTS}.gan_study",
+        experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
-        presets=_study(
+        in_default=False,
+        **_study(
             "40 s",
             {"arms": ["plain", "rk4", "adam"], "num_steps": 400},
             {"arms": ["plain", "rk4", "adam"], "adam_rate": 1e-4, "disc_rates": [0.01], "gen_rates": [0.01]},
         ),
-        not_run=_NOT_RUN,
-        in_default=False,
     ),
-    Figure(
+    _figure(
         "ratio-law",
         source=f"{GAMES}, interaction terms of alternating updates and the ratio of rates",
         shows="Alternating updates with the interaction left, cancelled and doubled, by the ratio of rates.",
-        module=f"{EXPERIMENTS}.gan_study",
+        experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
-        presets={
-            "quick": Preset("60 s", "scaled down", _RATIO | _RATIO_QUICK),
-            "long": Preset("18 min, 1 core", "scaled down", _RATIO | _RATIO_LONG),
-            "smoke": Preset(
-                "seconds", "smoke", _RATIO | _SMOKE_GAN | {"disc_rates": [0.1], "gen_rates": [0.1]}
-            ),
-        },
         in_default=False,
+        quick=("60 s", _RATIO | _RATIO_QUICK),
+        long=("18 min, 1 core", _RATIO | _RATIO_LONG),
+        smoke=("seconds", _RATIO | _SMOKE_GAN | {"disc_rates": [0.1], "gen_rates": [0.1]}),
     ),
-    Figure(
+    _figure(
         "gan-grid",
         source=f"{GAMES}, CIFAR-10 over a grid of learning rates",
         shows="All methods at three ratios of rates over twenty seeds.",
-        module=f"{EXPERIMENTS}.gan_study",
+        experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
-        presets={
-            "quick": Preset(
-                "25 min, 1 core",
-                "scaled down",
-                {
-                    "arms": [
-                        "plain",
-                        "cancel",
-                        "strengthen",
-                        "sga",
-                        "consensus",
-                        "alternating",
-                        "alternating_cancel",
-                    ],
-                    "disc_rates": [0.05, 0.1, 0.2],
-                    "gen_rates": [0.1, 0.1, 0.1],
-                    "seeds": list(range(20)),
-                    "num_steps": 2000,
-                },
-            ),
-            "smoke": Preset("seconds", "smoke", {"arms": ["plain", "cancel", "strengthen"]} | _SMOKE_GAN),
-        },
         in_default=False,
+        quick=(
+            "25 min, 1 core",
+            {
+                "arms": [
+                    "plain",
+                    "cancel",
+                    "strengthen",
+                    "sga",
+                    "consensus",
+                    "alternating",
+                    "alternating_cancel",
+                ],
+                "disc_rates": [0.05, 0.1, 0.2],
+                "gen_rates": [0.1, 0.1, 0.1],
+                "seeds": list(range(20)),
+                "num_steps": 2000,
+            },
+        ),
+        smoke=("seconds", {"arms": ["plain", "cancel", "strengthen"]} | _SMOKE_GAN),
     ),
-    Figure(
+    _figure(
         "mnist",
         source=f"{GAMES}, released MNIST configuration",
         shows="MNIST samples with the interaction drift left and cancelled.",
-        module=f"{EXPERIMENTS}.gan_study",
+        experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
-        presets={
-            "quick": Preset(
-                "about 75 min, 1 core; needs MNIST in GDYN_DATA_DIR",
-                "scaled down",
-                {
-                    "dataset": "mnist",
-                    "arms": ["plain", "cancel"],
-                    "disc_rates": [0.01],
-                    "gen_rates": [0.01],
-                    "num_steps": 2000,
-                    "chunk": 50,
-                    "vmapped": False,
-                    "convention": "paper",
-                    "eval_samples": 5000,
-                    "nets": {
-                        "disc": "MnistDiscriminator",
-                        "gen": "MnistGenerator",
-                        "num_latents": 128,
-                        "spectral_norm": "no_op",
-                    },
-                },
-            ),
-            "smoke": Preset("seconds", "smoke", {"arms": ["plain", "cancel"]} | _SMOKE_GAN),
-        },
         in_default=False,
+        quick=(
+            "about 75 min, 1 core; needs MNIST in GDYN_DATA_DIR",
+            {
+                "dataset": "mnist",
+                "arms": ["plain", "cancel"],
+                "disc_rates": [0.01],
+                "gen_rates": [0.01],
+                "num_steps": 2000,
+                "chunk": 50,
+                "vmapped": False,
+                "convention": "paper",
+                "eval_samples": 5000,
+                "nets": {
+                    "disc": "MnistDiscriminator",
+                    "gen": "MnistGenerator",
+                    "num_latents": 128,
+                    "spectral_norm": "no_op",
+                },
+            },
+        ),
+        smoke=("seconds", {"arms": ["plain", "cancel"]} | _SMOKE_GAN),
     ),
-    Figure(
+    _figure(
         "principal-flow",
         source=f"{FLOW}, quadratic losses",
         shows="The principal flow passes through every iterate of descent, diverging ones included.",
-        module=f"{EXPERIMENTS}.principal_flow_quadratic",
+        experiment="principal_flow_quadratic",
         config=f"{CONFIG}:QuadraticConfig",
-        presets=_theory("3 s"),
+        **_theory("3 s"),
     ),
-    Figure(
+    _figure(
         "flow-orders",
         source=f"{FLOW}, continuous models and their orders",
         shows="Local errors of gradient flow, IGR, principal flow and third-order flow.",
-        module=f"{EXPERIMENTS}.flow_orders",
+        experiment="flow_orders",
         config=f"{CONFIG}:FlowOrdersConfig",
-        presets=_theory("20 s", seeds=[0]),
+        **_theory("20 s", seeds=[0]),
     ),
-    Figure(
+    _figure(
         "dal",
         source=f"{FLOW}, drift adjusted learning",
         shows="A fixed rate above the edge of stability jumps; the drift adjusted one descends.",
-        module=f"{EXPERIMENTS}.dal",
+        experiment="dal",
         config=f"{CONFIG}:DalStudyConfig",
-        presets=_theory("10 s", seeds=[0], network_steps=20) | {"quick": Preset("10 s", "scaled down")},
+        **_theory("10 s", seeds=[0], network_steps=20) | {"scales": {}},
     ),
-    Figure(
+    _figure(
         "dal-sweep",
         source=f"{FLOW}, drift adjusted learning",
         shows="DAL-1 and DAL-0.5 against a sweep of fixed rates: stability and test accuracy.",
-        module=f"{EXPERIMENTS}.dal_sweep",
+        experiment="dal_sweep",
         config="dd_two_player.paper.flow_config:DalSweepConfig",
-        presets={
-            "quick": Preset("60 s", "scaled down"),
-            "smoke": Preset(
-                "seconds", "smoke", {"num_steps": 20, "seeds": [0, 1], "learning_rates": [0.1, 1.0]}
-            ),
-        },
+        quick=("60 s", {}),
+        smoke=("seconds", {"num_steps": 20, "seeds": [0, 1], "learning_rates": [0.1, 1.0]}),
     ),
-    Figure(
+    _figure(
         "continuous-models",
         source=f"{FLOW}, continuous models of a network's training",
         shows="One step of descent on a network against its continuous models, below and at the edge.",
-        module=f"{EXPERIMENTS}.continuous_models",
+        experiment="continuous_models",
         config="dd_two_player.paper.flow_config:ContinuousModelsConfig",
-        presets={
-            "quick": Preset("3 min", "scaled down"),
-            "smoke": Preset("seconds", "smoke", {"num_steps": 6, "num_points": 2, "seeds": [0, 1]}),
-        },
         in_default=False,
+        quick=("3 min", {}),
+        smoke=("seconds", {"num_steps": 6, "num_points": 2, "seeds": [0, 1]}),
     ),
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gdyn_reproduce.registry import Figure, Preset
+from functools import partial
+
+from gdyn_reproduce.registry import figure
 
 # A quarter of the paper's size in both directions. Learning rates of the non-linear PDE times 16 and weight
 # decay over 16 keep lr * K and alpha / K, so the same regimes; the linear PDE's constants scale with N K (12
@@ -47,237 +49,179 @@ FIG2_LEFT = DIGITS | {
 }
 FIVE_SEEDS = {"seeds": [7, 8, 9, 10, 11]}  # fewer than five agreeing seeds decide no truth value
 
+_figure = partial(figure, "instability.paper.experiments")
+
 FIGURES = (
-    Figure(
-        id="fig1",
+    _figure(
+        "fig1",
         source="Figure 1",
         shows="Heat flow flattens the tent at time step 0.4 and turns it into a growing zig-zag at 0.8.",
-        module="instability.paper.experiments.fig1_heat",
-        config="instability.paper.experiments.fig1_heat:Fig1Config",
-        presets={
-            "quick": Preset("1 s, 1 core", "paper"),
-            "paper": Preset("1 s, 1 core", "paper"),
-            "smoke": Preset("1 s", "smoke", {"stable_times": [0.8], "unstable_times": [0.8]}),
-        },
+        experiment="fig1_heat",
+        config="Fig1Config",
+        scales={"quick": "paper size"},
+        quick=("1 s, 1 core", {}),
+        paper=("1 s, 1 core", {}),
+        smoke=("1 s", {"stable_times": [0.8], "unstable_times": [0.8]}),
     ),
-    Figure(
-        id="table1",
+    _figure(
+        "table1",
         source="Table 1",
         shows="Final accuracies differ over rounding perturbations about as much as over seeds.",
-        module="instability.paper.experiments.table1_accuracy_spread",
-        config="instability.paper.experiments.table1_accuracy_spread:Table1Config",
-        presets={
-            "quick": Preset("45 s, 1 core", "scaled down", TABLE1_DIGITS),
-            "paper": Preset("about 3500 core hours (14 core minutes an epoch and copy)", "paper"),
-            "smoke": Preset(
-                "2 s",
-                "smoke",
-                SMOKE_DIGITS
-                | {
-                    "activations": ["swish"],
-                    "perturbations": [1, 3],
-                    "epochs": 2,
-                    "milestones": [1],
-                    "last": 1,
-                },
-            ),
-        },
+        experiment="table1_accuracy_spread",
+        config="Table1Config",
         not_run="72 trainings of ResNet56 for 200 epochs on CIFAR-10; runnable, resumable",
+        quick=("45 s, 1 core", TABLE1_DIGITS),
+        paper=("about 3500 core hours (14 core minutes an epoch and copy)", {}),
+        smoke=(
+            "2 s",
+            SMOKE_DIGITS
+            | {"activations": ["swish"], "perturbations": [1, 3], "epochs": 2, "milestones": [1], "last": 1},
+        ),
     ),
-    Figure(
-        id="table1-fashion-mnist",
+    _figure(
+        "table1-fashion-mnist",
         source="Table 1 (Fashion-MNIST, reduced)",
         shows="The spread over perturbations and over seeds for ResNet8 on the real Fashion-MNIST.",
-        module="instability.paper.experiments.table1_accuracy_spread",
-        config="instability.paper.experiments.table1_accuracy_spread:Table1Config",
-        presets={
-            "quick": Preset(
-                "20 min to 1 h, 1 core, needs Fashion-MNIST",
-                "scaled down",
-                {
-                    "dataset": "fashion_mnist",
-                    "train_size": 10000,
-                    "depth": 8,
-                    "activations": ["relu"],
-                    "perturbations": [1, 3, 5],
-                    "seeds": [1, 2, 3],
-                    "epochs": 8,
-                    "milestones": [4, 6],
-                    "last": 2,
-                },
-            ),
-            "smoke": Preset(
-                "2 s",
-                "smoke",
-                SMOKE_DIGITS
-                | {
-                    "activations": ["relu"],
-                    "perturbations": [1, 3],
-                    "epochs": 1,
-                    "milestones": [],
-                    "last": 1,
-                },
-            ),
-        },
-        in_default=False,
+        experiment="table1_accuracy_spread",
+        config="Table1Config",
         not_run="no record yet; run it with GDYN_DATA_DIR set",
+        in_default=False,
+        quick=(
+            "20 min to 1 h, 1 core, needs Fashion-MNIST",
+            {
+                "dataset": "fashion_mnist",
+                "train_size": 10000,
+                "depth": 8,
+                "activations": ["relu"],
+                "perturbations": [1, 3, 5],
+                "seeds": [1, 2, 3],
+                "epochs": 8,
+                "milestones": [4, 6],
+                "last": 2,
+            },
+        ),
+        smoke=(
+            "2 s",
+            SMOKE_DIGITS
+            | {"activations": ["relu"], "perturbations": [1, 3], "epochs": 1, "milestones": [], "last": 1},
+        ),
     ),
-    Figure(
-        id="fig2-left",
+    _figure(
+        "fig2-left",
         source="Figure 2, left",
         shows="Copies that differ by rounding separate in 100 scaled iterations at large rates only.",
-        module="instability.paper.experiments.fig2_divergence",
-        config="instability.paper.experiments.fig2_divergence:Fig2Config",
-        presets={
-            "quick": Preset("3 min, 1 core", "scaled down", FIG2_LEFT),
-            "long": Preset("9 min, 1 core", "scaled down", FIG2_LEFT | {"seeds": list(range(16))}),
-            "paper": Preset("about 4200 core hours; 15 minutes for divisors=[2]", "paper"),
-            "smoke": Preset("2 s", "smoke", SMOKE_DIGITS | {"divisors": [1, 2], "scaled_iterations": 4}),
-        },
+        experiment="fig2_divergence",
+        config="Fig2Config",
         not_run="3.56 million updates of two ResNet56 on CIFAR-10; runnable and resumable with preset=paper",
+        quick=("3 min, 1 core", FIG2_LEFT),
+        long=("9 min, 1 core", FIG2_LEFT | {"seeds": list(range(16))}),
+        paper=("about 4200 core hours; 15 minutes for divisors=[2]", {}),
+        smoke=("2 s", SMOKE_DIGITS | {"divisors": [1, 2], "scaled_iterations": 4}),
     ),
-    Figure(
-        id="fig2-right",
+    _figure(
+        "fig2-right",
         source="Figure 2, right",
         shows="The same in a single layer in the middle of the network.",
-        module="instability.paper.experiments.fig2_divergence",
-        config="instability.paper.experiments.fig2_divergence:Fig2Config",
-        presets={
-            "quick": Preset(
-                "15 s, 1 core",
-                "scaled down",
-                DIGITS
-                | {
-                    "learning_rate": 1.0,
-                    "random_labels": 0.5,
-                    "divisors": [1],
-                    "scaled_iterations": 60,
-                    "layer": "layer1.2.conv1.weight",
-                },
-            ),
-            "paper": Preset(
-                "about 4200 core hours; 15 minutes for divisors=[2]",
-                "paper",
-                {"layer": "layer2.5.conv1.weight"},
-            ),
-            "smoke": Preset(
-                "2 s",
-                "smoke",
-                SMOKE_DIGITS | {"divisors": [1], "scaled_iterations": 4, "layer": "layer1.0.conv1.weight"},
-            ),
-        },
+        experiment="fig2_divergence",
+        config="Fig2Config",
         not_run="3.56 million updates of two ResNet56 on CIFAR-10; runnable and resumable with preset=paper",
+        quick=(
+            "15 s, 1 core",
+            DIGITS
+            | {
+                "learning_rate": 1.0,
+                "random_labels": 0.5,
+                "divisors": [1],
+                "scaled_iterations": 60,
+                "layer": "layer1.2.conv1.weight",
+            },
+        ),
+        paper=("about 4200 core hours; 15 minutes for divisors=[2]", {"layer": "layer2.5.conv1.weight"}),
+        smoke=(
+            "2 s",
+            SMOKE_DIGITS | {"divisors": [1], "scaled_iterations": 4, "layer": "layer1.0.conv1.weight"},
+        ),
     ),
-    Figure(
-        id="fig3",
+    _figure(
+        "fig3",
         source="Figure 3",
         shows="Losses of the linear PDE fall between alpha_min and alpha_max and blow up on either side.",
-        module="instability.paper.experiments.fig3_linear_losses",
+        experiment="fig3_linear_losses",
         config="instability.paper.linear_runs:LinearConfig",
-        presets={
-            "quick": Preset("5 s, 1 core", "scaled down", SMALL_LINEAR),
-            "paper": Preset("1 min, 1 core", "paper"),
-            "smoke": Preset("2 s", "smoke", {"image_size": 16, "kernel_size": 4, "num_steps": 20}),
-        },
+        quick=("5 s, 1 core", SMALL_LINEAR),
+        paper=("1 min, 1 core", {}),
+        smoke=("2 s", {"image_size": 16, "kernel_size": 4, "num_steps": 20}),
     ),
-    Figure(
-        id="table2",
+    _figure(
+        "table2",
         source="Table 2",
         shows="Each weight decay's growth factor, predicted from the spectrum and measured.",
-        module="instability.paper.experiments.table2_thresholds",
+        experiment="table2_thresholds",
         config="instability.paper.linear_runs:LinearConfig",
-        presets={
-            "quick": Preset("5 s, 1 core", "scaled down", SMALL_LINEAR),
-            "paper": Preset("1 min, 1 core", "paper"),
-            "smoke": Preset("2 s", "smoke", {"image_size": 16, "kernel_size": 4, "num_steps": 20}),
-        },
+        quick=("5 s, 1 core", SMALL_LINEAR),
+        paper=("1 min, 1 core", {}),
+        smoke=("2 s", {"image_size": 16, "kernel_size": 4, "num_steps": 20}),
     ),
-    Figure(
-        id="fig4-left",
+    _figure(
+        "fig4-left",
         source="Figure 4, left",
         shows="Losses of the non-linear PDE settle, oscillate without blowing up, or diverge.",
-        module="instability.paper.experiments.fig4_left_losses",
-        config="instability.paper.experiments.fig4_left_losses:Fig4LeftConfig",
-        presets={
-            "quick": Preset(
-                "10 s, 1 core",
-                "scaled down",
-                SMALL | {"learning_rates": SMALL_RATES, "weight_decay": 1.25, "num_steps": 600},
-            ),
-            "paper": Preset("2 min, 1 core", "paper"),
-            "smoke": Preset(
-                "2 s",
-                "smoke",
-                SMALL | {"learning_rates": SMALL_RATES[:2], "weight_decay": 1.25, "num_steps": 60},
-            ),
-        },
+        experiment="fig4_left_losses",
+        config="Fig4LeftConfig",
+        quick=(
+            "10 s, 1 core",
+            SMALL | {"learning_rates": SMALL_RATES, "weight_decay": 1.25, "num_steps": 600},
+        ),
+        paper=("2 min, 1 core", {}),
+        smoke=("2 s", SMALL | {"learning_rates": SMALL_RATES[:2], "weight_decay": 1.25, "num_steps": 60}),
     ),
-    Figure(
-        id="fig4-right",
+    _figure(
+        "fig4-right",
         source="Figure 4, right",
         shows="Copies rise from rounding level at the predicted rate and saturate, or stay together.",
-        module="instability.paper.experiments.fig4_right_divergence",
-        config="instability.paper.experiments.fig4_right_divergence:Fig4RightConfig",
-        presets={
-            "quick": Preset("40 s, 1 core", "scaled down", SMALL_COPIES | FIVE_SEEDS),
-            "paper": Preset("5 min, 1 core", "paper", FIVE_SEEDS),
-            "smoke": Preset(
-                "2 s",
-                "smoke",
-                SMALL_COPIES | {"learning_rates": [0.96, 1.12], "seeds": [7], "num_steps": 120},
-            ),
-        },
+        experiment="fig4_right_divergence",
+        config="Fig4RightConfig",
+        quick=("40 s, 1 core", SMALL_COPIES | FIVE_SEEDS),
+        paper=("5 min, 1 core", FIVE_SEEDS),
+        smoke=("2 s", SMALL_COPIES | {"learning_rates": [0.96, 1.12], "seeds": [7], "num_steps": 120}),
     ),
-    Figure(
-        id="reduced-map",
+    _figure(
+        "reduced-map",
         source="ours, beside Figure 4",
         shows="Attractor and Lyapunov exponent of the exact one-dimensional map over learning rates.",
-        module="instability.paper.experiments.reduced_map_regimes",
-        config="instability.paper.experiments.reduced_map_regimes:ReducedMapConfig",
-        presets={
-            "quick": Preset("5 s, 1 core", "paper"),
-            "smoke": Preset("1 s", "smoke", {"num_steps": 200, "resolution": 20}),
-        },
+        experiment="reduced_map_regimes",
+        config="ReducedMapConfig",
+        scales={"quick": "paper size"},
+        quick=("5 s, 1 core", {}),
+        smoke=("1 s", {"num_steps": 200, "resolution": 20}),
     ),
-    Figure(
-        id="beyond-rank-one",
+    _figure(
+        "beyond-rank-one",
         source="ours, beside Figure 4",
         shows="Exponents of the one-layer network beyond 2 / sharpness on noise and on scanned digits.",
-        module="instability.paper.experiments.beyond_rank_one",
-        config="instability.paper.experiments.beyond_rank_one:BeyondRankOneConfig",
-        presets={
-            "quick": Preset("30 s, 1 core", "scaled down"),
-            "smoke": Preset(
-                "2 s", "smoke", {"rates": [1.25, 2.5], "descent_steps": 200, "num_steps": 10, "seeds": [0]}
-            ),
-        },
+        experiment="beyond_rank_one",
+        config="BeyondRankOneConfig",
+        quick=("30 s, 1 core", {}),
+        smoke=("2 s", {"rates": [1.25, 2.5], "descent_steps": 200, "num_steps": 10, "seeds": [0]}),
     ),
-    Figure(
-        id="precision",
+    _figure(
+        "precision",
         source="ours, beside Figure 2",
         shows="The same copies in float64, float32 and bfloat16 start at different levels and grow alike.",
-        module="instability.paper.experiments.precision",
-        config="instability.paper.experiments.precision:PrecisionConfig",
-        presets={
-            "quick": Preset(
-                "6 min, 1 core",
-                "scaled down",
-                DIGITS | {"seeds": list(range(5)), "momentum": 0.9, "nesterov": True},
-            ),
-            "smoke": Preset("3 s", "smoke", SMOKE_DIGITS | {"num_steps": 10}),
-        },
+        experiment="precision",
+        config="PrecisionConfig",
         in_default=False,
+        quick=("6 min, 1 core", DIGITS | {"seeds": list(range(5)), "momentum": 0.9, "nesterov": True}),
+        smoke=("3 s", SMOKE_DIGITS | {"num_steps": 10}),
     ),
-    Figure(
-        id="sharpness",
+    _figure(
+        "sharpness",
         source="ours, beside Section 5.3",
         shows="Training sharpness rises to 2 / learning rate and hovers there.",
-        module="instability.paper.experiments.sharpness_in_training",
-        config="instability.paper.experiments.sharpness_in_training:SharpnessConfig",
-        presets={
-            "quick": Preset("6 min, 1 core", "scaled down", DIGITS | {"dtype": "float64", "train_size": 256}),
-            "smoke": Preset("3 s", "smoke", SMOKE_DIGITS | {"num_steps": 4, "measure_every": 2}),
-        },
+        experiment="sharpness_in_training",
+        config="SharpnessConfig",
         in_default=False,
+        quick=("6 min, 1 core", DIGITS | {"dtype": "float64", "train_size": 256}),
+        smoke=("3 s", SMOKE_DIGITS | {"num_steps": 4, "measure_every": 2}),
     ),
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from gdyn_reproduce.registry import Figure, Preset
+from gdyn_reproduce.registry import figure
 
 DIGITS_MLP: dict[str, Any] = {"dataset": "digits", "model": "digits-mlp"}
 DIGITS: dict[str, Any] = DIGITS_MLP | {
@@ -94,36 +95,7 @@ HOURS = "not run here: {}; the command is resumable"
 RESNET = HOURS.format("80 000 ResNet-8 iterations take days on one core")
 
 
-def _figure(
-    id: str,
-    source: str,
-    shows: str,
-    experiment: str,
-    quick: tuple[str, dict[str, Any]],
-    smoke: tuple[str, dict[str, Any]],
-    config: str = "",
-    in_default: bool = True,
-    not_run: str = "",
-    quick_scale: str = "scaled down",
-    **paper: tuple[str, dict[str, Any]],
-) -> Figure:
-    """Return a figure of a module in `experiments`; presets are pairs of cost and overrides.
-
-    `config` is a class of that module, by default the one that training figures share.
-    """
-    module = f"variance.paper.experiments.{experiment}"
-    sizes = {
-        "quick": (quick_scale, quick),
-        **{n: ("paper", p) for n, p in paper.items()},
-        "smoke": ("smoke", smoke),
-    }
-    presets = {
-        name.replace("_", "-"): Preset(cost, scale, overrides)
-        for name, (scale, (cost, overrides)) in sizes.items()
-    }
-    settings = f"{module}:{config}" if config else "variance.paper.trajectory:TrainingConfig"
-    return Figure(id, source, shows, module, settings, presets, in_default, not_run)
-
+_figure = partial(figure, "variance.paper.experiments", config="variance.paper.trajectory:TrainingConfig")
 
 FIGURES = (
     _figure(
@@ -292,7 +264,7 @@ FIGURES = (
         "The reference definition of normalised variance reads 1 + 1/(m - 2) on pure noise.",
         "noise_floor",
         config="NoiseFloorConfig",
-        quick_scale="paper",
+        scales={"quick": "paper size"},
         quick=("5 s, 1 core", {}),
         smoke=("1 s", {"coordinates": 500, "draws": [5, 10]}),
     ),
