@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, cast
@@ -9,6 +10,7 @@ from typing import IO, cast
 import numpy as np
 import torch
 from jaxtyping import Int
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from variance.errors import ConfigError
@@ -42,35 +44,33 @@ class LibsvmPopulation:
                 f"{file} not found; give a LIBSVM text file (.gz and .bz2 are read as well)."
             )
         with _OPEN.get(file.suffix, open)(file, "rb") as lines:
-            labels, starts, columns, values = _parse(file, lines)
+            labels, counts, columns, values = _parse(file, lines)
         if not labels:
             raise ConfigError(f"{file} holds no example.")
-        widest = int(columns.max(initial=0))
+        widest = max(columns, default=0)
         if num_features is not None and widest > num_features:
             raise ConfigError(f"{file} has feature {widest}, num_features is {num_features}; raise it.")
         self.num_features = num_features or widest
         self.classes, targets = np.unique(labels, return_inverse=True)
         self.targets = torch.from_numpy(targets)
-        self._starts = torch.from_numpy(starts)
-        self._columns, self._values = torch.from_numpy(columns - 1), torch.from_numpy(values)
+        starts = np.cumsum([0, *counts])
+        entries = np.array(values, np.float32), np.array(columns, np.int64) - 1, starts
+        self._rows = csr_array(entries, shape=(len(labels), self.num_features))
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def fetch(self, indices: Int[Tensor, "n"], generator: np.random.Generator | None = None) -> Batch:
         """Return dense examples with unit weights."""
-        first, counts = self._starts[indices], self._starts[indices + 1] - self._starts[indices]
-        rows = torch.repeat_interleave(torch.arange(len(indices)), counts)
-        before = torch.cumsum(counts, 0) - counts
-        entries = first[rows] + torch.arange(len(rows)) - before[rows]
-        dense = torch.zeros(len(indices), self.num_features)
-        dense[rows, self._columns[entries]] = self._values[entries]
+        dense = torch.from_numpy(self._rows[indices.numpy()].toarray())
         return Batch(dense, self.targets[indices], indices, torch.ones(len(indices)))
 
 
-def _parse(file: Path, lines: IO[bytes]) -> tuple[list[float], np.ndarray, np.ndarray, np.ndarray]:
+def _parse(file: Path, lines: IO[bytes]) -> tuple[list[float], list[int], "array[int]", "array[float]"]:
+    """Return labels and numbers of entries by line, and the columns and values of all entries."""
     labels: list[float] = []
-    starts, columns, values = [0], [], []
+    counts: list[int] = []
+    columns, values = array("q"), array("f")
     for number, line in enumerate(lines, 1):
         words = line.partition(b"#")[0].split()
         if not words:
@@ -78,19 +78,14 @@ def _parse(file: Path, lines: IO[bytes]) -> tuple[list[float], np.ndarray, np.nd
         try:
             labels.append(float(words[0]))
             pairs = [word.split(b":") for word in words[1:]]
-            columns.append(np.array([int(column) for column, _ in pairs], dtype=np.int64))
-            values.append(np.array([float(value) for _, value in pairs], dtype=np.float32))
+            indices = [int(column) for column, _ in pairs]
+            values.extend(float(value) for _, value in pairs)
         except ValueError:
             raise ConfigError(
                 f"{file}, line {number}: expected `label index:value ...`, got {line[:60]!r}."
             ) from None
-        if len(columns[-1]) and columns[-1].min() < 1:
-            raise ConfigError(f"{file}, line {number}: indices start at 1, got {columns[-1].min()}.")
-        starts.append(starts[-1] + len(columns[-1]))
-    empty = np.empty(0, dtype=np.int64)
-    return (
-        labels,
-        np.array(starts),
-        np.concatenate(columns or [empty]),
-        np.concatenate(values or [empty.astype(np.float32)]),
-    )
+        if min(indices, default=1) < 1:
+            raise ConfigError(f"{file}, line {number}: indices start at 1, got {min(indices)}.")
+        columns.extend(indices)
+        counts.append(len(indices))
+    return labels, counts, columns, values
