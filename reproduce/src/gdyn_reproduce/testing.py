@@ -1,4 +1,4 @@
-"""Pytest support shared by all packages: real data, and runs that are killed.
+"""Pytest support shared by all packages: real data, registries, and runs that are killed.
 
 Tests that need real data skip with a reason.
 
@@ -23,6 +23,8 @@ from pathlib import Path
 import pytest
 
 from gdyn_reproduce.data import is_available
+from gdyn_reproduce.registry import resolve
+from gdyn_reproduce.runs import configure
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -33,6 +35,32 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 folder = os.environ.get("GDYN_DATA_DIR")
                 where = f"not in GDYN_DATA_DIR={folder}" if folder else "GDYN_DATA_DIR is not set"
                 pytest.skip(f"needs the data set {name}: {where}")
+
+
+def check_registry(package: str) -> None:
+    """Check that all names in a package's registry resolve, that presets fit, and that listing is light.
+
+    Args:
+        package: Import name of the package.
+    """
+    paper, commands = resolve(f"{package}.paper:PAPER"), resolve(f"{package}.paper.cli:COMMANDS")
+    for figure in paper.figures:
+        module = resolve(figure.module)
+        assert callable(module.compute), figure.id
+        assert callable(module.plot), figure.id
+        assert "smoke" in figure.presets, figure.id
+        assert "quick" in figure.presets or not figure.in_default, figure.id
+        for preset in figure.presets:
+            configure(figure, preset)
+        assert paper.claims_of(figure.id), figure.id
+    assert all(claim.because and claim.source for claim in paper.claims)
+    for command in commands:
+        assert callable(resolve(command.run)), command.name
+        resolve(command.config)
+    frameworks = {"torch", "jax", "scipy", "sklearn", "hydra", "matplotlib"}
+    code = f"import sys, {package}.paper, {package}.cli; print({frameworks} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()", found.stdout
 
 
 def check_killed_runs_resume(

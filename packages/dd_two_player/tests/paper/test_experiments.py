@@ -5,7 +5,11 @@ import pytest
 from dd_two_player.paper import PAPER
 from dd_two_player.paper.cli import COMMANDS
 from gdyn_reproduce.cli import dispatch
-from gdyn_reproduce.testing import check_killed_runs_resume
+from gdyn_reproduce.testing import check_killed_runs_resume, check_registry
+
+
+def test_the_registry():
+    check_registry("dd_two_player")
 
 
 @pytest.mark.parametrize("figure", [f.id for f in PAPER.figures])

@@ -11,11 +11,16 @@ from gdyn_reproduce.cli import dispatch
 from gdyn_reproduce.records import Header, read_record
 from gdyn_reproduce.registry import resolve
 from gdyn_reproduce.runs import Run, configure
-from gdyn_reproduce.testing import check_killed_runs_resume
+from gdyn_reproduce.testing import check_killed_runs_resume, check_registry
 from variance.paper import PAPER, trajectory
 from variance.paper.cli import COMMANDS
 
 FIGURES = [figure.id for figure in PAPER.figures]
+
+
+def test_the_registry() -> None:
+    check_registry("variance")
+    assert {f"F{i}" for i in range(1, 11)} <= set(FIGURES)
 
 
 @pytest.mark.parametrize("figure", FIGURES)
