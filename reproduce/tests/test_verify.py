@@ -44,7 +44,8 @@ def differences(package):
 @pytest.fixture
 def in_checkout(package, monkeypatch):
     monkeypatch.chdir(package.parents[1])
-    monkeypatch.setattr(verify, "papers", lambda root: {package: PAPER})
+    results = package / "results"
+    monkeypatch.setattr(verify, "ledgers", lambda root: {package: (PAPER, committed(results, PAPER))})
     tests = str(Path(__file__).parent)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (tests, os.environ.get("PYTHONPATH")))))
     return package

@@ -241,13 +241,16 @@ def _judge_ledger(folder: Path, paper: Paper, records: Sequence[Record]) -> list
     return [f"{folder.name}: {problem}" for problem in refusals(paper, records, owed)]
 
 
-def papers(root: Path) -> dict[Path, Paper]:
-    """Return the folders of a checkout's packages with their papers."""
-    return {
-        folder: resolve(f"{folder.name}.paper:PAPER")
-        for folder in sorted((root / "packages").iterdir())
-        if (folder / "pyproject.toml").exists()
-    }
+Ledgers = Mapping[Path, tuple[Paper, Sequence[Record]]]
+
+
+def ledgers(root: Path) -> Ledgers:
+    """Return the folders of a checkout's packages, each with its paper and committed records."""
+    found = {}
+    for path in sorted(root.glob("packages/*/pyproject.toml")):
+        paper = resolve(f"{path.parent.name}.paper:PAPER")
+        found[path.parent] = paper, committed(path.parent / "results", paper)
+    return found
 
 
 def generated(root: Path) -> dict[Path, str]:
@@ -256,16 +259,15 @@ def generated(root: Path) -> dict[Path, str]:
     Args:
         root: Top folder of the checkout.
     """
-    all_papers = papers(root)
-    records = {folder: committed(folder / "results", paper) for folder, paper in all_papers.items()}
-    files = {root / "RESULTS.md": _all_results(all_papers, records)}
-    for folder, paper in all_papers.items():
-        files |= _package_files(folder, paper, records[folder])
+    found = ledgers(root)
+    files = {root / "RESULTS.md": _all_results(found)}
+    for folder, (paper, records) in found.items():
+        files |= _package_files(folder, paper, records)
     if (root / "docs").is_dir():
-        results = {folder.name: folder / "results" for folder in all_papers}
+        results = {folder.name: folder / "results" for folder in found}
         files[root / "docs" / "benchmarks.md"] = benchmark.page(results)
     readme = root / "README.md"
-    files[readme] = fill(readme.read_text(), _papers_table(all_papers, records), readme)
+    files[readme] = fill(readme.read_text(), _papers_table(found), readme)
     return files
 
 
@@ -307,13 +309,13 @@ TALLIED = ("holds", "fails", "undecided", "stale", "not run")
 _WORST_FIRST = ("fails", "undecided", "stale", "holds", "not run")
 
 
-def tally_table(all_papers: Mapping[Path, Paper], records: Mapping[Path, Sequence[Record]]) -> str:
+def tally_table(found: Ledgers) -> str:
     """Return the Markdown table of claims by paper, kind and scale."""
     lines = [_cells("package", "kind", "scale", *TALLIED), "|---|---|---|" + "---|" * len(TALLIED)]
-    for folder, paper in all_papers.items():
+    for folder, (paper, records) in found.items():
         for kind in KINDS:
             for scale in SCALES:
-                counts = tally(paper, records[folder], [kind], [scale])
+                counts = tally(paper, records, [kind], [scale])
                 if counts:
                     numbers = (str(counts[outcome] or "") for outcome in TALLIED)
                     lines.append(_cells(f"`{folder.name}`", kind, scale, *numbers))
@@ -333,16 +335,16 @@ one claim the worst counts. A *scaled* record says nothing about the paper's own
 """
 
 
-def _all_results(all_papers: Mapping[Path, Paper], records: Mapping[Path, Sequence[Record]]) -> str:
-    parts = [_RESULTS_HEAD, tally_table(all_papers, records)]
-    for folder, paper in all_papers.items():
+def _all_results(found: Ledgers) -> str:
+    parts = [_RESULTS_HEAD, tally_table(found)]
+    for folder, (paper, records) in found.items():
         parts += ["", f"## {paper.title}", "", f"`{folder.name}`, {paper.venue}.", ""]
-        judged = _judged(records[folder])
+        judged = _judged(records)
         bad = [row for row in judged if row.verdict.outcome in ("fails", "undecided")]
         if bad:
             parts += ["### What fails or is undecided", "", *map(_investigation, bad), ""]
-        parts += ["### All claims", "", claims_table(paper, records[folder]), "", "### Pictures", ""]
-        for record in records[folder]:
+        parts += ["### All claims", "", claims_table(paper, records), "", "### Pictures", ""]
+        for record in records:
             header = record.header
             picture = f"packages/{folder.name}/results/{header.figure}-{header.preset}.png"
             title = f"{header.figure}, {header.preset}"
@@ -367,13 +369,13 @@ def _investigation(row: Row) -> str:
     )
 
 
-def _papers_table(all_papers: Mapping[Path, Paper], records: Mapping[Path, Sequence[Record]]) -> str:
+def _papers_table(found: Ledgers) -> str:
     lines = [
         "| paper | package | first command | claims of the paper, paper size | claims of the paper, scaled |",
         "|---|---|---|---|---|",
     ]
-    for folder, paper in all_papers.items():
-        tallies = [_spell_tally(tally(paper, records[folder], PAPER_KINDS, [scale])) for scale in SCALES]
+    for folder, (paper, records) in found.items():
+        tallies = [_spell_tally(tally(paper, records, PAPER_KINDS, [scale])) for scale in SCALES]
         link = f"[{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else paper.venue
         first = next(figure for figure in paper.figures if figure.in_default)
         lines.append(
@@ -427,8 +429,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path, expected in files.items():
             atomic_write(path, expected)
     problems = _differing(files, root)
-    for folder, paper in papers(root).items():
-        problems += _judge_ledger(folder, paper, committed(folder / "results", paper))
+    for folder, (paper, records) in ledgers(root).items():
+        problems += _judge_ledger(folder, paper, records)
     if problems:
         print("\n".join(problems))
     return 1 if problems else 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from gdyn_common.errors import unknown
@@ -59,20 +59,10 @@ class Verdict:
         low: Lower end of the band.
         high: Upper end of the band.
         band: The accepted values in words.
-        kind: As in `Claim`.
-        registered: As in `Claim`.
-        registered_because: As in `Claim`.
-        statement: The claim in words.
-        source: Where the paper states it.
-        paper: The paper's own value, if it prints one.
-        unit: Unit of value and band.
-        because: Why the band is as wide as it is.
-        expected: The registered expectation.
-        expected_because: Its reason, where it is not ``holds``.
         control: What the criterion said of the control.
-        no_control: Why no control can exist.
-        requires: The gates.
         gated: Whether a gate failed.
+
+    The others are those of its `Claim`.
     """
 
     claim: str
@@ -202,8 +192,9 @@ def make_verdict(
 ) -> Verdict:
     """Return a verdict with everything that it takes from its claim."""
     low, high = claim.accept.bounds(claim.paper)
+    names = {item.name for item in fields(Verdict)} - {"control"}
+    shared = {name: getattr(claim, name) for name in names if hasattr(claim, name)}
     known = interval is not None and not math.isnan(interval.estimate)
-    assert claim.kind is not None
     return Verdict(
         claim=claim.id,
         outcome=outcome,
@@ -218,20 +209,9 @@ def make_verdict(
         band="true"
         if claim.deterministic and isinstance(claim.accept, Holds)
         else claim.accept.band(claim.paper),
-        kind=claim.kind,
-        registered=claim.registered,
-        registered_because=claim.registered_because,
-        statement=claim.statement,
-        source=claim.source,
-        paper=claim.paper,
-        unit=claim.unit,
-        because=claim.because,
-        expected=claim.expected,
-        expected_because=claim.expected_because,
         control=control,
-        no_control=claim.no_control,
-        requires=claim.requires,
         gated=gated,
+        **shared,
     )
 
 

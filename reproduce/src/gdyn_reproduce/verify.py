@@ -12,14 +12,16 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from gdyn_common.storage import read_arrays
-from gdyn_reproduce.ledger import KEY, SUFFIXES, answer_key, committed, is_stale, name_of
+from gdyn_reproduce.ledger import KEY, SUFFIXES, answer_key, is_stale, name_of
 from gdyn_reproduce.records import Record, hash_arrays, load_records, plain
 from gdyn_reproduce.registry import Paper
-from gdyn_reproduce.results import papers
+from gdyn_reproduce.results import Ledgers, ledgers
 from gdyn_reproduce.verdicts import Measurement
 
 _RERUNS = 3
@@ -57,11 +59,11 @@ def differences(folder: Path, paper: Paper, records: Sequence[Record]) -> Iterat
         yield f"{path} does not say what the records and the claims of today give."
 
 
-def cheapest(all_records: Mapping[Path, tuple[Paper, Sequence[Record]]]) -> list[tuple[Paper, Record]]:
+def cheapest(found: Ledgers) -> list[tuple[Paper, Record]]:
     """Return the records to recompute: made by today's code, without chance where possible, quick."""
     fresh = [
         (paper, record)
-        for paper, records in all_records.values()
+        for paper, records in found.values()
         for record in records
         if not is_stale(paper, record)
     ]
@@ -94,14 +96,11 @@ def rerun(record: Record) -> Iterator[str]:
 
 
 def _close(one: Measurement, two: Measurement) -> bool:
-    first, second = (list(_numbers(plain(value))) for value in (one, two))
-    return len(first) == len(second) and all(
-        a == b or math.isclose(a, b, rel_tol=_TOLERANCE, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b))
-        for a, b in zip(first, second, strict=True)
-    )
+    first, second = (_numbers(plain(value)) for value in (one, two))
+    return len(first) == len(second) and np.allclose(first, second, _TOLERANCE, 1e-12, equal_nan=True)
 
 
-def _numbers(value: object) -> Iterable[float]:
+def _numbers(value: object) -> list[float]:
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
@@ -115,9 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if set(arguments) - {"--no-rerun"}:
         print("verify takes nothing, or --no-rerun.", file=sys.stderr)
         return 2
-    found = {
-        folder: (paper, committed(folder / "results", paper)) for folder, paper in papers(Path.cwd()).items()
-    }
+    found = ledgers(Path.cwd())
     problems = [
         problem
         for folder, (paper, records) in found.items()
