@@ -89,7 +89,6 @@ class OptimizerConfig:
     rate_schedule: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         require("lr", self.lr, 0 < self.lr < float("inf"), "positive and finite")
         require("num_updates", self.num_updates, self.num_updates >= 1, "integers of at least 1")
 
@@ -123,7 +122,6 @@ class NetsConfig:
     convolution: str = "auto"
 
     def __post_init__(self) -> None:
-        """Check names and sizes."""
         choice("spectral_norm", self.spectral_norm, ("apply", "no_op", "none"))
         choice("convolution", self.convolution, ("auto", "lax", "slices"))
         require("num_latents", self.num_latents, self.num_latents >= 1, "integers of at least 1")
@@ -139,7 +137,6 @@ class LossesConfig:
     gradient_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check names."""
         require(
             "gradient_penalty", self.gradient_penalty, 0 <= self.gradient_penalty < float("inf"), "0 or more"
         )
@@ -284,7 +281,6 @@ class EvalConfig(RunOptions):
     device: str | None = None
 
     def __post_init__(self) -> None:
-        """Check counts."""
         for name in ("num_samples", "num_splits", "batch_size"):
             value = getattr(self, name)
             require(name, value, value >= 1, "integers of at least 1")

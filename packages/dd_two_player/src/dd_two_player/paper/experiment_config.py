@@ -42,7 +42,6 @@ class LinearGameConfig(RunOptions):
     num_steps: int = 200
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         require("damping", self.damping, 0 <= self.damping < float("inf"), "0 or more")
         _require_positive(self, "learning_rate")
         _require_counts(self, "num_steps")
@@ -67,7 +66,6 @@ class DiracGanConfig(RunOptions):
     strength: float = 0.3
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         _require_positive(self, "learning_rate", "horizon", "strength")
         _require_counts(self, "horizon_points", "num_steps")
 
@@ -91,7 +89,6 @@ class TrackingConfig(RunOptions):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         _require_rates("learning_rates", self.learning_rates, 2)
         _require_rates("small_rates", self.small_rates, 2)
         whole = all(abs(round(1 / rate) - 1 / rate) < 1e-6 for rate in self.small_rates)
@@ -114,7 +111,6 @@ class LocalErrorConfig(RunOptions):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         _require_rates("learning_rates", self.learning_rates, 2)
         _require_positive(self, "ratio")
 
@@ -129,7 +125,6 @@ class QuadraticConfig(RunOptions):
     num_steps: list[int] = field(default_factory=lambda: [10, 5])
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         for name in ("learning_rates", "num_steps"):
             value = getattr(self, name)
             good = len(value) == 2 and all(0 < v < float("inf") for v in value)
@@ -146,7 +141,6 @@ class FlowOrdersConfig(RunOptions):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         _require_rates("learning_rates", self.learning_rates, 2)
 
 
@@ -177,7 +171,6 @@ class DalStudyConfig(RunOptions):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         _require_positive(self, "sharpness", "learning_rate", "network_rate", "cap")
         _require_counts(self, "quadratic_steps", "network_steps", "width", "num_examples")
 
@@ -227,7 +220,6 @@ class GanStudyConfig(RunOptions):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        """Check lengths and ranges."""
         choice("dtype", self.dtype, DTYPES)
         require("arms", list(self.arms), len(self.arms) >= 1, "one method or more, the reference first")
         if len(self.disc_rates) != len(self.gen_rates):

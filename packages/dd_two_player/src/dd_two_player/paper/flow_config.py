@@ -33,7 +33,6 @@ class DalSweepConfig(RunOptions):
     seeds: list[int] = field(default_factory=lambda: list(range(8)))
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         for name in ("learning_rates", "powers"):
             values = getattr(self, name)
             require(
@@ -67,7 +66,6 @@ class ContinuousModelsConfig(RunOptions):
     seeds: list[int] = field(default_factory=lambda: list(range(5)))
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         good = len(self.learning_rates) == 2 and all(0 < v < float("inf") for v in self.learning_rates)
         require("learning_rates", self.learning_rates, good, "two positive numbers")
         for name in ("num_steps", "num_points", "width"):

@@ -29,38 +29,33 @@ _CIFAR = {
     "eval_samples": 10_000,
 }
 
-EXPERIMENTS: dict[str, dict[str, Any]] = {
-    "digits": {"experiment": "digits"},
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "digits": {},
     "mog16": {
-        "experiment": "mog16",
         "dataset": "mog16",
         "nets": {"gen": "PointMLP", "num_latents": 16},
         "classifier": "modes",
     },
     "sgd_cifar_config": _CIFAR
     | {
-        "experiment": "sgd_cifar_config",
         "optimizers": _sgd(1e-2, 5e-3),
         "nets": CIFAR_NETS | {"spectral_norm": "apply"},
         "grad_regularizes": {"dd_coeffs_multiplier": {"disc": CANCEL, "gen": CANCEL}},
     },
     "ode_gan_cifar_config": _CIFAR
     | {
-        "experiment": "ode_gan_cifar_config",
         "optimizers": _sgd(1e-2, 1e-2),
         "nets": CIFAR_NETS | {"spectral_norm": "apply"},
         "updates": {"scheme": "runge_kutta", "rk_order": 4},
     },
     "cifar_config": _CIFAR
     | {
-        "experiment": "cifar_config",
         "num_steps": 600_000,
         "optimizers": {"disc": {"name": "adam", "lr": 1e-4}, "gen": {"name": "adam", "lr": 1e-4}},
         "nets": CIFAR_NETS | {"spectral_norm": "no_op"},
         "updates": {"scheme": "alternating", "first": "disc"},
     },
     "config": {  # MNIST, the published repository's config.py
-        "experiment": "config",
         "dataset": "mnist",
         "batch_size": 64,
         "num_steps": 100_000,
@@ -75,3 +70,5 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "eval_every": 5000,
     },
 }
+
+EXPERIMENTS = {name: {"experiment": name} | values for name, values in _PUBLISHED.items()}

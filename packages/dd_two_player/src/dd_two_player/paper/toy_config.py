@@ -37,7 +37,6 @@ class ToyConfig(RunOptions):
     start: list[float] = field(default_factory=lambda: [1.0, 1.0])
 
     def __post_init__(self) -> None:
-        """Check names and ranges."""
         choice("game", self.game, ("linear", "dirac", "mog16", "ring8"))
         choice("scheme", self.scheme, ("sim", "alt", "rk4"))
         choice("first", self.first, ("disc", "gen"))
@@ -71,7 +70,6 @@ class PrincipalFlowConfig(RunOptions):
     num_steps: int = 10
 
     def __post_init__(self) -> None:
-        """Check sizes."""
         good = len(self.start) == len(self.eigenvalues) >= 1
         require("start", self.start, good, f"{len(self.eigenvalues)} numbers, one per eigenvalue")
         require("num_steps", self.num_steps, self.num_steps >= 1, "integers of at least 1")
@@ -103,7 +101,6 @@ class DalConfig(RunOptions):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         for name in ("learning_rate", "cap"):
             require(name, getattr(self, name), 0 < getattr(self, name) < float("inf"), "positive and finite")
         for name in ("num_steps", "width", "num_examples"):

@@ -71,7 +71,6 @@ class NetworkTheoremConfig(RunOptions):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
 
     def __post_init__(self) -> None:
-        """Check names and ranges."""
         require(
             "games", list(self.games), set(self.games) <= set(GAMES) and bool(self.games), ", ".join(GAMES)
         )
