@@ -48,7 +48,6 @@ class StudyConfig(ImagesConfig):
         inter_dim: Hidden units.
         activation: relu, sigmoid, tanh or gelu.
         learning_rate: Of SGD and CGD.
-        num_steps: Steps of each run.
         seeds: One run per seed and arm.
         evaluate_every: Steps between evaluations on the test set.
     """
@@ -125,7 +124,6 @@ class Fig3Config(StudyConfig):
     """Perturbed trainings.
 
     Attributes:
-        num_steps: Steps of each run.
         seeds: One set of perturbations per seed; orders of single draws vary, so there are ten.
         tangent_steps: Steps of the tangent matrix that gives the directions.
         distance: Norm of every perturbation.

@@ -18,7 +18,6 @@ class DalSweepConfig(RunOptions):
         learning_rates: The fixed rates.
         powers: ``p`` of each DAL-p, the more careful first.
         cap: Largest rate of DAL.
-        num_steps: Steps of every run.
         width: Hidden units.
         num_examples: Training examples; the other digits are the test set.
         seeds: Of the weights.
@@ -51,7 +50,6 @@ class ContinuousModelsConfig(RunOptions):
 
     Attributes:
         learning_rates: Of gradient descent: one that stays below the edge of stability, one that reaches it.
-        num_steps: Steps of each run.
         num_points: Steps among them, evenly spaced, that are compared with the models.
         width: Hidden units.
         num_features: Principal components of the digits that the network sees.

@@ -20,7 +20,6 @@ class ToyConfig(RunOptions):
         first: Who moves first when alternating.
         learning_rate: Of both players.
         gen_learning_rate: Of the generator, if another one.
-        num_steps: Steps.
         correct: Cancel the drift's interaction and self terms in this convention: none, paper or joint.
         damping: Of the linear game.
         start: Start of both scalars.
@@ -61,7 +60,6 @@ class PrincipalFlowConfig(RunOptions):
         eigenvalues: ``l_i``.
         start: ``x`` at time 0.
         learning_rate: Of gradient descent.
-        num_steps: Steps.
     """
 
     eigenvalues: list[float] = field(default_factory=lambda: [2.0, 0.02])
@@ -86,7 +84,6 @@ class DalConfig(RunOptions):
         learning_rate: The fixed rate.
         power: p of DAL-p.
         cap: Largest rate.
-        num_steps: Steps.
         width: Hidden units.
         num_examples: Training examples.
         seed: Of the weights.

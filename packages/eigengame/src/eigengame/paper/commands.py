@@ -37,7 +37,6 @@ class FitConfig(ComputeOptions):
 
     Attributes:
         dataset: Samples on rows in a .npy file (read as a memory map), or in the only array of a .npz.
-        num_components: Number of components.
         batch_size: Rows per step.
         num_epochs: Passes of the game over the file.
         algorithm: mu, alpha, gha or oja.

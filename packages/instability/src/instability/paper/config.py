@@ -21,7 +21,6 @@ class OneLayerConfig(RunOptions):
         image_size: Side of a generated image.
         kernel_size: Side of the kernel.
         label: 0 or 1.
-        num_steps: Gradient steps.
         seeds: Seeds of the first kernel, one run each (legacy NumPy stream; the original's is 7).
         method: fft or direct convolution.
         dtype: float64 or float32.
@@ -71,8 +70,6 @@ class NetworkConfig(RunOptions):
 
     Attributes:
         dataset: cifar10, fashion_mnist, mnist, digits, textures32, ...
-        data_root: Data folder; default is the environment variable GDYN_DATA_DIR.
-        download: Allow fetching missing data.
         train_size: Training images, 0 for all.
         random_labels: Share of training labels replaced at random.
         model: resnet (by depth), vgg16, or tiny (one stage of narrow blocks, for 8x8 images).

@@ -27,7 +27,6 @@ class LinearConfig(OneLayerConfig):
 
     Attributes:
         weight_decays: Weight decays, some below, inside and above the stable interval.
-        learning_rate: Step size.
         normalize: sum (the paper's constants) or mean over positions.
         loss: consistent, or mixed as the original scripts record it.
     """

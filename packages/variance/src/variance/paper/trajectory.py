@@ -34,7 +34,6 @@ class NetworkConfig(ComputeOptions):
     """An image classifier and its training by SGD.
 
     Attributes:
-        dataset: Name in `gdyn_reproduce.data`.
         model: Name in `variance.paper.models`.
         classes: Number of classes.
         corrupt_percent: Percentage of labels replaced by random ones.
@@ -44,7 +43,6 @@ class NetworkConfig(ComputeOptions):
         momentum: Heavy-ball momentum.
         weight_decay: Coefficient of |theta|^2 / 2.
         batch_size: B; SG-2B uses twice as many.
-        num_steps: Training steps.
         clusters: K.
         cluster_iterations: Passes per clustering.
     """
@@ -119,12 +117,7 @@ class ImageConfig(NetworkConfig):
 
 @dataclass
 class TrainingConfig(ImageConfig):
-    """One run per learning rate and seed.
-
-    Attributes:
-        learning_rates: Learning rates.
-        seeds: Seeds.
-    """
+    """One run per learning rate and seed."""
 
     learning_rates: list[float] = field(default_factory=lambda: [0.02])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])

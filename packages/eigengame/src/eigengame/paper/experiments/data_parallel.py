@@ -46,7 +46,6 @@ class DataParallelConfig(ComputeOptions):
         batch_per_copy: Rows that each copy sees per step.
         copies: Numbers of copies.
         rate_factor: Learning rate times the top eigenvalue.
-        num_steps: Steps.
         tail: Share of the steps, at the end, over which distances are averaged.
         seeds: Seeds of vectors and samples.
     """

@@ -28,7 +28,6 @@ class ImagesConfig(ComputeOptions):
 
     Attributes:
         dataset: digits, mnist, fashion_mnist or another name of the loader.
-        num_components: Number of components sought.
         batch_sizes: Rows per step.
         methods: mu, alpha, gha, oja.
         rate_factors: Candidate learning rates, times the automatic one of the batch size.

@@ -34,9 +34,7 @@ class ActivationsConfig(ComputeOptions):
         num_images: Images passed through the network.
         image_size: Side of the images.
         width: Channels of the first layer.
-        num_components: Number of components.
         batch_size: Rows per step.
-        num_steps: Steps.
         rate_factor: Learning rate times the top eigenvalue.
         features: Devices over which the coordinates of vectors and activations are split.
         seeds: Seeds of network, vectors and batches.

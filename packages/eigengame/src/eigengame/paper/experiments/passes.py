@@ -40,7 +40,6 @@ class PassesConfig(ComputeOptions):
 
     Attributes:
         datasets: gap5 (neighbouring variances differ by 5 %), geometric, or names of the loader.
-        num_components: Number of components sought.
         num_samples: Samples of the synthetic data.
         seeds: Seeds of data and starting vectors.
     """

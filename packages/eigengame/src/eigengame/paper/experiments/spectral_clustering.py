@@ -34,7 +34,6 @@ class ClusteringConfig(ComputeOptions):
         nodes: Nodes per block.
         batches_per_pass: A minibatch holds the edges divided by this.
         rate_factor: Step size times lambda_star.
-        num_steps: Steps.
         num_points: Points of the curve.
         seeds: Seeds of graph, vectors and minibatches.
     """

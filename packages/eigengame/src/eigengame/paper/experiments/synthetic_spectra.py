@@ -35,7 +35,6 @@ class SyntheticConfig(ComputeOptions):
         methods: mu, alpha, gha, oja, mu projected.
         learning_rates: Each method takes the one with the longest streak on held-out matrices.
         held_out: Number of held-out matrices.
-        num_steps: Steps.
         num_points: Points of the curves.
         seeds: Seeds of matrices and starting vectors.
     """

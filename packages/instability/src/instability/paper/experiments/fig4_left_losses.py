@@ -27,7 +27,6 @@ class Fig4LeftConfig(OneLayerConfig):
     """Losses of the non-linear PDE.
 
     Attributes:
-        learning_rates: Step sizes.
         weight_decay: Coefficient of the weights in the gradient.
     """
 

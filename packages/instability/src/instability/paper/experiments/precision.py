@@ -29,7 +29,6 @@ class PrecisionConfig(NetworkConfig):
     Attributes:
         dtypes: Floating types of weights and arithmetic.
         perturbation: The integer k of the second copy.
-        num_steps: Updates.
         measure_every: Updates between measurements.
     """
 

@@ -29,7 +29,6 @@ class SharpnessConfig(NetworkConfig):
     """Sharpness along training against its stable maximum.
 
     Attributes:
-        num_steps: Updates.
         measure_every: Updates between measurements.
         learning_rates: Learning rates to train with; they replace `learning_rate`.
     """

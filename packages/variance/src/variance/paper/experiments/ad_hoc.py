@@ -48,11 +48,9 @@ class AdHocConfig(NetworkConfig):
     """Training with every sampler at the budget of plain batches.
 
     Attributes:
-        learning_rate: Learning rate.
         num_steps: Steps of plain batches; others take as many as their budget pays for.
         snapshot_every: Steps between two renewals of a sampler.
         clusters: K, a multiple of the number of classes.
-        seeds: Seeds.
     """
 
     dataset: str = "digits"

@@ -39,9 +39,7 @@ class PlaneConfig(ComputeOptions):
         separation: Half the distance between blob centres.
         noise_labels: Labels flipped at random.
         num_steps: Training steps before clustering.
-        learning_rate: Learning rate.
         clusters: K.
-        seeds: Seeds.
     """
 
     points_per_blob: int = 60

@@ -37,22 +37,18 @@ class RandomFeaturesConfig(ComputeOptions):
 
     Attributes:
         ratios: Over-parametrisation hidden / N.
-        learning_rates: Learning rates.
         hidden: Trained features h_s.
         input_dim: Dimension of the inputs.
         teacher_width: Hidden units of the teacher.
         unit_rows: Feature rows of unit norm (the paper's text) or torch's default (the published runs).
         duplicate_fractions: Fractions of the data that repeat `duplicate_points` points.
         duplicate_points: Number of repeated points.
-        batch_size: B.
-        num_steps: Training steps.
         weight_decay: Coefficient of |theta|^2 / 2.
         measure_every: Steps between measurements.
         first_measure: First measurement and first snapshot.
         snapshot_every: Steps between snapshots.
         clusters: K.
         cluster_iterations: Passes per clustering.
-        seeds: Seeds.
     """
 
     ratios: list[float] = field(default_factory=lambda: [0.1, 0.5, 1, 1.5, 2, 2.5, 3, 5, 10])

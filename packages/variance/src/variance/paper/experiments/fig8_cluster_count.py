@@ -39,7 +39,6 @@ class ClusterCountConfig(NetworkConfig):
         num_steps: Training steps before clustering.
         counts: Values of K.
         cluster_iterations: Passes per clustering (the first pass only assigns to initial centres).
-        seeds: Seeds.
     """
 
     model: str = "mnist-cnn"

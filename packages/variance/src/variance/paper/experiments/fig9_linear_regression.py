@@ -34,15 +34,11 @@ class LinearRegressionConfig(ComputeOptions):
         dim: Dimension d.
         num_examples: N.
         signal_to_noise: Norm of the true weights over the standard deviation of the noise.
-        learning_rate: Learning rate.
-        batch_size: B.
-        num_steps: Training steps.
         switch_at: Step from which the estimator drives; SG-B before.
         measure_every: Steps between measurements.
         snapshot_every: Steps between snapshots.
         clusters: K.
         cluster_iterations: Passes per clustering.
-        seeds: Seeds.
     """
 
     dim: int = 1000

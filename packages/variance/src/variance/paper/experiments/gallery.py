@@ -34,7 +34,6 @@ class GalleryConfig(NetworkConfig):
     Attributes:
         learning_rate: Learning rate of the training before clustering.
         num_steps: Training steps before clustering.
-        seeds: Seeds.
     """
 
     dataset: str = "digits"

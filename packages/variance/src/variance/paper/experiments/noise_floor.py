@@ -23,7 +23,6 @@ class NoiseFloorConfig(ComputeOptions):
         draws: Values of m.
         coordinates: Number of coordinates.
         deviation: Standard deviation of the noise.
-        seeds: Seeds.
     """
 
     draws: list[int] = field(default_factory=lambda: [5, 10, 20, 50])

@@ -32,9 +32,7 @@ class NonInterferenceConfig(ComputeOptions):
     """Weights with and without measuring.
 
     Attributes:
-        num_steps: Training steps.
         dropout: Dropout probability of the network.
-        seeds: Seeds.
     """
 
     num_steps: int = 200
