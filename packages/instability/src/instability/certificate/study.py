@@ -23,7 +23,7 @@ from instability.certificate.run import Condition, Training, TrainingRun, first_
 from instability.copies import OptimizerFn
 from instability.determinism import float32_precision, numerical_settings
 from instability.metrics import average_relative_l1
-from instability.streams import RandomStreams
+from instability.streams import unchanged
 
 __all__ = ["certify"]
 
@@ -82,8 +82,7 @@ def certify(
     if unknown := set(conditions) - set(get_args(Condition)):
         raise ValueError(f"conditions={sorted(unknown)} are unknown. Allowed: {list(get_args(Condition))}.")
     training = Training(loss_of, model_fn, optimizer_fn, batches, evaluate, seed)
-    streams = RandomStreams.now()
-    try:
+    with unchanged():
         trained = [p for p in training.start().parameters() if p.requires_grad]
         if not trained:
             raise ValueError("the model has no parameter that requires a gradient: nothing is trained.")
@@ -91,8 +90,6 @@ def certify(
         again = TrainingRun(training, watched=True)
         effects = [_effect(training, condition, baseline, again) for condition in conditions]
         dependent = batch_dependent_layers(training)
-    finally:
-        streams.restore()
     return Certificate(
         score=baseline.score,
         effects=tuple(sorted(effects, key=lambda e: _size(e, baseline.score), reverse=True)),

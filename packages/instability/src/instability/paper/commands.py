@@ -36,7 +36,6 @@ class ThresholdsConfig(RunOptions):
         image: checkerboard, noise, or the path of a .npy matrix.
         image_size: Side of a generated image.
         kernel_size: Side of the kernel.
-        learning_rate: Step size.
         weight_decay: Weight decay of the non-linear PDE, for its bounds on the step size.
         label: 0 or 1.
         beta: Slope of the Swish.
@@ -59,14 +58,8 @@ class ThresholdsConfig(RunOptions):
 
 
 @dataclass
-class SensitivityConfig(NetworkConfig):
-    """Rounding sensitivity of a built-in model.
-
-    Attributes:
-        perturbations: The integers k; the first must be 1.
-        num_steps: Updates.
-        every: Updates between measurements.
-    """
+class DigitsConfig(NetworkConfig):
+    """A small network on digits, trained with momentum."""
 
     dataset: str = "digits"
     train_size: int = 1200
@@ -74,6 +67,17 @@ class SensitivityConfig(NetworkConfig):
     batch_size: int = 32
     momentum: float = 0.9
     nesterov: bool = True
+
+
+@dataclass
+class SensitivityConfig(DigitsConfig):
+    """Rounding sensitivity of a built-in model.
+
+    Attributes:
+        perturbations: The integers k; the first must be 1.
+        every: Updates between measurements.
+    """
+
     perturbations: list[int] = field(default_factory=lambda: [1, 1, 2, 3, 5])
     num_steps: int = 200
     every: int = 5
@@ -86,7 +90,7 @@ class SensitivityConfig(NetworkConfig):
 
 
 @dataclass
-class TrainConfig(NetworkConfig):
+class TrainConfig(DigitsConfig):
     """One training run.
 
     Attributes:
@@ -95,12 +99,6 @@ class TrainConfig(NetworkConfig):
         milestones: Epochs at which the learning rate is divided by 10.
     """
 
-    dataset: str = "digits"
-    train_size: int = 1200
-    model: str = "tiny"
-    batch_size: int = 32
-    momentum: float = 0.9
-    nesterov: bool = True
     perturbation: int = 1
     epochs: int = 8
     milestones: list[int] = field(default_factory=lambda: [6])

@@ -15,7 +15,7 @@ from instability.metrics import first_step_above, growth_rate, relative_l2
 from instability.rounding import Rooms
 from instability.sensitivity.distance import layer_divergence
 from instability.sensitivity.report import CopyOutcome, SensitivityReport
-from instability.streams import RandomStreams, unchanged
+from instability.streams import unchanged
 
 __all__ = ["SensitivityProbe"]
 
@@ -85,11 +85,8 @@ class SensitivityProbe:
 
     def step(self, loss_of: LossOf) -> None:
         """Train every shadow copy on one loss; call it once per step of your loop, before your own update."""
-        streams = RandomStreams.now()
-        try:
+        with unchanged():
             self._advance(lambda: self.copies.step(loss_of))
-        finally:
-            streams.restore()
 
     def advance(self, step: StepFn) -> None:
         """Make one whole step of your own with every shadow copy, before you make it with your model.
@@ -101,11 +98,8 @@ class SensitivityProbe:
         Raises:
             RuntimeError: the step changed your own model, or an earlier one ended in an exception.
         """
-        streams = RandomStreams.now()
-        try:
+        with unchanged():
             self._advance(lambda: self.copies.advance(step))
-        finally:
-            streams.restore()
 
     def _advance(self, make: Callable[[], list[float]]) -> None:
         if self._followed is not None:

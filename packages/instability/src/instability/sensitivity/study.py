@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from instability.copies import OptimizerFn
 from instability.sensitivity.probe import SensitivityProbe
 from instability.sensitivity.report import SensitivityReport
-from instability.streams import RandomStreams
+from instability.streams import unchanged
 
 __all__ = ["numerical_sensitivity"]
 
@@ -66,8 +66,7 @@ def numerical_sensitivity(
     """
     if steps < 1 or steps != int(steps):
         raise ValueError(f"steps={steps} must be at least 1, and whole.")
-    streams = RandomStreams.now()
-    try:
+    with unchanged():
         torch.manual_seed(seed)
         probe = SensitivityProbe(model_fn(), optimizer_fn, perturbations, every=min(every, steps))
         for batch in _batches(data, steps):
@@ -84,8 +83,6 @@ def numerical_sensitivity(
             # Not `step`, which puts the streams back: random layers must draw anew in every step.
             probe._advance(partial(probe.copies.step, loss_of))
         return probe.report(evaluate)
-    finally:
-        streams.restore()
 
 
 def _batches(data: Iterable[Batch] | Callable[[int], Batch], steps: int) -> Iterator[Batch]:
