@@ -192,7 +192,7 @@ def test_every_setting_and_the_version_change_the_folder_but_options_do_not(tmp_
     assert "out" not in base
     assert config_hash(base, "1") != config_hash(settings(DecayConfig(num_steps=3)), "1")
     assert config_hash(base, "1") != config_hash(base, "2")
-    one, other = (folder_of(PAPER, FIG1, DecayConfig(overwrite=flag), "quick") for flag in (True, False))
+    one, other = (folder_of("toy_paper", DecayConfig(overwrite=flag)) for flag in (True, False))
     assert one == other
 
 

@@ -11,7 +11,6 @@ one line; 70 an internal error, with its traceback; 130 interrupted, and the sam
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -117,7 +116,7 @@ def _run(paper: Paper, arguments: list[str], wants_help: bool) -> int:
 def _run_all(paper: Paper, overrides: list[str]) -> int:
     """Run every figure of the default set; a figure that fails does not keep the others from running."""
     own = {"include": "", "preset": "", "max_hours": "2", "yes": "false"}
-    options = [option.name for option in dataclasses.fields(_run_options())]
+    options = _run_options()
     rest = []
     for argument in overrides:
         key, _, value = argument.partition("=")
@@ -200,7 +199,7 @@ def _compute(paper: Paper, figure: Figure, config: Any, preset: str, given: list
     from gdyn_reproduce import runs
     from gdyn_reproduce.report import summary
 
-    folder = runs.folder_of(paper, figure, config, preset)
+    folder = runs.folder_of(paper.package, config, figure.id, preset)
     if config.dry_run:
         print(f"{figure.id} preset={preset} would write {folder}\n{runs.dump_yaml(runs.settings(config))}")
         print(_cost(figure, figure.presets[preset], config))
@@ -213,7 +212,7 @@ def _compute(paper: Paper, figure: Figure, config: Any, preset: str, given: list
 
 def _changes(given: Sequence[str]) -> list[str]:
     """Return the overrides that change what is computed."""
-    ignored = {"preset", *(option.name for option in dataclasses.fields(_run_options()))}
+    ignored = ("preset", *_run_options())
     return [override for override in given if override.partition("=")[0] not in ignored]
 
 
@@ -261,7 +260,7 @@ def _own(paper: Paper, command: Command, arguments: list[str], wants_help: bool)
     )
 
 
-def _run_options() -> type:
-    from gdyn_reproduce.runs import RunOptions
+def _run_options() -> tuple[str, ...]:
+    from gdyn_reproduce.runs import OPTIONS
 
-    return RunOptions
+    return OPTIONS

@@ -254,7 +254,7 @@ def execute(
 
     preset = figure.presets[preset_name]
     experiment = resolve(figure.module)
-    folder = folder_of(paper, figure, config, preset_name)
+    folder = folder_of(paper.package, config, figure.id, preset_name)
     if config.overwrite:
         start_anew(folder)
     header = Header(
@@ -362,16 +362,19 @@ def _stale(claim: Claim, record: Record, scale: str, preset: str) -> Verdict:
     return dataclasses.replace(verdict, outcome="stale", reason=reason)
 
 
+OPTIONS = tuple(option.name for option in dataclasses.fields(RunOptions))
+
+
 def settings(config: RunOptions) -> dict[str, Any]:
     """Return the values that determine the numbers: all fields but those of `RunOptions`."""
-    options = {option.name for option in dataclasses.fields(RunOptions)}
-    return {key: value for key, value in plain(dataclasses.asdict(config)).items() if key not in options}
+    return {key: value for key, value in plain(dataclasses.asdict(config)).items() if key not in OPTIONS}
 
 
-def folder_of(paper: Paper, figure: Figure, config: RunOptions, preset_name: str) -> Path:
-    """Return the folder of a run."""
-    digits = config_hash(settings(config), provenance.package_version(paper.package))
-    return Path(config.out) / paper.package / figure.id / preset_name / digits
+def folder_of(package: str, config: RunOptions, *names: str) -> Path:
+    """Return the folder of a run below those of its package and of the names, for example of its figure."""
+    return Path(
+        config.out, package, *names, config_hash(settings(config), provenance.package_version(package))
+    )
 
 
 def start_anew(folder: Path) -> None:

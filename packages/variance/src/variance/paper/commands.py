@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from gdyn_reproduce.records import Header, Result
-from gdyn_reproduce.runs import Run, config_hash, dump_yaml, settings, start_anew
+from gdyn_reproduce.runs import Run, dump_yaml, folder_of, settings, start_anew
 from variance.paper.checks import require
 from variance.paper.curves import flatten
 from variance.paper.estimators import has_exact
@@ -15,11 +15,8 @@ class TrainConfig(TrainingConfig):
     """Training runs from the command line, on the embedded digits by default.
 
     Attributes:
-        dataset: Name in `gdyn_reproduce.data`.
         model: Name in `variance.paper.models`.
         driver: The estimator whose directions train; momentum methods want frequent_every=1.
-        learning_rates: Learning rates, one run each.
-        seeds: One run per seed.
     """
 
     dataset: str = "digits"
@@ -50,20 +47,17 @@ class TrainConfig(TrainingConfig):
 
 def train(config: TrainConfig) -> None:
     """Train and print what was measured last, per seed; the run folder resumes after an interruption."""
-    from pathlib import Path
-
     from gdyn_reproduce.provenance import package_version
     from variance.paper import PAPER
 
-    version = package_version("variance")
-    folder = Path(config.out) / "variance" / "train" / config_hash(settings(config), version)
+    folder = folder_of("variance", config, "train")
     if config.dry_run:
         print(f"train would write {folder}\n{dump_yaml(settings(config))}")
         return
     print(f"train -> {folder}", flush=True)
     header = Header(
         "variance",
-        version,
+        package_version("variance"),
         PAPER.title,
         "train",
         "",

@@ -30,7 +30,7 @@ from gdyn_common.seeding import named_seed
 from gdyn_common.storage import Arrays
 from gdyn_reproduce import provenance
 from gdyn_reproduce.records import Header, dump_json
-from gdyn_reproduce.runs import Run, config_hash, settings, start_anew
+from gdyn_reproduce.runs import Run, folder_of, settings, start_anew
 
 _DECOMPOSITIONS = 50
 _DEBUG_BATCHES = (3, 2)
@@ -58,9 +58,7 @@ def run_training(config: TrainConfig) -> Path:
     device = device_of(config)
     config, pairs = _with_directions(config)
     data = _data(config)
-    values = settings(config)
-    version = provenance.package_version("chaos")
-    folder = Path(config.out) / "chaos" / "train" / config_hash(values, version)
+    folder = folder_of("chaos", config, "train")
     if config.dry_run:
         print(f"train would write {folder}")
         model = build_model(config, data, _drawn(config)).to(device)
@@ -74,7 +72,7 @@ def run_training(config: TrainConfig) -> Path:
     print(f"train -> {folder}", flush=True)
     header = Header(
         "chaos",
-        version,
+        provenance.package_version("chaos"),
         "",
         "train",
         "Sec. 3",
@@ -83,7 +81,7 @@ def run_training(config: TrainConfig) -> Path:
         "",
         "scaled down",
     )
-    with Run(folder, values, header) as run:
+    with Run(folder, settings(config), header) as run:
         services = [] if config.logging.logger_type == "jsonl" else [config.logging.logger_type]
         tracker = MultiTracker(
             run.tracker, services, project=config.logging.project, offline=config.logging.offline
