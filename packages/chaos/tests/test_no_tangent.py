@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gauntlet import Net
 from torch import nn
 from trainings import CE, batches, network
 
@@ -131,17 +132,9 @@ CUT = {  # what is between two layers, what is behind them, and whether that is 
 @pytest.mark.parametrize(("between", "behind", "refused"), CUT.values(), ids=CUT)
 def test_a_gradient_whose_change_autograd_does_not_see_is_refused(between, behind, refused, dtype):
     """A softmax does not see the maximum, so that one may be cut off."""
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = nn.Linear(5, 6), nn.Linear(6, 3)
-
-        def forward(self, x):
-            return behind(self.last(between(self.first(x))))
-
     torch.manual_seed(0)
-    model = Net().to(dtype)
+    layers = {"first": nn.Linear(5, 6), "last": nn.Linear(6, 3)}
+    model = Net(lambda net, x: behind(net.last(between(net.first(x)))), **layers).to(dtype)
     batch = torch.randn(16, 5).to(dtype), torch.randint(3, (16,))
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
     surface = LossSurface(model, nn.CrossEntropyLoss())
@@ -155,16 +148,12 @@ def test_a_gradient_whose_change_autograd_does_not_see_is_refused(between, behin
 
 
 def test_a_model_that_computes_in_one_type_only():
-    class Recurrent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.cells, self.last = nn.GRU(5, 4, batch_first=True), nn.Linear(4, 3)
-
-        def forward(self, x):
-            return self.last(self.cells(x, torch.zeros(1, len(x), 4))[0][:, -1])
-
     torch.manual_seed(0)
-    model = Recurrent()
+    model = Net(
+        lambda net, x: net.last(net.cells(x, torch.zeros(1, len(x), 4))[0][:, -1]),
+        cells=nn.GRU(5, 4, batch_first=True),
+        last=nn.Linear(4, 3),
+    )
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
     batch = torch.randn(6, 7, 5), torch.randint(3, (6,))
     assert TrainingMap(LossSurface(model, nn.CrossEntropyLoss()), sgd, [batch]).num_steps == 1

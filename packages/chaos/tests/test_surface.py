@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from gauntlet import Net
 from networks import dense_oracle, golden_network
 from torch import nn
 
@@ -78,16 +79,8 @@ def test_no_forward_rule_falls_back_to_reverse():
         def backward(ctx, grad):
             return 3 * grad * ctx.saved_tensors[0] ** 2
 
-    class Cubic(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(3, 3)
-
-        def forward(self, x):
-            return Cube.apply(self.linear(x))
-
     torch.manual_seed(0)
-    model = Cubic().double()
+    model = Net(lambda net, x: Cube.apply(net.linear(x)), linear=nn.Linear(3, 3)).double()
     x, y = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
     H = LossSurface(model, CE).hessian(None, x, y).dense()
     assert (H - dense_oracle(model, CE, x, y)).abs().max() < 1e-12
@@ -104,15 +97,7 @@ def test_operation_without_second_derivative_is_named():
         def backward(ctx, grad):
             return grad * 2
 
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(2, 2)
-
-        def forward(self, x):
-            return Once.apply(self.linear(x)).square()
-
-    model = Net().double()
+    model = Net(lambda net, x: Once.apply(net.linear(x)).square(), linear=nn.Linear(2, 2)).double()
     with pytest.raises(ValueError, match=r"no second derivative.*once_differentiable"):
         LossSurface(model, CE).hessian(None, torch.ones(2, 2), torch.tensor([0, 1]))
 

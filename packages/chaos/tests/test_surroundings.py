@@ -8,7 +8,7 @@ import random
 
 import pytest
 import torch
-from gauntlet import classes, draw, mlp
+from gauntlet import Net, classes, draw, mlp
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -102,17 +102,13 @@ def test_the_cache_of_parametrizations_is_not_read():
 def test_a_cache_outside_of_all_modules_is_noticed():
     cache = {}
 
-    class Caching(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(5, 3), nn.Linear(5, 3)
+    def caching(net, x):
+        if "weight" not in cache:
+            cache["weight"] = net.a.weight.sin()
+        return F.linear(x, cache["weight"]) * net.b(x)
 
-        def forward(self, x):
-            if "weight" not in cache:
-                cache["weight"] = self.a.weight.sin()
-            return F.linear(x, cache["weight"]) * self.b(x)
-
-    surface, x, y = LossSurface(Caching().double(), CE), draw(4, 5), classes(4)
+    model = Net(caching, a=nn.Linear(5, 3), b=nn.Linear(5, 3)).double()
+    surface, x, y = LossSurface(model, CE), draw(4, 5), classes(4)
     surface.value_and_gradient(None, x, y)
     for tool in (surface.value_and_gradient, surface.hessian):
         with pytest.raises(ValueError, match="keeps a value of an earlier evaluation"):
@@ -235,17 +231,13 @@ def test_float32_within_float64_over_a_loader():
 def test_what_belongs_to_all_samples_is_not_cut_up():
     """A mask of positions has a first axis, too, which does not count samples."""
 
-    class Masked(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 3)
-
-        def forward(self, tokens, mask):
-            h = self.embed(tokens)
-            return self.head(F.scaled_dot_product_attention(h, h, h, attn_mask=mask).tanh().mean(1))
+    def masked(net, tokens, mask):
+        h = net.embed(tokens)
+        return net.head(F.scaled_dot_product_attention(h, h, h, attn_mask=mask).tanh().mean(1))
 
     torch.manual_seed(0)
-    model, tokens, y = Masked().double(), torch.randint(7, (6, 4)), classes(6)
+    model = Net(masked, embed=nn.Embedding(7, 4), head=nn.Linear(4, 3)).double()
+    tokens, y = torch.randint(7, (6, 4)), classes(6)
     mask = torch.ones(4, 4).tril().bool()
     surface = LossSurface(model, lambda o, t: F.cross_entropy(o, t))
     whole = surface.hessian(None, (tokens, mask), y).dense()

@@ -2,12 +2,13 @@
 
 from gauntlet import architectures, losses, modes, modules, parameters
 from gauntlet.batches import LanguageModel
-from gauntlet.case import CASES, Case, classes, draw, mlp
+from gauntlet.case import CASES, Case, Net, classes, draw, mlp
 
 __all__ = [
     "CASES",
     "Case",
     "LanguageModel",
+    "Net",
     "architectures",
     "classes",
     "draw",

@@ -6,89 +6,59 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gauntlet.case import CE, Case, case, classes, draw
+from gauntlet.case import CE, Case, Net, case, classes, draw
 
 
 @case
 def causal_attention():
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.qkv, self.head = nn.Linear(4, 12), nn.Linear(4, 3)
+    def forward(net, x):
+        q, k, v = net.qkv(x)[:, None].chunk(3, -1)
+        return net.head(F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, 0].mean(1))
 
-        def forward(self, x):
-            q, k, v = self.qkv(x)[:, None].chunk(3, -1)
-            return self.head(F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, 0].mean(1))
-
-    return Case(Attention().double(), CE, draw(3, 4, 4), classes(3))
+    model = Net(forward, qkv=nn.Linear(4, 12), head=nn.Linear(4, 3))
+    return Case(model.double(), CE, draw(3, 4, 4), classes(3))
 
 
 @case
 def transformer_layer_with_a_mask():
-    class Encoder(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True)
-            self.head = nn.Linear(4, 3)
-
-        def forward(self, x, padding):
-            return self.head(self.layer(x, src_key_padding_mask=padding).mean(1))
-
     padding = torch.zeros(3, 4, dtype=torch.bool)
     padding[0, 3] = True
-    return Case(Encoder().double(), CE, (draw(3, 4, 4), padding), classes(3))
+    model = Net(
+        lambda net, x, padding: net.head(net.layer(x, src_key_padding_mask=padding).mean(1)),
+        layer=nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True),
+        head=nn.Linear(4, 3),
+    )
+    return Case(model.double(), CE, (draw(3, 4, 4), padding), classes(3))
 
 
 @case
 def lstm():
-    class Recurrent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.cell, self.head = nn.LSTM(3, 3, batch_first=True), nn.Linear(3, 3)
-
-        def forward(self, x):
-            return self.head(self.cell(x)[0][:, -1])
-
-    return Case(Recurrent().double(), CE, draw(3, 3, 3), classes(3))
+    model = Net(
+        lambda net, x: net.head(net.cell(x)[0][:, -1]),
+        cell=nn.LSTM(3, 3, batch_first=True),
+        head=nn.Linear(3, 3),
+    )
+    return Case(model.double(), CE, draw(3, 3, 3), classes(3))
 
 
 @case
 def gru_with_time_first():
-    class Recurrent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.cell, self.head = nn.GRU(3, 3), nn.Linear(3, 3)
-
-        def forward(self, x):
-            return self.head(self.cell(x)[0][-1])
-
-    return Case(Recurrent().double(), CE, draw(3, 3, 3), classes(3))
+    model = Net(lambda net, x: net.head(net.cell(x)[0][-1]), cell=nn.GRU(3, 3), head=nn.Linear(3, 3))
+    return Case(model.double(), CE, draw(3, 3, 3), classes(3))
 
 
 @case
 def tokens_with_time_first():
-    class Tagger(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.cell, self.head = nn.GRU(3, 3), nn.Linear(3, 3)
-
-        def forward(self, x):
-            return self.head(self.cell(x)[0]).permute(1, 2, 0)
-
-    return Case(Tagger().double(), CE, draw(5, 2, 3), torch.randint(3, (2, 5)))
+    model = Net(
+        lambda net, x: net.head(net.cell(x)[0]).permute(1, 2, 0), cell=nn.GRU(3, 3), head=nn.Linear(3, 3)
+    )
+    return Case(model.double(), CE, draw(5, 2, 3), torch.randint(3, (2, 5)))
 
 
 @case
 def keyword_calls():
-    class Bilinear(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.form = nn.Bilinear(3, 2, 3)
-
-        def forward(self, x):
-            return self.form(input1=x[:, :3], input2=x[:, 3:])
-
-    return Case(Bilinear().double(), CE, draw(4, 5), classes(4))
+    model = Net(lambda net, x: net.form(input1=x[:, :3], input2=x[:, 3:]), form=nn.Bilinear(3, 2, 3))
+    return Case(model.double(), CE, draw(4, 5), classes(4))
 
 
 @case

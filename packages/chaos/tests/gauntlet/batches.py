@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gauntlet.case import CE, Case, case, classes, draw, mlp
+from gauntlet.case import CE, Case, Net, case, classes, draw, mlp
 
 
 @case
@@ -30,16 +30,12 @@ def an_image_without_a_batch():
 
 @case
 def a_derivative_by_the_input():
-    class Slope(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
+    def forward(net, x):
+        with torch.enable_grad():
+            return torch.autograd.grad(net.net(x).sum(), x, create_graph=True)[0]
 
-        def forward(self, x):
-            with torch.enable_grad():
-                return torch.autograd.grad(self.net(x).sum(), x, create_graph=True)[0]
-
-    return Case(Slope().double(), nn.MSELoss(), draw(4, 1).requires_grad_(), draw(4, 1))
+    model = Net(forward, net=nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)))
+    return Case(model.double(), nn.MSELoss(), draw(4, 1).requires_grad_(), draw(4, 1))
 
 
 class Named(NamedTuple):
@@ -49,31 +45,17 @@ class Named(NamedTuple):
 
 @case
 def named_inputs_and_targets():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(5, 3)
-
-        def forward(self, batch):
-            return self.linear(batch.low * batch.high).tanh()
-
     def loss(output, y):
         return F.mse_loss(output, y.low) + F.mse_loss(output, y.high)
 
-    return Case(Net().double(), loss, (Named(draw(4, 5), draw(4, 5)),), Named(draw(4, 3), draw(4, 3)))
+    model = Net(lambda net, batch: net.linear(batch.low * batch.high).tanh(), linear=nn.Linear(5, 3))
+    return Case(model.double(), loss, (Named(draw(4, 5), draw(4, 5)),), Named(draw(4, 3), draw(4, 3)))
 
 
 @case
 def two_inputs():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(5, 3), nn.Linear(2, 3)
-
-        def forward(self, x, z):
-            return torch.tanh(self.a(x)) * self.b(z)
-
-    return Case(Two().double(), CE, (draw(4, 5), draw(4, 2)), classes(4))
+    model = Net(lambda net, x, z: torch.tanh(net.a(x)) * net.b(z), a=nn.Linear(5, 3), b=nn.Linear(2, 3))
+    return Case(model.double(), CE, (draw(4, 5), draw(4, 2)), classes(4))
 
 
 class Answer(dict):
@@ -122,12 +104,5 @@ def a_target_written_in_place():
 
 @case
 def an_entry_taken_out_of_the_batch():
-    class Taking(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(5, 3)
-
-        def forward(self, batch):
-            return self.linear(batch.pop("x")).tanh()
-
-    return Case(Taking().double(), CE, ({"x": draw(4, 5)},), classes(4))
+    model = Net(lambda net, batch: net.linear(batch.pop("x")).tanh(), linear=nn.Linear(5, 3))
+    return Case(model.double(), CE, ({"x": draw(4, 5)},), classes(4))

@@ -35,6 +35,19 @@ def case(make: Callable[[], Case]) -> Callable[[], Case]:
     return make
 
 
+class Net(nn.Module):
+    """Layers by name, and what they make of an input: ``compute(net, x)``."""
+
+    def __init__(self, compute: Callable[..., Any], **layers: Any) -> None:
+        super().__init__()
+        self.compute = compute
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.compute(self, *args, **kwargs)
+
+
 def draw(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gauntlet.case import CE, Case, case, classes, draw, mlp
+from gauntlet.case import CE, Case, Net, case, classes, draw, mlp
 
 
 @case
@@ -81,18 +81,11 @@ def coupled_loss():
 
 @case
 def penalty_inside_the_model():
-    class Penalised(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(5, 3)
-
-        def forward(self, x):
-            return self.linear(x), self.linear.weight.square().sum()
-
     def loss(output, y):
         return F.cross_entropy(output[0], y) + 0.1 * output[1] ** 2
 
-    return Case(Penalised().double(), loss, draw(4, 5), classes(4))
+    model = Net(lambda net, x: (net.linear(x), net.linear.weight.square().sum()), linear=nn.Linear(5, 3))
+    return Case(model.double(), loss, draw(4, 5), classes(4))
 
 
 @case

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gauntlet.case import CE, Case, case, classes, draw, mlp
+from gauntlet.case import CE, Case, Net, case, classes, draw, mlp
 
 
 @case
@@ -105,15 +105,12 @@ def stochastic_depth_by_numpy():
 
 @case
 def a_random_stream_of_its_own():
-    class Noisy(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear, self.stream = nn.Linear(5, 3), torch.Generator().manual_seed(0)
-
-        def forward(self, x):
-            return self.linear(x) + torch.randn(3, generator=self.stream, dtype=x.dtype)
-
-    return Case(Noisy().double(), CE, draw(4, 5), classes(4), refused="disagree|no second derivative")
+    model = Net(
+        lambda net, x: net.linear(x) + torch.randn(3, generator=net.stream, dtype=x.dtype),
+        linear=nn.Linear(5, 3),
+        stream=torch.Generator().manual_seed(0),
+    )
+    return Case(model.double(), CE, draw(4, 5), classes(4), refused="disagree|no second derivative")
 
 
 @case

@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import nn
 
-from gauntlet.case import CE, Case, case, classes, draw, mlp, shift
+from gauntlet.case import CE, Case, Net, case, classes, draw, mlp, shift
 
 
 @case
@@ -115,62 +115,47 @@ def compiled_in_place():
 
 @case
 def checkpointed():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+    def forward(net, x):
+        body = lambda z: torch.tanh(net.body(z))  # noqa: E731
+        return net.head(torch.utils.checkpoint.checkpoint(body, x, use_reentrant=False))
 
-        def forward(self, x):
-            body = lambda z: torch.tanh(self.body(z))  # noqa: E731
-            return self.head(torch.utils.checkpoint.checkpoint(body, x, use_reentrant=False))
-
-    return Case(Net().double(), CE, draw(4, 5), classes(4))
+    model = Net(forward, body=nn.Linear(5, 4), head=nn.Linear(4, 3))
+    return Case(model.double(), CE, draw(4, 5), classes(4))
 
 
 @case
 def a_reentrant_checkpoint():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
-
-        def forward(self, x):
-            return self.head(torch.utils.checkpoint.checkpoint(self.body, x, use_reentrant=True).tanh())
-
     refused = "A reentrant checkpoint hides"
-    return Case(Net().double(), CE, draw(4, 5).requires_grad_(), classes(4), refused=refused)
+    model = Net(
+        lambda net, x: net.head(torch.utils.checkpoint.checkpoint(net.body, x, use_reentrant=True).tanh()),
+        body=nn.Linear(5, 4),
+        head=nn.Linear(4, 3),
+    )
+    return Case(model.double(), CE, draw(4, 5).requires_grad_(), classes(4), refused=refused)
 
 
 @case
 def hidden_from_autograd():
-    class Hidden(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner, self.outer = nn.Linear(5, 4), nn.Linear(4, 3)
+    def forward(net, x):
+        h = torch.tanh(net.inner(x))
+        with torch.no_grad():
+            scale = net.inner(x).mean()
+        return net.outer(h * h.detach()) * scale
 
-        def forward(self, x):
-            h = torch.tanh(self.inner(x))
-            with torch.no_grad():
-                scale = self.inner(x).mean()
-            return self.outer(h * h.detach()) * scale
-
-    return Case(Hidden().double(), CE, draw(4, 5), classes(4))
+    model = Net(forward, inner=nn.Linear(5, 4), outer=nn.Linear(4, 3))
+    return Case(model.double(), CE, draw(4, 5), classes(4))
 
 
 @case
 def a_hook_on_a_gradient():
-    class Hooked(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner, self.outer = nn.Linear(5, 4), nn.Linear(4, 3)
+    def forward(net, x):
+        h = torch.tanh(net.inner(x))
+        if h.requires_grad:
+            h.register_hook(lambda g: 2 * g)
+        return net.outer(h)
 
-        def forward(self, x):
-            h = torch.tanh(self.inner(x))
-            if h.requires_grad:
-                h.register_hook(lambda g: 2 * g)
-            return self.outer(h)
-
-    return Case(Hooked().double(), CE, draw(4, 5), classes(4))
+    model = Net(forward, inner=nn.Linear(5, 4), outer=nn.Linear(4, 3))
+    return Case(model.double(), CE, draw(4, 5), classes(4))
 
 
 @case
@@ -264,16 +249,13 @@ def once_differentiable_after_a_padded_embedding():
         def jvp(ctx, tangent):
             return 3 * ctx.saved_tensors[0] ** 2 * tangent
 
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table, self.head = nn.Embedding(7, 3, padding_idx=0), nn.Linear(3, 3)
-
-        def forward(self, x):
-            return Cube.apply(self.head(self.table(x).mean(1)))
-
     x = torch.tensor([[0, 1], [2, 3], [0, 0]])
-    return Case(Net().double(), CE, x, classes(3), refused="no second derivative that PyTorch can compute")
+    model = Net(
+        lambda net, x: Cube.apply(net.head(net.table(x).mean(1))),
+        table=nn.Embedding(7, 3, padding_idx=0),
+        head=nn.Linear(3, 3),
+    )
+    return Case(model.double(), CE, x, classes(3), refused="no second derivative that PyTorch can compute")
 
 
 @case
@@ -297,15 +279,8 @@ def a_wrong_derivative_of_an_operation():
             a, b = ctx.saved_tensors
             return g * b.detach(), g * a
 
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(5, 3), nn.Linear(5, 3)
-
-        def forward(self, x):
-            return Product.apply(self.a(x), self.b(x))
-
-    return Case(Net().double(), CE, draw(4, 5), classes(4), refused="it is not symmetric")
+    model = Net(lambda net, x: Product.apply(net.a(x), net.b(x)), a=nn.Linear(5, 3), b=nn.Linear(5, 3))
+    return Case(model.double(), CE, draw(4, 5), classes(4), refused="it is not symmetric")
 
 
 @case

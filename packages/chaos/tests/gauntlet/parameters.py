@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gauntlet.case import CE, Case, case, classes, draw, mlp
+from gauntlet.case import CE, Case, Net, case, classes, draw, mlp
 
 
 @case
@@ -18,42 +18,32 @@ def frozen_layer():
 
 @case
 def scalar_parameter():
-    class Scaled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear, self.scale = nn.Linear(5, 3), nn.Parameter(torch.tensor(0.7))
-
-        def forward(self, x):
-            return self.linear(x) * self.scale.exp()
-
-    return Case(Scaled().double(), CE, draw(4, 5), classes(4))
+    model = Net(
+        lambda net, x: net.linear(x) * net.scale.exp(),
+        linear=nn.Linear(5, 3),
+        scale=nn.Parameter(torch.tensor(0.7)),
+    )
+    return Case(model.double(), CE, draw(4, 5), classes(4))
 
 
 @case
 def tied_and_used_functionally():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embedding, self.body = nn.Embedding(7, 4), nn.Linear(4, 4)
+    def forward(net, x):
+        h = torch.tanh(net.body(net.embedding(x)))
+        return F.linear(h, net.embedding.weight).transpose(1, 2)
 
-        def forward(self, x):
-            h = torch.tanh(self.body(self.embedding(x)))
-            return F.linear(h, self.embedding.weight).transpose(1, 2)
-
-    return Case(Tied().double(), CE, torch.randint(7, (3, 4)), torch.randint(7, (3, 4)))
+    model = Net(forward, embedding=nn.Embedding(7, 4), body=nn.Linear(4, 4))
+    return Case(model.double(), CE, torch.randint(7, (3, 4)), torch.randint(7, (3, 4)))
 
 
 @case
 def a_weight_transposed():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear, self.head = nn.Linear(5, 4), nn.Linear(5, 3)
-
-        def forward(self, x):
-            return self.head(torch.tanh(self.linear(x)) @ self.linear.weight)
-
-    return Case(Twice().double(), CE, draw(4, 5), classes(4))
+    model = Net(
+        lambda net, x: net.head(torch.tanh(net.linear(x)) @ net.linear.weight),
+        linear=nn.Linear(5, 4),
+        head=nn.Linear(5, 3),
+    )
+    return Case(model.double(), CE, draw(4, 5), classes(4))
 
 
 @case
@@ -64,15 +54,12 @@ def embedding_with_padding():
 
 @case
 def embedding_with_padding_by_function():
-    class Padded(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table, self.head = nn.Parameter(torch.randn(7, 3)), nn.Linear(3, 3)
-
-        def forward(self, x):
-            return self.head(F.embedding(x, self.table, padding_idx=0).mean(1).tanh())
-
-    return Case(Padded().double(), CE, torch.tensor([[0, 1], [2, 3], [0, 0]]), classes(3))
+    model = Net(
+        lambda net, x: net.head(F.embedding(x, net.table, padding_idx=0).mean(1).tanh()),
+        table=nn.Parameter(torch.randn(7, 3)),
+        head=nn.Linear(3, 3),
+    )
+    return Case(model.double(), CE, torch.tensor([[0, 1], [2, 3], [0, 0]]), classes(3))
 
 
 @case
