@@ -116,13 +116,12 @@ def test_half_precision_has_a_level_of_its_own(dtype):
 # what is compared -------------------------------------------------------------------------------
 
 
-class Adapted(nn.Module):
-    """A large frozen part, and eight trained weights that are chaotic at this rate."""
-
-    def __init__(self):
-        super().__init__()
-        self.frozen = nn.Linear(300, 300).requires_grad_(False)
-        self.c = nn.Parameter(torch.linspace(0.1, 0.8, 8, dtype=torch.float64).float())
+def holding(**parts):
+    """A model that is nothing but its parts."""
+    model = nn.Module()
+    for name, part in parts.items():
+        setattr(model, name, part)
+    return model
 
 
 def logistic(model, *_):
@@ -131,7 +130,9 @@ def logistic(model, *_):
 
 
 def test_frozen_parameters_do_not_dilute_the_answer():
-    probe = SensitivityProbe(Adapted(), lambda p: PerturbedSGD(p, lr=1.0), (1, 1, 2, 7))
+    c = nn.Parameter(torch.linspace(0.1, 0.8, 8, dtype=torch.float64).float())  # chaotic at this rate
+    model = holding(frozen=nn.Linear(300, 300).requires_grad_(False), c=c)
+    probe = SensitivityProbe(model, lambda p: PerturbedSGD(p, lr=1.0), (1, 1, 2, 7))
     for _ in range(80):  # the logistic map with 3.9, which stays inside (0, 1)
         probe.step(lambda m: (1.3 * m.c**3 - 1.45 * m.c**2).sum())
     report = probe.report()
@@ -292,13 +293,6 @@ def test_the_baseline_shadow_is_the_users_model_bit_for_bit(kind):
 # exponents --------------------------------------------------------------------------------------
 
 
-class Pendula(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.p = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
-        self.frozen = nn.Parameter(torch.ones(4, dtype=torch.float64), requires_grad=False)
-
-
 STIFFNESS = torch.tensor([1.0, 3.0, 10.0], dtype=torch.float64)
 
 
@@ -311,9 +305,8 @@ def adam_step(state, t, lr=0.05, b1=0.9, b2=0.999, eps=1e-8):
 
 def test_the_exponent_of_adam_is_that_of_its_whole_state():
     """Oracle: the tangent of Adam's update map, written out, by forward-mode differentiation."""
-    state = torch.cat(
-        [torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), torch.zeros(6, dtype=torch.float64)]
-    )
+    start = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    state = torch.cat([start, torch.zeros(6, dtype=torch.float64)])
     direction = torch.zeros(9, dtype=torch.float64)
     direction[:3] = torch.randn(3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     logs = []
@@ -322,31 +315,24 @@ def test_the_exponent_of_adam_is_that_of_its_whole_state():
         logs.append(math.log(direction.norm()))
         direction /= direction.norm()
     exact = np.mean(logs[100:])
-    copies = Copies(Pendula(), lambda p: torch.optim.Adam(p, lr=0.05), (1, 1))
+    frozen = nn.Parameter(torch.ones(4, dtype=torch.float64), requires_grad=False)
+    model = holding(p=nn.Parameter(start.clone()), frozen=frozen)
+    copies = Copies(model, lambda p: torch.optim.Adam(p, lr=0.05), (1, 1))
     growth = lyapunov_estimate(copies, [lambda m: (STIFFNESS * (1 - torch.cos(m.p))).sum()] * 400)
     assert abs(exact) < 0.01
     assert np.mean(growth[100:]) == pytest.approx(exact, abs=0.01)
 
 
 def test_the_exponent_of_the_logistic_map_is_the_logarithm_of_two():
-    class Map(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.c = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
-
-    copies = Copies(Map(), sgd(1.0), (1, 1))
+    model = holding(c=nn.Parameter(torch.tensor(0.3, dtype=torch.float64)))
+    copies = Copies(model, sgd(1.0), (1, 1))
     growth = lyapunov_estimate(copies, [logistic] * 4000, separation=1e-9)
     assert np.mean(growth) == pytest.approx(math.log(2), abs=0.02)
 
 
 def test_frozen_parameters_have_no_part_in_the_exponent():
-    class Half(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.w = nn.Parameter(torch.ones(1, dtype=torch.float64))
-            self.frozen = nn.Parameter(torch.ones(1, dtype=torch.float64), requires_grad=False)
-
-    copies = Copies(Half(), sgd(0.1), (1, 1))
+    w, frozen = (nn.Parameter(torch.ones(1, dtype=torch.float64), trained) for trained in (True, False))
+    copies = Copies(holding(w=w, frozen=frozen), sgd(0.1), (1, 1))
     growth = lyapunov_estimate(copies, [lambda m: 2.5 * m.w.square().sum()] * 20)
     assert np.exp(growth) == pytest.approx(np.full(20, 0.5), rel=1e-6)
 
@@ -458,15 +444,10 @@ def test_sparse_gradients_are_perturbed_and_their_controls_hold():
     assert report.by_layer["0.weight"][3:, -1].max() > 0
 
 
-class ComplexWeight(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.w = nn.Parameter(torch.tensor([1.0 + 2.0j, 0.5 - 1.0j]))
-
-
 @pytest.mark.filterwarnings("error")
 def test_the_imaginary_part_counts():
-    probe = SensitivityProbe(ComplexWeight(), sgd(0.1), (1, 1, 2))
+    model = holding(w=nn.Parameter(torch.tensor([1.0 + 2.0j, 0.5 - 1.0j])))
+    probe = SensitivityProbe(model, sgd(0.1), (1, 1, 2))
     with torch.no_grad():
         probe.copies.models[1].w += 1.0j
     probe.advance(lambda model, optimizer: None)
