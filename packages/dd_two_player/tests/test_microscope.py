@@ -1,4 +1,5 @@
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -140,3 +141,19 @@ def test_half_precision_is_measured_in_single():
         for t in (jnp.float32, jnp.bfloat16)
     )
     assert half.error == pytest.approx(single.error, rel=1e-3)
+
+
+def test_variables_of_flax_are_leaves_of_their_layer():
+    class Variable(NamedTuple):
+        """What a parameter of flax.nnx is to JAX: a node with one attribute."""
+
+        value: jax.Array
+
+    side = {"hidden": {"bias": Variable(jnp.ones(2)), "kernel": Variable(jnp.ones(2))}}
+    game = Game(lambda p, t, b: _sum(p) * _sum(t), lambda p, t, b: -_sum(p) * _sum(t))
+    report = measure_drift(game, (side, side), None, (0.1, 0.1))
+    assert [layer.layer for layer in report.layers] == ["['hidden']", "['hidden']"]
+
+
+def _sum(tree):
+    return jax.tree.reduce(lambda total, leaf: total + leaf.sum(), tree, 0.0)

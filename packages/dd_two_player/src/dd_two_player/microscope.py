@@ -225,6 +225,8 @@ class DriftMicroscope:
 
 def _layer(path: Any) -> str:
     """Return the path of a leaf without its last entry, which tells weights from biases."""
+    if path and str(path[-1]) == ".value":  # a variable of flax, which is a leaf of its layer
+        path = path[:-1]
     return jax.tree_util.keystr(path[:-1] or path) or "."
 
 
