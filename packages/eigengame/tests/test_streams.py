@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 from scipy.sparse import csr_array, csr_matrix
+from sklearn.decomposition import PCA
 
+from eigengame import EigenGame
 from eigengame.estimators import streams
 
 
@@ -72,7 +74,9 @@ def test_bad_streams(parts, message):
 def test_what_counts_as_a_stream():
     assert streams.is_stream(iter([np.zeros((1, 1))]))
     assert streams.is_stream(lambda: [])
+    assert streams.is_stream([np.zeros((2, 1)), np.zeros((1, 1))])
     assert not streams.is_stream([[1.0, 2.0]])
+    assert not streams.is_stream([np.zeros(2), np.zeros(2)])
     assert not streams.is_stream(np.zeros((1, 1)))
 
 
@@ -111,3 +115,30 @@ def test_pairs_of_a_loader_are_refused_with_the_way_out():
     for part in ([np.ones((3, 2)), np.ones(3)], [np.ones((3, 2))]):
         with pytest.raises(ValueError, match=r"Batch 0 is a list; .* lambda: \(x for x, \*_ in loader\)"):
             next(streams.iterable_batches(iter([part]), 3))
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+@pytest.mark.parametrize(
+    "column", [np.arange(3).astype("datetime64[ms]"), np.arange(3).astype("timedelta64[ms]")]
+)
+def test_a_column_of_times_is_refused_and_not_counted_in_microseconds(kind, column, batched):
+    frame = pytest.importorskip(kind).DataFrame({"a": np.arange(3.0), "b": column})
+    with pytest.raises(ValueError, match=r"X holds (?i:datetime|timedelta|duration)\S*.*: pass numbers, for"):
+        EigenGame(1).fit(iter([frame]) if batched else frame)
+
+
+@pytest.mark.parametrize("make", [list, tuple])
+def test_a_list_of_arrays_holds_batches(rng, make):
+    """NumPy spoke of inhomogeneous shapes."""
+    X = rng.standard_normal((60, 3)) * [3, 2, 1]
+    model = EigenGame(2, random_state=0).fit(make(np.split(X, [10, 25])))
+    np.testing.assert_allclose(model.explained_variance_, PCA(2).fit(X).explained_variance_, rtol=1e-5)
+
+
+def test_extended_precision_is_rounded_to_double(rng):
+    """LAPACK has no such type: CCA and ICA ended with a TypeError from NumPy."""
+    X = rng.standard_normal((60, 3))
+    rounded = streams.real_numbers(X.astype(np.longdouble))
+    assert rounded.dtype == np.float64
+    np.testing.assert_array_equal(rounded, X)

@@ -164,7 +164,7 @@ class EigenGame(Components, Saved):
         Args:
             X: Array, memmap, data frame or sparse matrix (n, d); or an iterator of batches (read once), an
                 iterable of batches, or a callable that returns a fresh iterable of batches for every pass.
-                A list of rows is an array.
+                A list of rows is an array, a list of arrays (n, d) holds batches.
             y: Ignored.
 
         Raises:

@@ -24,9 +24,13 @@ __all__ = [
     "validated",
 ]
 
+_TIMES = ("date", "time", "duration", "period")  # how their types are called by NumPy, pandas and polars
+
 
 def is_stream(X: Any) -> bool:
     """Return whether X is a callable or an iterable of batches rather than an array-like of rows."""
+    if isinstance(X, list | tuple):
+        return bool(X) and len(getattr(X[0], "shape", ())) == 2
     array_like = any(hasattr(X, name) for name in ("shape", "__array__", "__getitem__"))
     return callable(X) or (isinstance(X, Iterable) and not array_like)
 
@@ -34,12 +38,12 @@ def is_stream(X: Any) -> bool:
 def real_numbers(X: Any, name: str = "X") -> Any:
     """Return X, refused where its type says that its entries are no real numbers.
 
-    Floating-point types that NumPy does not know, such as bfloat16, are widened to single precision; tensors
-    of torch lose their gradients and device.
+    Floating-point types that NumPy does not know, such as bfloat16, are widened to single precision, and
+    those beyond double precision are rounded to it; tensors of torch lose their gradients and device.
 
     Raises:
-        ValueError: For an iterator or a function, and for masked, complex, structured or text entries, dates
-            and durations.
+        ValueError: For an iterator or a function, and for masked, complex, structured or text entries, and
+            for dates and durations, also in one column of a data frame.
 
     Example:
         >>> real_numbers(np.zeros(2, "datetime64[s]"))
@@ -55,17 +59,18 @@ def real_numbers(X: Any, name: str = "X") -> Any:
         X = (X.float() if str(X.dtype) == "torch.bfloat16" else X).numpy()
     dtype: Any = getattr(X, "dtype", None)
     kind = getattr(dtype, "kind", "O")
-    if kind in "mM":
-        raise ValueError(
-            f"{name} holds {dtype}: pass numbers, for example seconds since a date of your choice."
-        )
+    for held in list(X.dtypes) if hasattr(X, "columns") and hasattr(X, "dtypes") else [dtype]:
+        if str(held).lower().startswith(_TIMES):  # polars would count microseconds
+            raise ValueError(
+                f"{name} holds {held}: pass numbers, for example seconds since a date of your choice."
+            )
     if kind == "c":
         raise ValueError(f"Complex data not supported: {name} holds {dtype}; pass real numbers.")
     if kind in "SU" or (kind == "V" and not jnp.issubdtype(dtype, np.floating)):
         raise ValueError(f"{name} holds entries of type {dtype}; pass numbers.")
     if kind == "V":
         return np.asarray(X).astype(np.float32)
-    return X
+    return X.astype(np.float64) if kind == "f" and dtype.itemsize > 8 else X
 
 
 def validated(estimator: Any, X: Any, **options: Any) -> Any:
