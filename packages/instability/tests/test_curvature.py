@@ -46,34 +46,37 @@ def test_sharpness_equals_the_largest_eigenvalue(problem, method):
     assert sharpness(*problem, weight_decay=0.5, tol=1e-6) == pytest.approx(largest + 0.5, rel=1e-4)
 
 
-def test_transformer_attention_works():
+@pytest.mark.parametrize("kernel", ["MATH", "FLASH_ATTENTION"])
+def test_attention_is_computed_by_the_kernel_with_second_derivatives(kernel):
+    """Whatever kernel is chosen around the call, as PyTorch's default."""
     torch.manual_seed(0)
-    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
-    x = torch.randn(2, 4, 8)
+    x = torch.randn(2, 2, 3, 4).double()
+    model = nn.Linear(4, 12, bias=False).double()
+
+    def loss_of(m):
+        q, k, v = m(x).split(4, dim=-1)
+        return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).square().sum()
+
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        assert sharpness(layer, lambda m: m(x).square().mean(), tol=1e-3) > 0
+        largest = np.linalg.eigvalsh(dense_hessian(model, loss_of))[-1]
+    with torch.nn.attention.sdpa_kernel(getattr(torch.nn.attention.SDPBackend, kernel)):
+        assert sharpness(model, loss_of, tol=1e-6) == pytest.approx(largest, rel=1e-4)
 
 
-def test_operation_without_second_derivative_is_named():
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.save_for_backward(x)
-            return x**2
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        ("aten::_ctc_loss_backward", lambda w: nn.functional.ctc_loss(w.log_softmax(-1), *ONES)),
+        ("_cdist_backward", lambda w: torch.cdist(w[0], torch.zeros(3, 2), p=3).sum()),
+    ],
+)
+def test_operation_without_second_derivative_is_named(name, loss):
+    model = nn.ParameterList([torch.linspace(-0.3, 0.4, 8).view(2, 2, 2)])
+    with pytest.raises(ValueError, match=f"^{name} has no second derivative"):
+        hessian_vector_product(model, lambda m: loss(m[0]))
 
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx, grad):
-            return 2 * ctx.saved_tensors[0] * grad
 
-    torch.manual_seed(0)
-    attention = nn.MultiheadAttention(8, 2, batch_first=True)
-    x = torch.randn(2, 4, 8)
-    with (
-        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION),
-        pytest.raises(ValueError, match=r"flash_attention.*has no second derivative"),
-    ):
-        hessian_vector_product(attention, lambda m: m(x, x, x, need_weights=False)[0].square().sum())
+ONES = torch.ones(2, 1).long(), torch.tensor([2, 2]), torch.tensor([1, 1])
 
 
 def test_unknown_method(problem):

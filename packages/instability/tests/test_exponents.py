@@ -195,6 +195,36 @@ def test_the_tangent_is_that_of_the_real_optimiser(name):
     np.testing.assert_allclose(found.growth[:, 0], growth, atol=2e-4)
 
 
+@pytest.mark.parametrize("kind", ["silu", "attention", "float32 inside"])
+def test_what_large_models_are_made_of_has_an_exact_tangent(kind):
+    """SiLU and attention have no forward derivative of their gradient; losses compute in float32."""
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 3, 3, dtype=torch.float64), torch.tensor([0, 1])
+    model, rate = nn.Linear(3, 3).double(), 0.5
+
+    def loss_at(weight, bias):
+        h = F.linear(x, weight, bias)
+        if kind == "attention":
+            h = F.scaled_dot_product_attention(h, h, h, is_causal=True)
+        logits = F.silu(h).mean(1)
+        return F.cross_entropy(logits.float() if kind == "float32 inside" else logits, y)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    step, state = training_map(model, optimizer, lambda m, _: loss_at(m.weight, m.bias))
+    found = lyapunov_exponents(step, state, num_steps=1, k=12)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        blocks = torch.autograd.functional.hessian(loss_at, tuple(state.values()))
+    hessian = torch.cat(
+        [
+            torch.cat([b.reshape(len(r.flatten()), -1) for b in row], 1)
+            for r, row in zip(state.values(), blocks, strict=True)
+        ]
+    )
+    exact = torch.linalg.slogdet(torch.eye(12, dtype=torch.float64) - rate * hessian).logabsdet
+    assert found.exact
+    assert found.growth.sum() == pytest.approx(exact.item(), rel=1e-5 if kind == "float32 inside" else 1e-9)
+
+
 def test_a_step_that_rounds_to_half_precision_has_no_tangent():
     """Newton and Schulz's iteration in Muon, and a loss under autocast."""
     model, loss_of = network()

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -181,9 +183,48 @@ def test_other_optimisers_are_perturbed_at_the_gradient():
     assert not torch.equal(*kept)
 
 
-@pytest.mark.parametrize("batch", [{"x": 1, "y": 2}, (1, 2, 3), torch.ones(3)])
-def test_batches_that_are_no_pairs_are_refused(batch):
-    with pytest.raises(TypeError, match=r"a batch is a (dict|tuple|Tensor); pass pairs"):
+class OwnLoss(nn.Module):
+    """Takes keywords and returns its loss beside its outputs, as models of Hugging Face do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x, labels=None):
+        logits = self.linear(x)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits}
+
+
+@pytest.mark.parametrize("form", ["mapping", "keywords", "arguments"])
+def test_forms_of_batches(form):
+    """The same copies as those of a probe that is shown the losses."""
+    x, y = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2
+    batch, loss_fn = {
+        "mapping": ({"x": x, "labels": y}, lambda outputs, _: outputs["loss"]),
+        "keywords": (({"x": x}, y), lambda outputs, y: nn.functional.cross_entropy(outputs["logits"], y)),
+        "arguments": (((x,), y), lambda outputs, y: nn.functional.cross_entropy(outputs["logits"], y)),
+    }[form]
+    torch.manual_seed(0)
+    model = OwnLoss()
+    found = numerical_sensitivity(
+        lambda: copy.deepcopy(model),
+        [batch],
+        lambda p: torch.optim.SGD(p, lr=0.5),
+        5,
+        loss_fn=loss_fn,
+        evaluate=lambda m: m.linear.weight.sum().item(),
+    )
+    probe = SensitivityProbe(model, torch.optim.SGD(model.parameters(), lr=0.5), (1, 1, 2, 3, 5))
+    for _ in range(5):
+        probe.step(lambda m: nn.functional.cross_entropy(m.linear(x), y))
+    expected = probe.report(lambda m: m.linear.weight.sum().item())
+    assert [c.score for c in found.copies] == [c.score for c in expected.copies]
+
+
+@pytest.mark.parametrize("batch", [(1, 2, 3), torch.ones(3)])
+def test_batches_of_another_form_are_refused(batch):
+    with pytest.raises(TypeError, match=r"a batch is a (tuple|Tensor); pass pairs"):
         numerical_sensitivity(lambda: nn.Linear(2, 2), [batch], lambda p: torch.optim.SGD(p, lr=0.1), 2)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gdyn_common.seeding import generator
 from gdyn_common.spectral import lanczos, power_iteration
@@ -139,7 +140,8 @@ def sharpness(
 
 @contextlib.contextmanager
 def _with_gradients() -> Iterator[None]:
-    with torch.inference_mode(False), torch.enable_grad():
+    # Of the kernels of attention only this one has second derivatives.
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         yield
 
 
@@ -174,12 +176,9 @@ def _name_operation(error: RuntimeError) -> Exception:
     if "modified by an inplace operation" in str(error):
         return ValueError("the weights changed since the product was made; make it anew.")
     match = re.search(
-        r"derivative for ([\w:]+) is not implemented|([\w:]+) does not support .*backward", str(error)
+        r"derivative for '?([\w:]+)'? is not implemented|([\w:]+) does not support .*backward", str(error)
     )
     if match is None:
         return error
     name = match.group(1) or match.group(2)
-    return ValueError(
-        f"{name} has no second derivative in torch; replace it in the model (for attention use the math "
-        "kernel: torch.nn.attention.sdpa_kernel(SDPBackend.MATH))."
-    )
+    return ValueError(f"{name} has no second derivative in torch; replace it in the model.")

@@ -21,26 +21,31 @@ NO_TANGENT = re.compile(r"forward[- ]?(mode )?AD|forward gradient|automatic diff
 
 
 class _Followed(TorchFunctionMode):
-    """Let a tangent pass ``out=``, for which torch has no forward derivative; refuse half precision."""
+    """Let a tangent pass ``out=``, for which torch has no forward derivative; refuse half precision.
+
+    Attributes:
+        eps: relative rounding of the coarsest type that something computed from the state has.
+    """
 
     def __init__(self, *, duals: bool) -> None:
         super().__init__()
-        self._duals = duals
+        self._duals, self.eps = duals, 0.0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         out = kwargs.pop("out") if isinstance(kwargs.get("out"), Tensor) else None
         result = func(*args, **kwargs)
-        if (
-            isinstance(result, Tensor)
-            and result.dtype in (torch.float16, torch.bfloat16)
-            and not (self._duals and forward_ad.unpack_dual(result).tangent is None)  # a constant
-        ):
-            raise ValueError(
-                f"the step computes in {result.dtype}, whose steps have no tangent; compute it in float32 or "
-                "float64, or use SensitivityProbe."
-            )
+        if isinstance(result, Tensor) and result.is_floating_point() and not self._is_constant(result):
+            if result.dtype in (torch.float16, torch.bfloat16):
+                raise ValueError(
+                    f"the step computes in {result.dtype}, whose steps have no tangent; compute it in "
+                    "float32 or float64, or use SensitivityProbe."
+                )
+            self.eps = max(self.eps, torch.finfo(result.dtype).eps)
         return result if out is None else out.copy_(result)
+
+    def _is_constant(self, result: Tensor) -> bool:
+        return self._duals and forward_ad.unpack_dual(result).tangent is None and not result.requires_grad
 
 
 def by_jvp(step: Map, state: State, tangents: State, number: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -69,13 +74,14 @@ def by_differences(step: Map, state: State, tangents: State, number: int) -> tup
         ValueError: no two agree, as for a step that jumps.
     """
     with _Followed(duals=False):
-        return _differences(step, state, tangents, number)
+        return _differences(step, state, tangents, number, _eps(state))
 
 
-def _differences(step: Map, state: State, tangents: State, number: int) -> tuple[dict[str, Tensor], Tensor]:
+def _differences(
+    step: Map, state: State, tangents: State, number: int, eps: float
+) -> tuple[dict[str, Tensor], Tensor]:
     streams = RandomStreams.now()
     size, length = float(_flat(state).norm()), float(_flat(tangents).norm())
-    eps = torch.finfo(next(iter(state.values())).dtype).eps
     last, relative = None, eps ** (1 / 3)
     while relative > eps**0.65:
         h, ends = relative * (size or 1.0) / length, []
@@ -93,7 +99,7 @@ def _differences(step: Map, state: State, tangents: State, number: int) -> tuple
         return _detached(step({name: value.clone() for name, value in state.items()}, number)), found
     raise ValueError(
         f"step {number + 1}: differences of the step do not settle as they get smaller: it jumps, or rounds; "
-        "it has no tangent there. Take float64, or use SensitivityProbe."
+        "it has no tangent there. Let all of it compute in float64, or use SensitivityProbe."
     )
 
 
@@ -107,7 +113,8 @@ def has_tangent(step: Map, state: State, tangents: State, number: int) -> bool:
     """
     streams = RandomStreams.now()
     try:
-        first, exact = by_jvp(step, state, tangents, number)
+        with _Followed(duals=True) as followed:
+            first, exact = by_jvp(step, state, tangents, number)
         streams.restore()
         second = _detached(step({name: value.clone() for name, value in state.items()}, number))
         for name in state:
@@ -118,7 +125,8 @@ def has_tangent(step: Map, state: State, tangents: State, number: int) -> bool:
                     "that part of the state."
                 )
         streams.restore()
-        difference = _differences(step, state, tangents, number)[1]
+        eps = max(_eps(state), followed.eps)
+        difference = _differences(step, state, tangents, number, eps)[1]
     except RuntimeError as error:
         if not NO_TANGENT.search(str(error)):
             raise
@@ -126,7 +134,6 @@ def has_tangent(step: Map, state: State, tangents: State, number: int) -> bool:
     finally:
         streams.restore()
     size, length = float(_flat(second).norm()), float(_flat(tangents).norm())
-    eps = torch.finfo(next(iter(state.values())).dtype).eps
     return _agree(
         exact, difference, eps, 4 * eps ** (2 / 3) * size * length / (float(_flat(state).norm()) or 1)
     )
@@ -146,6 +153,10 @@ def _called(step: Map, state: dict[str, Tensor], number: int) -> State:
 
 def _agree(a: Tensor, b: Tensor, eps: float, noise: float) -> bool:
     return bool((a - b).norm() <= eps**0.25 * b.norm() + noise)
+
+
+def _eps(state: State) -> float:
+    return torch.finfo(next(iter(state.values())).dtype).eps
 
 
 def _detached(state: State) -> dict[str, Tensor]:

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
 from instability.copies import trained_parameters, twin
@@ -81,16 +83,40 @@ def training_map(
 
 
 class _Gradients(nn.Module):
-    """The gradients of a loss, taken while the weights are in place: checkpointed layers run again then."""
+    """The gradients of a loss, with their tangents, while the weights are in place.
+
+    Checkpointed layers run again then. The tangents are Hessian-vector products by a second backward pass:
+    many a backward pass, such as that of SiLU, has no forward derivative.
+    """
 
     def __init__(self, model: nn.Module, loss_of: Callable[[nn.Module, int], Tensor]) -> None:
         super().__init__()
         self.model = model
         self._loss_of = loss_of
 
-    def forward(self, number: int, weights: list[Tensor]) -> tuple[Tensor | None, ...]:
+    def forward(
+        self, number: int, weights: list[Tensor], tangents: list[Tensor | None]
+    ) -> list[Tensor | None]:
         loss = check_loss(self._loss_of(self.model, number))
-        return torch.autograd.grad(loss, weights, allow_unused=True)
+        moves = any(v is not None for v in tangents)
+        found = torch.autograd.grad(loss, weights, allow_unused=True, create_graph=moves)
+        pairs = [
+            (g, v)
+            for g, v in zip(found, tangents, strict=True)
+            if g is not None and v is not None and g.requires_grad
+        ]
+        if not pairs:
+            return list(found)
+        try:
+            images = torch.autograd.grad(
+                [g for g, _ in pairs], weights, [v for _, v in pairs], materialize_grads=True
+            )
+        except RuntimeError as error:
+            raise RuntimeError(f"no automatic differentiation of the gradient: {error}") from error
+        return [
+            None if g is None else forward_ad.make_dual(g.detach(), image)
+            for g, image in zip(found, images, strict=True)
+        ]
 
 
 class _TrainingMap:
@@ -130,9 +156,11 @@ class _TrainingMap:
         number += 1  # step 0 was made at the start
         weights = {name: state[name].clone().requires_grad_() for name in self._names.values()}
         buffers = {name: buffer.clone() for name, buffer in self._gradients.named_buffers()}
-        inputs = {f"model.{name}": w for name, w in weights.items()}
-        with torch.enable_grad():
-            gradients = functional_call(self._gradients, inputs | buffers, (number, list(weights.values())))
+        points, tangents = zip(*map(forward_ad.unpack_dual, weights.values()), strict=True)
+        leaves = [point.detach().requires_grad_() for point in points]
+        inputs = {f"model.{name}": leaf for name, leaf in zip(weights, leaves, strict=True)}
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # which can be differentiated twice
+            gradients = functional_call(self._gradients, inputs | buffers, (number, leaves, tangents))
         kept: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         for (name, w), gradient in zip(weights.items(), gradients, strict=True):
             w.grad = gradient

@@ -5,8 +5,9 @@ Source: the method of Sec. 4 of Sun et al. 2022, for any model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from instability.streams import unchanged
 
 __all__ = ["numerical_sensitivity"]
 
-Batch = tuple[Tensor, Tensor]
+Batch = Any
 
 
 @torch.inference_mode(False)
@@ -30,7 +31,7 @@ def numerical_sensitivity(
     perturbations: Sequence[int] = (1, 1, 2, 3, 5),
     seed: int = 0,
     *,
-    loss_fn: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
+    loss_fn: Callable[[Any, Any], Tensor] = nn.functional.cross_entropy,
     evaluate: Callable[[nn.Module], float] | None = None,
     every: int = 1,
 ) -> SensitivityReport:
@@ -39,7 +40,8 @@ def numerical_sensitivity(
     Args:
         model_fn: makes the model; called once, under ``seed``.
         data: batches ``(inputs, targets)``, iterated again from the start when exhausted, or a function of
-            the step.
+            the step. Inputs may be a tuple of arguments or a mapping of keywords; a batch that is a mapping
+            holds its own targets, and ``loss_fn`` gets ``None`` for them.
         optimizer_fn: makes the optimiser for a list of parameters. A ``PerturbedSGD`` perturbs as in the
             paper, any other is perturbed at the gradient.
         steps: updates to make.
@@ -47,7 +49,8 @@ def numerical_sensitivity(
             controls.
         seed: seed of torch's generator for the model, the data order and random layers; the caller's
             generator is left as it was.
-        loss_fn: maps ``(model(inputs), targets)`` to a scalar.
+        loss_fn: maps ``(model(inputs), targets)`` to a scalar; for a model that returns its loss
+            ``lambda outputs, _: outputs.loss``.
         evaluate: optional score of a trained model, e.g. its test accuracy.
         every: measure every so many steps.
 
@@ -70,15 +73,18 @@ def numerical_sensitivity(
         torch.manual_seed(seed)
         probe = SensitivityProbe(model_fn(), optimizer_fn, perturbations, every=min(every, steps))
         for batch in _batches(data, steps):
-            if not isinstance(batch, tuple | list) or len(batch) != 2:
+            is_pair = isinstance(batch, tuple | list) and len(batch) == 2
+            if not is_pair and not isinstance(batch, Mapping):
                 raise TypeError(
-                    f"a batch is a {type(batch).__name__}; pass pairs (inputs, targets), or use "
-                    "SensitivityProbe in a loop of your own."
+                    f"a batch is a {type(batch).__name__}; pass pairs (inputs, targets) or mappings of "
+                    "keywords, or use SensitivityProbe in a loop of your own."
                 )
-            inputs, targets = batch
+            inputs, targets = batch if is_pair else (batch, None)
 
-            def loss_of(model: nn.Module, x: Tensor = inputs, y: Tensor = targets) -> Tensor:
-                return loss_fn(model(x), y)
+            def loss_of(model: nn.Module, x: Any = inputs, y: Any = targets) -> Tensor:
+                if isinstance(x, Mapping):
+                    return loss_fn(model(**x), y)
+                return loss_fn(model(*x) if isinstance(x, tuple | list) else model(x), y)
 
             # Not `step`, which puts the streams back: random layers must draw anew in every step.
             probe._advance(partial(probe.copies.step, loss_of))
