@@ -243,6 +243,24 @@ def test_what_a_step_must_be() -> None:
         ExampleMeter(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
 
 
+def test_inputs_without_a_tensor_are_refused() -> None:
+    class Graph:
+        """A batch of a class of its own."""
+
+        x = torch.randn(8, 4)
+
+    class OfGraphs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 1)
+
+        def forward(self, graph: Graph) -> torch.Tensor:
+            return self.layer(graph.x)
+
+    with pytest.raises(ConfigError, match=r"inputs \(Graph\) hold no tensor"):
+        one_step(OfGraphs(), Graph(), lambda out: out.square().mean())
+
+
 def test_a_model_that_returns_its_loss_is_refused() -> None:
     class Whole(nn.Module):
         def __init__(self) -> None:

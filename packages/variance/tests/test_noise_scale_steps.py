@@ -127,6 +127,40 @@ def test_gradients_changed_before_the_step_are_refused(change: Callable[[int, nn
         looped([4] * 4, change)
 
 
+@pytest.mark.parametrize("is_clipped", [False, True])
+def test_gradients_that_are_views_of_one_tensor(is_clipped: bool) -> None:
+    """Adding to one of them counts as a change of all."""
+
+    def in_one_tensor(step: int, model: nn.Module) -> None:
+        flat = torch.zeros(sum(p.numel() for p in model.parameters()))
+        for p, view in zip(
+            model.parameters(), flat.split([p.numel() for p in model.parameters()]), strict=True
+        ):
+            p.grad = view.view_as(p)
+
+    model, plain = (nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3)) for _ in range(2))
+    plain.load_state_dict(model.state_dict())
+    x = torch.randn(3, 8, 6)
+    found = []
+    for one in (model, plain):
+        with NoiseMeter(one, micro_batch_size=2) as meter:
+            for step in range(3):
+                if one is model:
+                    in_one_tensor(step, one)
+                else:
+                    one.zero_grad()
+                for part in x[step].split(2):
+                    one(part).square().mean().backward()
+                if is_clipped and one is model:
+                    nn.utils.clip_grad_norm_(one.parameters(), 1e-3)
+                    with pytest.raises(ConfigError, match="was changed after its last backward pass"):
+                        meter.step()
+                    return
+                meter.step()
+            found.append(meter.result())
+    assert found[0] == found[1]
+
+
 def test_gradients_of_the_step_before_are_refused() -> None:
     model, x = nn.Linear(6, 3), torch.randn(8, 6)
     with NoiseMeter(model, 4) as meter:

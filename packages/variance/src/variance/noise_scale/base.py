@@ -52,7 +52,7 @@ class Meter(ABC):
     def _forget_gradients(self) -> None:
         self._arrived: set[str] = set()
         self._left_over: list[Tensor] = []
-        self._marks: dict[str, tuple[int, int]] = {}
+        self._marks: dict[str | int, tuple[int, int]] = {}  # by name, and the last in each memory
         self._corners: dict[str, Tensor] = {}
 
     def _attach(self, name: str, p: Tensor) -> Callable[[Tensor], None]:
@@ -77,7 +77,7 @@ class Meter(ABC):
     def _mark(self, name: str) -> Callable[[Tensor], None]:
         def mark(p: Tensor) -> None:
             if p.grad is not None and name in self._arrived:
-                self._marks[name] = _state_of(p.grad)
+                self._marks[name] = self._marks[_memory_of(p.grad)] = _state_of(p.grad)
                 if _is_distributed():
                     self._corners[name] = _corner(p, p.grad)
 
@@ -129,7 +129,11 @@ class Meter(ABC):
             gradient = self._parameters[name].grad
             if gradient is None:
                 raise ConfigError("gradients were cleared before step(); call it before zero_grad.")
-            if _state_of(gradient) != self._marks.get(name) and world_size() == 1:  # ranks add theirs
+            place, version = _state_of(gradient)
+            marked, last = (self._marks.get(key, (-1, -1)) for key in (name, _memory_of(gradient)))
+            # Gradients that are views of one tensor have one version for all.
+            changed = place != marked[0] or version not in (marked[1], last[1])
+            if changed and world_size() == 1:  # ranks add theirs
                 raise ConfigError(
                     f"the gradient of '{name}' was changed after its last backward pass; call step() "
                     "before gradients are clipped or unscaled (with step(loss_scale=scaler.get_scale()))."
@@ -335,6 +339,10 @@ def world_size() -> int:
 
 def _is_distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _memory_of(gradient: Tensor) -> int:
+    return id(gradient) if gradient.is_sparse else gradient.untyped_storage().data_ptr()
 
 
 def _state_of(gradient: Tensor) -> tuple[int, int]:

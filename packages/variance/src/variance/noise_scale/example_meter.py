@@ -259,8 +259,19 @@ class _Pass:
 
     @property
     def num_examples(self) -> int:
-        """Length of the first axis of the inputs."""
-        return len(next(leaf for leaf in pytree.tree_leaves(self.inputs) if isinstance(leaf, Tensor)))
+        """Length of the first axis of the inputs.
+
+        Raises:
+            ConfigError: They hold no tensor.
+        """
+        first = next((leaf for leaf in pytree.tree_leaves(self.inputs) if isinstance(leaf, Tensor)), None)
+        if first is None:
+            kinds = ", ".join(type(leaf).__name__ for leaf in pytree.tree_leaves(self.inputs))
+            raise ConfigError(
+                f"the model's inputs ({kinds}) hold no tensor whose first axis counts examples; call the "
+                "model with tensors, or in dictionaries, lists and tuples, or use NoiseMeter."
+            )
+        return len(first)
 
 
 def _names(name: str, module: nn.Module) -> list[str]:
