@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from variance import per_example
 from variance.errors import NonFiniteGradient
@@ -141,3 +142,62 @@ def test_a_live_point_moves_with_the_model_and_a_copy_does_not() -> None:
         model[0].weight.add_(1)
     assert not torch.equal(live.flat(), before)
     assert torch.equal(copy.flat(), before)
+
+
+class Again(torch.autograd.Function):
+    """Runs a module again in the backward pass, and differentiates by the parameters given at first.
+
+    So do the adjoint method of differential equations, and reversible layers.
+    """
+
+    @staticmethod
+    def forward(ctx, module, x, *parameters):
+        ctx.module = module
+        ctx.save_for_backward(x, *parameters)
+        return module(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, *parameters = ctx.saved_tensors
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            output = ctx.module(x)
+        return None, *torch.autograd.grad(output, (x, *parameters), gradient, allow_unused=True)
+
+
+class Body(nn.Module):
+    """A network whose first half runs again in the backward pass."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.inner, self.head, self.kind = nn.Sequential(nn.Linear(4, 5), nn.Tanh()), nn.Linear(5, 3), kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "plain":
+            return self.head(self.inner(x))
+        if self.kind == "checkpoint":
+            return self.head(checkpoint(self.inner, x, use_reentrant=False))
+        return self.head(Again.apply(self.inner, x, *self.inner.parameters()))
+
+
+@pytest.mark.filterwarnings("ignore::variance.errors.SlowPath")
+@pytest.mark.parametrize("kind", ["checkpoint", "again"])
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_backward_pass_that_runs_the_model_again_finds_the_values_of_the_point(
+    kind: str, is_moved: bool
+) -> None:
+    torch.manual_seed(0)
+    models = {name: Body(name).double() for name in (kind, "plain")}
+    point = Point.of(models[kind])
+    point = point.moved(torch.full_like(point.flat(), 0.5 * is_moved))
+    models["plain"].load_state_dict(point.parameters)
+    x, y = torch.randn(6, 4).double(), torch.arange(6) % 3
+    examples = Batch(x, y, torch.arange(6), torch.ones(6))
+    objective = Objective(models[kind], F.cross_entropy)
+    F.cross_entropy(models["plain"](x), y).backward()
+    expected = torch.cat([p.grad.flatten() for p in models["plain"].parameters()])
+    assert torch.allclose(objective.gradient(point, examples)[0], expected)
+    rows = per_example.gradients(models["plain"], F.cross_entropy, x, y)
+    captured = objective.capture(point, examples)
+    assert torch.allclose(per_example.quantities.flat_gradients(captured), rows)
+    assert torch.allclose(per_example.quantities.gram(captured), rows @ rows.T)

@@ -231,7 +231,7 @@ class Objective:
             loss_functions.require_finite(found.detach(), "the loss", named)
         with EXCLUSIVE:
             own = dict(self._model.named_parameters())
-        gradients, direct = differentiate(total, leaves, own)
+            gradients, direct = differentiate(total, leaves, self._model, point.buffers)
         for name, gradient in direct.items():
             if not torch.equal(own[name], leaves[name]):
                 raise ConfigError(

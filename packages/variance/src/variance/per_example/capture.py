@@ -42,6 +42,7 @@ from variance.per_example.recording import (
     recordable,
     refuse_coupled_examples,
     require_real,
+    standing,
 )
 from variance.randomness import RandomState, preserved_randomness
 
@@ -94,6 +95,12 @@ class _Pass:
         state = protected(self.model, {**self.state, **values})
         outputs = call_model(self.model, state, self.x)
         return outputs, loss_functions.example_losses(loss or self.loss, outputs, self.y)
+
+    def derivative(self, losses: Tensor, leaves: Mapping[str, Tensor], **options: Any) -> Any:
+        """Return derivatives by leaves that stand for parameters; None where there is none."""
+        with standing(self.model, {**self.state, **leaves}):
+            options |= {"inputs": list(leaves.values()), "allow_unused": True}
+            return torch.autograd.grad(losses, **options)
 
     def leaves(self, names: tuple[str, ...] | list[str]) -> dict[str, Tensor]:
         """Return copies of parameters that autograd may differentiate by."""
@@ -217,7 +224,8 @@ def _record(job: _Pass, modules: Mapping[str, nn.Module]) -> tuple[Tensor, Any, 
         outputs, losses = job.losses({})
         loss_functions.require_finite(losses.detach(), "the loss", job.indices)
         if recorder.calls:
-            torch.autograd.grad(losses.sum(), recorder.token, allow_unused=True)
+            with standing(job.model, job.state):
+                torch.autograd.grad(losses.sum(), recorder.token, allow_unused=True)
     layers = {}
     for name, module in modules.items():
         calls = [call for call in recorder.calls.get(name, []) if call.is_used]
@@ -289,7 +297,7 @@ def _by_autograd(job: _Pass) -> tuple[dict[str, Tensor], Tensor, float, bool]:
         _require_independent(job, outputs, losses, after, min(tolerance, 0.02))
         if not leaves or not losses.requires_grad:
             return {}, weights, tolerance, is_random
-        found, direct = differentiate((weights * losses).sum(), leaves, dict(job.model.named_parameters()))
+        found, direct = differentiate((weights * losses).sum(), leaves, job.model, job.state)
     if direct:
         raise CoupledExamples(
             f"the loss (a weight penalty?) or a list inside the model reads parameter '{next(iter(direct))}' "
@@ -392,7 +400,7 @@ def _used(job: _Pass, names: list[str]) -> tuple[list[str], dict[str, Tensor]]:
     leaves = job.leaves(names)
     with torch.enable_grad():
         _, losses = job.losses(leaves)
-        found = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
+        found = job.derivative(losses.sum(), leaves)
     zeros = {
         name: leaf.detach().new_zeros((len(losses), *leaf.shape))
         for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
@@ -407,18 +415,16 @@ def _by_rows(job: _Pass, names: list[str]) -> dict[str, Tensor]:
     with torch.enable_grad():
         _, losses = job.losses(leaves)
     one_hot = torch.eye(len(losses), dtype=losses.dtype, device=losses.device)
-    options: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
-    wanted = list(leaves.values())
     try:
         pieces = [
-            torch.autograd.grad(losses, wanted, rows, is_grads_batched=True, **options)
+            job.derivative(losses, leaves, grad_outputs=rows, retain_graph=True, is_grads_batched=True)
             for rows in one_hot.split(ROWS)
         ]
     except RuntimeError:  # an operation whose backward has no batching rule
         pieces = [
             tuple(None if g is None else _dense(g).unsqueeze(0) for g in found)
             for row in one_hot
-            for found in [torch.autograd.grad(losses, wanted, row, **options)]
+            for found in [job.derivative(losses, leaves, grad_outputs=row, retain_graph=True)]
         ]
     return _stacked(leaves, pieces, len(losses))
 
@@ -432,7 +438,7 @@ def _by_singles(job: _Pass, names: list[str]) -> dict[str, Tensor]:
         with torch.enable_grad():
             state = protected(job.model, {**job.state, **leaves})
             total = loss_functions.example_losses(job.loss, call_model(job.model, state, x), y).sum()
-            found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+            found = job.derivative(total, leaves)
         pieces.append(tuple(None if g is None else _dense(g).unsqueeze(0) for g in found))
     return _stacked(leaves, pieces, count)
 

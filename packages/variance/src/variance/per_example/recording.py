@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils import _pytree as pytree
 
 from variance.errors import ConfigError, UnsupportedLayer
@@ -168,8 +169,19 @@ def device_of(batch: Any) -> torch.device:
     return next(leaf.device for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor))
 
 
+@contextmanager
+def standing(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let a model have other values during a backward pass, which may run parts of the model again.
+
+    A checkpoint does so, and the adjoint method of differential equations, which even differentiates by the
+    parameters that it finds then.
+    """
+    with _reparametrize_module(model, protected(model, dict(state)), tie_weights=True):
+        yield
+
+
 def differentiate(
-    total: Tensor, leaves: Mapping[str, Tensor], own: Mapping[str, Tensor]
+    total: Tensor, leaves: Mapping[str, Tensor], model: nn.Module, state: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return dense gradients of a scalar by some leaves, and by the model's own parameters that it reads.
 
@@ -179,9 +191,10 @@ def differentiate(
     Raises:
         UnsupportedLayer: Autograd refuses, with what to do.
     """
-    own = {name: p for name, p in own.items() if name in leaves and p.requires_grad}
+    own = {name: p for name, p in model.named_parameters() if name in leaves and p.requires_grad}
     try:
-        found = torch.autograd.grad(total, [*leaves.values(), *own.values()], allow_unused=True)
+        with standing(model, {**state, **leaves}):
+            found = torch.autograd.grad(total, [*leaves.values(), *own.values()], allow_unused=True)
     except RuntimeError as error:
         if "memory" in str(error):
             raise
