@@ -35,7 +35,10 @@ class _Followed(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         out = kwargs.pop("out") if isinstance(kwargs.get("out"), Tensor) else None
         result = func(*args, **kwargs)
-        if isinstance(result, Tensor) and result.is_floating_point() and not self._is_constant(result):
+        is_coarse = (
+            isinstance(result, Tensor) and result.is_floating_point() and result.dtype != torch.float64
+        )
+        if is_coarse and not self._is_constant(result):
             if result.dtype in (torch.float16, torch.bfloat16):
                 raise ValueError(
                     f"the step computes in {result.dtype}, whose steps have no tangent; compute it in "
