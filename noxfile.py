@@ -20,6 +20,7 @@ import nox
 ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 CORE = ["-e", "common", "-e", "reproduce"]
+FAULTS = ROOT / "runs" / "faults"
 CONSTRAINTS = "constraints/ci.txt"  # relative: pip and uv split these variables at spaces
 
 # Packages that obey the house rule are listed once, in the contracts of pyproject.toml.
@@ -230,29 +231,27 @@ def test_tfgan(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-m", "tfgan", test, *session.posargs, env=ONE_THREAD | QUIET)
 
 
-def faults(session: nox.Session, *arguments: str) -> None:
-    """Run suites of faults; `docs` among the arguments writes docs/reliability.md from all that has run."""
-    words = [word for word in session.posargs if word != "docs"]
-    tally = ["--tally", "runs/faults"]
-    session.run("python", "-m", "pytest", *arguments, *tally, *words, env=ONE_THREAD | QUIET)
-    if "docs" in session.posargs:
-        session.run("python", "tests/faults/reliability.py", "runs/faults")
-
-
-@nox.session(name="test-faults", default=False)
+@nox.session(name="test-faults", tags=["test"], default=False)
 def test_faults(session: nox.Session) -> None:
-    """Kill, interrupt and starve runs, damage files, type nonsense; `-- --long` takes hours."""
+    """Kill, interrupt and starve runs, damage files, type nonsense; `-- --long` takes hours and resumes."""
     install(session, "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", *everything())
-    shutil.rmtree(ROOT / "runs" / "faults" / ("long" if "--long" in session.posargs else "short"), True)
-    # What imports the same package goes to the same worker.
-    faults(session, "-n", "2", "--dist", "loadgroup", "tests/faults", "--ignore=tests/faults/test_slurm.py")
+    if "--long" not in session.posargs:
+        shutil.rmtree(FAULTS / "short", ignore_errors=True)
+    suites = ["tests/faults", "--ignore=tests/faults/test_slurm.py", "--tally", str(FAULTS)]
+    pytest(session, "--dist", "loadgroup", *suites)  # what imports the same package goes to the same worker
 
 
 @nox.session(name="test-slurm", default=False)
 def test_slurm(session: nox.Session) -> None:
     """Run a sweep through a real SLURM of one node, and requeue a job; skipped where that cannot start."""
     install(session, *editable("variance", "[test,sweep]"))
-    faults(session, "tests/faults/test_slurm.py")
+    pytest(session, "tests/faults/test_slurm.py", "--tally", str(FAULTS))
+
+
+@nox.session(venv_backend="none", default=False)
+def reliability(session: nox.Session) -> None:
+    """Write docs/reliability.md from what the suites of faults noted."""
+    session.run(sys.executable, "tests/faults/reliability.py", str(FAULTS))
 
 
 @nox.session(default=False)
@@ -283,7 +282,8 @@ def reproduce(session: nox.Session) -> None:
 @nox.session(venv_backend="none", default=False)
 def test(session: nox.Session) -> None:
     """Run all checks and tests, two sessions at a time, the longest first."""
-    first = ["test-eigengame", "docs", *(f"test-{name}" for name in PACKAGES if name != "eigengame")]
+    others = [f"test-{name}" for name in PACKAGES if name != "eigengame"]
+    first = ["test-faults", "test-eigengame", "docs", *others]
     last = [
         "types",
         "test-tfgan",

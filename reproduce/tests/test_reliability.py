@@ -32,7 +32,7 @@ def test_the_page_adds_up_what_was_noted(reliability, tmp_path):
     (tmp_path / "short").mkdir()
     for number, (kind, subject, count) in enumerate([*rows, rows[0]]):
         note = facts | {"kind": kind, "subject": subject, "count": count}
-        (tmp_path / "short" / f"{number}.jsonl").write_text(json.dumps(note) + "\n")
+        (tmp_path / "short" / f"{number}.json").write_text(json.dumps(note))
     short, _, long = reliability["page"](tmp_path).partition("## Long form")
     assert "| killed and resumed | 40 | not run |" in short
     assert "| requeued jobs of SLURM | – | – | – | – | not run |" in short

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -37,12 +38,12 @@ class Form:
     runs: int
 
 
-SHORT = Form("short", kills=20, faults=2, inputs=2_000, mutations=200, runs=1_000)
+SHORT = Form("short", kills=20, faults=1, inputs=2_000, mutations=200, runs=1_000)
 LONG = Form("long", kills=200, faults=60, inputs=10_000, mutations=10_000, runs=10_000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="the long form, which takes an hour")
+    parser.addoption("--long", action="store_true", help="the long form, which goes on where it stopped")
     parser.addoption("--fault-seed", type=int, default=0, help="seed of everything that is drawn")
     parser.addoption("--tally", help="folder that receives what was tried, for docs/reliability.md")
 
@@ -67,19 +68,22 @@ def random(request: pytest.FixtureRequest, seed: int) -> Random:
 
 
 @pytest.fixture
-def tally(request: pytest.FixtureRequest, seed: int):
-    """Return a function that notes how many things of a kind passed on a subject."""
-    folder, form = request.config.getoption("--tally"), request.config.getoption("--long")
+def tally(request: pytest.FixtureRequest, form: Form, seed: int):
+    """Return a function that notes how many things of a kind passed on a subject, a file for each test.
 
-    def add(kind: str, subject: str, count: int = 1) -> None:
-        note = {"kind": kind, "subject": subject, "count": count, "seed": seed} | machine()
-        if folder:
-            path = Path(folder) / ("long" if form else "short") / f"{os.getpid()}.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as lines:
-                lines.write(json.dumps(note) + "\n")
+    A test of the long form that has its note is skipped.
+    """
+    folder = Path(request.config.getoption("--tally") or request.getfixturevalue("tmp_path")) / form.name
+    path = folder / f"{re.sub('[^a-zA-Z0-9]+', '-', request.node.name)}.json"
+    if form is LONG and path.exists():
+        pytest.skip(f"passed before; delete {path} to run it again")
 
-    return add
+    def note(kind: str, subject: str, count: int = 1) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        what = {"kind": kind, "subject": subject, "count": count, "seed": seed}
+        path.write_text(json.dumps(what | machine()))
+
+    return note
 
 
 def machine() -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Child program of test_hosts: two processes that train together, with a checkpoint every few steps.
 
 Usage: ``python host.py PROGRAM FOLDER``; the programs are functions below. It trains in ``FOLDER/whole``
-without a fault, and in ``FOLDER/lost-0`` and ``FOLDER/lost-1`` twice: first that process is lost, then both
-start again. Of every process it leaves the exit code and what it said, as ``FOLDER/.../first-0.json``.
+without a fault, and in ``FOLDER/lost`` three times: process 0 is lost, then process 1, then none. Of every
+process it leaves the exit code and what it said, as ``FOLDER/lost/0-1.json``.
 """
 
 from __future__ import annotations
@@ -178,48 +178,41 @@ IMPORTS = {
         "dd_two_player.gans.steps",
     ),
     "eigengame": ("jax.experimental.multihost_utils", "optax", "eigengame.checkpoint", "eigengame.sharding"),
-    "variance": ("torch.distributed", "torch.nn.parallel", "variance"),
+    "variance": ("torch._dynamo", "torch.distributed", "torch.nn.parallel", "variance.noise_scale"),
 }
 """What is imported once, before the processes are forked."""
 
 
-def free_port() -> int:
-    """Return a port that no outgoing connection of another process can take before process 0 listens."""
+def free_port(sign: socket.socket) -> int:
+    """Return a free port below those of outgoing connections; `sign` keeps other tests off it."""
     while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
+        port = random.SystemRandom().randrange(20_000, 32_000, 2)
         with socket.socket() as free, contextlib.suppress(OSError):
             free.bind(("", port))
+            sign.bind(("", port + 1))
             return port
 
 
 def train(program: str, folder: Path, name: str, who: int | None = None) -> set[int]:
     """Run two processes to their ends, of which one may be lost, and return their exit codes."""
     global lost
-    lost, coordinator, started = who, f"127.0.0.1:{free_port()}", {}
-    folder.mkdir(exist_ok=True)
-    for index in range(2):
-        child = os.fork()
-        if child == 0:
-            os.dup2(os.open(folder / f"{name}-{index}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-            globals()[program](coordinator, index, folder)
-            sys.exit()  # in order, as a program does: JAX waits for the others then
-        started[child] = index
-    codes = set()
-    while started:
-        child, status = os.wait()
-        codes.add(os.waitstatus_to_exitcode(status))
-        index = started.pop(child)
-        said = (folder / f"{name}-{index}.txt").read_text(errors="replace")
-        ended = {"code": os.waitstatus_to_exitcode(status), "said": said}
-        (folder / f"{name}-{index}.json").write_text(json.dumps(ended))
+    lost, started, codes = who, {}, set()
+    with socket.socket() as sign:
+        coordinator = f"127.0.0.1:{free_port(sign)}"
+        for index in range(2):
+            child = os.fork()
+            if child == 0:
+                os.dup2(os.open(folder / f"{name}-{index}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+                globals()[program](coordinator, index, folder)
+                sys.exit()  # in order, as a program does: JAX waits for the others then
+            started[child] = index
+        while started:
+            child, status = os.wait()
+            codes.add(code := os.waitstatus_to_exitcode(status))
+            index = started.pop(child)
+            said = (folder / f"{name}-{index}.txt").read_text(errors="replace")
+            (folder / f"{name}-{index}.json").write_text(json.dumps({"code": code, "said": said}))
     return codes
-
-
-def train_to_the_end(program: str, folder: Path, name: str) -> None:
-    """Train, and as often as a starved machine takes a slow process for a lost one, do as the line says."""
-    for _ in range(9):
-        if train(program, folder, name) != {TRY_AGAIN}:
-            break
 
 
 if __name__ == "__main__":
@@ -227,7 +220,13 @@ if __name__ == "__main__":
     program, folder = sys.argv[1], Path(sys.argv[2])
     for module in IMPORTS[program]:
         importlib.import_module(module)
-    train_to_the_end(program, folder / "whole", "first")
-    for who in range(2):
-        train(program, folder / f"lost-{who}", "first", who)
-        train_to_the_end(program, folder / f"lost-{who}", "again")
+    for place, name, who in (
+        ("whole", "all", None),
+        ("lost", "0", 0),
+        ("lost", "1", 1),
+        ("lost", "all", None),
+    ):
+        (folder / place).mkdir(exist_ok=True)
+        for _ in range(9):  # a starved machine takes a slow process for a lost one: do as the line says
+            if train(program, folder / place, name, who) != {TRY_AGAIN}:
+                break

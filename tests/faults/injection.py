@@ -1,8 +1,13 @@
-"""Faults at chosen writes: a child process dies, is interrupted, or finds the disk full there."""
+"""Faults at chosen writes: a child process dies, is interrupted, or finds the disk full there.
+
+``python injection.py FOLDER AT PACKAGE ...`` is ``python -m PACKAGE ...``, killed at a change of the folder.
+"""
 
 from __future__ import annotations
 
 import os
+import resource
+import runpy
 import signal
 import sys
 from collections.abc import Callable
@@ -91,6 +96,16 @@ def kill(name: str, target: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def tear(size: int) -> Act:
+    """Die, as if killed, in the next file that grows beyond a size, with so much of it written."""
+
+    def limit(name: str, target: object) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    return limit
+
+
 def send(number: int) -> Act:
     return lambda name, target: os.kill(os.getpid(), number)
 
@@ -106,3 +121,9 @@ def fail(code: int) -> Act:
             raise OSError(code, os.strerror(code), *([] if isinstance(target, int) else [target]))
 
     return refuse
+
+
+if __name__ == "__main__":
+    folder, at, *sys.argv = sys.argv[1:]
+    Writes(Path(folder), kill, int(at))
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -42,21 +42,20 @@ by the same command. All its numbers must then equal those of an uninterrupted r
 `metrics.jsonl` must have no gap, no double and no torn line; no temporary file may be left.
 
 Every fault hits a place in the run that is drawn at random: before or after a file is opened, written,
-synchronised or replaced, or halfway through a line. A command line is answered by success or by one line and
-exit code 2, and changes no file. A damaged file is read, or refused in one line that names it; nothing in it
-runs. The seed repeats a failure.
+synchronised or replaced, or in the middle of a line or of a file. One killed run in ten is a new interpreter;
+the others are forked from one that has imported everything. A command line is answered by success or by one
+line and exit code 2, and changes no file. A damaged file is read, or refused in one line that names it;
+nothing in it runs. The seed repeats a failure.
 
-The short form runs every week in continuous integration, the long one takes hours. A cell counts what passed.
-*Not run*: nothing of that kind has passed in that form. A dash: there is nothing to try.
+The short form runs in continuous integration with every change, the long one takes hours. A cell counts what
+passed. *Not run*: nothing of that kind has passed in that form. A dash: there is nothing to try.
 
-This page is written by the suites (`nox -s test-faults -- docs`); do not edit it."""
+This page is written by the suites (`nox -s test-faults`, `nox -s reliability`); do not edit it."""
 
 
 def notes(folder: Path) -> list[dict[str, Any]]:
     """Return what the suites noted in a folder."""
-    return [
-        json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()
-    ]
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
 def section(form: str, found: Iterable[Mapping[str, Any]]) -> str:

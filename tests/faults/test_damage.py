@@ -294,6 +294,8 @@ def zeros() -> bytes:
     """Return an archive that unpacks to a thousand times its size."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as member:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (300 << 20,)}
+        np.lib.format.write_array_header_1_0(member, header)
         for _ in range(300):
             member.write(bytes(1 << 20))
     return file.getvalue()

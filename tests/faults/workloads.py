@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import injection
 import numpy as np
 import pytest
 
@@ -126,12 +127,10 @@ def warm(workload: Workload) -> None:
 @contextlib.contextmanager
 def often_saving():
     """Let experiments that save their state every so many seconds save it at every chance."""
-    modules = [module for name, module in sys.modules.items() if name.split(".")[0] in PACKAGES]
     with contextlib.ExitStack() as patches:
-        for module in modules:
-            for name in ("CHECKPOINT_EVERY_S",):
-                if hasattr(module, name):
-                    patches.enter_context(mock.patch.object(module, name, -1.0))
+        for name, module in list(sys.modules.items()):
+            if name.split(".")[0] in PACKAGES and hasattr(module, "CHECKPOINT_EVERY_S"):
+                patches.enter_context(mock.patch.object(module, "CHECKPOINT_EVERY_S", -1.0))
         yield
 
 
@@ -151,8 +150,9 @@ def attempt(
     *,
     stopped: Callable[[], None] | None = None,
     scratch: Path | None = None,
+    fresh: int | None = None,
 ) -> Attempt:
-    """Run a workload in a child process that starts warm.
+    """Run a workload in a child process that starts warm: nothing is left to import.
 
     Args:
         workload: What to run.
@@ -160,9 +160,10 @@ def attempt(
         prepare: Called in the child before it starts, with `folder`; installs faults.
         stopped: Called here when the child was stopped by SIGSTOP, before it goes on.
         scratch: Where its output goes; the folder's parent if not given.
+        fresh: Start a new interpreter instead, killed at the change of files of this number, if not 0.
     """
     warm(workload)
-    return _attempt(workload, folder, prepare, stopped, scratch or folder.parent)
+    return _attempt(workload, folder, prepare, stopped, scratch or folder.parent, fresh)
 
 
 def _attempt(
@@ -171,6 +172,7 @@ def _attempt(
     prepare: Callable[[Path], object] | None,
     stopped: Callable[[], None] | None,
     scratch: Path,
+    fresh: int | None = None,
 ) -> Attempt:
     paper, commands = command_line(workload.package)
     for command in commands:
@@ -188,6 +190,8 @@ def _attempt(
         np.save(data, np.random.default_rng(0).standard_normal((640, 6)).astype(np.float32))
     arguments = [text.format(out=folder, data=data) for text in workload.arguments]
     streams = [scratch / "stdout", scratch / "stderr"]
+    jax = sys.modules.get("jax._src.xla_bridge")
+    assert not (jax and jax.backends_are_initialized()), "JAX has threads now, which a fork would lose"
     child = os.fork()
     if child == 0:
         code = 99
@@ -196,6 +200,9 @@ def _attempt(
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
             sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
             os.chdir(scratch)
+            if fresh is not None:
+                program = (sys.executable, injection.__file__, str(folder), str(fresh))
+                os.execv(sys.executable, (*program, workload.package, *arguments))
             if prepare:
                 prepare(folder)
             with often_saving():
