@@ -52,6 +52,11 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"fault seed: {config.getoption('--fault-seed')} (--fault-seed repeats a failure)"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests that fork come first: others start JAX, whose threads a fork would lose."""
+    items.sort(key=lambda item: "workload" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def form(request: pytest.FixtureRequest) -> Form:
     return LONG if request.config.getoption("--long") else SHORT
