@@ -42,7 +42,7 @@ by the same command. All its numbers must then equal those of an uninterrupted r
 `metrics.jsonl` must have no gap, no double and no torn line; no temporary file may be left.
 
 Every fault hits a place in the run that is drawn at random: before or after a file is opened, written,
-synchronised or replaced, or in the middle of a line or of a file. One killed run in ten is a new interpreter;
+synchronised or replaced, or in the middle of a line or of a file. One start in twenty is a new interpreter;
 the others are forked from one that has imported everything. A command line is answered by success or by one
 line and exit code 2, and changes no file. A damaged file is read, or refused in one line that names it;
 nothing in it runs. The seed repeats a failure.

@@ -101,8 +101,8 @@ def test_killed_anywhere(workload, tmp_path, form, random, tally):
             at = whole.draw(random) if life < 7 and kills < form.kills else 0
             act = random.choice([kill, tear(int(2 ** random.uniform(0, 16)))])
             prepare = functools.partial(Writes, act=act, at=at)
-            # One start in ten is a new interpreter, as a check of those that are forked.
-            result = attempt(workload, folder, prepare, fresh=at if starts % 10 == 5 else None)
+            # One start in twenty is a new interpreter, as a check of those that are forked.
+            result = attempt(workload, folder, prepare, fresh=at if starts % 20 == 5 else None)
             starts += 1
             if result.code not in (-signal.SIGKILL, -signal.SIGXFSZ):
                 break
