@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import resource
 import runpy
@@ -125,5 +127,7 @@ def fail(code: int) -> Act:
 
 if __name__ == "__main__":
     folder, at, *sys.argv = sys.argv[1:]
+    with contextlib.suppress(ImportError):  # as `workloads.often_saving` does in those that are forked
+        importlib.import_module(f"{sys.argv[0]}.paper.training").CHECKPOINT_EVERY_S = -1.0
     Writes(Path(folder), kill, int(at))
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
