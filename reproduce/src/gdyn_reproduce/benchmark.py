@@ -4,8 +4,9 @@ A package's script registers cases. Each case names contenders: ours, its peers,
 the work that no method avoids (the limit). All contenders of a case run in turn in one process, round
 after round, so that a slow moment of the machine hits all of them. Every case is repeated in fresh
 processes, for two states of the memory allocator: ``default``, where freed memory goes back to the
-system and is faulted in again, and ``kept``, where the process keeps it. Written by hand because a
-timer for ratios between libraries, with both states, is not what pytest-benchmark or asv offer.
+system and is faulted in again, and ``kept``, where the process keeps it; points of a growth curve for the
+first only. Written by hand because a timer for ratios between libraries, with both states, is not what
+pytest-benchmark or asv offer.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,9 @@ FORMAT = 1
 
 OURS, LIMIT = "ours", "limit"
 """Contenders with a meaning of their own, as have ``"ours, ..."``, other ways of ours; the rest are peers."""
+
+PEERS = ("curvlinops-for-pytorch", "hessian-eigenthings", "PyHessian", "backpack-for-pytorch", "opacus")
+"""Distributions whose versions are recorded where they are installed; the others are our dependencies."""
 
 ALLOCATORS: dict[str, dict[str, str]] = {
     "default": {},
@@ -143,7 +148,7 @@ def main(package: str, cases: Sequence[Case], argv: Sequence[str] | None = None)
     parser = argparse.ArgumentParser(description=f"Benchmarks of {package}.")
     parser.add_argument("--full", action="store_true", help="7 processes instead of 2, 9 rounds instead of 3")
     parser.add_argument(
-        "--only", default="", help="cases whose name contains this; other rows stay as they are"
+        "--only", default="", help="cases whose name contains this or, a,b, one of these; other rows stay"
     )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
@@ -155,26 +160,37 @@ def main(package: str, cases: Sequence[Case], argv: Sequence[str] | None = None)
         for name in options.child.split(","):
             print(json.dumps(asdict(_time(by_name[name].contenders(), rounds, wall))))
         return
-    chosen = [case for case in cases if options.only in case.name]
+    chosen = [case for case in cases if any(part in case.name for part in options.only.split(","))]
     # The short form times all cases in each process: starting one may take longer than they do.
     groups = [[case] for case in chosen] if options.full else [chosen]
     rows = [row for group in groups for row in _measure(script, group, processes, rounds, options.full)]
     folder = script.parents[1] / "results"
     measured = {row.case for row in rows}
-    known = {case.name for case in cases}
-    kept = [row for row in read(folder / "bench.json") if row.case not in measured and row.case in known]
-    write(folder / "bench.json", [*kept, *rows], mode="full" if options.full else "short")
-    if any(row.growth for row in [*kept, *rows]):
-        draw_growth([*kept, *rows], folder / "bench-growth")
-    print(table([*kept, *rows]))
+    known = {case.name: case for case in cases}
+    rows += [
+        replace(row, what=known[row.case].what, note=known[row.case].note)
+        for row in read(folder / "bench.json")
+        if row.case not in measured and row.case in known
+    ]
+    rows.sort(key=lambda row: list(known).index(row.case))
+    write(folder / "bench.json", rows, mode="full" if options.full else "short")
+    if any(row.growth for row in rows):
+        draw_growth(rows, folder / "bench-growth")
+    print(table(rows))
 
 
 def _measure(script: Path, cases: Sequence[Case], processes: int, rounds: int, full: bool) -> list[Row]:
     rows = []
     for threads in dict.fromkeys(threads for case in cases for threads in case.threads):
-        group = [case for case in cases if threads in case.threads]
-        names = ",".join(case.name for case in group)
         for allocator, variables in ALLOCATORS.items():
+            group = [
+                case
+                for case in cases
+                if threads in case.threads and (allocator == "default" or not case.growth)
+            ]
+            if not group:
+                continue
+            names = ",".join(case.name for case in group)
             count = str(threads or os.cpu_count() or 1)
             limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count)
             if threads == 1:
@@ -262,10 +278,11 @@ def write(path: Path, rows: Sequence[Row], mode: str) -> None:
     """Write ``bench.json``: the rows, and the machine and versions they were measured with."""
     facts = provenance.collect(0.0)
     kept = ("finished", "python", "platform", "cpu", "cores", "versions")
+    peers = {found.name: found.version for found in metadata.distributions() if found.name in PEERS}
     body = {
         "format": FORMAT,
         "mode": mode,
-        "environment": {name: facts[name] for name in kept},
+        "environment": {name: facts[name] for name in kept} | {"versions": facts["versions"] | peers},
         "rows": [asdict(row) for row in rows],
     }
     atomic_write(path, json.dumps(body, indent=1) + "\n")
@@ -300,7 +317,9 @@ def table(rows: Sequence[Row]) -> str:
             continue
         row = next(iter(states.values()))
         slower = row.is_peer and any(one.over_ours[0] < 1 for one in states.values())
-        name = {LIMIT: "limit"}.get(contender, f"**{contender} is faster**" if slower else contender)
+        name = f"**{contender} is faster**" if slower else contender
+        if contender == LIMIT:
+            name = f"limit; ours takes {1 / row.over_ours[0]:.2g} times as long"
         ratios = " | ".join(_spell_ratio(states.get(state)) for state in ALLOCATORS)
         own = " | ".join(_spell_ours(by_line[case, OURS, threads].get(state)) for state in ALLOCATORS)
         where = "" if threads == 1 else ", all cores" if threads == 0 else f", {threads} threads"
@@ -319,7 +338,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def _spell_ratio(row: Row | None) -> str:
     if row is None:
-        return "not measured"
+        return ""
     middle, low, high = row.over_ours
     return f"{middle:.2g} ({low:.2g} to {high:.2g})"
 
@@ -335,10 +354,11 @@ peers.
 
 All contenders of a row run in turn in one process, round after round, and every row is repeated in fresh
 processes. Printed is the median of their time over ours, with the lowest and the highest process: above 1
-ours is faster. Lines where a peer is faster come first. The *limit* is work that no method avoids. Where
-nothing else is said, one thread. Each ratio is given for two states of the C library's allocator: *default*
-gives freed memory back to the system, *kept* keeps it; a method that needs much fresh memory is slower in
-the first state."""
+ours is faster. Lines where a peer is faster come first. The *limit* is work that no method avoids; how many
+times as long ours takes stands beside it. Where nothing else is said, one thread. Each ratio is given for two
+states of the C library's allocator: *default* gives freed memory back to the system, *kept* keeps it; a
+method that needs much fresh memory is slower in the first state. Points of the curves below a table are
+measured in the first state, and stand in the table where a peer is faster."""
 
 
 def page(results: Mapping[str, Path]) -> str:
