@@ -1,6 +1,7 @@
 """Cost of corrected steps in plain steps, over the width of the networks, and against nested gradients.
 
-The limit of a corrected step is the plain one: their ratio is the number of plain steps that it costs.
+The limit of a corrected step is the plain one: their ratio is the number of plain steps that it costs. The
+limit of a Frechet distance is one product of two matrices of its size.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy.linalg import sqrtm
 
 from dd_two_player.drift import Coefficients, PlayerTerms
+from dd_two_player.evaluation import Moments, frechet_distance
 from dd_two_player.gans import losses
 from dd_two_player.gans.convolution import conv2d_transpose
 from dd_two_player.gans.model import Batch, Gan
@@ -121,6 +125,23 @@ def images(cancel: bool) -> dict[str, Call]:
     }
 
 
+def frechet(features: int) -> dict[str, Call]:
+    """The distance from means and covariances, as the statistics of a data set are stored."""
+    rng = np.random.default_rng(0)
+    sides = [rng.standard_normal((2 * features, features)) for _ in range(2)]
+    a, b = (Moments(side.mean(0), np.cov(side, rowvar=False)) for side in sides)
+
+    def pytorch_fid() -> float:
+        gap, root = a.mean - b.mean, sqrtm(a.covariance @ b.covariance)
+        return float(gap @ gap + np.trace(a.covariance) + np.trace(b.covariance) - 2 * np.trace(root).real)
+
+    return {
+        OURS: lambda: frechet_distance(a, b),
+        "formula of pytorch-fid": pytorch_fid,
+        LIMIT: lambda: a.covariance @ b.covariance,
+    }
+
+
 def kernel_gradient() -> dict[str, Call]:
     """The kernel's gradient in the first transposed convolution of the CIFAR generator, batch 16."""
     x, kernel = jnp.ones((16, 4, 4, 512)), jnp.ones((4, 4, 512, 256))
@@ -134,14 +155,23 @@ def kernel_gradient() -> dict[str, Call]:
 
 CASES = (
     *(
-        Case(f"{key}-256", f"a step with {recipe}, width 256", partial(corrected, 256, recipe))
-        for key, recipe in (
-            ("zero", "zero coefficients"),
-            ("cancelled", "interaction cancelled"),
-            ("all", "all terms"),
+        Case(f"{key}-256", f"a step with {recipe}, width 256", partial(corrected, 256, recipe), note=note)
+        for key, recipe, note in (
+            ("zero", "zero coefficients", ""),
+            (
+                "cancelled",
+                "interaction cancelled",
+                "each player needs a Hessian-vector product, which costs a gradient at the very least",
+            ),
+            ("all", "all terms", "three terms a player, each the gradient of an inner product of gradients"),
         )
     ),
-    Case("runge-kutta-256", "a step of Runge-Kutta's method, width 256", partial(runge_kutta, 256)),
+    Case(
+        "runge-kutta-256",
+        "a step of Runge-Kutta's method, width 256",
+        partial(runge_kutta, 256),
+        note="it evaluates four gradients by definition",
+    ),
     Case("mnist-plain", "a plain step of the MNIST networks, batch 64", partial(images, False)),
     Case("mnist-cancelled", "the same with the interaction cancelled", partial(images, True)),
     Case(
@@ -158,6 +188,19 @@ CASES = (
             size=width,
         )
         for width in (64, 128, 256, 512, 1024)
+    ),
+    *(
+        Case(
+            f"growth-frechet-{features}",
+            f"Frechet distance of {features} features",
+            partial(frechet, features),
+            growth="Frechet distance over features",
+            size=features,
+            note="two eigendecompositions and a singular value decomposition keep it from turning negative"
+            if features < 256
+            else "",
+        )
+        for features in (64, 128, 256, 512)
     ),
 )
 
