@@ -34,8 +34,8 @@ verify: .tools/ready  ## check every committed record against its key, compute t
 dev: .tools/ready  ## make .venv with the core and all packages, editable
 	$(NOX) -s dev
 
-bench: .tools/ready  ## measure the performance targets (BENCH_PEERS=1 adds other libraries)
-	$(NOX) -s $(if $(PKG),bench-$(PKG),$(patsubst packages/%/pyproject.toml,bench-%,$(wildcard packages/*/pyproject.toml)))
+bench: .tools/ready  ## measure the performance targets (BENCH_PEERS=1 adds other libraries, FULL=1 takes hours)
+	$(NOX) -s $(if $(PKG),bench-$(PKG),$(patsubst packages/%/pyproject.toml,bench-%,$(wildcard packages/*/pyproject.toml)))$(if $(FULL), -- --full)
 
 docs: .tools/ready  ## build docs/_build/html
 	$(NOX) -s docs
