@@ -226,13 +226,18 @@ CASES = (
         note=f"about {LANCZOS_STEPS} products; hessian-eigenthings, which does not stop by itself, was "
         "given that number; PyHessian's value is 3 % off, as it stops where the estimate changes by 1 %",
     ),
-    Case("dense", "dense Hessian, n = 5 350, batch 8", partial(dense, 20)),
+    Case(
+        "dense",
+        "dense Hessian, n = 5 350, batch 8",
+        partial(dense, 20),
+        note="what remains is the sweep through the layers, once for each sample and output",
+    ),
     Case("cnn", "dense Hessian of the CNN, batch 2", convolutional),
     Case("eigenpairs", "Hessian and all eigenpairs, n = 5 350, batch 8", eigenpairs),
     *(
         Case(
             f"growth-product-{n}",
-            f"Hessian times a vector, n = {n:,}".replace(",", " ") + ", batch 64",
+            f"Hessian times a vector, n = {f'{n:,}'.replace(',', ' ')}, batch 64",
             partial(products, *sizes),
             growth="Hessian times a vector over parameters",
             size=n,
