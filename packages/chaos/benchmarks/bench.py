@@ -230,7 +230,7 @@ CASES = (
         "dense",
         "dense Hessian, n = 5 350, batch 8",
         partial(dense, 20),
-        note="what remains is the sweep through the layers, once for each sample and output",
+        note="the limit only writes the matrix; what remains is the sweep that computes it",
     ),
     Case("cnn", "dense Hessian of the CNN, batch 2", convolutional),
     Case("eigenpairs", "Hessian and all eigenpairs, n = 5 350, batch 8", eigenpairs),
