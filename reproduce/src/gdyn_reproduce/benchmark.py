@@ -400,12 +400,12 @@ def spell_time(seconds: float) -> str:
 
 def draw_growth(rows: Sequence[Row], stem: Path) -> None:
     """Draw the cost of every contender over size, one panel for each growth curve, both axes logarithmic."""
-    from gdyn_reproduce.plotting import house_style, new_figure, save_figure
+    from gdyn_reproduce.plotting import house_style, label_curves, new_figure, save_figure
 
     points = [row for row in rows if row.growth and row.seconds and row.allocator == "default"]
     curves = list(dict.fromkeys(row.growth for row in points))
     with house_style():
-        figure, axes = new_figure(1, len(curves), squeeze=False)
+        figure, axes = new_figure(1, len(curves), squeeze=False, figsize=(4.6 * len(curves), 3.3))
         for axis, curve in zip(axes[0], curves, strict=True):
             for name in dict.fromkeys(row.contender for row in points if row.growth == curve):
                 mine = [row for row in points if row.growth == curve and row.contender == name]
@@ -414,5 +414,5 @@ def draw_growth(rows: Sequence[Row], stem: Path) -> None:
                 axis.loglog([row.size for row in mine], [row.seconds[0] for row in mine], style, label=name)
             title, _, size = curve.partition(" over ")
             axis.set(title=title, xlabel=size, ylabel="seconds a call")
-            axis.legend()
+            label_curves(axis)
         save_figure(figure, stem)
