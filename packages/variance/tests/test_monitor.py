@@ -71,7 +71,7 @@ def test_the_picture_shows_what_was_measured() -> None:
     model = nn.Linear(5, 3)
     monitor = GradientMonitor(model, nn.functional.cross_entropy, x, y, batch_size=8, every=5, num_draws=4)
     train(model, x, y, monitor)
-    drawn = monitor.plot().axes[0].lines[1::2]
-    assert [float(line.get_xdata()[0]) for line in drawn] == monitor.steps
-    assert [float(line.get_ydata()[0]) for line in drawn] == [f["noise_scale"] for f in monitor.history]
+    (drawn,) = monitor.plot().axes[0].lines
+    assert drawn.get_xdata().tolist() == monitor.steps
+    assert drawn.get_ydata().tolist() == [found["noise_scale"] for found in monitor.history]
     assert monitor.history[-1].summary() in repr(monitor)

@@ -229,18 +229,19 @@ class Meter(ABC):
         Args:
             axes: Axes of matplotlib to draw into; None makes a new figure.
             window: Measured steps behind each point, which stands at the last of them; the last point may
-                have fewer.
+                have fewer. Steps that were left out are not counted.
 
         Raises:
             ConfigError: Fewer than three steps, or a window below 3.
         """
         if window < 3:
             raise ConfigError(f"window is {window}; an interval needs at least 3 steps.")
-        starts = range(0, max(len(self._steps) - 2, 1), window)
+        count = len(self._steps)
+        starts = range(0, max(count - 2, 1), window)
         found = [self._over(self._steps[start : start + window]) for start in starts]
+        ends = [min(start + window, count) for start in starts]
         scales = [(part.noise_scale, part.low, part.high) for part in found]
-        ends = [min(start + window, len(self._steps)) * self._every for start in starts]
-        return plot_noise_scales(ends, scales, axes)
+        return plot_noise_scales(axes, "measured steps", ends, scales)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the steps taken in so far, for a checkpoint: arrays of steps by parameters, and counts."""
@@ -270,7 +271,7 @@ class Meter(ABC):
         self._steps = list(zip(state["traces"].unbind(), state["norms"].unbind(), strict=True))
 
     def __deepcopy__(self, memo: Any) -> Self:
-        return self  # a copy of the model carries the hooks along, which know their own model
+        return self  # it watches one model; a copied trainer's own is another
 
     def close(self) -> None:
         """Remove the hooks from the model."""

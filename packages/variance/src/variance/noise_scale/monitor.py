@@ -108,9 +108,8 @@ class GradientMonitor(Shown):
         Args:
             axes: Axes of matplotlib to draw into; None makes a new figure.
         """
-        names = ("noise_scale", "noise_scale_low", "noise_scale_high")
-        scales = [(found[names[0]], found[names[1]], found[names[2]]) for found in self.history]
-        return plot_noise_scales(self.steps, scales, axes)
+        scales = [(f["noise_scale"], f["noise_scale_low"], f["noise_scale_high"]) for f in self.history]
+        return plot_noise_scales(axes, "step", self.steps, scales)
 
     def summary(self) -> str:
         """Return one sentence about the last measurement."""

@@ -1,8 +1,9 @@
 """The noise scale of a model, as measured."""
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from gdyn_common.display import Axes, Figure, Shown, axes_for
 from variance.noise_scale.norms import NormNoise
@@ -52,25 +53,23 @@ class NoiseScale(Shown):
 
 
 def plot_noise_scales(
-    steps: Iterable[int], scales: Iterable[tuple[float, float, float]], axes: Axes | None = None
+    axes: Axes | None, xlabel: str, steps: Sequence[int], scales: Iterable[tuple[float, float, float]]
 ) -> Figure:
     """Draw noise scales over a training, each with its interval, and return the figure.
 
     Args:
-        steps: Step of each.
+        axes: Axes of matplotlib to draw into; None makes a new figure.
+        xlabel: What `steps` counts.
+        steps: Place of each scale.
         scales: Value, lower and upper end of each; an infinite end reaches the top of the picture, and
             where the value is NaN only the interval is drawn.
-        axes: Axes of matplotlib to draw into; None makes a new figure.
     """
-    axes, known = axes_for(axes), list(zip(steps, scales, strict=True))
-    finite = [number for _, scale in known for number in scale if 0 < number < math.inf] or [1.0]
-    bottom, top = min(finite) / 2, max(finite) * 2
-    for step, (value, low, high) in known:
-        axes.plot([step, step], [max(low, bottom), min(high, top)], color="C0", linewidth=1)
-        axes.plot(step, value, "o", color="C0")
-    axes.set(
-        title="Noise scale during training (95 % intervals)", xlabel="step", ylabel="noise scale in examples"
-    )
-    axes.set(yscale="log", ylim=(bottom, top))
+    axes, found = axes_for(axes), np.array(list(scales)).reshape(-1, 3)
+    known = found[np.isfinite(found) & (found > 0)]
+    limits = (known.min() / 2, known.max() * 2) if known.size else (0.5, 2.0)
+    axes.vlines(steps, *found[:, 1:].clip(*limits).T, linewidth=1)
+    axes.plot(steps, found[:, 0], "o")
+    axes.set(title="Noise scale during training (95 % intervals)", yscale="log", ylim=limits)
+    axes.set(xlabel=xlabel, ylabel="noise scale in examples")
     axes.yaxis.set_major_formatter("{x:,g}")
     return axes.figure
