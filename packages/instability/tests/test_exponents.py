@@ -225,6 +225,15 @@ def test_what_large_models_are_made_of_has_an_exact_tangent(kind):
     assert found.growth.sum() == pytest.approx(exact.item(), rel=1e-5 if kind == "float32 inside" else 1e-9)
 
 
+def test_a_tangent_that_is_wrong_by_half_a_percent_is_not_called_exact():
+    """Adafactor takes norms as Python numbers, which single precision does not hide."""
+    torch.manual_seed(0)
+    x, model = torch.randn(12, 3), nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    optimizer = torch.optim.Adafactor(model.parameters(), lr=0.01)
+    step, state = training_map(model, optimizer, lambda m, _: m(x).square().mean())
+    assert not lyapunov_exponents(step, state, num_steps=1).exact
+
+
 def test_a_step_that_rounds_to_half_precision_has_no_tangent():
     """Newton and Schulz's iteration in Muon, and a loss under autocast."""
     model, loss_of = network()

@@ -63,15 +63,3 @@ def test_bad_input() -> None:
     one = torch.zeros(1, 1)
     with pytest.raises(ConfigError, match="every is 0"):
         GradientMonitor(nn.Linear(1, 1), nn.functional.mse_loss, one, one, batch_size=1, every=0)
-
-
-def test_the_picture_shows_what_was_measured() -> None:
-    torch.manual_seed(3)
-    x, y = torch.randn(40, 5), torch.randint(3, (40,))
-    model = nn.Linear(5, 3)
-    monitor = GradientMonitor(model, nn.functional.cross_entropy, x, y, batch_size=8, every=5, num_draws=4)
-    train(model, x, y, monitor)
-    (drawn,) = monitor.plot().axes[0].lines
-    assert drawn.get_xdata().tolist() == monitor.steps
-    assert drawn.get_ydata().tolist() == [found["noise_scale"] for found in monitor.history]
-    assert monitor.history[-1].summary() in repr(monitor)

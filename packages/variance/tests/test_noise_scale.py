@@ -367,27 +367,3 @@ def test_a_model_with_a_meter_is_pickled_or_says_why_not(kind: Any) -> None:
     assert copy.deepcopy({"model": model, "meter": meter})["meter"] is meter  # a trainer that is copied
     meter.close()
     torch.save(model, io.BytesIO())
-
-
-def test_the_picture_shows_the_result_of_each_window() -> None:
-    torch.manual_seed(0)
-    model, x, y = nn.Linear(6, 3), torch.randn(96, 6), torch.randint(3, (96,))
-    found = []
-    with ExampleMeter(model, every=2) as meter:
-        for step in range(26):
-            model.zero_grad()
-            F.cross_entropy(model(x[step : step + 32]), y[step : step + 32]).backward()
-            meter.step()
-            if step == 18:  # the tenth that was measured
-                found.append(meter.result())
-        found.append(meter.result(3))
-        axes = meter.plot(window=10).axes[0]
-        with pytest.raises(ConfigError, match="window is 2"):
-            meter.plot(window=2)
-    (drawn,), (bars,) = axes.lines, axes.collections
-    assert drawn.get_xdata().tolist() == [10, 13]
-    assert drawn.get_ydata() == pytest.approx([each.noise_scale for each in found], rel=1e-12)
-    bottom, top = axes.get_ylim()
-    ends = [(max(each.low, bottom), min(each.high, top)) for each in found]
-    assert bars.get_segments()[0][:, 1] == pytest.approx(ends[0], rel=1e-12)
-    assert bars.get_segments()[1][:, 1] == pytest.approx(ends[1], rel=1e-12)

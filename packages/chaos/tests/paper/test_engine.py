@@ -74,7 +74,7 @@ def test_every_key_is_read():
     """Each option's name is used as an attribute somewhere outside the option table."""
     folder = Path(chaos.__file__).parent
     text = "".join(p.read_text() for p in (folder / "paper").rglob("*.py") if p.name != "config.py")
-    for name in leaves(TrainConfig):
+    for name in set(leaves(TrainConfig)) - {"out"}:  # which folder_of reads
         assert f".{name}" in text, name
 
 

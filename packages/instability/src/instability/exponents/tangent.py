@@ -48,7 +48,9 @@ class _Followed(TorchFunctionMode):
         return result if out is None else out.copy_(result)
 
     def _is_constant(self, result: Tensor) -> bool:
-        return self._duals and forward_ad.unpack_dual(result).tangent is None and not result.requires_grad
+        if not self._duals or forward_ad.unpack_dual(result).tangent is not None:
+            return False
+        return result.is_leaf or not result.requires_grad  # a leaf is a new parameter, made of nothing
 
 
 def by_jvp(step: Map, state: State, tangents: State, number: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -77,12 +79,13 @@ def by_differences(step: Map, state: State, tangents: State, number: int) -> tup
         ValueError: no two agree, as for a step that jumps.
     """
     with _Followed(duals=False):
-        return _differences(step, state, tangents, number, _eps(state))
+        return _differences(step, state, tangents, number, _eps(state))[:2]
 
 
 def _differences(
     step: Map, state: State, tangents: State, number: int, eps: float
-) -> tuple[dict[str, Tensor], Tensor]:
+) -> tuple[dict[str, Tensor], Tensor, float]:
+    """Return the next state, the image of a direction, and how far the next closer pair is from it."""
     streams = RandomStreams.now()
     size, length = float(_flat(state).norm()), float(_flat(tangents).norm())
     last, relative = None, eps ** (1 / 3)
@@ -93,13 +96,14 @@ def _differences(
             moved = {name: value + sign * h * tangents[name] for name, value in state.items()}
             ends.append(_flat(_detached(_called(step, moved, number))))
         found = (ends[0] - ends[1]) / (2 * h)
-        if last is not None and _agree(last, found, eps, 4 * eps * float(ends[0].norm()) / h):
+        gap = float("inf") if last is None else float((last - found).norm())
+        if last is not None and gap <= eps**0.25 * float(found.norm()) + 4 * eps * float(ends[0].norm()) / h:
             streams.restore()
             copies = {name: value.clone() for name, value in state.items()}  # since a step may work in place
-            return _detached(step(copies, number)), last
+            return _detached(step(copies, number)), last, gap
         last, relative = found, relative / 10
     if not found.isfinite().all():  # which the caller names
-        return _detached(step({name: value.clone() for name, value in state.items()}, number)), found
+        return _detached(step({name: value.clone() for name, value in state.items()}, number)), found, gap
     raise ValueError(
         f"step {number + 1}: differences of the step do not settle as they get smaller: it jumps, or rounds; "
         "it has no tangent there. Let all of it compute in float64, or use SensitivityProbe."
@@ -129,17 +133,16 @@ def has_tangent(step: Map, state: State, tangents: State, number: int) -> bool:
                 )
         streams.restore()
         eps = max(_eps(state), followed.eps)
-        difference = _differences(step, state, tangents, number, eps)[1]
+        _, difference, gap = _differences(step, state, tangents, number, eps)
     except RuntimeError as error:
         if not NO_TANGENT.search(str(error)):
             raise
         return False
     finally:
         streams.restore()
-    size, length = float(_flat(second).norm()), float(_flat(tangents).norm())
-    return _agree(
-        exact, difference, eps, 4 * eps ** (2 / 3) * size * length / (float(_flat(state).norm()) or 1)
-    )
+    moved = float(_flat(second).norm() * _flat(tangents).norm() / (_flat(state).norm() or 1))
+    noise = 4 * eps ** (2 / 3) * moved + eps**0.5 * float(difference.norm())
+    return float((exact - difference).norm()) <= 4 * gap + noise
 
 
 def _called(step: Map, state: dict[str, Tensor], number: int) -> State:
@@ -152,10 +155,6 @@ def _called(step: Map, state: dict[str, Tensor], number: int) -> State:
             f"the step must return a dict with the names, shapes and types of its state: {', '.join(kinds)}."
         )
     return after
-
-
-def _agree(a: Tensor, b: Tensor, eps: float, noise: float) -> bool:
-    return bool((a - b).norm() <= eps**0.25 * b.norm() + noise)
 
 
 def _eps(state: State) -> float:
