@@ -1,8 +1,9 @@
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import optax.contrib
 import pytest
 
 from dd_two_player.gans.optimizers import OPTIMIZERS, apply_updates, make_optimizer, make_schedule
@@ -77,8 +78,21 @@ def test_any_optimiser_of_optax_moves_as_optax_says(name, options):
     np.testing.assert_allclose(moved(make_optimizer(name, options=options), gradients), params, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["fromage", "lbfgs"])
+def test_what_needs_the_loss_is_no_direction():
+    with pytest.raises(ValueError, match="Unknown optimizer 'lbfgs'"):
+        make_optimizer("lbfgs")
+
+
+@pytest.mark.parametrize("name", ["fromage", "optax.contrib:schedule_free_sgd"])
 def test_what_is_not_proportional_to_its_rate_is_no_direction(name):
-    """At rate r, fromage of rate 1 times r is another method; L-BFGS needs the loss."""
-    with pytest.raises(ValueError, match=f"Unknown optimizer '{name}'"):
-        make_optimizer(name)
+    """At rate r, schedule-free descent of rate 1 times r is another method: its state moves with rate 1."""
+    with pytest.raises(ValueError, match=f"the updates of optimizer {name} are not proportional"):
+        make_optimizer(name).init({"w": jnp.ones((2, 3))})
+
+
+def test_own_optimisers_of_a_tree_of_parameters_under_jit():
+    params = {"w": jnp.arange(6.0).reshape(2, 3)}
+    ours, theirs = make_optimizer("optax.contrib:muon"), optax.contrib.muon(0.1)
+    direction = ours.update(params, jax.jit(ours.init)(params), params)[0]
+    expected = theirs.update(params, theirs.init(params), params)[0]
+    np.testing.assert_allclose(-0.1 * direction["w"], expected["w"], rtol=1e-5)

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dd_two_player.drift import Coefficients, PlayerTerms
@@ -323,3 +324,12 @@ def test_a_spectral_norm_of_another_name_is_refused(small):
     gan = golden_gan(small)
     with pytest.raises(ValueError, match="spectral_norm is 'aply'; allowed: apply, no_op, none"):
         Gan(gan.discriminator, gan.generator, gan.loss_disc, gan.loss_gen, 3, "aply")
+
+
+def test_an_optimiser_as_optax_returns_it_is_refused_and_does_not_ascend():
+    for optimizer in (
+        optax.adam(1e-3),
+        optax.chain(optax.clip(1.0), optax.inject_hyperparams(optax.sgd)(0.1)),
+    ):
+        with pytest.raises(ValueError, match="the optimizer of gen returns updates, a step takes directions"):
+            init_train_state(toy_gan(), (SGD[0], optimizer), jax.random.key(0), data(UpdateRule())[0])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from dd_two_player.gans.named import named
@@ -74,17 +75,40 @@ def _other(name: str, options: dict[str, Any]) -> optax.GradientTransformation:
         for key, value in vars(optax).items()
         if inspect.isfunction(value)
         and not key.startswith(("_", "scale_by"))
-        and key not in ("fromage", "lbfgs")  # not proportional to the rate; needs more than gradients
+        and key != "lbfgs"  # needs more than gradients
         and "learning_rate" in inspect.signature(value).parameters
     }
     factory = named("optimizer", name, dict.fromkeys(OPTIMIZERS) | factories)
     try:
-        made: optax.GradientTransformation = factory(learning_rate=1.0, **options)
+        made, half = (factory(learning_rate=rate, **options) for rate in (1.0, 0.5))
     except TypeError as error:
         raise ValueError(f"optimizer {name} does not take {options}: {error}.") from error
     if not isinstance(made, optax.GradientTransformation):
         raise ValueError(f"optimizer {name} returns a {type(made).__name__}, no transformation of optax.")
-    return made
+
+    def init(params: Any) -> Any:
+        if not _proportional(made, half, params):
+            raise ValueError(
+                f"the updates of optimizer {name} are not proportional to its learning_rate, by which a step "
+                "multiplies them; leave out averages, decays and clipping that come after the rate."
+            )
+        return made.init(params)
+
+    return made._replace(init=init)
+
+
+def _proportional(whole: optax.GradientTransformation, half: optax.GradientTransformation, like: Any) -> bool:
+    """Return whether updates of rate 1, halved, make the path of rate 1/2 from random parameters."""
+    generator, ends = np.random.default_rng(0), []
+    start = jax.tree.map(lambda a: generator.standard_normal(a.shape).astype(np.float32), like)
+    with jax.ensure_compile_time_eval():
+        for optimizer, factor in ((whole, 0.5), (half, 1.0)):
+            at, state = start, optimizer.init(start)
+            for _ in range(3):
+                updates, state = optimizer.update(at, state, at)  # the gradient of |x|^2 / 2
+                at = apply_updates(at, updates, -factor)
+            ends.append(jax.tree.leaves(at))
+        return all(np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*ends, strict=True))
 
 
 def apply_updates(params: Any, direction: Any, rate: Any) -> Any:

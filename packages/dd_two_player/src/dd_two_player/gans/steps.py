@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray
 
-from dd_two_player.drift import Coefficients, drift_coefficients
+from dd_two_player.drift import PLAYERS, Coefficients, drift_coefficients
 from dd_two_player.gans.model import Batch, Gan
 from dd_two_player.gans.rule import UpdateRule
 from dd_two_player.gans.schemes import Players, TrainState, alternating, runge_kutta, simultaneous
@@ -56,9 +57,22 @@ Step = Callable[[TrainState, Hyperparameters, Batch], tuple[TrainState, Metrics]
 def init_train_state(
     gan: Gan, optimizers: tuple[optax.GradientTransformation, ...], key: PRNGKeyArray, example: Array
 ) -> TrainState:
-    """Draw the start of a run; ``key`` seeds parameters and everything random later."""
+    """Draw the start of a run; ``key`` seeds parameters and everything random later.
+
+    Raises:
+        ValueError: For an optimiser as optax returns it, whose updates point downhill: it would ascend.
+    """
     init_key, run_key = jax.random.split(key)
     params, state = gan.init(init_key, example)
+    for player, optimizer, side in zip(PLAYERS, optimizers, params, strict=True):
+        with jax.ensure_compile_time_eval():
+            ones = jax.tree.map(lambda a: np.ones(a.shape, np.float32), side)
+            directions = jax.tree.leaves(optimizer.update(ones, optimizer.init(ones), ones)[0])
+            if sum(jnp.sum(direction) for direction in directions) < 0:
+                raise ValueError(
+                    f"the optimizer of {player} returns updates, a step takes directions: pass "
+                    "make_optimizer(name), and the rate as a hyperparameter."
+                )
     opt = (optimizers[0].init(params[0]), optimizers[1].init(params[1]))
     return TrainState(params, state, opt, jnp.zeros((), jnp.int32), run_key)
 
