@@ -93,13 +93,13 @@ def test_a_leaf_of_one_number_per_sample_on_a_mesh(report):
     assert report["scalar"] < LAYOUT
 
 
-def test_two_processes_equal_one(tmp_path):
+def run_two_processes(folder, *late):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = [
         subprocess.Popen(
-            [sys.executable, HERE / "two_processes.py", f"127.0.0.1:{port}", str(index), tmp_path],
+            [sys.executable, HERE / "two_processes.py", f"127.0.0.1:{port}", str(index), folder, *late],
             env=child_environment(2),
             stderr=subprocess.PIPE,
             text=True,
@@ -107,8 +107,17 @@ def test_two_processes_equal_one(tmp_path):
         for index in range(2)
     ]
     for process in processes:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=240 if late else 120)
         assert process.returncode == 0, errors[-3000:]
+
+
+@pytest.mark.slow  # a process is late by more than the 30 seconds of JAX
+def test_a_process_that_is_late_at_the_first_sum_or_at_the_end_is_not_lost(tmp_path):
+    run_two_processes(tmp_path, "late")
+
+
+def test_two_processes_equal_one(tmp_path):
+    run_two_processes(tmp_path)
     alone = subprocess.run(
         [sys.executable, HERE / "two_processes.py", "alone", "0", tmp_path],
         env=child_environment(1),

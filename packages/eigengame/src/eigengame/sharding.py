@@ -67,9 +67,28 @@ def make_mesh(*, data: int = 1, players: int = 1, features: int = 1, devices: An
             f"A mesh of {data} x {players} x {features} needs {needed} devices; {len(devices)} present. "
             f"On a CPU set XLA_FLAGS=--xla_force_host_platform_device_count={needed} before importing jax."
         )
-    return jax.make_mesh(
+    mesh = jax.make_mesh(
         shape, ("data", "players", "features"), axis_types=(AxisType.Auto,) * 3, devices=devices[:needed]
     )
+    if mesh.is_multi_process and mesh.local_devices:
+        _meet(mesh)
+    return mesh
+
+
+def _meet(mesh: Mesh) -> None:
+    """Let the processes sum over every axis once.
+
+    At the first sum of a group of devices JAX waits 30 seconds for a process that still compiles or reads
+    data, and then takes it for lost. At later ones it waits as long as the process is alive.
+    """
+    everywhere = PartitionSpec()
+
+    @jax.jit
+    @partial(jax.shard_map, mesh=mesh, in_specs=everywhere, out_specs=everywhere)
+    def sums(one: Array) -> list[Array]:
+        return [jax.lax.psum(one, axes) for axes in (*mesh.axis_names, mesh.axis_names)]
+
+    jax.block_until_ready(sums(jnp.ones(())))
 
 
 def init_distributed(coordinator: str, num_processes: int, process_id: int, *, timeout: int = 100) -> None:
@@ -99,7 +118,8 @@ def distributed(
 ) -> Iterator[None]:
     """Join processes as `init_distributed` does, and end in one line when another of them is lost.
 
-    The exit code is 75, as `gdyn_common.errors.ends_with_the_others` says.
+    One that is done waits for the others. The exit code is 75, as `gdyn_common.errors.ends_with_the_others`
+    says.
 
     Args:
         coordinator: As in `init_distributed`, like the other arguments.
@@ -108,8 +128,14 @@ def distributed(
         timeout: Seconds without a sign of life after which a process counts as lost.
     """
     init_distributed(coordinator, num_processes, process_id, timeout=timeout)
+    from jax.experimental import multihost_utils
+
     with ends_with_the_others(process_id, num_processes):
+        multihost_utils.sync_global_devices(
+            "start"
+        )  # the group of devices that meets at the end, see `_meet`
         yield
+        multihost_utils.sync_global_devices("end")  # at exit JAX takes one that works on for lost
 
 
 def check_mesh(mesh: Any) -> None:
