@@ -329,7 +329,9 @@ def test_mean_is_the_direction_actually_used(x64, rng):
 
 
 @pytest.mark.parametrize(
-    "optimizer", [optax.lbfgs(), optax.polyak_sgd(), 0.1], ids=["lbfgs", "polyak", "number"]
+    "optimizer",
+    [optax.lbfgs(), optax.polyak_sgd(), optax.lookahead(optax.sgd(0.1), 5, 0.5), 0.1],
+    ids=["lbfgs", "polyak", "lookahead", "number"],
 )
 def test_optimizers_that_do_not_apply_are_refused(optimizer):
     with pytest.raises(ValueError, match=r"\Aoptimizer"):

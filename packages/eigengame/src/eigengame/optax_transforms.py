@@ -31,15 +31,15 @@ def normalize_rows(V: Any) -> Any:
 
 
 def check_optimizer(optimizer: Any, V: Any) -> None:
-    """Refuse what is no optax transformation of the vectors, and one that needs a loss: the game has none."""
+    """Refuse what is no optax transformation of the vectors, and one that needs a loss or own parameters."""
     if not callable(getattr(optimizer, "update", None)):
         raise ValueError(f"optimizer={optimizer!r} is not an optax transformation, such as optax.adam(1e-2).")
     try:
         jax.eval_shape(lambda v: optimizer.update(v, optimizer.init(v), v), V)
-    except TypeError as error:
+    except (AttributeError, TypeError) as error:
         raise ValueError(
-            f"optimizer needs the value of a loss ({error}), and the game has none. Take one that needs "
-            "gradients only, such as optax.sgd or optax.adam."
+            f"optimizer needs more than gradients and vectors ({error}), such as the value of a loss, which "
+            "the game has not. Take one like optax.sgd or optax.adam."
         ) from error
 
 

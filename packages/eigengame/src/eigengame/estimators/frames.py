@@ -9,11 +9,16 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["Frame", "frame_of", "into", "mean_of", "out_of", "unit_rows"]
+from eigengame.estimators.streams import chunks
+
+__all__ = ["CACHED", "Frame", "frame_of", "into", "mean_of", "out_of", "unit_rows"]
 
 _ORDINARY = 2.0**20  # data of at most this size, and at least its inverse, are left in their unit
 
 _EXTREME = 2.0**505  # squares of data of this size, and of its inverse, are doubles with all their digits
+
+CACHED = 256
+"""Rows that are worked on at a time, so that those of a thousand columns stay in the cache."""
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -43,11 +48,10 @@ class Frame(NamedTuple):
         Raises:
             ValueError: If their variances are beyond double precision.
         """
-        wide = rows.astype(np.float64)
-        shift = mean_of(wide) if center else np.zeros(rows.shape[1])
+        shift = mean_of(rows) if center else np.zeros(rows.shape[1])
         if np.can_cast(rows.dtype, np.float32):
             shift = shift.astype(np.float32).astype(np.float64)  # one subtraction is exact
-        size = float(np.abs(wide - shift).max(initial=0) or np.abs(wide).max(initial=0)) or 1.0
+        size = _largest(rows, shift) or _largest(rows, np.zeros_like(shift)) or 1.0
         if not 1 / _EXTREME < size < _EXTREME:
             raise ValueError(f"The data are of size {size:.1g}; 1e-152 to 1e152 is allowed. Scale them.")
         return cls(shift, 1.0 if 1 / _ORDINARY < size < _ORDINARY else 2.0 ** round(np.log2(size)))
@@ -76,8 +80,12 @@ def mean_of(rows: NDArray) -> NDArray:
     """Return the mean of rows to the last digits of a double; that of a constant column is its value."""
     mean = rows[0].astype(np.float64)
     for _ in range(2):  # the second sum takes away the rounding of the first
-        mean = mean + (rows - mean).mean(axis=0)
+        mean = mean + sum((rows[part] - mean).sum(axis=0) for part in chunks(rows, CACHED)) / len(rows)
     return np.asarray(mean)
+
+
+def _largest(rows: NDArray, shift: NDArray) -> float:
+    return max(float(np.abs(rows[part] - shift).max(initial=0)) for part in chunks(rows, CACHED))
 
 
 def frame_of(view: NDArray, mean: NDArray, epsilon: float, *, whiten: bool) -> NDArray:

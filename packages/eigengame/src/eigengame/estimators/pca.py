@@ -20,6 +20,7 @@ from eigengame import exact
 from eigengame.core.directions import Algorithm
 from eigengame.core.ritz import Block, locally_optimal, quality, rayleigh_ritz
 from eigengame.estimators.components import Components
+from eigengame.estimators.frames import CACHED
 from eigengame.estimators.passes import Pass, one_pass
 from eigengame.estimators.saved import Saved
 from eigengame.estimators.settings import COUNT, DTYPE, POSITIVE, check_precision, check_unchanged
@@ -239,17 +240,25 @@ class EigenGame(Components, Saved):
         n, d = rows.shape
         dense = dense_rows(rows)
         self._start(dense, 0)
-        dense = self._frame.enter(dense, np.float64)
-        mean = dense.mean(axis=0) if self.center == "running" else np.zeros(d)
-        size = self._state.k
-        centred = dense - mean
+        size, mean = self._state.k, np.zeros(d)
         if d <= n:
-            values, vectors = exact.pencil(centred.T @ centred / n, k=size)
+            second = np.zeros((d, d))
+            for part in chunks(dense, CACHED):
+                entered = self._frame.enter(dense[part], np.float64)
+                mean += entered.sum(axis=0) / n
+                second += entered.T @ entered
+            mean *= self.center == "running"
+            covariance = second / n - np.outer(mean, mean)  # which is tiny: the frame took a mean away
+            values, vectors = exact.pencil(covariance, k=size)
+            total = float(np.trace(covariance))
         else:
-            _, singular, vectors = np.linalg.svd(centred, full_matrices=False)
+            entered = self._frame.enter(dense, np.float64)
+            mean = entered.mean(axis=0) if self.center == "running" else mean
+            _, singular, vectors = np.linalg.svd(entered - mean, full_matrices=False)
             values = np.square(singular) / n
+            total = float(values.sum())
         block = Block(vectors[:size], values[:size, None] * vectors[:size], vectors[:size], values[:size])
-        self._adopt(block, mean, float(np.square(centred).sum() / n))
+        self._adopt(block, mean, total)
         self.n_samples_seen_, self.n_iter_, self.n_passes_, self.solver_ = n, 0, 1, "exact"
         self._state = replace(self._state, count=jnp.asarray(n, jnp.int32))
         log.info("min(n, d) = %d is at most %d: solved exactly, without the game.", min(n, d), _SMALL)
