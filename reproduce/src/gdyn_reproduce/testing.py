@@ -13,6 +13,7 @@ works where the conftest is not the top-level one.)
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from gdyn_reproduce import _help
 from gdyn_reproduce.data import is_available
 from gdyn_reproduce.registry import resolve
 from gdyn_reproduce.runs import configure
@@ -38,7 +40,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def check_registry(package: str) -> None:
-    """Check that all names in a package's registry resolve, that presets fit, and that listing is light.
+    """Check that names in a registry resolve, presets fit, keys are explained, and listing is light.
 
     Args:
         package: Import name of the package.
@@ -56,7 +58,9 @@ def check_registry(package: str) -> None:
     assert all(claim.because and claim.source for claim in paper.claims)
     for command in commands:
         assert callable(resolve(command.run)), command.name
-        resolve(command.config)
+    for settings in {resolve(item.config) for item in (*paper.figures, *commands)}:
+        for line in _help.keys(settings).splitlines():
+            assert re.search(r"  \S|\(.+\)$", line.strip()), f"{settings.__name__} does not explain {line}"
     frameworks = {"torch", "jax", "scipy", "sklearn", "hydra", "matplotlib"}
     code = f"import sys, {package}.paper, {package}.cli; print({frameworks} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -32,7 +32,13 @@ def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 @dataclass
 class TermsConfig:
-    """One number per regularisation term."""
+    """One number per regularisation term.
+
+    Attributes:
+        self_norm: Weight of the squared norm of the player's own gradient.
+        other_norm: Of the squared norm of the other player's gradient.
+        other_dot_prod: Of the inner product of both losses' gradients in the other's parameters.
+    """
 
     self_norm: float = 0.0
     other_norm: float = 0.0
@@ -41,7 +47,12 @@ class TermsConfig:
 
 @dataclass
 class PlayersConfig:
-    """The terms of both players."""
+    """The terms of both players.
+
+    Attributes:
+        disc: Of the discriminator.
+        gen: Of the generator.
+    """
 
     disc: TermsConfig = field(default_factory=TermsConfig)
     gen: TermsConfig = field(default_factory=TermsConfig)
@@ -95,7 +106,12 @@ class OptimizerConfig:
 
 @dataclass
 class OptimizersConfig:
-    """Both players' optimisers."""
+    """Both players' optimisers.
+
+    Attributes:
+        disc: Of the discriminator.
+        gen: Of the generator.
+    """
 
     disc: OptimizerConfig = field(default_factory=OptimizerConfig)
     gen: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -130,7 +146,13 @@ class NetsConfig:
 
 @dataclass
 class LossesConfig:
-    """Losses of `dd_two_player.gans.losses` or your own ``module:name``, and the WGAN penalty's weight."""
+    """Losses of `dd_two_player.gans.losses` or your own ``module:name``.
+
+    Attributes:
+        disc: Of the discriminator.
+        gen: Of the generator.
+        gradient_penalty: Weight of the WGAN penalty.
+    """
 
     disc: str = "discriminator_goodfellow_loss"
     gen: str = "generator_saturating_loss"

@@ -117,7 +117,12 @@ class LocalErrorConfig(RunOptions):
 
 @dataclass
 class QuadraticConfig(RunOptions):
-    """The quadratic of the principal flow's illustration, at a stable and a divergent rate."""
+    """The quadratic of the principal flow's illustration, at a stable and a divergent rate.
+
+    Attributes:
+        eigenvalues: Of its Hessian.
+        start: Where gradient descent begins, a number per eigenvalue.
+    """
 
     eigenvalues: list[float] = field(default_factory=lambda: [2.0, 0.02])
     start: list[float] = field(default_factory=lambda: [-0.35, -0.2])
