@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from instability.metrics import average_relative_l1
 from instability.perturbed_sgd import PerturbedSGD, perturb_optimizer
 from instability.rounding import check_perturbation, is_power_of_two
-from instability.streams import RandomStreams, check_loss, graph_tensors
+from instability.streams import RandomStreams, check_loss, check_model, graph_tensors
 
 __all__ = ["Copies", "LossOf", "OptimizerFn", "StepFn", "equal_bits", "trained_parameters", "twin"]
 
@@ -277,7 +277,7 @@ def twin(model: nn.Module, optimizer: OptimizerFn | Optimizer) -> tuple[nn.Modul
             f"optimizer is a {type(optimizer).__name__}; pass one torch optimiser (several can be groups of "
             "one), or a function that makes one."
         )
-    for name, p in model.named_parameters():
+    for name, p in check_model(model).named_parameters():
         if p._backward_hooks or p._post_accumulate_grad_hooks:
             raise TypeError(f"parameter {name} has a hook, which a copy would lose; do its work in the step.")
     own: dict[str, Any] = {}

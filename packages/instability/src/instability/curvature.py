@@ -22,7 +22,7 @@ from gdyn_common.seeding import generator
 from gdyn_common.spectral import lanczos, power_iteration
 from instability.copies import equal_bits
 from instability.metrics import real_array
-from instability.streams import check_loss, unchanged
+from instability.streams import check_loss, check_model, unchanged
 
 __all__ = ["hessian_vector_product", "sharpness"]
 
@@ -45,7 +45,7 @@ def hessian_vector_product(
     >>> product(np.array([1.0, 1.0])).tolist()
     [2.0, 18.0]
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in check_model(model).parameters() if p.requires_grad]
     sizes = [p.numel() for p in parameters]
     if not parameters:
         raise ValueError("the model has no parameter that requires a gradient.")

@@ -107,14 +107,16 @@ def underflows(direction: Float[Tensor, "*shape"], k: int, rooms: Rooms) -> Bool
     >>> underflows(torch.tensor([1.0, 0.0]), 2, Rooms()) is None
     True
     """
-    if direction.is_complex() or not direction.numel():
-        size = direction.abs()
-    else:
-        size = torch.abs(direction, out=rooms.like(direction, "size"))
-        limit = k * torch.finfo(direction.dtype).tiny
-        if size.amin() >= limit or torch.threshold_(size, 0.0, torch.inf).amin() >= limit:
-            return None
-    return (size < k * torch.finfo(direction.dtype).tiny) & (size > 0)
+    if direction.is_complex():  # each part rounds by itself
+        small = underflows(torch.view_as_real(direction.resolve_conj()), k, rooms)
+        return None if small is None else small.any(-1)
+    if not direction.numel():
+        return None
+    size = torch.abs(direction, out=rooms.like(direction, "size"))
+    limit = k * torch.finfo(direction.dtype).tiny
+    if size.amin() >= limit or torch.threshold_(size, 0.0, torch.inf).amin() >= limit:
+        return None
+    return size < limit
 
 
 class ScaleDivide:
