@@ -80,20 +80,20 @@ class Rooms:
     """Memory that is used again: on a CPU a new tensor costs more than the arithmetic that fills it.
 
     >>> rooms = Rooms()
-    >>> first, second = rooms.like(torch.ones(4), "a"), rooms.like(torch.ones(2), "a")
+    >>> first, second = rooms.like(torch.ones(4), "a"), rooms.like(torch.zeros(4), "a")
     >>> first.data_ptr() == second.data_ptr()
     True
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
+        self._kept: dict[tuple[str, torch.Size, torch.device, torch.dtype], Tensor] = {}
 
     def like(self, t: Tensor, name: str) -> Tensor:
-        """Return a tensor of the shape of ``t`` with any content; the next of that name overwrites it."""
-        key = (name, t.device, t.dtype)
-        if key not in self._kept or self._kept[key].numel() < t.numel():
-            self._kept[key] = torch.empty(t.numel(), device=t.device, dtype=t.dtype)
-        return self._kept[key][: t.numel()].view(t.shape)
+        """Return a tensor like ``t`` with any content; the next of that name and shape overwrites it."""
+        key = (name, t.shape, t.device, t.dtype)
+        if key not in self._kept:
+            self._kept[key] = torch.empty(t.shape, device=t.device, dtype=t.dtype)
+        return self._kept[key]
 
 
 def underflows(direction: Float[Tensor, "*shape"], k: int, rooms: Rooms) -> Bool[Tensor, "*shape"] | None:
@@ -114,7 +114,7 @@ def underflows(direction: Float[Tensor, "*shape"], k: int, rooms: Rooms) -> Bool
         return None
     size = torch.abs(direction, out=rooms.like(direction, "size"))
     limit = k * torch.finfo(direction.dtype).tiny
-    if size.amin() >= limit or torch.threshold_(size, 0.0, torch.inf).amin() >= limit:
+    if float(size.amin()) >= limit or float(torch.threshold_(size, 0.0, torch.inf).amin()) >= limit:
         return None
     return size < limit
 
