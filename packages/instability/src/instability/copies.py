@@ -292,7 +292,7 @@ def twin(model: nn.Module, optimizer: OptimizerFn | Optimizer) -> tuple[nn.Modul
     try:
         memo: dict[int, Any] = {id(t): t.detach().clone() for t in graph_tensors(model)}
         copied = copy.deepcopy(model, memo)
-        inner = _copied(optimizer, memo) if isinstance(optimizer, Optimizer) else None
+        inner: Any = _copied(optimizer, memo) if isinstance(optimizer, Optimizer) else None
     except (RuntimeError, TypeError) as error:
         raise TypeError(
             f"the model or its optimiser cannot be copied ({str(error).splitlines()[0]}); if it has an old "

@@ -197,7 +197,7 @@ def _check_against_differences(
             found = torch.autograd.grad(check_loss(loss_of(model)), parameters, materialize_grads=True)
         return torch.cat([g.detach().reshape(-1).double().cpu() for g in found]).numpy()
 
-    lengths = [relative / part * (weights or 1.0) / np.linalg.norm(vector) for part in (1, 8)]
+    lengths = [relative / part * (weights or 1.0) / float(np.linalg.norm(vector)) for part in (1, 8)]
     far, near = [(gradient(h) - gradient(-h)) / (2 * h) for h in lengths]
     gap = np.linalg.norm(far - near)  # of the curve at the longer, of rounding at the shorter
     if np.linalg.norm(product(vector) - near) > 4 * gap + 0.01 * np.linalg.norm(near):
