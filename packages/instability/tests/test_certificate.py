@@ -499,7 +499,7 @@ def test_a_model_of_complex_weights_only():
     ("make", "error", "message"),
     [
         (lambda: nn.Sequential(nn.LazyLinear(3)), ValueError, "run it on a batch first"),
-        (lambda: 3, TypeError, "model_fn made a int"),
+        (lambda: 3, TypeError, "the model is a int"),
     ],
 )
 def test_what_is_no_finished_model_is_refused(make, error, message):

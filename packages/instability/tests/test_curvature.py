@@ -170,6 +170,49 @@ def test_what_hides_weights_or_has_a_wrong_second_derivative_is_refused():
         sharpness(nn.Embedding(4, 2, sparse=True), lambda m: m(torch.tensor([0, 1])).square().sum())
 
 
+class Cubes(torch.autograd.Function):
+    """The sum of cubes; the factor of its second derivative is the user's own affair."""
+
+    factor = 1.0
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.pow(3).sum()
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        squares = x.square()
+        return 3 * grad * (Cubes.factor * squares + (1 - Cubes.factor) * squares.detach())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor"),
+    [
+        *((dtype, factor) for dtype in (torch.float64, torch.float32) for factor in (1.0, 0.0, 0.5, 1.2)),
+        *((torch.bfloat16, factor) for factor in (1.0, 0.0)),
+    ],
+)
+def test_a_symmetric_but_wrong_second_derivative_is_refused(monkeypatch, dtype, factor):
+    """Its own second derivative is `factor` times the right one, 6 x."""
+    monkeypatch.setattr(Cubes, "factor", factor)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).to(dtype)
+    x = torch.randn(8, 5).to(dtype)
+
+    def loss_of(m):
+        return m(x).float().square().mean() + Cubes.apply(m[0].weight.float())
+
+    if factor == 1:
+        plain = sharpness(model, lambda m: m(x).float().square().mean() + m[0].weight.float().pow(3).sum())
+        level = 0.05 if dtype == torch.bfloat16 else 1e-3
+        assert sharpness(model, loss_of) == pytest.approx(plain, rel=level)
+    else:
+        with pytest.raises(ValueError, match="differs from differences of the gradient"):
+            sharpness(model, loss_of)
+
+
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
 def test_gradients_may_be_off_around(problem, around):
     value = sharpness(*problem)

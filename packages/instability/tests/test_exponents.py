@@ -342,6 +342,57 @@ class Careless(torch.optim.Optimizer):
                 p.data.add_(p.grad.data, alpha=-group["lr"])
 
 
+class Lion(torch.optim.Optimizer):
+    """As lion-pytorch's: it keeps attributes beside its defaults."""
+
+    def __init__(self, params, lr, betas=(0.9, 0.99)):
+        super().__init__(params, {"lr": lr, "betas": betas})
+        self.update_fn = lambda p, grad, m, lr, b1: p.add_(torch.sign(b1 * m + (1 - b1) * grad), alpha=-lr)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                self.update_fn(p, p.grad, m, group["lr"], group["betas"][0])
+                m.mul_(group["betas"][1]).add_(p.grad, alpha=1 - group["betas"][1])
+
+
+def test_an_optimiser_keeps_the_attributes_that_its_defaults_do_not_name():
+    """The step follows the sign alone, so the weights have exponent 0, and the averages log 0.99."""
+    model, loss_of = quadratic([5.0, 2.0])
+    found = lyapunov_exponents(
+        *training_map(model, Lion(model.parameters(), 1e-3), loss_of), num_steps=400, k=4
+    )
+    assert found.exact
+    np.testing.assert_allclose(found.exponents, [0, 0, math.log(0.99), math.log(0.99)], atol=5e-3)
+    for optimizer in (Lion(model.parameters(), 1e-3), perturb_optimizer(Lion(model.parameters(), 1e-3), 3)):
+        Copies(model, optimizer, (1, 1, 2)).step(lambda m: loss_of(m, 0))
+
+
+class Delegating(torch.optim.Optimizer):
+    """As accelerate's AcceleratedOptimizer: it never calls the constructor of its class."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    param_groups = property(lambda self: self.optimizer.param_groups)
+    state = property(lambda self: self.optimizer.state)
+    defaults = property(lambda self: self.optimizer.defaults)
+
+    def step(self, closure=None):
+        self.optimizer.step(closure)
+
+
+def test_an_optimiser_that_only_delegates_is_refused():
+    model, loss_of = quadratic([5.0])
+    optimizer = Delegating(torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(TypeError, match="Delegating, which only wraps another; pass the torch optimiser ins"):
+        training_map(model, optimizer, loss_of)
+    with pytest.raises(TypeError, match="Delegating, which only wraps another"):
+        Copies(model, optimizer)
+
+
 def test_a_step_that_loses_its_tangent_falls_back_to_differences():
     model, loss_of = quadratic([5.0])
     step, state = training_map(model, Careless(model.parameters(), 0.1), loss_of)

@@ -308,6 +308,19 @@ def test_what_is_not_one_optimiser_of_the_model_is_refused(make, error, message)
         SensitivityProbe(model, make(model))
 
 
+@pytest.mark.parametrize("tool", ["probe", "study", "map", "sharpness"])
+def test_a_model_whose_weights_have_no_shape_yet_is_refused(tool):
+    model, optimizer = nn.Sequential(nn.LazyLinear(3)), torch.optim.SGD([nn.Parameter(X)], lr=0.1)
+    call = {
+        "probe": lambda: SensitivityProbe(model, optimizer),
+        "study": lambda: numerical_sensitivity(lambda: model, [(X, Y)], lambda p: optimizer, 1),
+        "map": lambda: training_map(model, optimizer, lambda m, _: loss_of(m)),
+        "sharpness": lambda: sharpness(model, loss_of),
+    }
+    with pytest.raises(ValueError, match="run it on a batch first"):
+        call[tool]()
+
+
 @pytest.mark.parametrize("loss", [lambda m: {"loss": loss_of(m)}, lambda m: loss_of(m).item()])
 def test_a_loss_that_is_no_tensor_is_refused(loss):
     def certified(model):

@@ -71,6 +71,27 @@ def test_k1_equals_torch_sgd_in_bfloat16(golden):
     assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.cfloat])
+@pytest.mark.parametrize("k", [1, 3, 4])
+def test_small_tensors_that_are_updated_together_get_the_bits_of_each_alone(dtype, k):
+    generator = torch.Generator().manual_seed(0)
+    settings = SETTINGS["nesterov"] | {"perturbation": k}
+    starts = [
+        torch.randn(s, generator=generator).to(dtype) for s in [(3, 3), (17,), (), (0, 3), (300, 301), (5,)]
+    ]
+    together, alone = ([torch.nn.Parameter(t.clone()) for t in starts] for _ in range(2))
+    optimizers = [PerturbedSGD(together, **settings), *(PerturbedSGD([p], **settings) for p in alone)]
+    for number in range(4):
+        for p, q in zip(together, alone, strict=True):
+            if number or p.ndim:  # one of them begins later
+                p.grad = torch.randn(p.shape, generator=generator).to(dtype)
+                p.grad[p.grad.abs() < 0.3] *= 1e-38  # some would be subnormal
+                q.grad = p.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(together, alone, strict=True))
+
+
 OPTIMIZERS = {
     "perturbed_sgd": lambda p, k: PerturbedSGD(
         p, lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True, perturbation=k

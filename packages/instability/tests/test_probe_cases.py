@@ -97,6 +97,17 @@ def test_dividing_subnormal_numbers_is_not_exact():
     assert weight.item() == -odd.item()
 
 
+@pytest.mark.parametrize("make", [sgd(0.1), lambda p: PerturbedSGD(p, lr=0.1)], ids=["sgd", "perturbed"])
+def test_a_subnormal_part_of_a_complex_gradient_breaks_no_control(make):
+    """Its size is that of the other part, but each part rounds by itself."""
+    start, gradient = torch.zeros(20, dtype=torch.cfloat), 1 + torch.arange(20) * 0.1j
+    gradient[0].imag.fill_(3e-45)
+    copies = Copies(holding(w=nn.Parameter(start)), make, (1, 1, 2, 4, 3))
+    copies.step(lambda m: (m.w * gradient.conj()).real.sum())
+    assert all(copies.same_bits(i) for i in copies.controls)
+    assert not copies.same_bits(4)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_has_a_level_of_its_own(dtype):
     x, y = batch()

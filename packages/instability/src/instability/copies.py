@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,9 @@ from torch.optim import Optimizer
 from instability.metrics import average_relative_l1
 from instability.perturbed_sgd import PerturbedSGD, perturb_optimizer
 from instability.rounding import check_perturbation, is_power_of_two
-from instability.streams import RandomStreams, check_loss, graph_tensors
+from instability.streams import RandomStreams, check_loss, check_model, graph_tensors
 
-__all__ = ["Copies", "LossOf", "OptimizerFn", "StepFn", "equal_bits", "trained_parameters", "twin"]
+__all__ = ["Copies", "LossOf", "OptimizerFn", "StepFn", "equal_bits", "rebuilt", "trained_parameters", "twin"]
 
 LossOf = Callable[[nn.Module], Tensor]
 OptimizerFn = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -277,19 +277,22 @@ def twin(model: nn.Module, optimizer: OptimizerFn | Optimizer) -> tuple[nn.Modul
             f"optimizer is a {type(optimizer).__name__}; pass one torch optimiser (several can be groups of "
             "one), or a function that makes one."
         )
-    for name, p in model.named_parameters():
+    for name, p in check_model(model).named_parameters():
         if p._backward_hooks or p._post_accumulate_grad_hooks:
             raise TypeError(f"parameter {name} has a hook, which a copy would lose; do its work in the step.")
-    own: dict[str, Any] = {}
     if isinstance(optimizer, Optimizer):
         both = (optimizer, getattr(optimizer, "optimizer", optimizer))
+        if not all(hasattr(o, "_optimizer_step_pre_hooks") for o in both):
+            raise TypeError(
+                f"optimizer is a {type(optimizer).__name__}, which only wraps another; pass the torch "
+                "optimiser inside it."
+            )
         if any(o._optimizer_step_pre_hooks or o._optimizer_step_post_hooks for o in both):
             raise TypeError("the optimiser has a hook, which a copy would lose; do its work in the step.")
-        # Not the optimiser itself: torch would forget its attributes. A scheduler hangs a bound step on it.
-        own = {name: value for name, value in vars(optimizer).items() if name != "step"}
     try:
-        kept = {id(t): t.detach().clone() for t in graph_tensors(model)}
-        copied, own = copy.deepcopy((model, own), kept)
+        memo: dict[int, Any] = {id(t): t.detach().clone() for t in graph_tensors(model)}
+        copied = copy.deepcopy(model, memo)
+        inner: Any = _copied(optimizer, memo) if isinstance(optimizer, Optimizer) else None
     except (RuntimeError, TypeError) as error:
         raise TypeError(
             f"the model or its optimiser cannot be copied ({str(error).splitlines()[0]}); if it has an old "
@@ -297,10 +300,7 @@ def twin(model: nn.Module, optimizer: OptimizerFn | Optimizer) -> tuple[nn.Modul
         ) from error
     for p, q in zip(model.parameters(), copied.parameters(), strict=True):
         q.grad = None if p.grad is None else p.grad.clone()
-    if isinstance(optimizer, Optimizer):
-        inner = object.__new__(type(optimizer))
-        vars(inner).update(own)
-    else:
+    if not isinstance(optimizer, Optimizer):
         inner = optimizer(copied.parameters())
         if not isinstance(inner, Optimizer):
             raise TypeError(f"the function made a {type(inner).__name__}; let it return a torch optimiser.")
@@ -311,6 +311,22 @@ def twin(model: nn.Module, optimizer: OptimizerFn | Optimizer) -> tuple[nn.Modul
     if not all(id(p) in theirs for p in trained):
         raise ValueError("the optimiser trains parameters that are not the model's; make them part of it.")
     return copied, inner
+
+
+def rebuilt(optimizer: Optimizer, own: Mapping[str, Any]) -> Optimizer:
+    """Return an optimiser of the same class with these attributes; torch's own copy forgets most of them."""
+    made = object.__new__(type(optimizer))
+    vars(made).update(own)
+    return made
+
+
+def _copied(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
+    for value in vars(optimizer).values():
+        if isinstance(value, Optimizer):
+            memo[id(value)] = _copied(value, memo)
+    # A scheduler hangs a bound step on it.
+    own = {name: value for name, value in vars(optimizer).items() if name != "step"}
+    return rebuilt(optimizer, copy.deepcopy(own, memo))
 
 
 def equal_bits(a: Tensor, b: Tensor) -> bool:

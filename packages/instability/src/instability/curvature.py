@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gdyn_common.seeding import generator
 from gdyn_common.spectral import lanczos, power_iteration
 from instability.copies import equal_bits
 from instability.metrics import real_array
-from instability.streams import check_loss, unchanged
+from instability.streams import check_loss, check_model, unchanged
 
 __all__ = ["hessian_vector_product", "sharpness"]
 
@@ -45,7 +46,7 @@ def hessian_vector_product(
     >>> product(np.array([1.0, 1.0])).tolist()
     [2.0, 18.0]
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in check_model(model).parameters() if p.requires_grad]
     sizes = [p.numel() for p in parameters]
     if not parameters:
         raise ValueError("the model has no parameter that requires a gradient.")
@@ -57,7 +58,7 @@ def hessian_vector_product(
     start = [p.detach().clone() for p in parameters]
     with _with_gradients(), unchanged(model):
         loss = check_loss(loss_of(model))
-        _check_graph(loss)
+        has_custom = _check_graph(loss)
         gradients = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
     if any(g.layout != torch.strided for g in gradients):
         raise ValueError("a gradient is sparse and has no second derivative; pass sparse=False.")
@@ -91,7 +92,11 @@ def hessian_vector_product(
         return torch.cat([row.reshape(-1) for row in rows]).to(torch.float64).cpu().numpy()
 
     largest = abs(float(loss.detach())) + max(float(g.detach().abs().amax()) for g in gradients if g.numel())
-    _check_symmetry(product, sum(sizes), largest * max(torch.finfo(p.dtype).eps for p in parameters))
+    eps = max(torch.finfo(p.dtype).eps for p in parameters)
+    _check_symmetry(product, sum(sizes), largest * eps)
+    if has_custom:
+        # Also a double model may compute in single precision.
+        _check_against_differences(product, model, loss_of, parameters, max(eps, 1e-7) ** (1 / 3))
     return product
 
 
@@ -145,9 +150,9 @@ def _with_gradients() -> Iterator[None]:
         yield
 
 
-def _check_graph(loss: Tensor) -> None:
-    """Refuse what hides the weights from a gradient of the gradient."""
-    waiting, seen = [loss.grad_fn], set()
+def _check_graph(loss: Tensor) -> bool:
+    """Refuse what hides weights from a gradient of the gradient; tell if a derivative is a user's own."""
+    waiting, seen, has_custom = [loss.grad_fn], set(), False
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
@@ -157,7 +162,9 @@ def _check_graph(loss: Tensor) -> None:
                 "checkpoint with use_reentrant=True hides its layers' weights; pass use_reentrant=False."
             )
         seen.add(node)
+        has_custom = has_custom or isinstance(node, BackwardCFunction)
         waiting += [following for following, _ in node.next_functions]
+    return has_custom
 
 
 def _check_symmetry(product: Callable[[np.ndarray], np.ndarray], dim: int, noise: float) -> None:
@@ -167,6 +174,36 @@ def _check_symmetry(product: Callable[[np.ndarray], np.ndarray], dim: int, noise
         raise ValueError(
             "the Hessian comes out unsymmetric: some operation has a wrong second derivative in torch, as "
             "weight_norm has in some versions; replace it in the model."
+        )
+
+
+def _check_against_differences(
+    product: Callable[[np.ndarray], np.ndarray],
+    model: nn.Module,
+    loss_of: Callable[[nn.Module], Tensor],
+    parameters: Sequence[Tensor],
+    relative: float,
+) -> None:
+    """Compare one product with gradients beside the weights: a symmetric one may be wrong, too."""
+    sizes = [p.numel() for p in parameters]
+    vector = generator(0, "differences").standard_normal(sum(sizes))
+    pieces = torch.as_tensor(vector).split(sizes)
+    weights = float(torch.stack([p.detach().double().square().sum() for p in parameters]).sum().sqrt())
+
+    def gradient(length: float) -> np.ndarray:
+        with _with_gradients(), unchanged(model):
+            for p, v in zip(parameters, pieces, strict=True):
+                p.data = (p.data + length * v.reshape(p.shape).to(p.device)).to(p.dtype)
+            found = torch.autograd.grad(check_loss(loss_of(model)), parameters, materialize_grads=True)
+        return torch.cat([g.detach().reshape(-1).double().cpu() for g in found]).numpy()
+
+    lengths = [relative / part * (weights or 1.0) / float(np.linalg.norm(vector)) for part in (1, 8)]
+    far, near = [(gradient(h) - gradient(-h)) / (2 * h) for h in lengths]
+    gap = np.linalg.norm(far - near)  # of the curve at the longer, of rounding at the shorter
+    if np.linalg.norm(product(vector) - near) > 4 * gap + 0.01 * np.linalg.norm(near):
+        raise ValueError(
+            "the Hessian differs from differences of the gradient: an autograd.Function of the model has a "
+            "wrong second derivative; write its backward with torch operations on its saved tensors."
         )
 
 

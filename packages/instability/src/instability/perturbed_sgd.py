@@ -6,7 +6,7 @@ Source: Sec. 4.1 of Sun et al. 2022.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -20,6 +20,9 @@ __all__ = ["PerturbedOptimizer", "PerturbedSGD", "perturb_optimizer"]
 
 Closure = Callable[[], float]
 Where = Literal["update", "gradient"]
+
+BUNDLE = 2**16
+"""Entries to update together; of more, weights, gradients and momentum no longer fit a cache."""
 
 
 class PerturbedSGD(Optimizer):
@@ -91,41 +94,70 @@ class PerturbedSGD(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+            for parameters in _bundles(group["params"]):
+                self._update(parameters, group)
         return loss
 
-    def _update(self, parameter: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
-        if direction.is_sparse:
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        directions: Any = [p.grad for p in parameters]
+        if any(d.is_sparse for d in directions):
             raise TypeError(
                 "PerturbedSGD does not support sparse gradients; use dense ones (e.g. sparse=False)."
             )
         k, rate = group["perturbation"], group["lr"]
         if group["weight_decay"] != 0:
-            room = self._rooms.like(direction, "direction")
-            direction = torch.add(direction, parameter, alpha=group["weight_decay"], out=room)
+            directions = torch._foreach_add(directions, parameters, alpha=group["weight_decay"])
         if group["momentum"] != 0:
-            direction = self._with_momentum(parameter, direction, group)
+            directions = self._with_momentum(parameters, directions, group)
         if k > 1:
-            small = underflows(direction, k, self._rooms)
+            flat = directions[0] if len(directions) == 1 else torch.cat([d.reshape(-1) for d in directions])
+            small = underflows(flat, k, self._rooms)
             if small is not None:
-                parameter.add_(torch.where(small, direction, 0), alpha=-rate)
-            direction, rate = torch.div(direction, k, out=self._rooms.like(direction, "scaled")), rate * k
+                plain = _split(torch.where(small, flat, 0), parameters)
+                torch._foreach_add_(parameters, plain, alpha=-float(rate))
+            flat, rate = torch.div(flat, k, out=self._rooms.like(flat, "size")), rate * k
             if small is not None:
-                direction.masked_fill_(small, 0)
-        parameter.add_(direction, alpha=-rate)
+                flat.masked_fill_(small, 0)
+            directions = _split(flat, parameters)
+        torch._foreach_add_(parameters, directions, alpha=-float(rate))
 
-    def _with_momentum(self, parameter: Tensor, direction: Tensor, group: dict[str, Any]) -> Tensor:
-        momentum, state = group["momentum"], self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = direction.clone()
-        else:
-            state["momentum_buffer"].mul_(momentum).add_(direction, alpha=1 - group["dampening"])
-        buffer: Tensor = state["momentum_buffer"]
-        if not group["nesterov"]:
-            return buffer
-        return torch.add(direction, buffer, alpha=momentum, out=self._rooms.like(direction, "direction"))
+    def _with_momentum(self, parameters: list[Tensor], directions: Any, group: dict[str, Any]) -> Any:
+        momentum, buffers, begun = group["momentum"], [], []
+        for parameter, direction in zip(parameters, directions, strict=True):
+            state = self.state[parameter]
+            if "momentum_buffer" in state:
+                begun.append((state["momentum_buffer"], direction))
+            else:
+                state["momentum_buffer"] = direction.clone()
+            buffers.append(state["momentum_buffer"])
+        if begun:
+            old, new = zip(*begun, strict=True)
+            # A plain number would be rounded to half precision before it is multiplied.
+            torch._foreach_mul_(old, torch.tensor(float(momentum), dtype=torch.float64))
+            torch._foreach_add_(old, new, alpha=1 - group["dampening"])
+        return torch._foreach_add(directions, buffers, alpha=momentum) if group["nesterov"] else buffers
+
+
+def _bundles(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield those with a gradient, in lists of one type that fit a cache: calls cost more than small sums."""
+    bundle: list[Tensor] = []
+    total, kind = 0, None
+    for p in parameters:
+        if p.grad is not None:
+            total, last, kind = total + p.numel(), kind, (p.device, p.dtype)
+            if bundle and (total > BUNDLE or kind != last):
+                yield bundle
+                bundle, total = [], p.numel()
+            bundle.append(p)
+    if bundle:
+        yield bundle
+
+
+def _split(flat: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+    if len(parameters) == 1:
+        return [flat]
+    parts = zip(flat.split([p.numel() for p in parameters]), parameters, strict=True)
+    return [part.view(p.shape) for part, p in parts]
 
 
 class PerturbedOptimizer(Optimizer):

@@ -80,20 +80,20 @@ class Rooms:
     """Memory that is used again: on a CPU a new tensor costs more than the arithmetic that fills it.
 
     >>> rooms = Rooms()
-    >>> first, second = rooms.like(torch.ones(4), "a"), rooms.like(torch.ones(2), "a")
+    >>> first, second = rooms.like(torch.ones(4), "a"), rooms.like(torch.zeros(4), "a")
     >>> first.data_ptr() == second.data_ptr()
     True
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
+        self._kept: dict[tuple[str, torch.Size, torch.device, torch.dtype], Tensor] = {}
 
     def like(self, t: Tensor, name: str) -> Tensor:
-        """Return a tensor of the shape of ``t`` with any content; the next of that name overwrites it."""
-        key = (name, t.device, t.dtype)
-        if key not in self._kept or self._kept[key].numel() < t.numel():
-            self._kept[key] = torch.empty(t.numel(), device=t.device, dtype=t.dtype)
-        return self._kept[key][: t.numel()].view(t.shape)
+        """Return a tensor like ``t`` with any content; the next of that name and shape overwrites it."""
+        key = (name, t.shape, t.device, t.dtype)
+        if key not in self._kept:
+            self._kept[key] = torch.empty(t.shape, device=t.device, dtype=t.dtype)
+        return self._kept[key]
 
 
 def underflows(direction: Float[Tensor, "*shape"], k: int, rooms: Rooms) -> Bool[Tensor, "*shape"] | None:
@@ -107,14 +107,16 @@ def underflows(direction: Float[Tensor, "*shape"], k: int, rooms: Rooms) -> Bool
     >>> underflows(torch.tensor([1.0, 0.0]), 2, Rooms()) is None
     True
     """
-    if direction.is_complex() or not direction.numel():
-        size = direction.abs()
-    else:
-        size = torch.abs(direction, out=rooms.like(direction, "size"))
-        limit = k * torch.finfo(direction.dtype).tiny
-        if size.amin() >= limit or torch.threshold_(size, 0.0, torch.inf).amin() >= limit:
-            return None
-    return (size < k * torch.finfo(direction.dtype).tiny) & (size > 0)
+    if direction.is_complex():  # each part rounds by itself
+        small = underflows(torch.view_as_real(direction.resolve_conj()), k, rooms)
+        return None if small is None else small.any(-1)
+    if not direction.numel():
+        return None
+    size = torch.abs(direction, out=rooms.like(direction, "size"))
+    limit = k * torch.finfo(direction.dtype).tiny
+    if float(size.amin()) >= limit or float(torch.threshold_(size, 0.0, torch.inf).amin()) >= limit:
+        return None
+    return size < limit
 
 
 class ScaleDivide:

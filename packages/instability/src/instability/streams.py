@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-__all__ = ["RandomStreams", "check_loss", "graph_tensors", "unchanged"]
+__all__ = ["RandomStreams", "check_loss", "check_model", "graph_tensors", "unchanged"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,17 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
             p.requires_grad_(requires_grad)
         for grad, values in gradients:
             grad.data.copy_(values)
+
+
+def check_model(model: nn.Module) -> nn.Module:
+    """Return a model if it is a module whose weights exist, else raise TypeError or ValueError."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model is a {type(model).__name__}; pass a torch.nn.Module.")
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        raise ValueError(
+            "the model has lazy layers, whose weights have no shape yet; run it on a batch first."
+        )
+    return model
 
 
 def check_loss(loss: object) -> Tensor:

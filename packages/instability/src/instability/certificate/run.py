@@ -12,12 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from instability.certificate.bits import digest, map_tensors, tensors
 from instability.copies import OptimizerFn, closed_step, trained_parameters
-from instability.streams import RandomStreams, check_loss, unchanged
+from instability.streams import RandomStreams, check_loss, check_model, unchanged
 
 __all__ = [
     "Condition",
@@ -49,14 +48,7 @@ class Training:
         torch.manual_seed(self.seed)
         np.random.seed(self.seed % 2**32)  # noqa: NPY002 - the global stream is what is meant
         random.seed(self.seed)
-        model = self.model_fn()
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model_fn made a {type(model).__name__}; let it return a torch.nn.Module.")
-        if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
-            raise ValueError(
-                "the model has lazy layers, whose weights have no shape yet; run it on a batch first."
-            )
-        return model
+        return check_model(self.model_fn())
 
 
 class TrainingRun:

@@ -142,7 +142,7 @@ def has_tangent(step: Map, state: State, tangents: State, number: int) -> bool:
         streams.restore()
     moved = float(_flat(second).norm() * _flat(tangents).norm() / (_flat(state).norm() or 1))
     noise = 4 * eps ** (2 / 3) * moved + eps**0.5 * float(difference.norm())
-    return float((exact - difference).norm()) <= 4 * gap + noise
+    return bool(float((exact - difference).norm()) <= 4 * gap + noise)
 
 
 def _called(step: Map, state: dict[str, Tensor], number: int) -> State:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
-from instability.copies import trained_parameters, twin
+from instability.copies import rebuilt, trained_parameters, twin
 from instability.exponents.tangent import Map, State, has_tangent
 from instability.perturbed_sgd import PerturbedOptimizer
 from instability.streams import RandomStreams, check_loss
@@ -171,12 +170,12 @@ class _TrainingMap:
             owner, key = self._owners[name]
             tiny = torch.finfo(value.dtype).tiny
             kept[weights[owner]][key] = value.clamp_min(tiny) if key in SQUARES else value.clone()
-        optimizer = copy.copy(self._optimizer)
-        optimizer.state = kept
-        optimizer.param_groups = [
+        groups = [
             group | {"params": [weights[self._names[id(p)]] for p in group["params"] if id(p) in self._names]}
             for group in self._optimizer.param_groups
         ]
+        own = vars(self._optimizer) | {"state": kept, "param_groups": groups}
+        optimizer = rebuilt(self._optimizer, own)
         if self._before_step is not None:
             self._before_step([w for w in weights.values() if w.grad is not None])
         optimizer.step()
