@@ -146,7 +146,7 @@ class Linearisation:
                 return
         if self._no_reverse is None:
             for target, v in zip(out, V, strict=True):
-                target.copy_(self.product(v))
+                target.copy_(self.product(v.contiguous()))  # grouped products take no other
         else:
             out.copy_(self._forward(V))
 
