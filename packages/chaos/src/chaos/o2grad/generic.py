@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from chaos.o2grad.budget import DEFAULT_BUDGET
 from chaos.o2grad.parameters import LossFunction
@@ -94,6 +95,12 @@ class Linearisation:
         entries = sum(math.prod(result.shape) for result in results_below(self._root))
         column = _COPIES * self._point.element_size() * max(entries, 1)
         return max(1, min(_LARGEST_CHUNK, self._budget // column))  # type: ignore[no-any-return]
+
+    @property
+    def functions(self) -> list[str]:
+        """Names of the operations that have a backward pass of their own."""
+        own = [node for node in nodes_below([self._root]) if isinstance(node, BackwardCFunction)]
+        return list(dict.fromkeys(type(node).__name__.removesuffix("Backward") for node in own))
 
     @property
     def gradient(self) -> Float[Tensor, " n"]:
@@ -221,12 +228,11 @@ class Linearisation:
 
 
 def leaves_of(
-    function: Scalar, point: Float[Tensor, " n"], *, hooks: bool = True
+    function: Scalar, point: Float[Tensor, " n"], *, hooks: bool = False
 ) -> tuple[tuple[Tensor, ...], Callable[[], AbstractContextManager[None]]]:
     """Return leaves in the place of a point, and the context in which the function is evaluated on them.
 
-    With one leaf for each parameter no backward pass has to put a flat vector together. Hooks on the model's
-    parameters act on the leaves.
+    With one leaf for each parameter no backward pass has to put a flat vector together.
     """
     if not isinstance(function, LossFunction):
         return (point.detach().requires_grad_(),), nullcontext

@@ -250,6 +250,8 @@ class CurvatureOperator:
     def _parts(self) -> Iterator[_Part]:
         """Yield the batches; the graph of a single one is kept between calls."""
         for x, y in pairs(self._data):
+            if self.kind == "hessian":
+                self.surface.check_second_derivative(self.point, x, y)
             with self.surface.evaluation(x, y) as batch, torch.no_grad():
                 part = self._linearised(*batch)
                 if is_batch(self._data):

@@ -86,6 +86,7 @@ class LossSurface(LossEvaluation):
                 backend that was insisted on does not apply (the reason is given); when an operation has
                 no second derivative (it is named).
         """
+        self.check_second_derivative(params, x, y)
         with self.evaluation(x, y) as (x, y), torch.no_grad():
             return ExactHessian(self, self.backend, self.point(params), x, y).compute(progress)
 
@@ -149,6 +150,7 @@ class LossSurface(LossEvaluation):
             ValueError: If V has another number of rows than there are parameters.
         """
         self.check_columns(V)
+        self.check_second_derivative(params, x, y)
         with self.evaluation(x, y) as (x, y), torch.no_grad():
             point = self.point(params)
             lines = Linearisation(self.function(x, y), point, self.memory_budget)
