@@ -85,6 +85,59 @@ def test_one_wrong_parameter_among_large_ones_is_seen():
         surface.hvp(None, torch.randn(6, 9, dtype=torch.float64), None, torch.ones(surface.n))
 
 
+def once(function):
+    """Mark the backward pass as one that cannot be differentiated."""
+    kind = function.__self__
+    kind.backward = staticmethod(torch.autograd.function.once_differentiable(kind.backward))
+    return function
+
+
+class Gradientless(torch.autograd.Function):
+    """Its backward pass takes what it is given out of the graph."""
+
+    @staticmethod
+    def forward(ctx, z):
+        return 2 * z
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g.detach()
+
+
+@pytest.mark.parametrize(
+    ("function", "slope", "products"),
+    [
+        (cube(lambda z: z), lambda z: z**2 / 2, True),
+        (cube(torch.detach), lambda z: z**2 / 2, True),  # a Jacobian is right without second derivatives
+        (once(cube(lambda z: z)), lambda z: z**2 / 2, False),
+        (Gradientless.apply, lambda z: 2 + 0 * z, False),
+        (lambda z: z + Gradientless.apply(z), lambda z: 3 + 0 * z, False),
+    ],
+    ids=["right", "detached", "once", "no graph", "half a graph"],
+)
+def test_gauss_newton_of_functions_with_a_backward_pass_of_their_own(function, slope, products):
+    """For squares of three outputs per sample it is 2 J' J, in closed form."""
+    torch.manual_seed(0)
+    model = Net(lambda net, x: function(net.linear(x)), linear=nn.Linear(2, 3, bias=False)).double()
+    x, y = torch.randn(4, 2).double(), torch.zeros(4, 3).double()
+    J = torch.stack([torch.kron(torch.diag(slope(model.linear(a)).detach()), a) for a in x]).flatten(0, 1)
+    surface = LossSurface(model, nn.MSELoss(reduction="sum"))
+    assert torch.allclose(surface.gauss_newton(None, x, y).dense(), 2 * J.T @ J, rtol=1e-12)
+    data, V = [(x[:1], y[:1]), (x[1:], y[1:])], torch.randn(6, 2).double()
+    if products:
+        assert torch.allclose(surface.operator(None, data, "gauss_newton").matvec(V), 2 * J.T @ (J @ V))
+    else:
+        with pytest.raises(ValueError, match="cannot be differentiated, so there are no products"):
+            surface.operator(None, data, "gauss_newton").matvec(V)
+
+
+def test_gauss_newton_of_a_layer_that_the_output_does_not_depend_on():
+    model = Net(lambda net, x: net.used(x), used=nn.Linear(2, 1), idle=nn.Linear(2, 1))
+    surface, x, y = LossSurface(model, nn.MSELoss(), layers=["idle"]), torch.ones(2, 2), torch.zeros(2, 1)
+    assert not surface.gauss_newton(None, x, y).dense().any()
+    assert not surface.operator(None, (x, y), "gauss_newton").matvec(torch.ones(3)).any()
+
+
 def relu_net(compute, dtype):
     torch.manual_seed(0)
     layers = {"first": nn.Linear(8, 512), "second": nn.Linear(512, 64), "last": nn.Linear(64, 3)}
@@ -115,19 +168,19 @@ def test_kinks_are_not_refused(dtype, single):
     assert torch.allclose(surface.hvp(None, x, y, v), expected, 1e-3, 1e-4)
 
 
-def test_the_look_is_taken_once_and_never_at_layers_of_pytorch():
-    calls = []
+class Own(nn.Tanh):
+    """A layer that is code of a user's own."""
 
-    class Counting(nn.Tanh):
-        def forward(self, x):
-            calls.append(x.dtype)
-            return super().forward(x)
 
+@pytest.mark.parametrize(("kind", "first"), [(Own, 4), (nn.Tanh, 1)])
+def test_the_look_is_taken_once_and_never_at_layers_of_pytorch(kind, first, monkeypatch):
+    calls, forward = [], nn.Tanh.forward
+    monkeypatch.setattr(nn.Tanh, "forward", lambda self, x: calls.append(x.dtype) or forward(self, x))
     x, y = torch.randn(4, 5), torch.arange(4) % 3
-    surface = LossSurface(nn.Sequential(nn.Linear(5, 4), Counting(), nn.Linear(4, 3)), nn.CrossEntropyLoss())
+    surface = LossSurface(nn.Sequential(nn.Linear(5, 4), kind(), nn.Linear(4, 3)), nn.CrossEntropyLoss())
     counts = []
     for _ in range(3):
         surface.hvp(None, x, y, torch.ones(surface.n))
         counts.append(len(calls))
-        calls.clear()
-    assert counts == [4, 1, 1]  # the point, two ends, and the product; all in single precision
+    assert counts == [first, first + 1, first + 2]  # first also the point and two ends
+    assert set(calls) == {torch.float32}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from chaos.o2grad.batches import Inputs, call, cast, copied, num_samples, tensors
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
-from chaos.o2grad.generic import Linearisation, check_graph, leaves_of, random_normal, value_at
+from chaos.o2grad.generic import Linearisation, check_graph, leaves_of, pull, random_normal, value_at
 from chaos.o2grad.losses import Loss
 from chaos.o2grad.observation import (
     Watch,
@@ -124,18 +124,16 @@ class LossEvaluation:
         reached = torch.tensor([g is not None for g in found], device=point.device).repeat_interleave(sizes)
         return value.detach(), torch.cat([part.reshape(-1) for part in gradient]), reached
 
-    def jacobian(self, params: Parameters, x: Inputs, *, chunk: int | None = None) -> Tensor:
+    def jacobian(self, params: Parameters, x: Inputs) -> Tensor:
         """Derivative of the output, (batch, outputs, n)."""
         check_budget(num_samples(x), self.n, self.dtype, self.memory_budget)
-        with self.evaluation(x, None) as (x, _), torch.no_grad():
-
-            def outputs(flat: Tensor) -> Tensor:
-                output = self.output(flat, x)
-                return output.reshape(len(output) if output.ndim else 1, -1)
-
-            function = torch.func.jacrev(outputs, chunk_size=chunk)
-            jacobian: Tensor = function(self.point(params))
-        return jacobian
+        with self.evaluation(x, None) as (x, _):
+            leaves, at = leaves_of(self.function(x, None), self.point(params))
+            with at(), torch.enable_grad():
+                output = self.output(x)
+                rows = torch.eye(output.numel(), dtype=output.dtype, device=output.device)
+                jacobian = pull(output, leaves, rows)
+        return jacobian.view(len(output) if output.ndim else 1, -1, self.n)
 
     def check_second_derivative(self, params: Parameters, x: Inputs, y: Any) -> None:
         """Compare a product with differences of the gradient, once, unless nothing but PyTorch's layers runs.
@@ -221,14 +219,13 @@ class LossEvaluation:
                 "(columns are directions)."
             )
 
-    def output(self, flat: Tensor, x: Inputs) -> Tensor:
-        """Return the model's output at a point.
+    def output(self, x: Inputs) -> Tensor:
+        """Return the model's output.
 
         Raises:
             TypeError: If it is not one tensor.
         """
-        with self.function(x, None).at(self.layout.unflatten(flat)):
-            output = call(self.model, copied(x))
+        output = call(self.model, copied(x))
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"The model returns {type(output).__name__}; a Jacobian and the Gauss-Newton matrix need a "

@@ -271,6 +271,33 @@ def gradients_of(value: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...
     return torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
 
 
+def pull(
+    output: Tensor, leaves: tuple[Tensor, ...], rows: Float[Tensor, "k outputs"]
+) -> Float[Tensor, "k n"]:
+    """Return rows times the Jacobian of an output; its graph is kept."""
+    if not output.requires_grad:
+        return rows.new_zeros(len(rows), sum(leaf.numel() for leaf in leaves))
+
+    def of(directions: Tensor, *, batched: bool) -> Tensor:
+        parts = torch.autograd.grad(
+            output, leaves, directions, retain_graph=True, is_grads_batched=batched, materialize_grads=True
+        )
+        shape = directions.shape[: directions.ndim - output.ndim]
+        # of an unreachable parameter there is one row of zeros for all
+        pairs = zip(parts, leaves, strict=True)
+        return torch.cat([p.expand(*shape, *leaf.shape).reshape(*shape, -1) for p, leaf in pairs], -1)
+
+    directions = rows.view(-1, *output.shape)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            return of(directions, batched=True)
+    except RuntimeError as error:  # perhaps of an operation without a batching rule
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return torch.stack([of(direction, batched=False) for direction in directions])
+
+
 def nodes_below(roots: Iterable[Tensor]) -> list[Any]:
     """Return every operation of a graph once."""
     left: list[Any] = [root.grad_fn for root in roots if root.grad_fn is not None]
