@@ -168,6 +168,11 @@ class LossEvaluation:
             )
         self._is_checked = True
 
+    def check_loss(self, output: Tensor, x: Inputs, y: Any) -> None:
+        """Check the second derivative of the loss alone, by the model's output."""
+        if not runs_only_torch((self.loss,)):
+            LossEvaluation(_Output(output), self.loss, self.dtype).check_second_derivative(None, x, y)
+
     def _compare_with_differences(
         self, params: Parameters, x: Inputs, y: Any
     ) -> tuple[bool, bool, list[str]]:
@@ -186,9 +191,7 @@ class LossEvaluation:
             expected = lines.product(v, last=True)
 
             def change(h: float) -> Tensor:
-                ends = (Linearisation(self.function(x, y), point + side * h * v) for side in (1, -1))
-                ahead, behind = (end.gradient for end in ends)
-                return (ahead - behind) / (2 * h)
+                return (Linearisation(self.function(x, y), point + h * v).gradient - gradient) / h
 
             def sizes(vector: Tensor) -> Tensor:
                 return torch.stack([part.norm() for part in vector.split(self.layout.sizes)])
@@ -274,6 +277,18 @@ class LossEvaluation:
                 f"The loss is random ({where} uses the random state), so it has no fixed curvature. "
                 "Call .eval() on the model, or remove the randomness."
             )
+
+
+class _Output(nn.Module):
+    """A model that is its output."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = nn.Parameter(output.detach().clone())
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        """Return it."""
+        return self.output
 
 
 def _holders(part: object) -> list[Any]:

@@ -171,6 +171,7 @@ class LossSurface(LossEvaluation):
             jacobian = self.jacobian(point, x)
             with self.function(x, y).at(self.layout.unflatten(point)):
                 output = self.output(x)
+            self.check_loss(output, x, y)
             curvature = output_hessian(self.loss, output, copied(y))
         batch, outputs, n = jacobian.shape
         frame: IdentityFrame | DenseFrame = IdentityFrame(n)
