@@ -232,8 +232,8 @@ def rule_of(
         names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
         decoupled = kind is torch.optim.AdamW or bool(common("decoupled_weight_decay"))
         beta, beta2 = common("betas")
-        rule = AdamRule(betas=(float(beta), float(beta2)), eps=common("eps"), decoupled=decoupled, **options)
-        rule = replace(rule, amsgrad=common("amsgrad"))
+        options |= {"eps": common("eps"), "amsgrad": common("amsgrad"), "decoupled": decoupled}
+        rule = AdamRule(betas=(float(beta), float(beta2)), **options)
     known = [optimizer.state.get(p, {}) for p in parameters]
     counts = [int(s.get("step", 1)) if s.get(names[0]) is not None else 0 for s in known]
     state = rule.start(torch.cat([p.detach().reshape(-1) for p in parameters]))
