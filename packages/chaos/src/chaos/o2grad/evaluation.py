@@ -191,7 +191,7 @@ class LossEvaluation:
             expected = lines.product(v, last=True)
 
             def change(h: float) -> Tensor:
-                return (Linearisation(self.function(x, y), point + h * v).gradient - gradient) / h
+                return (self.value_and_gradient(point + h * v, x, y)[1] - gradient) / h
 
             def sizes(vector: Tensor) -> Tensor:
                 return torch.stack([part.norm() for part in vector.split(self.layout.sizes)])
