@@ -37,11 +37,6 @@ from chaos import (
             "lacks 2 of the 4 parameters",
         ),
         (
-            lambda s, m: TrainingMap(s, torch.optim.Adam(m.parameters(), amsgrad=True), batches(1)),
-            ValueError,
-            "amsgrad=True has no rule",
-        ),
-        (
             lambda s, m: TrainingMap(s, SGDRule(0.1), batches(1), schedule=lambda t: 1.0),
             ValueError,
             "schedule goes with an optimiser of PyTorch",
@@ -68,7 +63,7 @@ from chaos import (
             "the model has 39 parameters",
         ),
     ],
-    ids=range(11),
+    ids=range(10),
 )
 def test_bad_input(make, error, message):
     model = network()

@@ -86,6 +86,32 @@ def test_no_forward_rule_falls_back_to_reverse():
     assert (H - dense_oracle(model, CE, x, y)).abs().max() < 1e-12
 
 
+def test_a_product_that_takes_contiguous_tensors_only():
+    """Experts of a mixture multiply in groups, an operation that cannot be batched."""
+    torch.manual_seed(0)
+    x = torch.randn(8, 16)
+
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 16, 16) / 4)
+
+        def forward(self, x):
+            ends = torch.tensor([3, 8], dtype=torch.int32)
+            return nn.functional.grouped_mm(x, self.weight, offs=ends).tanh()
+
+    model, y = Experts(), torch.zeros(8, 16)
+    V = torch.randn(512, 2)
+
+    def loss(weight):
+        parts = x[:3] @ weight[0], x[3:] @ weight[1]
+        return torch.cat(parts).tanh().square().mean()
+
+    columns = [torch.autograd.functional.hvp(loss, model.weight.detach(), v.view(2, 16, 16))[1] for v in V.T]
+    found = LossSurface(model, nn.MSELoss()).operator(None, (x, y)).matvec(V)
+    assert torch.allclose(found, torch.stack([c.flatten() for c in columns], 1), rtol=1e-4, atol=1e-7)
+
+
 def test_operation_without_second_derivative_is_named():
     class Once(torch.autograd.Function):
         @staticmethod

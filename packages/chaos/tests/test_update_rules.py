@@ -47,7 +47,7 @@ def test_groups_and_schedules():
     assert (run.dense() - oracle).abs().max() < 1e-7 * oracle.abs().max()
 
 
-@pytest.mark.parametrize("name", ["momentum", "adamw"])
+@pytest.mark.parametrize("name", ["momentum", "adamw", "amsgrad"])
 def test_an_optimiser_that_has_begun_goes_on_and_is_left_alone(name):
     kind, options = SETTINGS[name]
     model, data = network(), batches(5)

@@ -15,6 +15,7 @@ SETTINGS = {
     "adam": (torch.optim.Adam, {"lr": 0.05, "eps": 1e-3}),
     "adam-decay": (torch.optim.Adam, {"lr": 0.05, "eps": 1e-3, "weight_decay": 0.1, "betas": (0.8, 0.95)}),
     "adamw": (torch.optim.AdamW, {"lr": 0.05, "eps": 1e-3, "weight_decay": 0.2}),
+    "amsgrad": (torch.optim.Adam, {"lr": 0.05, "eps": 1e-3, "amsgrad": True, "betas": (0.8, 0.5)}),
     "adam-maximize": (torch.optim.Adam, {"lr": 0.02, "eps": 1e-3, "maximize": True}),
 }
 

@@ -344,7 +344,7 @@ def _training(
             raise FloatingPointError(f"Training diverged: the gradient is not finite at step {t}.")
         if first is None:
             first = reached
-            _check_second_derivative(surface, theta, x, y)
+            surface.check_second_derivative(theta, x, y)
         if passes_over and rule.slots and not torch.equal(reached, first):
             raise ValueError(
                 f"Step {t} reaches other parameters than step 0. PyTorch passes over what has no gradient "
@@ -361,54 +361,13 @@ def _gradient(surface: LossSurface, theta: Tensor, x: Any, y: Any) -> tuple[Tens
     modules = modules_of([surface.model, surface.loss])
     hooks = [p._backward_hooks for p in surface.model.parameters()]
     if any(hooks) or any(m._backward_hooks or m._backward_pre_hooks for m in modules):
-        plain = surface.value_gradient_reached(theta, x, y, hooks=False)[1]
-        if not torch.equal(plain, gradient):
+        trained = surface.value_gradient_reached(theta, x, y, hooks=True)[1]
+        if not torch.equal(trained, gradient):
             raise ValueError(
                 "Hooks on parameters or modules change the gradient, so the tangent of a step does not "
                 "follow from the loss. Remove them, and pass a rule whose step does what they do."
             )
     return gradient, reached
-
-
-def _check_second_derivative(surface: LossSurface, theta: Tensor, x: Any, y: Any) -> None:
-    """Compare a product with differences of the gradient, in double precision.
-
-    What is cut off from the graph (``detach``, ``no_grad``) moves with the parameters, but has no second
-    derivative. Differences over two lengths must agree: at a kink they do not, and tell nothing.
-
-    Raises:
-        ValueError: If the gradient changes in another way than its derivative says.
-    """
-    if theta.device.type == "mps":  # has no double precision
-        return
-    double = LossSurface(
-        surface.model,
-        surface.loss,
-        dtype=torch.float64,
-        layers=surface.layout.names,
-        memory_budget=surface.memory_budget,
-    )
-    at = theta.double()
-    v = random_normal(0, surface.n).to(at)
-    v *= max(1.0, float(at.norm())) / v.norm()
-    try:
-        expected = double.hvp(at, x, y, v)
-    except RuntimeError:  # the model makes tensors of another type, so only that type can be used
-        return
-
-    def difference(h: float) -> Tensor:
-        ahead, behind = (double.value_and_gradient(at + side * h * v, x, y)[1] for side in (1, -1))
-        return (ahead - behind) / (2 * h)
-
-    coarse, fine = difference(1e-5), difference(1e-6)
-    size = max(float(fine.norm()), float(expected.norm()))
-    noise = 1e-9 * float(double.value_and_gradient(at, x, y)[1].norm())
-    if float((fine - coarse).norm()) < 0.01 * size and float((fine - expected).norm()) > 0.1 * size + noise:
-        raise ValueError(
-            "The gradient changes in another way than its derivative says: the model or the loss uses values "
-            "that are cut off from the graph (detach, no_grad), or an operation whose backward pass is no "
-            "derivative. So the tangent of a step does not follow from the loss."
-        )
 
 
 def _step(

@@ -84,7 +84,7 @@ class SGDRule:
 
 @dataclass(frozen=True)
 class AdamRule:
-    """``torch.optim.Adam``, or ``AdamW`` with ``decoupled``.
+    """``torch.optim.Adam``, or ``AdamW`` with ``decoupled``; by the largest second moment with ``amsgrad``.
 
     Example:
         >>> rule, theta = AdamRule(0.1), torch.ones(1)
@@ -100,15 +100,16 @@ class AdamRule:
     decoupled: bool = False
     maximize: bool = False
     steps_before: int | Tensor = 0
+    amsgrad: bool = False
 
     @property
     def slots(self) -> int:
-        """First and second moment."""
-        return 2
+        """First and second moment, and the largest second moment."""
+        return 2 + self.amsgrad
 
     def start(self, theta: Tensor) -> Tensor:
         """No moments."""
-        return theta.new_zeros(2, len(theta))
+        return theta.new_zeros(self.slots, len(theta))
 
     def step(self, theta: Tensor, gradient: Tensor, state: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """Where a second moment is 0 all gradients were 0, and so is the derivative of its root."""
@@ -120,9 +121,13 @@ class AdamRule:
             g = g + self.weight_decay * theta
         m = beta * state[0] + (1 - beta) * g
         v = beta2 * state[1] + (1 - beta2) * g.square()
+        moments = [m, v]
+        if self.amsgrad:
+            v = torch.where(v >= state[2], v, state[2])
+            moments.append(v)
         share, share2 = (_like(1 - b**count, theta) for b in self.betas)  # of the averages that is filled
         root = torch.where(v > 0, torch.where(v > 0, v, 1.0).sqrt(), 0.0) / share2**0.5
-        return theta - lr / share * m / (root + self.eps), torch.stack([m, v])
+        return theta - lr / share * m / (root + self.eps), torch.stack(moments)
 
 
 @dataclass(frozen=True)
@@ -189,8 +194,6 @@ def rule_of(
             f"The optimiser lacks {len(missing)} of the {len(parameters)} parameters of the surface; give it "
             "all of them, or restrict the surface to its layers=."
         )
-    if any(group.get("amsgrad") for group in groups):
-        raise ValueError("amsgrad=True has no rule here; pass an object with slots, start and step.")
 
     def common(key: str) -> Any:
         values = [group[key] for group in groups]
@@ -226,10 +229,11 @@ def rule_of(
             momentum=common("momentum"), dampening=common("dampening"), nesterov=common("nesterov"), **options
         )
     else:
-        names = ("exp_avg", "exp_avg_sq")
+        names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
         decoupled = kind is torch.optim.AdamW or bool(common("decoupled_weight_decay"))
         beta, beta2 = common("betas")
-        rule = AdamRule(betas=(float(beta), float(beta2)), eps=common("eps"), decoupled=decoupled, **options)
+        options |= {"eps": common("eps"), "amsgrad": common("amsgrad"), "decoupled": decoupled}
+        rule = AdamRule(betas=(float(beta), float(beta2)), **options)
     known = [optimizer.state.get(p, {}) for p in parameters]
     counts = [int(s.get("step", 1)) if s.get(names[0]) is not None else 0 for s in known]
     state = rule.start(torch.cat([p.detach().reshape(-1) for p in parameters]))

@@ -16,9 +16,16 @@ from torch import Tensor, nn
 
 from chaos.o2grad.batches import Inputs, call, cast, copied, num_samples, tensors
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
-from chaos.o2grad.generic import check_graph, leaves_of, value_at
+from chaos.o2grad.generic import Linearisation, check_graph, leaves_of, pull, random_normal, value_at
 from chaos.o2grad.losses import Loss
-from chaos.o2grad.observation import Watch, check_is_function, modules_of, random_layer, untouched
+from chaos.o2grad.observation import (
+    Watch,
+    check_is_function,
+    modules_of,
+    random_layer,
+    runs_only_torch,
+    untouched,
+)
 from chaos.o2grad.parameters import (
     LossFunction,
     ParameterLayout,
@@ -65,6 +72,7 @@ class LossEvaluation:
         self.model, self.loss, self.memory_budget = model, loss, memory_budget
         self.layout = ParameterLayout.of(model, layers)
         self.dtype = _type_of_computation(model, dtype)
+        self._is_checked = False
 
     @property
     def n(self) -> int:
@@ -91,7 +99,7 @@ class LossEvaluation:
         return value, gradient
 
     def value_gradient_reached(
-        self, params: Parameters, x: Inputs, y: Any, *, hooks: bool = True
+        self, params: Parameters, x: Inputs, y: Any, *, hooks: bool = False
     ) -> tuple[Tensor, Float[Tensor, " n"], Bool[Tensor, " n"]]:
         """The same, and which entries the loss depends on at all: the others get no gradient, not even zero.
 
@@ -101,9 +109,7 @@ class LossEvaluation:
             y: As there.
             hooks: Whether hooks on parameters and modules act on the gradient.
         """
-        with self.evaluation(x, y) as (x, y):
-            for module in () if hooks else modules_of([self.model, self.loss]):
-                vars(module).update(_backward_hooks={}, _backward_pre_hooks={})
+        with self.evaluation(x, y, hooks=hooks) as (x, y):
             function = self.function(x, y)
             point = self.point(params)
             leaves, at = leaves_of(function, point, hooks=hooks)
@@ -118,18 +124,83 @@ class LossEvaluation:
         reached = torch.tensor([g is not None for g in found], device=point.device).repeat_interleave(sizes)
         return value.detach(), torch.cat([part.reshape(-1) for part in gradient]), reached
 
-    def jacobian(self, params: Parameters, x: Inputs, *, chunk: int | None = None) -> Tensor:
+    def jacobian(self, params: Parameters, x: Inputs) -> Tensor:
         """Derivative of the output, (batch, outputs, n)."""
         check_budget(num_samples(x), self.n, self.dtype, self.memory_budget)
-        with self.evaluation(x, None) as (x, _), torch.no_grad():
+        with self.evaluation(x, None) as (x, _):
+            leaves, at = leaves_of(self.function(x, None), self.point(params))
+            with at(), torch.enable_grad():
+                output = self.output(x)
+                rows = torch.eye(output.numel(), dtype=output.dtype, device=output.device)
+                jacobian = pull(output, leaves, rows)
+        return jacobian.view(len(output) if output.ndim else 1, -1, self.n)
 
-            def outputs(flat: Tensor) -> Tensor:
-                output = self.output(flat, x)
-                return output.reshape(len(output) if output.ndim else 1, -1)
+    def check_second_derivative(self, params: Parameters, x: Inputs, y: Any) -> None:
+        """Compare a product with differences of the gradient, once, unless nothing but PyTorch's layers runs.
 
-            function = torch.func.jacrev(outputs, chunk_size=chunk)
-            jacobian: Tensor = function(self.point(params))
-        return jacobian
+        What is cut off from the graph, and what an operation's backward pass takes for a constant, moves with
+        the parameters, but has no second derivative. In double precision where the first look says no.
+
+        Raises:
+            ValueError: If the gradient changes in another way than its derivative says.
+        """
+        if self._is_checked:
+            return
+        is_wrong, names = False, list[str]()
+        types = () if runs_only_torch((self.model, self.loss)) else (self.dtype, torch.float64)
+        for dtype in dict.fromkeys(types):
+            part = LossEvaluation(self.model, self.loss, dtype, self.layout.names, self.memory_budget)
+            try:
+                differs, is_wrong, names = part._compare_with_differences(params, x, y)
+            except (RuntimeError, TypeError):
+                if dtype == self.dtype:
+                    raise
+                break  # the model makes tensors of another type, so only that type can be used
+            if not differs:
+                break
+        if is_wrong:
+            functions = f" (here {', '.join(names)})" if names else ""
+            raise ValueError(
+                "The gradient changes in another way than its derivative says, so its second derivatives are "
+                "wrong: the model or the loss uses values that are cut off from the graph (detach, no_grad), "
+                "hooks on tensors, or an autograd.Function whose backward pass cannot be differentiated"
+                f"{functions}. Write it with operations of PyTorch, or give what stays fixed with the batch."
+            )
+        self._is_checked = True
+
+    def check_loss(self, output: Tensor, x: Inputs, y: Any) -> None:
+        """Check the second derivative of the loss alone, by the model's output."""
+        if not runs_only_torch((self.loss,)):
+            LossEvaluation(_Output(output), self.loss, self.dtype).check_second_derivative(None, x, y)
+
+    def _compare_with_differences(
+        self, params: Parameters, x: Inputs, y: Any
+    ) -> tuple[bool, bool, list[str]]:
+        """Return whether they differ in a parameter, whether surely, and whose backward pass may be why.
+
+        Differences over two lengths must agree: at a kink they do not, and tell nothing. Where a gradient is
+        exactly 0, as of the padding of an embedding, the point stays.
+        """
+        with self.evaluation(x, y) as (x, y), torch.no_grad():
+            point = self.point(params)
+            lines = Linearisation(self.function(x, y), point)
+            names, gradient, h = lines.functions, lines.gradient, lines.eps**0.5
+            v = random_normal(0, self.n).to(point)
+            v = torch.where(gradient == 0, 0.0, v) if gradient.any() else v
+            v *= max(1.0, float(point.norm())) / v.norm()
+            expected = lines.product(v, last=True)
+
+            def change(h: float) -> Tensor:
+                return (self.value_and_gradient(point + h * v, x, y)[1] - gradient) / h
+
+            def sizes(vector: Tensor) -> Tensor:
+                return torch.stack([part.norm() for part in vector.split(self.layout.sizes)])
+
+            near = change(h)
+            allowed = 0.01 * torch.maximum(sizes(near), sizes(expected)) + 10 * h * gradient.norm()
+            gap = sizes(near - expected) - allowed
+            differs = bool((gap > 0).any())
+            return differs, differs and bool((gap > 10 * sizes(near - change(10 * h))).any()), names
 
     def point(self, params: Parameters) -> Float[Tensor, " n"]:
         """Return the point of evaluation as a flat vector of its own."""
@@ -151,14 +222,13 @@ class LossEvaluation:
                 "(columns are directions)."
             )
 
-    def output(self, flat: Tensor, x: Inputs) -> Tensor:
-        """Return the model's output at a point.
+    def output(self, x: Inputs) -> Tensor:
+        """Return the model's output.
 
         Raises:
             TypeError: If it is not one tensor.
         """
-        with self.function(x, None).at(self.layout.unflatten(flat)):
-            output = call(self.model, copied(x))
+        output = call(self.model, copied(x))
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"The model returns {type(output).__name__}; a Jacobian and the Gauss-Newton matrix need a "
@@ -167,9 +237,12 @@ class LossEvaluation:
         return output
 
     @contextmanager
-    def computing(self) -> Iterator[Watch]:
+    def computing(self, *, hooks: bool = False) -> Iterator[Watch]:
         """Leave no trace in model and loss; the loss has its tensors in the type of the computation."""
         with untouched(self.model, self.loss) as watch:
+            for module in () if hooks else modules_of([self.model, self.loss]):
+                if module._backward_hooks or module._backward_pre_hooks:
+                    vars(module).update(_backward_hooks={}, _backward_pre_hooks={})
             of_model = {id(t) for held in _holders(self.model) for t in held.values()}
             for held in _holders(self.loss):
                 own = {name: t for name, t in held.items() if t is not None and id(t) not in of_model}
@@ -177,13 +250,16 @@ class LossEvaluation:
             yield watch
 
     @contextmanager
-    def evaluation(self, x: Inputs, y: Any) -> Iterator[tuple[Inputs, Any]]:
-        """Check and cast a batch, and leave no trace of what is done with it."""
+    def evaluation(self, x: Inputs, y: Any, *, hooks: bool = False) -> Iterator[tuple[Inputs, Any]]:
+        """Check and cast a batch, and leave no trace of what is done with it.
+
+        Hooks of the backward pass on modules and parameters are no part of the loss, and are left out.
+        """
         check_is_function(self.model)
         _check_batch(x)
         batch = cast((x, y), self.dtype)  # copied before each run
         try:
-            with self.computing() as watch:
+            with self.computing(hooks=hooks) as watch:
                 yield batch
         except IndexError as error:
             if "Target" not in str(error):
@@ -201,6 +277,18 @@ class LossEvaluation:
                 f"The loss is random ({where} uses the random state), so it has no fixed curvature. "
                 "Call .eval() on the model, or remove the randomness."
             )
+
+
+class _Output(nn.Module):
+    """A model that is its output."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = nn.Parameter(output.detach().clone())
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        """Return it."""
+        return self.output
 
 
 def _holders(part: object) -> list[Any]:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from chaos.o2grad.budget import DEFAULT_BUDGET
 from chaos.o2grad.parameters import LossFunction
@@ -96,6 +97,12 @@ class Linearisation:
         return max(1, min(_LARGEST_CHUNK, self._budget // column))  # type: ignore[no-any-return]
 
     @property
+    def functions(self) -> list[str]:
+        """Names of the operations that have a backward pass of their own."""
+        own = [node for node in nodes_below([self._root]) if isinstance(node, BackwardCFunction)]
+        return list(dict.fromkeys(type(node).__name__.removesuffix("Backward") for node in own))
+
+    @property
     def gradient(self) -> Float[Tensor, " n"]:
         """The gradient at the point."""
         return torch.cat([part.detach().reshape(-1) for part in self._gradients])
@@ -146,7 +153,7 @@ class Linearisation:
                 return
         if self._no_reverse is None:
             for target, v in zip(out, V, strict=True):
-                target.copy_(self.product(v))
+                target.copy_(self.product(v.contiguous()))  # grouped products take no other
         else:
             out.copy_(self._forward(V))
 
@@ -221,12 +228,11 @@ class Linearisation:
 
 
 def leaves_of(
-    function: Scalar, point: Float[Tensor, " n"], *, hooks: bool = True
+    function: Scalar, point: Float[Tensor, " n"], *, hooks: bool = False
 ) -> tuple[tuple[Tensor, ...], Callable[[], AbstractContextManager[None]]]:
     """Return leaves in the place of a point, and the context in which the function is evaluated on them.
 
-    With one leaf for each parameter no backward pass has to put a flat vector together. Hooks on the model's
-    parameters act on the leaves.
+    With one leaf for each parameter no backward pass has to put a flat vector together.
     """
     if not isinstance(function, LossFunction):
         return (point.detach().requires_grad_(),), nullcontext
@@ -263,6 +269,33 @@ def gradients_of(value: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...
     if not value.requires_grad:
         return tuple(map(torch.zeros_like, leaves))
     return torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
+
+
+def pull(
+    output: Tensor, leaves: tuple[Tensor, ...], rows: Float[Tensor, "k outputs"]
+) -> Float[Tensor, "k n"]:
+    """Return rows times the Jacobian of an output; its graph is kept."""
+    if not output.requires_grad:
+        return rows.new_zeros(len(rows), sum(leaf.numel() for leaf in leaves))
+
+    def of(directions: Tensor, *, batched: bool) -> Tensor:
+        parts = torch.autograd.grad(
+            output, leaves, directions, retain_graph=True, is_grads_batched=batched, materialize_grads=True
+        )
+        shape = directions.shape[: directions.ndim - output.ndim]
+        # of an unreachable parameter there is one row of zeros for all
+        pairs = zip(parts, leaves, strict=True)
+        return torch.cat([p.expand(*shape, *leaf.shape).reshape(*shape, -1) for p, leaf in pairs], -1)
+
+    directions = rows.view(-1, *output.shape)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            return of(directions, batched=True)
+    except RuntimeError as error:  # perhaps of an operation without a batching rule
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return torch.stack([of(direction, batched=False) for direction in directions])
 
 
 def nodes_below(roots: Iterable[Tensor]) -> list[Any]:

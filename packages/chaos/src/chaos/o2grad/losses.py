@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,13 @@ from chaos.o2grad.observation import is_plain
 Loss = Callable[..., Tensor]
 
 
-def output_hessian(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
+def output_hessian(loss: Loss, output: Tensor, y: Any) -> Tensor:
     """Hessian of the batch loss in output space.
 
     Args:
         loss: ``loss(output, target)`` returning a scalar.
         output: Network output (batch, ...).
-        y: Targets.
+        y: Targets, ``None`` where the loss takes the output only.
 
     Returns:
         (batch, C, C) where the samples are known not to interact, else (batch, C, batch, C).
@@ -37,12 +38,13 @@ def output_hessian(loss: Loss, output: Tensor, y: Tensor) -> Tensor:
         size = output.numel() // batch
         scale = 2 / (batch * size) if loss.reduction == "mean" else 2.0
         return scale * torch.eye(size, dtype=output.dtype, device=output.device).expand(batch, -1, -1)
-    coupled = dense_hessian(lambda o: loss(o.view_as(output), y), output.reshape(-1))
+    targets = () if y is None else (y,)
+    coupled = dense_hessian(lambda o: loss(o.view_as(output), *targets), output.reshape(-1))
     return coupled.view(batch, -1, batch, output.numel() // batch)
 
 
-def _is_plain_cross_entropy(loss: Loss, output: Tensor, y: Tensor) -> bool:
-    if output.ndim != 2 or y.ndim != 1 or y.is_floating_point():
+def _is_plain_cross_entropy(loss: Loss, output: Tensor, y: Any) -> bool:
+    if not isinstance(y, Tensor) or output.ndim != 2 or y.ndim != 1 or y.is_floating_point():
         return False
     if loss is functional.cross_entropy:
         return not bool((y == -100).any())

@@ -21,7 +21,7 @@ from torch import Tensor
 from chaos.o2grad.averaging import Averaging, Observed
 from chaos.o2grad.batches import Batch, Inputs, copied, is_batch, join, num_samples, pairs, select
 from chaos.o2grad.budget import check_budget
-from chaos.o2grad.generic import Linearisation, results_below, rounding_of
+from chaos.o2grad.generic import Linearisation, leaves_of, pull, random_normal, results_below, rounding_of
 from chaos.o2grad.observation import plain_autograd, untouched
 from gdyn_common.errors import unknown
 from gdyn_common.seeding import generator as named_generator
@@ -250,6 +250,8 @@ class CurvatureOperator:
     def _parts(self) -> Iterator[_Part]:
         """Yield the batches; the graph of a single one is kept between calls."""
         for x, y in pairs(self._data):
+            if self.kind == "hessian":
+                self.surface.check_second_derivative(self.point, x, y)
             with self.surface.evaluation(x, y) as batch, torch.no_grad():
                 part = self._linearised(*batch)
                 if is_batch(self._data):
@@ -275,23 +277,47 @@ class CurvatureOperator:
         return _Part(multiply, outputs[0], value, None, self.kind == "gauss_newton")
 
     def _gauss_newton(self, x: Inputs, y: Any) -> Product:
-        loss, y = self.surface.loss, copied(y)
-
-        def model(flat: Tensor) -> Tensor:
-            return self.surface.output(flat, x)
+        loss, targets = self.surface.loss, () if y is None else (copied(y),)
+        function = self.surface.function(x, None)
+        leaves, at = leaves_of(function, self.point)
+        sizes = [leaf.numel() for leaf in leaves]
 
         def of_output(flat: Tensor) -> Tensor:
-            value: Tensor = loss(flat.view_as(output)) if y is None else loss(flat.view_as(output), y)
+            value: Tensor = loss(flat.view_as(output), *targets)
             return value
 
-        pulled: Any = torch.func.vjp(model, self.point)
-        output, pull = pulled
-        curvature = Linearisation(of_output, output.reshape(-1))
+        with at(), torch.enable_grad():
+            output = self.surface.output(x)
+            if not output.requires_grad:
+                return torch.zeros_like
+            dual = torch.zeros_like(output, requires_grad=True)
+            back = torch.autograd.grad(output, leaves, dual, create_graph=True, materialize_grads=True)
+        self.surface.check_loss(output, x, y)
+        curvature = Linearisation(of_output, output.detach().reshape(-1))
+
+        def push(v: Tensor) -> Tensor:  # J v is the derivative of J' u by u
+            parts = [part.view_as(leaf) for part, leaf in zip(v.split(sizes), leaves, strict=True)]
+            moved: Tensor = torch.autograd.grad(back, dual, parts, retain_graph=True)[0]
+            return moved.reshape(-1)
 
         def multiply(rows: Tensor) -> Tensor:
-            moved = [torch.func.jvp(model, (self.point,), (v,))[1].reshape(-1) for v in rows]
-            return torch.stack([pull(curvature.product(u).view_as(output))[0] for u in moved])
+            with at():
+                return pull(output, leaves, torch.stack([curvature.product(push(v)) for v in rows]))
 
+        if function.runs_only_torch:
+            return multiply
+        u, v = random_normal(0, output.numel()).to(output), random_normal(1, self.n).to(output)
+        try:
+            with at():
+                terms = pull(output, leaves, u[None])[0] * v
+                gap = float((u @ push(v) - terms.sum()).abs() / terms.abs().sum())
+        except RuntimeError:
+            gap = math.inf
+        if gap > 1e3 * max(self._eps, rounding_of(results_below(output))):
+            raise ValueError(
+                "The backward pass of an autograd.Function in the model cannot be differentiated, so there "
+                "are no products with the Jacobian. Use surface.gauss_newton, which takes first derivatives."
+            )
         return multiply
 
     def _fisher(self, x: Inputs, y: Any) -> Product:

@@ -30,7 +30,9 @@ class LossSurface(LossEvaluation):
     The module is never changed: not its parameters, gradients, buffers, attributes, mode, type or the random
     state. A loss that uses the random state is refused. Every Hessian is checked against one Hessian-vector
     product with a random vector, computed from the module itself; where the fast result disagrees, a
-    warning is given and the generic backend takes over.
+    warning is given and the generic backend takes over. Before the first product a surface compares one with
+    differences of the gradient, unless nothing but layers of PyTorch runs, and refuses what autograd has
+    wrong. Hooks of the backward pass on modules and parameters are no part of the loss.
 
     Args:
         model: Any module with parameters that require a gradient.
@@ -86,6 +88,7 @@ class LossSurface(LossEvaluation):
                 backend that was insisted on does not apply (the reason is given); when an operation has
                 no second derivative (it is named).
         """
+        self.check_second_derivative(params, x, y)
         with self.evaluation(x, y) as (x, y), torch.no_grad():
             return ExactHessian(self, self.backend, self.point(params), x, y).compute(progress)
 
@@ -149,6 +152,7 @@ class LossSurface(LossEvaluation):
             ValueError: If V has another number of rows than there are parameters.
         """
         self.check_columns(V)
+        self.check_second_derivative(params, x, y)
         with self.evaluation(x, y) as (x, y), torch.no_grad():
             point = self.point(params)
             lines = Linearisation(self.function(x, y), point, self.memory_budget)
@@ -165,7 +169,10 @@ class LossSurface(LossEvaluation):
         with self.evaluation(x, y) as (x, y), torch.no_grad():
             point = self.point(params)
             jacobian = self.jacobian(point, x)
-            curvature = output_hessian(self.loss, self.output(point, x), copied(y))
+            with self.function(x, y).at(self.layout.unflatten(point)):
+                output = self.output(x)
+            self.check_loss(output, x, y)
+            curvature = output_hessian(self.loss, output, copied(y))
         batch, outputs, n = jacobian.shape
         frame: IdentityFrame | DenseFrame = IdentityFrame(n)
         if batch * outputs < n:
