@@ -16,6 +16,7 @@ from instability import (
     perturb_optimizer,
     training_map,
 )
+from instability.exponents.tangent import has_tangent
 from instability.pde.activations import swish
 from instability.pde.reduced_map import ReducedMap
 
@@ -232,6 +233,31 @@ def test_a_tangent_that_is_wrong_by_half_a_percent_is_not_called_exact():
     optimizer = torch.optim.Adafactor(model.parameters(), lr=0.01)
     step, state = training_map(model, optimizer, lambda m, _: m(x).square().mean())
     assert not lyapunov_exponents(step, state, num_steps=1).exact
+
+
+def test_kinks_in_single_precision_are_not_taken_for_jumps():
+    """Every difference of this step is off by a tenth or more: of kinks, and below them of rounding."""
+    torch.manual_seed(0)
+    x, y = torch.randn(128, 64), torch.arange(128) % 10
+    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    step, state = training_map(model, optimizer, lambda m, _: F.cross_entropy(m(x), y))
+    assert lyapunov_exponents(step, state, num_steps=1).exact
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_tangent_lost_in_a_small_part_of_the_state_is_seen(dtype, keeps):
+    """The second moments are a millionth of the weights, and by differences both shrink by a tenth."""
+
+    def step(s, _):
+        v = s["v"] if keeps else s["v"].detach()
+        return {"w": 0.9 * s["w"], "v": 0.9 * v}
+
+    state = {"w": torch.ones(50, dtype=dtype), "v": torch.full((50,), 1e-6, dtype=dtype)}
+    generator = torch.Generator().manual_seed(0)
+    along = {n: torch.randn(50, generator=generator).to(v) * v for n, v in state.items()}
+    assert has_tangent(step, state, along, 0) is keeps
 
 
 def test_a_step_that_rounds_to_half_precision_has_no_tangent():

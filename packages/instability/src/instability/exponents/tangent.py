@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from instability.streams import RandomStreams
 
@@ -53,6 +54,21 @@ class _Followed(TorchFunctionMode):
         return result.is_leaf or not result.requires_grad  # a leaf is a new parameter, made of nothing
 
 
+class _Widened(TorchFunctionMode):
+    """Compute in double precision what takes both single and double, or would round double to single."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = (args, kwargs or {})
+        kinds = {leaf.dtype for leaf in tree_leaves(given) if isinstance(leaf, Tensor)}
+        works_in_place = re.fullmatch(r"__i\w+__|\w*[^_]_", getattr(func, "__name__", ""))
+        if torch.float64 in kinds and not works_in_place:
+            if func is Tensor.float:
+                return args[0]
+            given = tree_map_only(Tensor, lambda t: t.double() if t.dtype == torch.float32 else t, given)
+            given = tree_map_only(torch.dtype, lambda d: torch.float64 if d == torch.float32 else d, given)
+        return func(*given[0], **given[1])
+
+
 def by_jvp(step: Map, state: State, tangents: State, number: int) -> tuple[dict[str, Tensor], Tensor]:
     """Return the next state and the image of a direction, by forward-mode differentiation."""
     with forward_ad.dual_level(), _Followed(duals=True):
@@ -79,32 +95,54 @@ def by_differences(step: Map, state: State, tangents: State, number: int) -> tup
         ValueError: no two agree, as for a step that jumps.
     """
     with _Followed(duals=False):
-        return _differences(step, state, tangents, number, _eps(state))[:2]
+        pairs = _settled(step, state, tangents, number, _eps(state))
+        if pairs is None:
+            raise _unsettled(number)
+        return _detached(step(_copies(state), number)), pairs[0]
 
 
-def _differences(
+def _settled(
     step: Map, state: State, tangents: State, number: int, eps: float
-) -> tuple[dict[str, Tensor], Tensor, float]:
-    """Return the next state, the image of a direction, and how far the next closer pair is from it."""
-    streams = RandomStreams.now()
+) -> tuple[Tensor, Tensor] | None:
+    """Return the image of a direction by two pairs of steps that agree, or None; the streams stay."""
     size, length = float(_flat(state).norm()), float(_flat(tangents).norm())
     last, relative = None, eps ** (1 / 3)
     while relative > eps**0.65:
-        h, ends = relative * (size or 1.0) / length, []
-        for sign in (1, -1):
-            streams.restore()
-            moved = {name: value + sign * h * tangents[name] for name, value in state.items()}
-            ends.append(_flat(_detached(_called(step, moved, number))))
-        found = (ends[0] - ends[1]) / (2 * h)
-        gap = float("inf") if last is None else float((last - found).norm())
-        if last is not None and gap <= eps**0.25 * float(found.norm()) + 4 * eps * float(ends[0].norm()) / h:
-            streams.restore()
-            copies = {name: value.clone() for name, value in state.items()}  # since a step may work in place
-            return _detached(step(copies, number)), last, gap
+        h = relative * (size or 1.0) / length
+        found, end = _difference(step, state, tangents, number, h)
+        if last is not None and (last - found).norm() <= eps**0.25 * found.norm() + 4 * eps * end / h:
+            return last, found
         last, relative = found, relative / 10
-    if not found.isfinite().all():  # which the caller names
-        return _detached(step({name: value.clone() for name, value in state.items()}, number)), found, gap
-    raise ValueError(
+    return None if found.isfinite().all() else (found, found)  # which the caller names
+
+
+def _in_double(step: Map, state: State, tangents: State, number: int) -> tuple[Tensor, Tensor] | None:
+    """Return the same in double precision, or None if the step insists on its own type."""
+    streams = RandomStreams.now()
+    wide, along = (
+        {name: v.double() if v.dtype == torch.float32 else v for name, v in s.items()}
+        for s in (state, tangents)
+    )
+    try:
+        with _Widened():
+            return _settled(step, wide, along, number, _eps(wide))
+    except (RuntimeError, TypeError, ValueError):
+        streams.restore()
+        return None
+
+
+def _difference(step: Map, state: State, tangents: State, number: int, h: float) -> tuple[Tensor, Tensor]:
+    """Return the image of a direction by steps from both sides, and the size of what they are made of."""
+    streams, ends = RandomStreams.now(), []
+    for side in (h, -h):
+        moved = {name: value + side * tangents[name] for name, value in state.items()}
+        ends.append(_flat(_detached(_called(step, moved, number))))
+        streams.restore()
+    return (ends[0] - ends[1]) / (2 * h), ends[0].norm()
+
+
+def _unsettled(number: int) -> ValueError:
+    return ValueError(
         f"step {number + 1}: differences of the step do not settle as they get smaller: it jumps, or rounds; "
         "it has no tangent there. Let all of it compute in float64, or use SensitivityProbe."
     )
@@ -114,16 +152,18 @@ def has_tangent(step: Map, state: State, tangents: State, number: int) -> bool:
     """Whether forward-mode differentiation follows a step: it agrees with a difference.
 
     A step that detaches its state, goes through NumPy or writes to ``p.data`` loses the tangent silently.
+    The difference is taken in double precision where the step can compute in it: in single precision hardly
+    any is clear of both rounding and the kinks of a network with ReLU.
 
     Raises:
-        ValueError: the step makes two results of one state.
+        ValueError: the step makes two results of one state; or it jumps, or rounds.
     """
     streams = RandomStreams.now()
     try:
         with _Followed(duals=True) as followed:
             first, exact = by_jvp(step, state, tangents, number)
         streams.restore()
-        second = _detached(step({name: value.clone() for name, value in state.items()}, number))
+        second = _detached(step(_copies(state), number))
         for name in state:
             level = torch.finfo(state[name].dtype).eps ** 0.5
             if not torch.allclose(first[name], second[name], rtol=level, atol=level, equal_nan=True):
@@ -133,16 +173,25 @@ def has_tangent(step: Map, state: State, tangents: State, number: int) -> bool:
                 )
         streams.restore()
         eps = max(_eps(state), followed.eps)
-        _, difference, gap = _differences(step, state, tangents, number, eps)
+        pairs = _in_double(step, state, tangents, number)
+        if pairs is None:
+            pairs = _settled(step, state, tangents, number, eps)
+        if pairs is None:
+            raise _unsettled(number)
     except RuntimeError as error:
         if not NO_TANGENT.search(str(error)):
             raise
         return False
     finally:
         streams.restore()
-    moved = float(_flat(second).norm() * _flat(tangents).norm() / (_flat(state).norm() or 1))
-    noise = 4 * eps ** (2 / 3) * moved + eps**0.5 * float(difference.norm())
-    return bool(float((exact - difference).norm()) <= 4 * gap + noise)
+    sizes = [value.numel() for value in state.values()]
+    columns = [v.split(sizes) for v in (_flat(second), exact, *pairs)]
+    rounding = 4 * eps ** (2 / 3) * _flat(tangents).norm() / (_flat(state).norm() or 1)
+    for after, found, far, near in zip(*columns, strict=True):
+        noise = 4 * (far - near).norm() + rounding * after.norm() + eps**0.5 * far.norm()
+        if not (found - far).norm() <= noise:  # each by itself: second moments are far smaller than weights
+            return False
+    return True
 
 
 def _called(step: Map, state: dict[str, Tensor], number: int) -> State:
@@ -155,6 +204,10 @@ def _called(step: Map, state: dict[str, Tensor], number: int) -> State:
             f"the step must return a dict with the names, shapes and types of its state: {', '.join(kinds)}."
         )
     return after
+
+
+def _copies(state: State) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}  # since a step may work in place
 
 
 def _eps(state: State) -> float:

@@ -186,20 +186,22 @@ class _TrainingMap:
     def _keep(self, state: dict[str, Tensor], kept: Mapping[str, dict[str, Any]], number: int) -> None:
         """Sort what the optimiser keeps into the state, and into what depends on the step number alone."""
         known = self._counters.get(number)
-        self._counters = {n: c for n, c in self._counters.items() if n in (1, number - 1)}
-        self._counters[number] = {}
+        counters: dict[str, dict[str, Any]] = {}
         for name, values in kept.items():
             for key, value in values.items():
                 if varies(key, value, state[name]):
                     state[f"{name}/{key}"] = value
                     self._owners[f"{name}/{key}"] = name, key
                 else:
-                    self._counters[number].setdefault(name, {})[key] = _copied(value)
+                    counters.setdefault(name, {})[key] = _copied(value)
                     if known and not bool(torch.as_tensor(known[name].get(key) == value).all()):
                         raise ValueError(
                             f"the optimiser's {key} depends on the weights and is no tensor of a parameter; "
                             "its tangent is not known. Use lyapunov_estimate."
                         )
+        self._counters = {n: c for n, c in self._counters.items() if n in (1, number - 1)} | {
+            number: counters
+        }
 
     def check_step(self, model: nn.Module, optimizer: Optimizer, streams: RandomStreams) -> None:
         """Compare with the optimiser's own steps: it or the model may keep more than the state shows.
