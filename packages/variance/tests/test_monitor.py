@@ -63,3 +63,19 @@ def test_bad_input() -> None:
     one = torch.zeros(1, 1)
     with pytest.raises(ConfigError, match="every is 0"):
         GradientMonitor(nn.Linear(1, 1), nn.functional.mse_loss, one, one, batch_size=1, every=0)
+
+
+def test_a_wrapper_of_an_optimiser_is_refused() -> None:
+    """As accelerate's, which is an Optimizer by name and was never set up as one."""
+
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+            self.optimizer = optimizer
+
+    model, one = nn.Linear(1, 1), torch.zeros(4, 1)
+    monitor = GradientMonitor(model, nn.functional.mse_loss, one, one, batch_size=2)
+    with (
+        pytest.raises(ConfigError, match="Wrapper, which only wraps another"),
+        monitor.attached(Wrapper(torch.optim.SGD(model.parameters(), lr=0.1))),
+    ):
+        pass

@@ -91,7 +91,16 @@ class GradientMonitor(Shown):
 
     @contextmanager
     def attached(self, optimizer: torch.optim.Optimizer) -> Iterator["GradientMonitor"]:
-        """Call the monitor before every step of a torch optimiser inside the block."""
+        """Call the monitor before every step of a torch optimiser inside the block.
+
+        Raises:
+            ConfigError: For an object that only hands its steps on to an optimiser.
+        """
+        if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+            raise ConfigError(
+                f"optimizer is a {type(optimizer).__name__}, which only wraps another; pass the torch "
+                "optimiser inside it."
+            )
 
         def before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
             self()
