@@ -292,3 +292,30 @@ def test_a_perturbation_that_makes_infinity_is_refused(at):
     weight.grad = torch.tensor([1e5])  # beyond float16
     with pytest.raises(FloatingPointError, match=r"Cast\(torch.float16\) made a finite number infinite"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["gradient", "weight", "both"])
+def test_powers_of_two_change_no_bit_whatever_the_layout(dtype, layout):
+    """Torch multiplies and adds at once where strides are equal, and rounds in between where they differ."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(is_turned):
+        values = torch.randn(8, 16, 3, 3, generator=generator).to(dtype)
+        return values.to(memory_format=torch.channels_last) if is_turned else values
+
+    start = [draw(layout != "gradient") for _ in range(3)]
+    gradients = [[draw(layout != "weight") for _ in start] for _ in range(10)]
+
+    def trained(k):
+        weights = [torch.nn.Parameter(value.clone()) for value in start]
+        optimizer = PerturbedSGD(weights, lr=0.1, perturbation=k, weight_decay=5e-4)
+        for step in gradients:
+            for weight, gradient in zip(weights, step, strict=True):
+                weight.grad = gradient.clone()
+            optimizer.step()
+        return weights
+
+    plain = trained(1)
+    for k in (2, 4):
+        assert all(torch.equal(a, b) for a, b in zip(plain, trained(k), strict=True))

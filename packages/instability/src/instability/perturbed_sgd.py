@@ -139,16 +139,22 @@ class PerturbedSGD(Optimizer):
 
 
 def _bundles(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield those with a gradient, in lists of one type that fit a cache: calls cost more than small sums."""
+    """Yield those with a gradient, in lists of one type that fit a cache: calls cost more than small sums.
+
+    What is not contiguous stands alone, since the strides decide how torch rounds.
+    """
     bundle: list[Tensor] = []
-    total, kind = 0, None
+    total, last = 0, (torch.device("cpu"), torch.float32, False)
     for p in parameters:
-        if p.grad is not None:
-            total, last, kind = total + p.numel(), kind, (p.device, p.dtype)
-            if bundle and (total > BUNDLE or kind != last):
-                yield bundle
-                bundle, total = [], p.numel()
-            bundle.append(p)
+        if p.grad is None:
+            continue
+        kind = (p.device, p.dtype, p.is_contiguous() and p.grad.is_contiguous())
+        total += p.numel()
+        if bundle and (total > BUNDLE or kind != last or not kind[2]):
+            yield bundle
+            bundle, total = [], p.numel()
+        bundle.append(p)
+        last = kind
     if bundle:
         yield bundle
 

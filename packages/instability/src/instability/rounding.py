@@ -86,13 +86,16 @@ class Rooms:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, torch.Size, torch.device, torch.dtype], Tensor] = {}
+        self._kept: dict[tuple[object, ...], Tensor] = {}
 
     def like(self, t: Tensor, name: str) -> Tensor:
-        """Return a tensor like ``t`` with any content; the next of that name and shape overwrites it."""
-        key = (name, t.shape, t.device, t.dtype)
+        """Return a tensor like ``t`` with any content; the next of that name and layout overwrites it.
+
+        Of the same strides, too: torch rounds in another way where those of two operands differ.
+        """
+        key = (name, t.shape, t.stride(), t.device, t.dtype)
         if key not in self._kept:
-            self._kept[key] = torch.empty(t.shape, device=t.device, dtype=t.dtype)
+            self._kept[key] = torch.empty_like(t)
         return self._kept[key]
 
 
