@@ -182,7 +182,7 @@ FIGURES = (
         experiment="fig4_right_divergence",
         config="Fig4RightConfig",
         quick=("40 s, 1 core", SMALL_COPIES | FIVE_SEEDS),
-        paper=("5 min, 1 core", FIVE_SEEDS),
+        paper=("15 min, 1 core", FIVE_SEEDS),
         smoke=("2 s", SMALL_COPIES | {"learning_rates": [0.96, 1.12], "seeds": [7], "num_steps": 120}),
     ),
     _figure(
