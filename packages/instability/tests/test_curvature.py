@@ -237,3 +237,8 @@ def test_weights_changed_after_the_product_was_made(problem, values):
             values(p).mul_(0.5)
     with pytest.raises(ValueError, match="make it anew"):
         product(np.ones(57))
+
+
+def test_a_complex_weight_has_no_real_hessian():
+    with pytest.raises(ValueError, match="complex"):
+        sharpness(nn.Linear(2, 1, dtype=torch.cdouble), lambda m: m.weight.abs().square().sum())

@@ -236,7 +236,7 @@ def test_a_tangent_that_is_wrong_by_half_a_percent_is_not_called_exact():
 
 
 def test_kinks_in_single_precision_are_not_taken_for_jumps():
-    """Every difference of this step is off by a tenth or more: of kinks, and below them of rounding."""
+    """No two differences of this step in single precision agree: of kinks, and below them of rounding."""
     torch.manual_seed(0)
     x, y = torch.randn(128, 64), torch.arange(128) % 10
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))

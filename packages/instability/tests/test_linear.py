@@ -1,6 +1,9 @@
+import math
+
 import numpy as np
 import pytest
 
+from instability import linear_thresholds
 from instability.pde import linear as linear_pde
 from instability.pde.convolution import ValidCorrelation, checkerboard
 from instability.pde.descent import DescentOptions
@@ -79,3 +82,9 @@ def test_loss_stays_finite_where_naive_formulas_fail():
 def test_unknown_normalisation():
     with pytest.raises(ValueError, match="Allowed: 'sum', 'mean'"):
         linear_pde.simulate(np.zeros((4, 4)), np.zeros((2, 2)), weight_decays=1.0, normalize="max")
+
+
+@pytest.mark.parametrize("more", [{"residual": math.nan}, {"beta": math.nan}, {"beta": -1.0}])
+def test_thresholds_of_no_number_are_refused(more):
+    with pytest.raises(ValueError, match="must be finite"):
+        linear_thresholds(np.ones((6, 6)), 2, 0.1, **more)

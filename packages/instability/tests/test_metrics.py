@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +97,9 @@ def test_l2_does_not_depend_on_the_scale(exponent):
 def test_complex_numbers_where_real_ones_are_meant_are_refused(function):
     with pytest.raises(ValueError, match="is complex"):
         function(np.full((3, 3, 3), 1 + 1j))
+
+
+def test_growth_is_fitted_through_the_points_that_have_a_logarithm():
+    curve = np.exp(np.arange(12.0)) * 1e-9
+    curve[[3, 5]] = 0.0, math.nan
+    assert metrics.growth_rate(curve, 1e-10, 1e-5) == pytest.approx(1.0)
