@@ -85,12 +85,16 @@ def command_lines(package: str) -> st.SearchStrategy[list[str]]:
             one, one, one, st.sampled_from(FLAGS).map(str.split), st.text(max_size=9).map(lambda x: [x])
         )
 
-    usual = st.sampled_from(starts).flatmap(
-        lambda start: st.lists(overrides(list(fields(start[1]))), min_size=1, max_size=3).map(
-            lambda extra: [*start[0], *(word for words in extra for word in words)]
-        )
-    )
-    return st.one_of(usual, usual, usual, usual, st.sampled_from(HOUSE).map(str.split))
+    def line(start: list[str], extra: list[list[str]]) -> list[str]:
+        return [*start, *(word for words in extra for word in words)]
+
+    # One strategy for each start, made once: `flatmap` would make and validate one for each example.
+    usual = [
+        st.builds(line, st.just(start), st.lists(overrides(list(fields(kind))), min_size=1, max_size=3))
+        for start, kind in starts
+    ]
+    house = st.sampled_from(HOUSE).map(str.split)
+    return st.one_of([*usual, *[house] * (len(usual) // 4)])
 
 
 def listing(folder: Path) -> dict[str, bytes]:
