@@ -84,7 +84,7 @@ def test_an_unexpected_outcome_exits_1(call):
     [
         (["bogus"], "Unknown command 'bogus'"),
         (["run", "fig3"], "Unknown figure 'fig3'"),
-        (["run", "fig1", "num_step=3"], "Did you mean 'num_steps'?"),
+        (["run", "fig1", "num_steps_=3"], "Did you mean 'num_steps'?"),
         (["run", "fig1", "+new=3"], "Unknown key 'new'"),
         (["run", "fig1", "num_steps=many"], "could not be converted to Integer"),
         (["run", "fig1", "num_steps=0"], "num_steps is 0; it must be at least 1."),
