@@ -338,6 +338,25 @@ def test_a_device_that_is_not_there_is_no_bug(error, capfd):
     assert "the device is not there" in capfd.readouterr().err
 
 
+class InvalidParameterError(ValueError):
+    """As scikit-learn's, which is not installed here."""
+
+
+def test_a_setting_that_an_estimator_refuses_is_no_bug(capfd):
+    message = (
+        "The 'momentum' parameter of EigenGame must be a float in the range [0.0, 1.0). Got 1.0 instead."
+    )
+    assert guard("toy_paper", _fails(InvalidParameterError(message))) == 2
+    assert capfd.readouterr().err == f"gdyn-toy-paper: {message}\n"
+
+
+def test_a_refusal_of_a_module_that_runs_as_a_program_is_no_bug():
+    command = [sys.executable, "-m", "gdyn_reproduce.results", "--chck"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("gdyn-reproduce: The tables take nothing, --write, or --draw")
+
+
 def test_a_bug_names_the_page_for_reports(capfd, monkeypatch):
     import email.message
     import importlib.metadata
