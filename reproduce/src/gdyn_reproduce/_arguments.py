@@ -148,7 +148,7 @@ def _types(config_class: Any) -> dict[str, Any]:
 def _nested(config_class: Any) -> Iterator[str]:
     """Return the keys of the dataclasses inside a dataclass, by their full path."""
     for item in dataclasses.fields(config_class):
-        inner = item.default_factory
+        inner: Any = item.default_factory
         if dataclasses.is_dataclass(inner) and isinstance(inner, type):
             deeper = [*(field.name for field in dataclasses.fields(inner)), *_nested(inner)]
             yield from (f"{item.name}.{name}" for name in deeper)
