@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gdyn_common.errors import unknown
-from gdyn_reproduce.keys import known_as
+from gdyn_reproduce.keys import ELSEWHERE, known_as
 from gdyn_reproduce.registry import Command, resolve
 
 
@@ -169,6 +169,8 @@ def _type_of(key: str, config_class: type, groups: Mapping[str, Any]) -> type | 
             names = [*items, *groups] if depth == 0 else list(items)
             if other := known_as(part, [*names, *_nested(current)]):
                 raise ValueError(f"Unknown key {key!r}; here it is called {other}. --help lists all keys.")
+            if key in ELSEWHERE:
+                raise ValueError(f"This command has no key {key!r}. {ELSEWHERE[key]}")
             raise ValueError(unknown("key", key, names))
         hint = _types(current)[part]
         factory = items[part].default_factory

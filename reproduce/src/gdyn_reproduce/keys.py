@@ -111,6 +111,12 @@ OTHER_NAMES = {
     "steps": "num_steps",
 }
 
+ELSEWHERE = {
+    "data_root": "Set GDYN_DATA_DIR to the folder of the data.",
+    "download": "Fetch the data with `gdyn-data fetch NAME`.",
+}
+"""What to do in a command that lacks the key."""
+
 
 def meaning(name: str) -> str:
     """Return what a key of the vocabulary means, empty for any other.
