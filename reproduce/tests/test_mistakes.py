@@ -163,7 +163,6 @@ def test_one_line_that_helps(typed, answer, capfd, tmp_path):
         ("milestones", [3, -1]),
         ("momentum", -0.1),
         ("weight_decay", float("inf")),
-        ("learning_rates", [0.1, -0.1]),
     ],
 )
 def test_no_count_and_no_rate_is_negative(name, value):
