@@ -17,6 +17,7 @@ COMMANDS = (
         "toy_paper.config:GreetConfig",
         ("names",),
         variadic=True,
+        options=("dry_run",),
     ),
 )
 
@@ -51,6 +52,13 @@ def test_help_documents_every_key(call):
     _, out, _ = call("run", "fig1", "--help")
     assert "num_steps=100  Number of Euler steps." in out
     assert "overwrite=false" in out
+
+
+def test_an_option_that_a_command_does_not_read_is_no_key_of_it(call):
+    assert call("greet", "A", "out=x")[::2] == (2, "gdyn-toy-paper: greet does not read out; leave it out.\n")
+    _, out, _ = call("greet", "--help")
+    assert "dry_run=" in out
+    assert "overwrite=" not in out
 
 
 def test_list_imports_no_heavy_module():

@@ -249,11 +249,14 @@ def _duration(seconds: float) -> str:
 def _own(paper: Paper, command: Command, arguments: list[str], wants_help: bool) -> int:
     from gdyn_reproduce._hydra import run_hydra
 
+    unread = tuple(option for option in _run_options() if option not in command.options)
     if wants_help:
         positional = " ".join(key.upper() for key in command.positional)
         usage = f"Usage: {command.name} {positional} [key=value ...]".replace("  ", " ")
         groups = "\n".join(f"  {name}={'|'.join(options)}" for name, options in command.groups.items())
-        print(f"{usage}\n\n{command.help}\n\nKeys\n{groups}\n{_help.keys(resolve(command.config))}")
+        print(
+            f"{usage}\n\n{command.help}\n\nKeys\n{groups}\n{_help.keys(resolve(command.config), without=unread)}"
+        )
         return DONE
 
     def task(config: Any, preset: str, given: list[str]) -> int:
@@ -262,6 +265,9 @@ def _own(paper: Paper, command: Command, arguments: list[str], wants_help: bool)
     overrides = name_positionals(command, arguments)
     if command.rewrite:
         overrides = resolve(command.rewrite)(overrides)
+    for key in unread:
+        if any(override.lstrip("+").partition("=")[0] == key for override in overrides):
+            raise ValueError(f"{command.name} does not read {key}; leave it out.")
     return run_hydra(
         paper.package, command.name, command.config, task, overrides, command.groups, command.default_groups
     )
