@@ -254,9 +254,8 @@ def _own(paper: Paper, command: Command, arguments: list[str], wants_help: bool)
         positional = " ".join(key.upper() for key in command.positional)
         usage = f"Usage: {command.name} {positional} [key=value ...]".replace("  ", " ")
         groups = "\n".join(f"  {name}={'|'.join(options)}" for name, options in command.groups.items())
-        print(
-            f"{usage}\n\n{command.help}\n\nKeys\n{groups}\n{_help.keys(resolve(command.config), without=unread)}"
-        )
+        fields = _help.keys(resolve(command.config), without=unread)
+        print(f"{usage}\n\n{command.help}\n\nKeys\n{groups}\n{fields}")
         return DONE
 
     def task(config: Any, preset: str, given: list[str]) -> int:
