@@ -17,6 +17,7 @@ COMMANDS = (
         "toy_paper.config:GreetConfig",
         ("names",),
         variadic=True,
+        options=("dry_run",),
     ),
 )
 
@@ -53,6 +54,13 @@ def test_help_documents_every_key(call):
     assert "overwrite=false" in out
 
 
+def test_an_option_that_a_command_does_not_read_is_no_key_of_it(call):
+    assert call("greet", "A", "out=x")[::2] == (2, "gdyn-toy-paper: greet does not read out; leave it out.\n")
+    _, out, _ = call("greet", "--help")
+    assert "dry_run=" in out
+    assert "overwrite=" not in out
+
+
 def test_list_imports_no_heavy_module():
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r});"
@@ -84,7 +92,7 @@ def test_an_unexpected_outcome_exits_1(call):
     [
         (["bogus"], "Unknown command 'bogus'"),
         (["run", "fig3"], "Unknown figure 'fig3'"),
-        (["run", "fig1", "num_step=3"], "Did you mean 'num_steps'?"),
+        (["run", "fig1", "num_steps_=3"], "Did you mean 'num_steps'?"),
         (["run", "fig1", "+new=3"], "Unknown key 'new'"),
         (["run", "fig1", "num_steps=many"], "could not be converted to Integer"),
         (["run", "fig1", "num_steps=0"], "num_steps is 0; it must be at least 1."),

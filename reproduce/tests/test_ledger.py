@@ -129,6 +129,56 @@ def test_a_run_of_other_code_is_not_added(checkout, monkeypatch):
         add(PAPER, record.folder, results(checkout))
 
 
+def test_a_run_with_other_settings_than_its_preset_is_not_added(checkout):
+    config = configure(FIG1, "quick", out=str(checkout / "runs"), num_steps=7)
+    record = execute(PAPER, FIG1, config, "quick", ["num_steps=7", "device=cpu"])
+    with pytest.raises(ValueError, match=r"other settings than its preset \(num_steps=7\); it is not quoted"):
+        add(PAPER, record.folder, results(checkout))
+
+
+def test_a_preset_that_has_changed_since_its_record_is_refused(checkout, capsys):
+    quick = dataclasses.replace(FIG1.presets["quick"], overrides={"num_steps": 50})
+    figure = dataclasses.replace(FIG1, presets=dict(FIG1.presets) | {"quick": quick})
+    paper = dataclasses.replace(PAPER, figures=(figure, *PAPER.figures[1:]))
+    code, said = check(checkout, capsys, paper)
+    assert code == 1
+    assert "fig1-quick was made with other settings than its preset's (num_steps=100)." in said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda body: body["header"].update(figure="fig2"),
+            "fig1-quick.json is a record of toy_paper fig2-quick",
+        ),
+        (lambda body: body["header"].update(preset="paper"), "is a record of toy_paper fig1-paper"),
+        (lambda body: body["header"].update(package="other"), "is a record of other fig1-quick"),
+        (
+            lambda body: body.update(measurements={"decay": "good"}),
+            "fig1-quick.json holds no readable record",
+        ),
+    ],
+)
+def test_a_record_under_a_false_name_is_refused(checkout, change, message):
+    path = results(checkout) / "fig1-quick.json"
+    body = json.loads(path.read_text())
+    change(body)
+    path.write_text(json.dumps(body))
+    with pytest.raises(ValueError, match=message):
+        report_command(PAPER, ["--check"], checkout)
+    path.write_text(path.read_text()[:300])
+    with pytest.raises(ValueError, match=r"fig1-quick\.json is damaged"):
+        report_command(PAPER, ["--check"], checkout)
+
+
+def test_a_default_figure_without_a_record_is_refused(checkout, capsys):
+    for path in results(checkout).glob("fig1-*"):
+        path.unlink()
+    code, said = check(checkout, capsys)
+    assert (code, "fig1 has no record, though `run all` makes one" in said) == (1, True)
+
+
 def test_the_answer_key_is_enough_to_score_from(checkout):
     key = json.loads((results(checkout) / "answers.json").read_text())
     answers = {(answer["record"], answer["claim"]): answer for answer in key["answers"]}

@@ -1,5 +1,6 @@
 """Typical mistakes at the command line: each is answered in one line that helps, exit code 2."""
 
+import dataclasses
 import io
 import os
 import signal
@@ -11,9 +12,11 @@ import pytest
 from test_cli import COMMANDS
 from toy_paper.paper import PAPER
 
+from gdyn_reproduce._arguments import prepare
 from gdyn_reproduce.cli import dispatch
 from gdyn_reproduce.data.command import main as data_main
 from gdyn_reproduce.exits import guard
+from gdyn_reproduce.keys import check
 from gdyn_reproduce.records import load_records
 from gdyn_reproduce.report import main as report_main
 
@@ -59,15 +62,17 @@ MISTAKES = [
     ("run fig1 Preset=paper", "Did you mean 'preset'?"),
     ("run all preset=huge", "Unknown preset 'huge'"),
     # keys
-    ("run fig1 num_step=3", "Did you mean 'num_steps'?"),
+    ("run fig1 num_step=3", "here it is called 'num_steps'"),
     ("run fig1 ++seeds.x=[0.0]", "++seeds.x=[0.0] cannot be put into the settings"),
     ("run fig1 num-steps=3", "Did you mean 'num_steps'?"),
     ("run fig1 steps=3", "Unknown key 'steps'; here it is called 'num_steps'."),
     ("run fig1 max_steps=3", "here it is called 'num_steps'"),
     ("run fig1 num_seeds=3", "here it is called 'seeds'"),
-    ("run fig1 seed=3", "Did you mean 'seeds'?"),
+    ("run fig1 seed=3", "here it is called 'seeds'"),
     ("run fig1 output_dir=x", "here it is called 'out'"),
     ("run fig1 colour=red", "Unknown key 'colour'. Allowed: "),
+    ("run fig1 data_root=here", "Set GDYN_DATA_DIR to the folder of the data."),
+    ("run fig1 download=true", "Fetch the data with `gdyn-data fetch NAME`."),
     ("run fig1 +new=3", "Unknown key 'new'"),
     ("run fig1 +num_steps=3", "write num_steps=VALUE"),
     ("run fig1 ~num_steps", "Unexpected argument '~num_steps'"),
@@ -83,6 +88,13 @@ MISTAKES = [
     ("run all num_steps=3", "Unknown key for `run all` 'num_steps'"),
     ("run all include=short", "the only value is include=long"),
     ("run all include=long max_hours=soon", "max_hours=soon is no number of hours"),
+    ("run all include=long max_hours=nan", "max_hours=nan is no number of hours"),
+    ("run all max_hours=-1", "max_hours=-1 is no number of hours"),
+    ("run all overwrite", "Write overwrite=true, not overwrite."),
+    ("run all overwrite=perhaps", "Write overwrite=true, not overwrite=perhaps."),
+    ("run all dry_run=1", "Write dry_run=true, not dry_run=1."),
+    ("run all yes=maybe", "Write yes=true, not yes=maybe."),
+    ("run all out", "Write out=VALUE, not out."),
     ("run all -m", "Unknown key for `run all` '-m'"),
     # values
     ("run fig1 num_steps=many", "could not be converted to Integer"),
@@ -117,7 +129,7 @@ MISTAKES = [
     ("run fig1 hydra.job.chdir=true", "hydra.job.chdir=true is a setting of sweeps; add -m."),
     # own commands
     ("greet A model.depth=2", "model.depth"),
-    ("greet A name=B", "Did you mean 'names'?"),
+    ("greet A name=B", "here it is called 'names'"),
     ("greet A --loud", "Unknown option --loud."),
     ("greet A model=3", "model"),
 ]
@@ -138,8 +150,33 @@ def test_one_line_that_helps(typed, answer, capfd, tmp_path):
     assert out.count("\n") <= 1  # where the run would have been written
     assert answer in errors
     assert len(errors) < 400
-    assert not list(tmp_path.rglob("result.json"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # nothing is left of it
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_steps", -1),
+        ("train_size", -5),
+        ("measure_every", -2),
+        ("milestones", [3, -1]),
+        ("momentum", -0.1),
+        ("weight_decay", float("inf")),
+    ],
+)
+def test_no_count_and_no_rate_is_negative(name, value):
+    config = dataclasses.make_dataclass("Config", [(name, object)])
+    with pytest.raises(ValueError, match=rf"^{name}=.*; pass a number that is finite and not negative\.$"):
+        check(config(value))
+
+
+def test_a_nested_key_is_found_by_its_last_name():
+    inner = dataclasses.make_dataclass("Inner", [("lr", float, 0.1)])
+    outer = dataclasses.make_dataclass("Outer", [("optim", inner, dataclasses.field(default_factory=inner))])
+    for word in ("lr", "learning_rate"):
+        with pytest.raises(ValueError, match=f"^Unknown key '{word}'; here it is called 'optim.lr'"):
+            prepare([f"{word}=1"], outer, {})
 
 
 @pytest.mark.parametrize(
@@ -182,6 +219,8 @@ def test_help_everywhere(command, form, capfd):
         ("biuld runs", "invalid choice: 'biuld'"),
         ("build", "the following arguments are required: runs"),
         ("build nowhere", "nowhere"),
+        ("controls .", "No finished run below ."),
+        ("compare . .", "No finished run below ."),
         ("compare one", "the following arguments are required: second"),
         ("build runs --unmod", "unrecognized arguments: --unmod"),
     ],
@@ -300,6 +339,25 @@ def test_lack_of_memory_is_no_bug(error, capfd):
 def test_a_device_that_is_not_there_is_no_bug(error, capfd):
     assert guard("toy_paper", _fails(error)) == 2
     assert "the device is not there" in capfd.readouterr().err
+
+
+class InvalidParameterError(ValueError):
+    """As scikit-learn's, which is not installed here."""
+
+
+def test_a_setting_that_an_estimator_refuses_is_no_bug(capfd):
+    message = (
+        "The 'momentum' parameter of EigenGame must be a float in the range [0.0, 1.0). Got 1.0 instead."
+    )
+    assert guard("toy_paper", _fails(InvalidParameterError(message))) == 2
+    assert capfd.readouterr().err == f"gdyn-toy-paper: {message}\n"
+
+
+def test_a_refusal_of_a_module_that_runs_as_a_program_is_no_bug():
+    command = [sys.executable, "-m", "gdyn_reproduce.results", "--chck"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("gdyn-reproduce: The tables take nothing, --write, or --draw")
 
 
 def test_a_bug_names_the_page_for_reports(capfd, monkeypatch):

@@ -75,6 +75,10 @@ def test_a_changed_key_a_missing_and_an_extra_file_are_found(package):
     key.write_text(text)
     (package / "results" / "fig1-quick.svg").unlink()
     assert any("is in the key, but missing" in problem for problem in differences(package))
+    stranger = package / "results" / "fig9-quick.json"
+    stranger.write_text("{}")
+    assert any("fig9-quick.json is not in the key" in problem for problem in differences(package))
+    stranger.unlink()
     body = json.loads(text)
     del body["files"]["fig1-quick.png"]
     key.write_text(json.dumps(body))

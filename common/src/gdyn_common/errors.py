@@ -28,8 +28,9 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
     "Unknown figure 'fig3'. Allowed: fig1, fig3a. Did you mean 'fig3a'?"
     """
     names = list(allowed)
-    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(given.lower(), lower, n=1, cutoff=0.5)
+    hint = f" Did you mean {lower[close[0]]!r}?" if close else ""
     return f"Unknown {kind} {given!r}. Allowed: {', '.join(names)}.{hint}"
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gdyn_common.errors import unknown
-from gdyn_reproduce.keys import known_as
+from gdyn_reproduce.keys import ELSEWHERE, known_as
 from gdyn_reproduce.registry import Command, resolve
 
 
@@ -145,6 +145,15 @@ def _types(config_class: Any) -> dict[str, Any]:
     return typing.get_type_hints(config_class)
 
 
+def _nested(config_class: Any) -> Iterator[str]:
+    """Return the keys of the dataclasses inside a dataclass, by their full path."""
+    for item in dataclasses.fields(config_class):
+        inner: Any = item.default_factory
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
+            deeper = [*(field.name for field in dataclasses.fields(inner)), *_nested(inner)]
+            yield from (f"{item.name}.{name}" for name in deeper)
+
+
 def _type_of(key: str, config_class: type, groups: Mapping[str, Any]) -> type | None:
     """Return ``list`` or ``dict`` for a key whose field is one, else ``None``.
 
@@ -158,8 +167,10 @@ def _type_of(key: str, config_class: type, groups: Mapping[str, Any]) -> type | 
         items = {item.name: item for item in dataclasses.fields(current)}
         if part not in items:
             names = [*items, *groups] if depth == 0 else list(items)
-            if other := known_as(part, names):
-                raise ValueError(f"Unknown key {key!r}; here it is called {other!r}. --help lists all keys.")
+            if other := known_as(part, [*names, *_nested(current)]):
+                raise ValueError(f"Unknown key {key!r}; here it is called {other}. --help lists all keys.")
+            if key in ELSEWHERE:
+                raise ValueError(f"This command has no key {key!r}. {ELSEWHERE[key]}")
             raise ValueError(unknown("key", key, names))
         hint = _types(current)[part]
         factory = items[part].default_factory

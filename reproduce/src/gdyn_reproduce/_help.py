@@ -91,7 +91,7 @@ def show(paper: Paper, figure: Figure) -> str:
     return "\n".join(lines)
 
 
-def keys(config_class: type, prefix: str = "") -> str:
+def keys(config_class: type, prefix: str = "", *, without: Sequence[str] = ()) -> str:
     """Document the keys of a configuration from its class docstrings, nested ones by their full path.
 
     >>> inner = dataclasses.make_dataclass("Inner", [("a", int, 1), ("b", int, 2)])
@@ -106,6 +106,8 @@ def keys(config_class: type, prefix: str = "") -> str:
         docs |= _attribute_docs(base.__doc__ or "")
     lines = []
     for item in dataclasses.fields(config_class):
+        if item.name in without:
+            continue
         default = item.default
         if item.default_factory is not dataclasses.MISSING:
             default = item.default_factory()

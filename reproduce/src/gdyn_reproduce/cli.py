@@ -113,24 +113,29 @@ def _run(paper: Paper, arguments: list[str], wants_help: bool) -> int:
     )
 
 
+_SWITCHES = ("overwrite", "dry_run", "yes")
+
+
 def _run_all(paper: Paper, overrides: list[str]) -> int:
     """Run every figure of the default set; a figure that fails does not keep the others from running."""
     own = {"include": "", "preset": "", "max_hours": "2", "yes": "false"}
     options = _run_options()
     rest = []
     for argument in overrides:
-        key, _, value = argument.partition("=")
-        if key in own:
-            own[key] = value
-        elif key in options:
-            rest.append(argument)
-        else:
+        key, given, value = argument.partition("=")
+        if key not in (*own, *options):
             raise ValueError(unknown("key for `run all`", key, sorted([*options, *own])))
+        if not given or (key in _SWITCHES and value.lower() not in ("true", "false")):
+            raise ValueError(f"Write {key}={'true' if key in _SWITCHES else 'VALUE'}, not {argument}.")
+        if key in own:
+            own[key] = value.lower() if key in _SWITCHES else value
+        else:
+            rest.append(argument.lower() if key in _SWITCHES else argument)
     if own["include"] not in ("", "long"):
         raise ValueError(f"include={own['include']} is unknown; the only value is include=long.")
     chosen = _choose(paper, own["preset"], long=own["include"] == "long")
     if "dry_run=true" not in rest:
-        _guard_cost(chosen, own["max_hours"], agreed=own["yes"].lower() in ("true", "yes", "1"))
+        _guard_cost(chosen, own["max_hours"], agreed=own["yes"] == "true")
     codes = []
     for figure, preset in chosen:
         codes.append(dispatch(paper, (), ["run", figure.id, f"preset={preset}", *rest]))
@@ -161,7 +166,9 @@ def _guard_cost(chosen: Sequence[tuple[Figure, str]], limit: str, *, agreed: boo
     try:
         most = float(limit)
     except ValueError:
-        raise ValueError(f"max_hours={limit} is no number of hours.") from None
+        most = -1.0
+    if not most >= 0:
+        raise ValueError(f"max_hours={limit} is no number of hours.")
     costs = {
         f"{figure.id} ({figure.presets[name].cost})": figure.presets[name].hours for figure, name in chosen
     }
@@ -242,11 +249,13 @@ def _duration(seconds: float) -> str:
 def _own(paper: Paper, command: Command, arguments: list[str], wants_help: bool) -> int:
     from gdyn_reproduce._hydra import run_hydra
 
+    unread = tuple(option for option in _run_options() if option not in command.options)
     if wants_help:
         positional = " ".join(key.upper() for key in command.positional)
         usage = f"Usage: {command.name} {positional} [key=value ...]".replace("  ", " ")
         groups = "\n".join(f"  {name}={'|'.join(options)}" for name, options in command.groups.items())
-        print(f"{usage}\n\n{command.help}\n\nKeys\n{groups}\n{_help.keys(resolve(command.config))}")
+        fields = _help.keys(resolve(command.config), without=unread)
+        print(f"{usage}\n\n{command.help}\n\nKeys\n{groups}\n{fields}")
         return DONE
 
     def task(config: Any, preset: str, given: list[str]) -> int:
@@ -255,6 +264,9 @@ def _own(paper: Paper, command: Command, arguments: list[str], wants_help: bool)
     overrides = name_positionals(command, arguments)
     if command.rewrite:
         overrides = resolve(command.rewrite)(overrides)
+    for key in unread:
+        if any(override.lstrip("+").partition("=")[0] == key for override in overrides):
+            raise ValueError(f"{command.name} does not read {key}; leave it out.")
     return run_hydra(
         paper.package, command.name, command.config, task, overrides, command.groups, command.default_groups
     )

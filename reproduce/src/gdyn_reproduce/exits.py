@@ -142,6 +142,8 @@ def _told_to_user(error: Exception, package: str) -> str | None:
     if origin in ("hydra", "omegaconf"):
         reason = f": {_first_line(error.__cause__)}" if error.__cause__ else ""
         return _first_line(error) + reason
+    if type(error).__name__ == "InvalidParameterError":  # scikit-learn's, of an estimator's settings
+        return _first_line(error)
     if isinstance(error, OSError) or _raised_by(error, {package, "gdyn_common", "gdyn_reproduce"}):
         return " ".join(str(error).split())
     return None
@@ -155,6 +157,7 @@ def _raised_by(error: Exception, packages: set[str]) -> bool:
     frames = list(traceback.walk_tb(error.__traceback__))
     if not frames or isinstance(error, AssertionError):
         return False
-    module = frames[-1][0].f_globals.get("__name__", "").partition(".")[0]
+    known = frames[-1][0].f_globals
+    module = getattr(known.get("__spec__"), "name", known.get("__name__", "")).partition(".")[0]
     line = traceback.extract_tb(error.__traceback__)[-1].line or ""
     return module in packages and line.lstrip().startswith("raise")

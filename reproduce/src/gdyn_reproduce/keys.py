@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -52,6 +52,12 @@ def _positive_count(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value}; pass at least 1.")
 
 
+def _not_negative(name: str, value: Any) -> None:
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(number, int | float) and not 0 <= number < math.inf:
+            raise ValueError(f"{name}={value}; pass a number that is finite and not negative.")
+
+
 def _folder(name: str, value: Any) -> None:
     if not str(value).strip():
         raise ValueError(f"{name} is empty; name a folder, for example {name}=runs.")
@@ -72,9 +78,14 @@ KEYS: Mapping[str, tuple[str, Callable[[str, Any], None]]] = {
     "batch_size": ("Samples in a batch.", _positive_count),
     "learning_rate": ("Learning rate.", _anything),
     "learning_rates": ("Learning rates, one run each.", _anything),
-    "num_steps": ("Number of updates.", _anything),
+    "momentum": ("Momentum factor.", _not_negative),
+    "weight_decay": ("Weight decay: its product with the weights joins the gradient.", _not_negative),
+    "num_steps": ("Number of updates.", _not_negative),
     "num_components": ("Number of eigenvectors or components.", _positive_count),
 }
+
+_COUNT = re.compile(r"(num|max)_\w+|\w+_(size|every|steps|epochs|width)|epochs|milestones|drop_at")
+"""Names of counts, of steps among them: whatever else they mean, they are not negative."""
 
 OTHER_NAMES = {
     "batch": "batch_size",
@@ -100,6 +111,12 @@ OTHER_NAMES = {
     "steps": "num_steps",
 }
 
+ELSEWHERE = {
+    "data_root": "Set GDYN_DATA_DIR to the folder of the data.",
+    "download": "Fetch the data with `gdyn-data fetch NAME`.",
+}
+"""What to do in a command that lacks the key."""
+
 
 def meaning(name: str) -> str:
     """Return what a key of the vocabulary means, empty for any other.
@@ -118,8 +135,10 @@ def check(config: Any) -> None:
     """
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
-        if item.name in KEYS and value is not None and value != item.default:  # a default may mean "all"
-            KEYS[item.name][1](item.name, value)
+        if value is not None and value != item.default:  # a default may mean "all"
+            KEYS.get(item.name, ("", _not_negative if _COUNT.fullmatch(item.name) else _anything))[1](
+                item.name, value
+            )
         for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, float) and math.isnan(number):
                 raise ValueError(f"{item.name} is nan; pass a number.")
@@ -140,12 +159,15 @@ def build(config_class: type, values: Mapping[str, Any]) -> Any:
     return config
 
 
-def known_as(name: str, allowed: Any) -> str | None:
-    """Return the key that people mean by another name, if it is among those allowed.
+def known_as(name: str, allowed: Iterable[str]) -> str:
+    """Return the keys, ``outer.inner`` where nested, that people mean by another name; empty if none.
 
-    >>> known_as("lr", ["learning_rates", "seeds"])
-    'learning_rates'
+    >>> known_as("lr", ["learning_rates", "seeds"]), known_as("momentum", ["seeds", "optim.momentum"])
+    ("'learning_rates'", "'optim.momentum'")
     """
-    word = OTHER_NAMES.get(name)
-    options = [word, f"{word}s", str(word).removesuffix("s")]
-    return next((option for option in options if word and option in allowed), None)
+
+    def word(key: str) -> str:
+        last = key.rpartition(".")[2]
+        return OTHER_NAMES.get(last, last).removesuffix("s")
+
+    return " or ".join(repr(key) for key in allowed if word(key) == word(name))

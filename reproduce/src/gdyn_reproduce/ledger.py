@@ -15,10 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gdyn_reproduce.records import Record, dump_json, parse_record
+from gdyn_common.storage import read_json
+from gdyn_reproduce.records import Record, dump_json, flat, parse_record, plain
 from gdyn_reproduce.registry import Paper
 from gdyn_reproduce.report import prints_outside_its_band
 from gdyn_reproduce.runs import code_of, rejudge
@@ -28,6 +30,8 @@ KEY = "answers.json"
 DEBTS = "debts.json"
 SUFFIXES = (".json", ".npz", ".png", ".svg")
 """Files of one committed record."""
+_ELSEWHERE = ("data_root", "device", "download")
+"""Keys that say where a run computes and reads, not what."""
 
 
 def debts(results: Path) -> dict[str, str]:
@@ -56,20 +60,37 @@ def committed(results: Path, paper: Paper) -> list[Record]:
 
     Raises:
         MissingMetricError: If a claim is judged by a measurement that a record of today's code lacks.
+        ValueError: If a file is no record, or that of another figure, preset or package than its name says.
     """
     records = []
     for figure in paper.figures:
         for preset in figure.presets:
             path = results / f"{figure.id}-{preset}.json"
             if path.exists():
-                body = json.loads(path.read_text())
-                records.append(rejudge(paper, parse_record(body, body.get("provenance", {}), results)))
+                body = read_json(path)
+                record = replace(parse_record(body, body.get("provenance", {}), path), folder=results)
+                if (record.header.package, name_of(record)) != (paper.package, path.stem):
+                    raise ValueError(f"{path} is a record of {record.header.package} {name_of(record)}.")
+                records.append(rejudge(paper, record))
     return records
 
 
 def is_stale(paper: Paper, record: Record) -> bool:
     """Whether other code than today's has made a record."""
     return record.header.code != code_of(paper.figure(record.header.figure))
+
+
+def changed_settings(paper: Paper, record: Record) -> str:
+    """Return which settings of a record are not those that its preset has today, empty if all are.
+
+    A preset is not part of the code that a digest covers, and what was changed on top of it is that of the
+    person who ran it: neither may stand under the preset's name.
+    """
+    preset = paper.figure(record.header.figure).presets[record.header.preset]
+    made, meant = flat(record.config), flat(plain(preset.overrides))
+    differing = [f"{key}={made.get(key)}" for key, value in meant.items() if made.get(key) != value]
+    given = [change for change in record.header.overrides if change.partition("=")[0] not in _ELSEWHERE]
+    return ", ".join(dict.fromkeys([*given, *differing]))
 
 
 def is_default(paper: Paper, record: Record) -> bool:
@@ -83,6 +104,10 @@ def refusals(paper: Paper, records: Sequence[Record], owed: Mapping[str, str]) -
     for claim in paper.claims:
         if claim.needs_control:
             yield f"{claim.id} is a claim of the paper without a control, and without a reason for none."
+    measured = {record.header.figure for record in records}
+    for figure in paper.figures:
+        if figure.in_default and figure.id not in measured:
+            yield f"{figure.id} has no record, though `run all` makes one; `report --add` its folder."
     stale = {name_of(record): record for record in records if is_stale(paper, record)}
     for name, record in stale.items():
         if is_default(paper, record):
@@ -93,6 +118,8 @@ def refusals(paper: Paper, records: Sequence[Record], owed: Mapping[str, str]) -
     for name in sorted(owed.keys() - stale.keys()):
         yield f"{DEBTS} lists {name}, which is not stale; remove the line."
     for record in records:
+        if name_of(record) not in stale and (changed := changed_settings(paper, record)):
+            yield f"{name_of(record)} was made with other settings than its preset's ({changed})."
         for verdict in record.verdicts:
             yield from _of_verdict(name_of(record), verdict)
 

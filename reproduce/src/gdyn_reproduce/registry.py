@@ -185,6 +185,7 @@ class Command:
         default_groups: Option of each group that applies when none is chosen.
         rewrite: ``"module:function"`` that maps the given arguments to overrides before Hydra reads
             them, for packages whose published command lines use other keys.
+        options: Those of `gdyn_reproduce.runs.RunOptions` that it reads; the others are no keys of it.
     """
 
     name: str
@@ -196,6 +197,7 @@ class Command:
     groups: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     default_groups: Mapping[str, str] = field(default_factory=dict)
     rewrite: str = ""
+    options: tuple[str, ...] = ("out", "overwrite", "dry_run")
 
 
 @dataclass(frozen=True)

@@ -211,6 +211,15 @@ def _by_claim(records: Sequence[Record]) -> dict[tuple[str, str, str], Row]:
     }
 
 
+def _records(folders: Sequence[Path], *, unmodified: bool = False) -> list[Record]:
+    """Read the records below folders, with ``unmodified`` only those of presets as they are."""
+    found = [record for folder in folders for record in load_records(folder)]
+    records = [record for record in found if not (unmodified and record.header.overrides)]
+    if not records:
+        raise FileNotFoundError(f"No finished run below {', '.join(map(str, folders))}.")
+    return records
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``gdyn-report``."""
     parser = Parser(prog="gdyn-report", description="Report finished runs, or compare two sets.")
@@ -226,19 +235,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuted.add_argument("runs", nargs="+", type=Path, help="folders that hold runs")
     arguments = parser.parse_args(argv)
     try:
-        if arguments.command == "controls":
-            records = [record for folder in arguments.runs for record in load_records(folder)]
-            print(control_table(records))
-            controls = [verdict.control for record in records for verdict in record.verdicts]
-            return 0 if all(control.rejected for control in controls if control) else 1
         if arguments.command == "compare":
-            print(compare(load_records(arguments.first), load_records(arguments.second)))
+            print(compare(_records([arguments.first]), _records([arguments.second])))
             return 0
-        records = [record for folder in arguments.runs for record in load_records(folder)]
-        if arguments.unmodified:
-            records = [record for record in records if not record.header.overrides]
-        if not records:
-            raise FileNotFoundError(f"No finished run below {', '.join(map(str, arguments.runs))}.")
+        records = _records(arguments.runs, unmodified=arguments.command == "build" and arguments.unmodified)
+        if arguments.command == "controls":
+            verdicts = [verdict for record in records for verdict in record.verdicts]
+            rejected = [verdict.control.rejected for verdict in verdicts if verdict.control]
+            if not rejected:
+                raise ValueError("No control was measured in these runs; a smoke run measures none.")
+            print(control_table(records))
+            return 0 if all(rejected) else 1
         print(write_report(records, arguments.out))
     except (OSError, ValueError) as error:
         print(f"gdyn-report: {printable(str(error))}", file=sys.stderr)

@@ -17,7 +17,17 @@ from pathlib import Path
 from gdyn_common.storage import atomic_write, read_arrays
 from gdyn_reproduce import benchmark
 from gdyn_reproduce.claims import KINDS, SCALES, Claim, Kind, Scale
-from gdyn_reproduce.ledger import KEY, answer_key, committed, debts, is_stale, notices, refusals
+from gdyn_reproduce.exits import guard
+from gdyn_reproduce.ledger import (
+    KEY,
+    answer_key,
+    changed_settings,
+    committed,
+    debts,
+    is_stale,
+    notices,
+    refusals,
+)
 from gdyn_reproduce.page import caption
 from gdyn_reproduce.records import Record, Result, dump_json, parse_record, read_record
 from gdyn_reproduce.registry import Paper, program, resolve
@@ -43,7 +53,8 @@ def add(paper: Paper, run: Path, results: Path) -> Path:
         The path of the committed record.
 
     Raises:
-        ValueError: If the run belongs to another package, is a smoke run, or was made by other code.
+        ValueError: If the run belongs to another package, is a smoke run, or was made by other code or with
+            other settings than its preset's.
     """
     record = read_record(run)
     header = record.header
@@ -53,6 +64,8 @@ def add(paper: Paper, run: Path, results: Path) -> Path:
         raise ValueError(f"{run} is a smoke run, which judges nothing; it is not quoted.")
     if is_stale(paper, record):
         raise ValueError(f"{run} was made by other code than today's; run `{header.command}` again.")
+    if changed := changed_settings(paper, record):
+        raise ValueError(f"{run} has other settings than its preset ({changed}); it is not quoted.")
     stem = results / f"{header.figure}-{header.preset}"
     body = rejudge(paper, record).to_json() | {"provenance": dict(record.provenance)}
     for source, suffix in (("arrays.npz", ".npz"), ("figure.png", ".png"), ("figure.svg", ".svg")):
@@ -420,12 +433,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     ``--write`` rewrites them. ``--draw PACKAGE NAME ...`` draws pictures anew, see `draw`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    root = Path.cwd()
+    return guard("reproduce", lambda: _main(arguments, Path.cwd()))
+
+
+def _main(arguments: Sequence[str], root: Path) -> int:
     if arguments[:1] == ["--draw"] and len(arguments) > 2:
         draw(root / "packages" / arguments[1] / "results", arguments[2:])
         return 0
+    if list(arguments) not in ([], ["--write"]):
+        raise ValueError(f"The tables take nothing, --write, or --draw PACKAGE NAME ..., not {arguments}.")
     files = generated(root)
-    if "--write" in arguments:
+    if arguments:
         for path, expected in files.items():
             atomic_write(path, expected)
     problems = _differing(files, root)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -118,6 +119,7 @@ class Run:
         self.folder = folder
         self.config = config
         self.header = header
+        self._is_new = not folder.exists()
         self._notes: dict[str, Any] = {"commit": provenance.commit()}  # a checkout may move on meanwhile
         self._started = time.perf_counter()
         self._earlier_seconds = 0.0
@@ -146,8 +148,15 @@ class Run:
         try:
             if error is None:
                 self._lock.check()
+            elif self._is_new and not self._holds_work():
+                shutil.rmtree(self.folder, ignore_errors=True)  # an input that was refused leaves nothing
         finally:
             self._lock.close()
+
+    def _holds_work(self) -> bool:
+        """Whether the folder holds more than what opening it has written."""
+        files = {path for path in self.folder.rglob("*") if path.is_file() and path.stat().st_size}
+        return not files <= {self.folder / name for name in (_CODE, "config.yaml", ".lock")}
 
     def piece(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> Arrays:
         """Compute a named unit of work once, and read it from disk ever after.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gdyn_common.storage import FolderLock
+from gdyn_common.storage import FolderLock, naming
 
 _BLOCK = 1 << 18
 _TIMEOUT_S = 60
@@ -50,6 +50,8 @@ def fetch(name: str, files: Mapping[str, File], folder: Path) -> None:
             how to put it in place by hand.
     """
     missing = {folder / path: file for path, file in files.items() if not (folder / path).exists()}
+    with naming(folder, "written", "Pass another --root, or set GDYN_DATA_DIR"):
+        folder.mkdir(parents=True, exist_ok=True)  # the lock's own advice is for run folders
     with FolderLock(folder):
         for target, file in missing.items():
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ COMMANDS = (
         "Score a checkpoint; the newest one of experiment=NAME, or restore_path=FILE.",
         run="dd_two_player.paper.evaluate:evaluate",
         config="dd_two_player.paper.config:EvalConfig",
+        options=("out",),
         rewrite="dd_two_player.paper.cli:explain_stale_keys",
     ),
     Command(
@@ -31,6 +32,7 @@ COMMANDS = (
         "Play a small game: linear, dirac, mog16 or ring8; writes the path as CSV and a picture.",
         run="dd_two_player.paper.toys:toy",
         config="dd_two_player.paper.toy_config:ToyConfig",
+        options=("out", "dry_run"),
         positional=("game",),
     ),
     Command(
@@ -38,12 +40,14 @@ COMMANDS = (
         "Compare gradient descent with its continuous models on a quadratic.",
         run="dd_two_player.paper.toys:principal_flow",
         config="dd_two_player.paper.toy_config:PrincipalFlowConfig",
+        options=("out", "dry_run"),
     ),
     Command(
         "dal",
         "Train a small network with a fixed and with a drift adjusted learning rate.",
         run="dd_two_player.paper.toys:dal",
         config="dd_two_player.paper.toy_config:DalConfig",
+        options=("out", "dry_run"),
     ),
 )
 

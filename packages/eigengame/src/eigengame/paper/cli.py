@@ -13,6 +13,7 @@ COMMANDS = (
         "Stream a .npy file and save its top k components; resumes after an interruption.",
         run="eigengame.paper.commands:fit",
         config="eigengame.paper.commands:FitConfig",
+        options=("out", "overwrite"),
         positional=("dataset",),
     ),
     Command(
@@ -20,6 +21,7 @@ COMMANDS = (
         "Compare fitted components with an exact solver or a file of true vectors.",
         run="eigengame.paper.commands:evaluate",
         config="eigengame.paper.commands:EvalConfig",
+        options=(),
         positional=("components",),
     ),
     Command(
@@ -27,6 +29,7 @@ COMMANDS = (
         "Save the spectral embedding of a graph given by its edges.",
         run="eigengame.paper.commands:embed",
         config="eigengame.paper.commands:EmbedConfig",
+        options=("out",),
         positional=("edges",),
     ),
 )

@@ -13,18 +13,21 @@ COMMANDS = (
         "Print the stability bounds of an image, kernel size, label and step size.",
         run="instability.paper.commands:thresholds",
         config="instability.paper.commands:ThresholdsConfig",
+        options=(),
     ),
     Command(
         "sensitivity",
         "Probe how far rounding error drives copies of a built-in model apart.",
         run="instability.paper.commands:sensitivity",
         config="instability.paper.commands:SensitivityConfig",
+        options=(),
     ),
     Command(
         "train",
         "Train one network with PerturbedSGD and print its accuracies.",
         run="instability.paper.commands:train",
         config="instability.paper.commands:TrainConfig",
+        options=(),
     ),
     Command(
         "accuracy-spread",
@@ -33,6 +36,7 @@ COMMANDS = (
         config="instability.paper.commands:AccuracySpreadConfig",
         positional=("files",),
         variadic=True,
+        options=(),
     ),
 )
 

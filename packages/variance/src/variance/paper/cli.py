@@ -17,6 +17,7 @@ COMMANDS = (
         "Run every configuration of a grid file (see grids/*.yaml); finished runs are skipped.",
         run="variance.paper.grid.command:run_grid",
         config="variance.paper.grid.command:GridConfig",
+        options=("out", "dry_run"),
         positional=("file",),
     ),
     Command(
@@ -24,6 +25,7 @@ COMMANDS = (
         "One tidy table of all finished runs below a folder.",
         run="variance.paper.grid.command:collect",
         config="variance.paper.grid.command:CollectConfig",
+        options=(),
         positional=("folder",),
     ),
 )

@@ -129,6 +129,9 @@ class ModelConfig:
             raise ValueError(
                 f"model.activation={self.activation} is unknown. Allowed: relu, sigmoid, tanh, gelu."
             )
+        for key in ("inter_dim", "base_channels", "block_cnt"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"model.{key}={getattr(self, key)} must be at least 1.")
 
 
 @dataclass
@@ -205,8 +208,8 @@ class TrainConfig(ImagesConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("max_epochs", "parallel", "checkpoint_every"):
-            if getattr(self, key) < 1:
+        for key in ("max_epochs", "parallel", "checkpoint_every", "num_steps"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1.")
         if self.eps_eigh < 0:
             raise ValueError(f"eps_eigh={self.eps_eigh} must not be negative.")
