@@ -179,7 +179,7 @@ class Game(BaseEstimator):
     def _current(self) -> tuple[Block, Quality]:
         """Return the vectors and their quality, computed once per state."""
         held: Any = _SOLUTIONS.get(self)
-        if held is None or held[0] is not self._state:
+        if held is None or held[0] is not self._state or held[1] != self._wanted:
             block = self._streamed()
             found = quality(block, self._wanted, noise=self._noise)
             values, total = np.maximum(block.values, 0), float(self._state.aux.recent)
@@ -190,8 +190,8 @@ class Game(BaseEstimator):
                 angles = np.where(block.values[: self._wanted] > 0, found.angles, np.pi / 2)
                 found = replace(found, angles=angles, unresolved=np.flatnonzero(np.zeros(0)))
             found = self._with_weights(self._with_trace(found, values, left), values, total)
-            _SOLUTIONS[self] = held = (self._state, block, found)
-        return held[1], held[2]
+            _SOLUTIONS[self] = held = (self._state, self._wanted, block, found)
+        return held[2], held[3]
 
     @staticmethod
     def _with_trace(found: Quality, values: NDArray, left: float) -> Quality:
