@@ -49,6 +49,15 @@ def test_shares_of_a_growing_stream_stay_below_one(rng):
     assert model.explained_variance_ratio_.sum() < 1
 
 
+@pytest.mark.parametrize("algorithm", ["mu", "alpha", "gha", "oja"])
+def test_shares_of_a_short_stream_with_all_components_stay_below_one(algorithm):
+    """Averages of vectors that still move would find more variance than there is."""
+    for seed in range(4):
+        X = np.random.default_rng(seed).standard_normal((700, 10)) * np.r_[9, 7, 5, 3, np.ones(6)]
+        model = EigenGame(10, algorithm=algorithm, random_state=seed).partial_fit(X)
+        assert model.explained_variance_ratio_.sum() <= 1 + 1e-5
+
+
 def test_double_precision_is_not_left_in_silence(data):
     import jax
 

@@ -189,6 +189,7 @@ class Game(BaseEstimator):
             if abs(left) > 100 * self._noise * total:
                 angles = np.where(block.values[: self._wanted] > 0, found.angles, np.pi / 2)
                 found = replace(found, angles=angles, unresolved=np.flatnonzero(np.zeros(0)))
+                block = block._replace(values=block.values * min(total / (values.sum() or 1), 1))
             found = self._with_weights(self._with_trace(found, values, left), values, total)
             _SOLUTIONS[self] = held = (self._state, self._wanted, block, found)
         return held[2], held[3]
