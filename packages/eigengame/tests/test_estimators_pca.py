@@ -293,6 +293,18 @@ def test_a_share_of_the_variance(rng):
         assert model.transform(X).shape == exact.transform(X).shape
 
 
+def test_a_share_of_the_variance_counts_its_own_components_only(rng):
+    """Others were tried on the way; rows of rank 11 leave some of those without variance."""
+    X = rng.standard_normal((12, 50))
+    model = EigenGame(0.9, whiten=True, random_state=0).fit(X)
+    k = PCA(0.9).fit(X).n_components_
+    assert model.n_components_ == k < 11
+    for name in ("explained_variance_", "angle_bounds_", "residuals_", "variance_errors_"):
+        assert getattr(model, name).shape == (k,)
+    assert model.unresolved_.size == 0
+    np.testing.assert_allclose(model.transform(X).std(axis=0, ddof=1), 1, rtol=1e-3)
+
+
 def test_whitened_scores_have_unit_variance_and_go_back(data):
     model = fitted(data, n_epochs="auto", whiten=True)
     scores = model.transform(data)

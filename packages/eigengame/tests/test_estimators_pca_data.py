@@ -49,6 +49,15 @@ def test_shares_of_a_growing_stream_stay_below_one(rng):
     assert model.explained_variance_ratio_.sum() < 1
 
 
+@pytest.mark.parametrize("algorithm", ["mu", "alpha", "gha", "oja"])
+def test_shares_of_a_short_stream_with_all_components_stay_below_one(algorithm):
+    """Averages of vectors that still move would find more variance than there is."""
+    for seed in range(4):
+        X = np.random.default_rng(seed).standard_normal((700, 10)) * np.r_[9, 7, 5, 3, np.ones(6)]
+        model = EigenGame(10, algorithm=algorithm, random_state=seed).partial_fit(X)
+        assert model.explained_variance_ratio_.sum() <= 1 + 1e-5
+
+
 def test_double_precision_is_not_left_in_silence(data):
     import jax
 
@@ -200,6 +209,32 @@ def test_bounds_of_a_stream_hold_the_weights_of_its_rows(share):
         ratios.append(angles(model.components_, top_three(X)[1]) / model.angle_bounds_)
     assert np.sqrt(np.mean(np.square(ratios))) < 1
     assert np.max(ratios) < 3
+
+
+_ROWS = np.random.default_rng(0).standard_normal((2000, 8)) * np.arange(8, 0, -1)
+STREAMS = {
+    "one step, fewer rows than columns": np.random.default_rng(1).standard_normal((30, 200)),
+    "two rows": np.random.default_rng(1).standard_normal((2, 5)),
+    "rows that shrink": _ROWS * np.geomspace(1e3, 1e-3, 2000)[:, None],
+    "sorted rows": np.sort(_ROWS, axis=0),
+    "a heavy tail": np.exp(2 * np.random.default_rng(1).standard_normal((3000, 12))),
+    "as many components as columns": _ROWS @ np.diag(np.geomspace(1, 1e-3, 8)),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("algorithm", ["mu", "oja"])
+def test_bounds_of_the_variances_of_a_stream(name, algorithm):
+    """Estimates, so twice the bound is allowed: rows of these streams are few, differ or have outliers."""
+    X = STREAMS[name]
+    k = {"two rows": 1, "as many components as columns": 8}.get(name, 3)
+    model = EigenGame(k, algorithm=algorithm, random_state=0)
+    for start in range(0, len(X), 100):
+        model.partial_fit(X[start : start + 100])
+    exact = np.square(np.linalg.svd(X - X.mean(axis=0), compute_uv=False))[:k] / (len(X) - 1)
+    errors = np.abs(model.explained_variance_ - exact)
+    slack = 1 if name == "two rows" else 2  # with n - 1 for n every bound doubles
+    assert np.all(errors <= slack * model.variance_errors_ + 1e-4 * exact)
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e-30, 1e-22, 1e15, 1e30, 1e150])

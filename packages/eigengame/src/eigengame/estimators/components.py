@@ -75,7 +75,7 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
     @property
     def residuals_(self) -> Float[np.ndarray, " k"]:
         """Length of C v - lambda v for every component."""
-        return self._current()[1].residuals * self._frame.unit**2
+        return self._current()[1].residuals * self._unbiased() * self._frame.unit**2
 
     @property
     def angle_bounds_(self) -> Float[np.ndarray, " k"]:
@@ -85,7 +85,7 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
     @property
     def variance_errors_(self) -> Float[np.ndarray, " k"]:
         """Estimated bound of the error of each explained variance."""
-        return self._current()[1].value_errors * self._frame.unit**2
+        return self._current()[1].value_errors * self._unbiased() * self._frame.unit**2
 
     @property
     def converged_(self) -> bool:

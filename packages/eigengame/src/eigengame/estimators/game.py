@@ -179,27 +179,47 @@ class Game(BaseEstimator):
     def _current(self) -> tuple[Block, Quality]:
         """Return the vectors and their quality, computed once per state."""
         held: Any = _SOLUTIONS.get(self)
-        if held is None or held[0] is not self._state:
+        if held is None or held[0] is not self._state or held[1] != self._wanted:
             block = self._streamed()
             found = quality(block, self._wanted, noise=self._noise)
-            # where variance is left over, a player that found none has lost its way rather than no prey
-            total = float(self._state.aux.recent)
-            if total - np.maximum(block.values, 0).sum() > 100 * self._noise * total:
+            values, total = np.maximum(block.values, 0), float(self._state.aux.recent)
+            # where variance is left over, a player that found none has lost its way rather than no prey;
+            # more variance than there is was found by averages of vectors that still move
+            left = total - values.sum()
+            if abs(left) > 100 * self._noise * total:
                 angles = np.where(block.values[: self._wanted] > 0, found.angles, np.pi / 2)
                 found = replace(found, angles=angles, unresolved=np.flatnonzero(np.zeros(0)))
-            found = self._with_weights(found, np.maximum(block.values, 0), total)
-            _SOLUTIONS[self] = held = (self._state, block, found)
-        return held[1], held[2]
+                block = block._replace(values=block.values * min(total / (values.sum() or 1), 1))
+            found = self._with_weights(self._with_trace(found, values, left), values, total)
+            _SOLUTIONS[self] = held = (self._state, self._wanted, block, found)
+        return held[2], held[3]
+
+    @staticmethod
+    def _with_trace(found: Quality, values: NDArray, left: float) -> Quality:
+        """Bound the variances of which the residual tells nothing by what the trace leaves for them.
+
+        No variance found is above the true one of its rank, and the true ones sum to the total. So the true
+        ones exceed those found by at most what is left over, and the i-th is at most the mean of the first i.
+        """
+        k, left = found.angles.size, abs(left)
+        highest = (left + np.cumsum(values)) / np.arange(1, values.size + 1)
+        most = np.minimum(left, highest - values)[:k]
+        least = np.where(found.angles >= np.pi / 2, most, 0)
+        return replace(found, value_errors=np.maximum(found.value_errors, least))
 
     def _with_weights(self, found: Quality, values: NDArray, total: float) -> Quality:
         """Add to the bounds what the weights of a stream do: its last rows count more than its first.
 
         The variances of n rows whose weights w_t sum to 1 differ from those with weights 1 / n as an estimate
         from 1 / sum (w_t - 1 / n)**2 samples does; for Gaussian data the angles follow (Anderson 1963).
+        Total variances of both weights that differ by more than Gaussian ones do count as fewer samples.
         """
         n, last = max(int(self._state.count), 1), self._streamed_rows
         # the sum: last / n**2 where the last rows weigh twice, 1 / (3 n) where weights grow linearly
         excess, rest = min(last / n**2, 1 / (3 * n)), values.size
+        if total > 0:
+            shift = float(self._state.aux.total) / total - 1
+            excess = max(excess, shift**2 * total**2 / (2 * float(np.square(values).sum()) or np.inf))
         k, d = found.angles.size, self._state.mean.size
         below = np.full(d - rest, max(total - values.sum(), 0) / max(d - rest, 1))
         others, own = np.append(values, below), values[:k, None]
