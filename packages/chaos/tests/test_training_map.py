@@ -195,3 +195,75 @@ def test_equal_exponents_are_all_found(seed):
     run = TrainingMap(surface, SGDRule(0.1), [batch] * 3)
     found = finite_time_exponents(run, 2, seed=seed, tol=1e-6)
     assert found.values.tolist() == pytest.approx([math.log(1.1)] * 2, abs=1e-6)
+
+
+class Rule:
+    """Momentum as a user may write it, with a fault or without."""
+
+    slots = 1
+
+    def __init__(self, velocity):
+        self.velocity, self.kept = velocity, 0.0
+
+    def start(self, theta):
+        return theta.new_zeros(1, len(theta))
+
+    def step(self, theta, gradient, state, t):
+        velocity = self.velocity(self, gradient, state)
+        return theta - 0.1 * velocity[0], velocity
+
+
+def _keep(rule, gradient, state):
+    rule.kept = 0.9 * rule.kept + gradient
+    return rule.kept[None]
+
+
+FAULTS = {
+    "detaches the gradient": (lambda _, gradient, state: 0.9 * state + gradient.detach(), "gradient"),
+    "detaches the state": (lambda _, gradient, state: 0.9 * state.detach() + gradient, "state"),
+    "works in place": (lambda _, gradient, state: state.mul_(0.9).add_(gradient), "theta"),
+    "rounds": (lambda _, gradient, state: 0.9 * state + gradient.bfloat16().double(), "gradient"),
+    "keeps something": (_keep, "theta"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_rule_whose_derivative_is_not_that_of_its_step_is_refused(name):
+    velocity, argument = FAULTS[name]
+    with pytest.raises(ValueError, match=f"The rule does not change with {argument} as its derivative says"):
+        TrainingMap(LossSurface(network(), CE), Rule(velocity), batches(4))
+    with pytest.raises(ValueError, match="The rule does not change"):
+        asymptotic_exponents(LossSurface(network(), CE), Rule(velocity), batches(10), 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda g: g, lambda g: g.clamp(-0.01, 0.01), lambda g: g / (g.norm() / 0.1).clamp(min=1), torch.sign],
+    ids=["plain", "clipped", "clipped by norm", "sign"],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_rule_with_kinks_is_taken(change, dtype):
+    """Oracle: the optimiser of torch, whose gradients are changed before its step."""
+    model, data = network().to(dtype), [(x.to(dtype), y) for x, y in batches(4)]
+    rule = Rule(lambda _, gradient, state: 0.9 * state + change(gradient))
+    run = TrainingMap(LossSurface(model, CE), rule, data)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for x, y in data:
+        optimizer.zero_grad()
+        CE(model(x), y).backward()
+        changed = change(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        for p, g in zip(
+            model.parameters(), changed.split([p.numel() for p in model.parameters()]), strict=True
+        ):
+            p.grad.copy_(g.view_as(p))
+        optimizer.step()
+    assert (run.end - flat(model)).abs().max() < 100 * torch.finfo(dtype).eps
+
+
+def test_an_optimiser_that_also_trains_what_the_surface_leaves_out_is_refused():
+    model, data = network(), batches(3)
+    part, others = list(model[0].parameters()), list(model.parameters())
+    surface = LossSurface(model, CE, layers=["0"])
+    with pytest.raises(ValueError, match=r"also trains \d\.weight, which layers= leaves out"):
+        TrainingMap(surface, torch.optim.SGD(others, lr=0.1), data)
+    assert TrainingMap(surface, torch.optim.SGD(part, lr=0.1), data).n == sum(p.numel() for p in part)

@@ -187,6 +187,7 @@ def test_a_planted_fault_is_found_and_named(name):
     assert not found.repeatable
     assert found.culprit.startswith(culprit)
     assert f"NO, first in {found.culprit}" in found.summary()
+    assert not found.batch_dependent  # what changes with every call does not show what stands beside it
 
 
 class Tied(nn.Module):

@@ -184,6 +184,8 @@ def test_a_step_that_reaches_for_the_users_own_model_is_refused(kind):
 
     with pytest.raises(RuntimeError, match=r"changed your own model \(body\.0\.weight"):
         SensitivityProbe(model, optimizer).advance(step)
+    with pytest.raises(RuntimeError, match="changed your own model"):
+        SensitivityProbe(model, lambda p: torch.optim.SGD(p, lr=0.5)).step(lambda _: loss_of(model))
 
 
 def test_after_an_exception_in_a_step_the_copies_are_not_trusted():
@@ -283,7 +285,7 @@ def test_a_layer_taken_out_in_mid_run_is_reported():
     probe = SensitivityProbe(model, torch.optim.SGD(model.parameters(), lr=0.5), (1, 3))
     for number in range(5):
         probe.advance(step)
-        step(model, probe._followed[1])
+        step(model, probe._optimizer)
         take_out(number)
     assert probe.report().left_at == 3
 

@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import re
 
 import numpy as np
 import pytest
@@ -171,7 +172,8 @@ def test_a_direction_that_cannot_matter_is_named():
     assert first == "0.bias"
     assert all(other < 0.05 * level for _, other in others)
     assert np.isfinite(report.outputs).all()
-    assert "moved most: 0.bias" in report.summary()
+    assert report.effects["0.bias"] < 1e-2 * level  # here it is told apart from those that matter
+    assert re.search(r"moved most: 0.bias \S+ \(outputs \S+e-0[78]\)", report.summary())
     assert model[1].num_batches_tracked == 0  # neither training nor evaluating the copies touches the model
 
 
@@ -196,6 +198,43 @@ def test_the_total_is_the_average_over_all_trained_entries(dtype, tolerance):
     report = probe.report()
     weights = [probe.copies.weights(i).astype(np.float64) for i in (1, 0)]
     assert report.divergence[1, -1] == pytest.approx(average_relative_l1(*weights), rel=tolerance)
+
+
+def test_a_probe_batch_of_one_example_goes_through_batch_norm():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
+    x, y = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2
+    probe = SensitivityProbe(
+        model, lambda p: torch.optim.Adam(p, lr=0.01), (1, 1, 3), outputs=lambda m: m(x[:1])
+    )
+    for _ in range(8):
+        probe.step(lambda m: F.cross_entropy(m(x), y))
+    report = probe.report()
+    assert "0.bias" in report.effects
+    assert all(map(math.isfinite, report.effects.values()))
+
+
+def test_the_layer_that_leaves_rounding_level_first_is_named():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calm = nn.Parameter(torch.full((8,), 0.3))
+            self.late = nn.Parameter(torch.full((8,), 0.3))
+            self.early = nn.Parameter(torch.full((8,), 0.3))
+
+    def loss_of(model):  # maps w -> r w (1 - w), of exponents 0.18 and 0.49
+        maps = ((model.late, 3.6), (model.early, 3.9))
+        return sum(((1 - r) * w**2 / 2 + r * w**3 / 3).sum() for w, r in maps) + model.calm.square().sum() / 4
+
+    probe = SensitivityProbe(Model(), lambda p: torch.optim.SGD(p, lr=1.0), (1, 1, 2, 3, 5))
+    for _ in range(150):
+        probe.step(loss_of)
+    report = probe.report()
+    (first, early), (second, late) = report.starts()
+    assert (first, second) == ("early", "late")
+    assert early < late
+    curve = report.by_layer["early"].max(axis=0)
+    assert curve[: early - 1].max() <= report.visible < curve[early - 1]
+    assert f"visible first: early at step {early}, late at step {late}" in report.summary()
 
 
 def test_a_model_without_trained_parameters_is_refused():

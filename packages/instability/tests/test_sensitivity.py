@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -153,12 +154,65 @@ def test_bad_input(change, message):
         numerical_sensitivity(chaotic_network, optimizer_fn=lambda p: torch.optim.SGD(p, lr=0.1), **arguments)
 
 
+def test_as_a_context_the_probe_measures_the_last_step_too():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with SensitivityProbe(model, optimizer, (1, 1, 3), every=4) as probe:
+        for _ in range(10):
+            probe.step(lambda m: m(torch.ones(1, 2)).square().sum())
+    assert probe.report().steps.tolist() == [4, 8, 10]
+    report = numerical_sensitivity(
+        lambda: nn.Linear(2, 1),
+        [(torch.ones(4, 2), torch.zeros(4, 1))],
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        steps=3,
+        loss_fn=nn.functional.mse_loss,
+        every=5,
+    )
+    assert report.steps.tolist() == [3]
+
+
+def test_controls_that_were_not_run_are_not_said_to_hold():
+    probe = SensitivityProbe(nn.Linear(2, 1), lambda p: torch.optim.SGD(p, lr=0.1), (1, 3))
+    probe.step(lambda m: m(torch.ones(1, 2)).square().sum())
+    assert "null controls exactly equal: none was run" in probe.report().summary()
+
+
+def test_a_batch_of_keywords_takes_the_loss_that_the_model_returns():
+    class Model(nn.Module):
+        """As Hugging Face's models: keywords in, an object with a loss out."""
+
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(10, 4), nn.Linear(4, 10)
+
+        def forward(self, input_ids, labels):
+            logits = self.head(self.table(input_ids)).flatten(0, 1)
+            return SimpleNamespace(loss=nn.functional.cross_entropy(logits, labels.flatten()))
+
+    tokens = torch.arange(12).reshape(3, 4) % 10
+    settings = {
+        "model_fn": Model,
+        "data": [{"input_ids": tokens, "labels": tokens.roll(1, 1)}],
+        "optimizer_fn": lambda p: torch.optim.AdamW(p, lr=0.01),
+        "steps": 5,
+    }
+    report, same = (
+        numerical_sensitivity(**settings, loss_fn=f) for f in (None, lambda outputs, _: outputs.loss)
+    )
+    assert report.controls_hold
+    assert report.injected
+    np.testing.assert_array_equal(report.divergence, same.divergence)
+
+
 def test_probe_without_measurements():
     probe = SensitivityProbe(nn.Linear(1, 1), lambda p: torch.optim.SGD(p, lr=0.1), every=5)
     with pytest.raises(ValueError, match="nothing measured yet"):
         probe.report()
     with pytest.raises(ValueError, match="every=0"):
         SensitivityProbe(nn.Linear(1, 1), lambda p: torch.optim.SGD(p, lr=0.1), every=0)
+    with pytest.raises(ValueError, match="perturbations=3 is one number"):
+        SensitivityProbe(nn.Linear(1, 1), lambda p: torch.optim.SGD(p, lr=0.1), 3)
 
 
 def test_growth_is_per_step_and_begins_above_rounding_level():

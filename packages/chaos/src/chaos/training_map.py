@@ -14,7 +14,7 @@ along the stored run. Two questions, two functions:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -61,8 +61,9 @@ class TrainingMap:
         num_steps: T.
 
     Raises:
-        ValueError: If there is no batch, the run exceeds the memory budget, or hooks or values cut off from
-            the graph change what is trained.
+        ValueError: If there is no batch, the run exceeds the memory budget, hooks or values cut off from
+            the graph change what is trained, the optimiser trains more than the surface holds, or a rule does
+            not change as its derivative says.
         FloatingPointError: If training diverges; the step is named.
 
     Example:
@@ -311,6 +312,13 @@ def _begin(
         )
     if isinstance(optimizer, torch.optim.Optimizer):
         named = dict(surface.model.named_parameters())
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name, p in named.items():
+            if p.requires_grad and id(p) in held and name not in surface.layout.names:
+                raise ValueError(
+                    f"The optimiser also trains {name}, which layers= leaves out of the surface: its steps "
+                    "move the loss. Give it the parameters of those layers only."
+                )
         rule, state = rule_of(optimizer, [named[name] for name in surface.layout.names], schedule)
         return rule, theta, state.to(theta)
     if schedule is not None:
@@ -351,6 +359,8 @@ def _training(
                 "and counts its steps apart, which has no rule here; pass one with slots, start and step."
             )
         step = partial(_step, rule, t, reached if passes_over and not bool(reached.all()) else None)
+        if not passes_over and t < 2:  # in the first step most states are zero
+            _check_rule(step, (theta, gradient, state))
         yield (x, y), (theta, gradient, state), step
         theta, state = step(theta, gradient, state)
 
@@ -377,6 +387,33 @@ def _step(
     if reached is None:
         return new_theta, new_state
     return torch.where(reached, new_theta, theta), torch.where(reached, new_state, state)
+
+
+def _check_rule(step: Step, point: Point) -> None:
+    """Compare a rule with itself, and with its derivative by each argument."""
+    h = torch.finfo(point[0].dtype).eps ** (1 / 3)
+    sizes = point[0].square().mean().sqrt(), point[1].abs(), point[2].abs()
+
+    def difference(along: Sequence[Tensor], h: float) -> Tensor:
+        ends = [_rows(step(*(p + side * d for p, d in zip(point, along, strict=True)))) for side in (h, -h)]
+        return (ends[0] - ends[1]) / (2 * h)
+
+    for argument, (name, size) in enumerate(zip(("theta", "gradient", "state"), sizes, strict=True)):
+        along = [torch.zeros_like(p) for p in point]
+        along[argument] = size * random_normal(argument, *point[argument].shape).to(point[0])
+        (first, exact), second = map(_rows, torch.func.jvp(step, point, tuple(along))), _rows(step(*point))
+        far, near = difference(along, h), difference(along, h / 8)
+        noise = 4 * (far - near).norm(dim=1) + h * far.norm(dim=1) + 8 * h**2 * second.norm(dim=1)
+        if not torch.equal(first, second) or bool(((exact - far).norm(dim=1) > noise).any()):
+            raise ValueError(
+                f"The rule does not change with {name} as its derivative says: it detaches something, works "
+                "in place, rounds, or keeps something beside its state. Write its step with torch operations "
+                "that make new tensors."
+            )
+
+
+def _rows(after: tuple[Tensor, Tensor]) -> Tensor:
+    return torch.cat([after[0][None], after[1]])
 
 
 def _push(step: Step, point: Point, tangents: Point) -> tuple[Tensor, Tensor]:

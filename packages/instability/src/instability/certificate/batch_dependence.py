@@ -17,9 +17,9 @@ __all__ = ["batch_dependent_layers"]
 def batch_dependent_layers(training: Training) -> tuple[str, ...]:
     """Name the layers that give the examples of half a batch other bits than in the whole.
 
-    Every call of the first batch is repeated with half of it. Layers that draw random numbers, and those that
-    couple examples by more than rounding (batch norm), are passed over; of nested layers the innermost is
-    named.
+    Every call of the first batch is repeated with half of it. Layers that draw random numbers or give other
+    bits each time, and those that couple examples by more than rounding (batch norm), are passed over; of
+    nested layers the innermost is named.
     """
     model, batch = training.start(), next(iter(training.batches))
     size, repeating, hooks = length(batch), False, []
@@ -34,16 +34,18 @@ def batch_dependent_layers(training: Training) -> tuple[str, ...]:
                 return
             repeating, before = True, streams_digest()
             try:
-                with unchanged(module):  # both from one state: a power iteration goes on with every call
-                    whole = module(*_part(args, size, size), **_part(kwargs, size, size))
-                with unchanged(module):
-                    half = module(*_part(args, size, size // 2), **_part(kwargs, size, size // 2))
-                    drew = before != streams_digest()
+                results = []
+                for number in (size, size, size // 2):
+                    with unchanged(module):  # all from one state: a power iteration goes on with every call
+                        results.append(module(*_part(args, size, number), **_part(kwargs, size, number)))
+                        drew = before != streams_digest()
             except (RuntimeError, ValueError, IndexError):  # half of what it was given is not a batch
                 return
             finally:
                 repeating = False
-            if not drew and _differs_by_rounding(_part(whole, size, size // 2), half):
+            whole, again, half = results
+            repeats = digest(*tensors(whole)) == digest(*tensors(again))
+            if not drew and repeats and _differs_by_rounding(_part(whole, size, size // 2), half):
                 found[name] = layer_label(name, module)
 
         hooks.append(module.register_forward_hook(leave, with_kwargs=True))

@@ -27,7 +27,8 @@ class SensitivityProbe:
     """Shadow copies of a model that train beside it in your own loop.
 
     The probe copies the model once, then trains its own copies on the losses you show it. Your model, your
-    optimiser and every random stream are as if the probe were not there.
+    optimiser and every random stream are as if the probe were not there. As a context it measures the last
+    step of the block, too, whatever ``every`` says.
 
     Args:
         model: the model at the start.
@@ -36,8 +37,8 @@ class SensitivityProbe:
         perturbations: the integers ``k``; keep a second 1 and a power of two as null controls.
         every: measure the divergence every so many steps.
         outputs: maps a model to its outputs on a probe batch, for the distance of the copies as functions;
-            called in evaluation mode without gradients. Directions of weight space that cannot matter, such
-            as a bias before batch norm, do not show there.
+            called in evaluation mode without gradients. The report also tells by it which parameters moved
+            in directions that cannot matter, such as a bias before batch norm.
 
     Raises:
         ValueError: ``every`` or the perturbations are out of range, or nothing is trained.
@@ -45,16 +46,16 @@ class SensitivityProbe:
 
     >>> model = nn.Linear(3, 1)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    >>> probe = SensitivityProbe(model, optimizer, (1, 1, 2, 3), every=5)
-    >>> for x in torch.eye(3).repeat(7, 1)[:20]:
-    ...     loss_of = lambda m: (m(x) - 1).square().sum()
-    ...     probe.step(loss_of)
-    ...     optimizer.zero_grad()
-    ...     loss_of(model).backward()
-    ...     optimizer.step()
+    >>> with SensitivityProbe(model, optimizer, (1, 1, 2, 3), every=5) as probe:
+    ...     for x in torch.eye(3).repeat(6, 1):
+    ...         loss_of = lambda m: (m(x) - 1).square().sum()
+    ...         probe.step(loss_of)
+    ...         optimizer.zero_grad()
+    ...         loss_of(model).backward()
+    ...         optimizer.step()
     >>> report = probe.report()
-    >>> report.controls_hold, report.divergence.shape
-    (True, (4, 4))
+    >>> report.controls_hold, report.steps.tolist()
+    (True, [5, 10, 15, 18])
     """
 
     def __init__(
@@ -68,10 +69,13 @@ class SensitivityProbe:
     ) -> None:
         if every < 1 or every != int(every):
             raise ValueError(f"every={every} must be at least 1, and whole.")
+        if isinstance(perturbations, int):
+            raise ValueError(f"perturbations={perturbations} is one number; pass a list: (1, 1, 2, 3).")
         self.copies = Copies(model, optimizer, perturbations)
         self.every = every
         self.num_steps = 0
-        self._followed = (model, optimizer) if isinstance(optimizer, Optimizer) else None
+        self._model = model
+        self._optimizer = optimizer if isinstance(optimizer, Optimizer) else None
         self._left_at = -1
         self._outputs_of = outputs
         self._steps: list[int] = []
@@ -82,6 +86,13 @@ class SensitivityProbe:
         self._nonfinite_at = [-1] * len(self.copies.models)
         self._broken_control_at = -1
         self._rooms = Rooms()
+
+    def __enter__(self) -> SensitivityProbe:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.num_steps % self.every:
+            self._measure()
 
     def step(self, loss_of: LossOf) -> None:
         """Train every shadow copy on one loss; call it once per step of your loop, before your own update."""
@@ -102,10 +113,9 @@ class SensitivityProbe:
             self._advance(lambda: self.copies.advance(step))
 
     def _advance(self, make: Callable[[], list[float]]) -> None:
-        if self._followed is not None:
-            model, optimizer = self._followed
-            self.copies.follow(optimizer)
-            theirs = dict(model.named_parameters())
+        if self._optimizer is not None:
+            self.copies.follow(self._optimizer)
+            theirs = dict(self._model.named_parameters())
             if self._left_at < 0 and not all(
                 name in theirs and equal_bits(p.detach(), theirs[name].detach())
                 for name, p in self.copies.trained(0).items()
@@ -129,7 +139,7 @@ class SensitivityProbe:
 
     def _versions(self) -> dict[str, tuple[object, ...]]:
         """How often torch has changed each parameter of the user's model, and its gradient."""
-        named = self._followed[0].named_parameters() if self._followed else ()
+        named = self._model.named_parameters()
         return {n: (p._version, id(p.grad), p.grad is not None and p.grad._version) for n, p in named}
 
     def _look_for_nonfinite(self, index: int) -> None:
@@ -164,6 +174,31 @@ class SensitivityProbe:
         wide = output.to(torch.cdouble if output.is_complex() else torch.double)
         return np.asarray(wide.detach().cpu().numpy())
 
+    def _effects(self, outputs_of: Callable[[nn.Module], Tensor]) -> dict[str, float]:
+        """How far the outputs move if one parameter alone is the farthest copy's.
+
+        Batch norm takes the averages of the probe batch, unless it is a single example: with those that it
+        keeps a shift before it would count.
+        """
+        farthest = self.copies.trained(int(np.argmax(np.nan_to_num(self._total[-1]))))
+
+        def outputs(name: str | None = None) -> np.ndarray:
+            def swapped(model: nn.Module) -> Tensor:
+                if name is not None:
+                    model.get_parameter(name).data = farthest[name].detach().clone()
+                for module in model.modules():
+                    module.train(hasattr(module, "running_mean"))
+                try:
+                    return outputs_of(model)
+                except ValueError:
+                    return outputs_of(model.eval())
+
+            return self._evaluate(swapped, self.copies.models[0])
+
+        moved = [name for name in farthest if max(one.get(name, 0.0) for one in self._by_layer[-1]) > 0]
+        whole = outputs()
+        return {name: relative_l2(outputs(name), whole) for name in moved}
+
     def _score(self, evaluate: Callable[[nn.Module], float] | None, model: nn.Module) -> float:
         if evaluate is None:
             return float("nan")
@@ -188,6 +223,7 @@ class SensitivityProbe:
         eps = torch.finfo(dtype).eps
         visible = max(VISIBLE, 4 * eps)
         steps, curves = np.array(self._steps), np.array(self._total).T
+        regular = steps % self.every == 0
         last = max(1, len(steps) // 10)
         outcomes = []
         for index, (k, curve) in enumerate(zip(self.copies.perturbations, curves, strict=True)):
@@ -201,7 +237,7 @@ class SensitivityProbe:
                     injected=self._injected[index],
                     nonfinite_at=self._nonfinite_at[index],
                     visible_at=int(steps[crossing]) if crossing >= 0 else -1,
-                    growth_rate=growth_rate(curve, 10 * eps, max(1e-2, 100 * eps)) / self.every,
+                    growth_rate=growth_rate(curve[regular], 10 * eps, max(1e-2, 100 * eps)) / self.every,
                     final=float(curve[-last:].mean()),
                     score=self._score(evaluate, models[index]),
                 )
@@ -216,6 +252,7 @@ class SensitivityProbe:
                 for n in names
             },
             outputs=np.array(self._outputs).T if self._outputs else None,
+            effects=self._effects(self._outputs_of) if self._outputs_of else {},
             broken_control_at=self._broken_control_at,
             left_at=self._left_at,
             visible=visible,

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gdyn_common.display import Axes, Figure, Shown, axes_for
+from instability.metrics import first_step_above
 
 __all__ = ["CopyOutcome", "SensitivityReport"]
 
@@ -21,7 +22,7 @@ class CopyOutcome:
         k: its perturbation.
         is_control: whether it must equal the baseline bit for bit (a second 1, or a power of two).
         injected: whether any trained weight or buffer ever differed from the baseline's.
-        nonfinite_at: first step with a loss or weight that is not finite, or -1.
+        nonfinite_at: first step after which a weight was not finite, or -1.
         visible_at: first measured step above the visible level, or -1.
         growth_rate: e-folds per step between rounding level and 1e-2; NaN if never there.
         final: mean divergence over the last tenth of the measurements.
@@ -64,6 +65,8 @@ class SensitivityReport(Shown):
             where one of them is not finite.
         by_layer: the same for each trained parameter by its name, (copy, record).
         outputs: relative distance of the outputs on the probe batch, (copy, record), if one was given.
+        effects: relative distance of the outputs if that parameter alone is the farthest copy's, by name.
+            Far below its own distance: it moved in a direction that cannot matter.
         broken_control_at: first measured step at which a null control differed, or -1. If there is one, the
             model or the machine is not deterministic, and nothing else in the report means anything.
         left_at: number of steps after which the baseline first was not the user's own model, or -1. If there
@@ -77,6 +80,7 @@ class SensitivityReport(Shown):
     divergence: Float[np.ndarray, "copy record"]
     by_layer: dict[str, np.ndarray] = field(repr=False)
     outputs: Float[np.ndarray, "copy record"] | None
+    effects: dict[str, float] = field(repr=False)
     broken_control_at: int
     left_at: int
     visible: float
@@ -139,6 +143,15 @@ class SensitivityReport(Shown):
         last = {name: float(np.nanmax(curve[:, -1], initial=0.0)) for name, curve in self.by_layer.items()}
         return sorted(last.items(), key=lambda item: -item[1])
 
+    def starts(self) -> list[tuple[str, int]]:
+        """Return trained parameters with the first measured step at which a copy's was visible, in order."""
+        known = {n: np.where(np.isfinite(c), c, np.inf).max(axis=0) for n, c in self.by_layer.items()}
+        first = {name: first_step_above(curve, self.visible) for name, curve in known.items()}
+        return sorted(
+            ((name, int(self.steps[record])) for name, record in first.items() if record >= 0),
+            key=lambda item: item[1],
+        )
+
     def plot(self, axes: Axes | None = None) -> Figure:
         """Draw how far each perturbed copy is from the baseline at each step, and return the figure.
 
@@ -165,13 +178,15 @@ class SensitivityReport(Shown):
 
     def summary(self) -> str:
         """Return the report as a few lines of text."""
+        controls = "yes"
+        if not any(outcome.is_control for outcome in self.copies):
+            controls = "none was run; pass a second 1 and a power of two"
+        elif not self.controls_hold:
+            controls = f"NO, not deterministic (from step {self.broken_control_at})"
         lines = [
             f"{len(self.copies)} copies, {int(self.steps[-1])} steps, {self.settings['dtype']}, "
             f"{self.settings['threads']} thread(s)",
-            "null controls exactly equal: "
-            + (
-                "yes" if self.controls_hold else f"NO, not deterministic (from step {self.broken_control_at})"
-            ),
+            "null controls exactly equal: " + controls,
         ]
         if self.left_at >= 0:
             lines.append(
@@ -180,9 +195,12 @@ class SensitivityReport(Shown):
         if self.nonfinite_at >= 0:
             lines.append(f"the unperturbed run is not finite from step {self.nonfinite_at}: it diverged")
         lines += [outcome.line(self.visible) for outcome in self.perturbed]
-        moved = [(name, level) for name, level in self.layers() if level > 0][:3]
+        effects = {name: f" (outputs {effect:.2g})" for name, effect in self.effects.items()}
+        moved = [f"{n} {level:.2g}{effects.get(n, '')}" for n, level in self.layers() if level > 0][:3]
         if moved:
-            lines.append("moved most: " + ", ".join(f"{name} {level:.2g}" for name, level in moved))
+            lines.append("moved most: " + ", ".join(moved))
+        if starts := self.starts()[:3]:
+            lines.append("visible first: " + ", ".join(f"{name} at step {step}" for name, step in starts))
         if self.outputs is not None:
             lines.append(f"outputs on the probe batch: {self.outputs[:, -1].max():.3g} apart (relative L2)")
         if self.scores is not None:

@@ -31,7 +31,7 @@ def numerical_sensitivity(
     perturbations: Sequence[int] = (1, 1, 2, 3, 5),
     seed: int = 0,
     *,
-    loss_fn: Callable[[Any, Any], Tensor] = nn.functional.cross_entropy,
+    loss_fn: Callable[[Any, Any], Tensor] | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     every: int = 1,
 ) -> SensitivityReport:
@@ -49,8 +49,8 @@ def numerical_sensitivity(
             controls.
         seed: seed of torch's generator for the model, the data order and random layers; the caller's
             generator is left as it was.
-        loss_fn: maps ``(model(inputs), targets)`` to a scalar; for a model that returns its loss
-            ``lambda outputs, _: outputs.loss``.
+        loss_fn: maps ``(model(inputs), targets)`` to a scalar. By default cross-entropy, or for a batch that
+            is a mapping the loss that the model returns (``outputs.loss``).
         evaluate: optional score of a trained model, e.g. its test accuracy.
         every: measure every so many steps.
 
@@ -71,24 +71,26 @@ def numerical_sensitivity(
         raise ValueError(f"steps={steps} must be at least 1, and whole.")
     with unchanged():
         torch.manual_seed(seed)
-        probe = SensitivityProbe(model_fn(), optimizer_fn, perturbations, every=min(every, steps))
-        for batch in _batches(data, steps):
-            is_pair = isinstance(batch, tuple | list) and len(batch) == 2
-            if not is_pair and not isinstance(batch, Mapping):
-                raise TypeError(
-                    f"a batch is a {type(batch).__name__}; pass pairs (inputs, targets) or mappings of "
-                    "keywords, or use SensitivityProbe in a loop of your own."
-                )
-            inputs, targets = batch if is_pair else (batch, None)
-
-            def loss_of(model: nn.Module, x: Any = inputs, y: Any = targets) -> Tensor:
-                if isinstance(x, Mapping):
-                    return loss_fn(model(**x), y)
-                return loss_fn(model(*x) if isinstance(x, tuple | list) else model(x), y)
-
-            # Not `step`, which puts the streams back: random layers must draw anew in every step.
-            probe._advance(partial(probe.copies.step, loss_of))
+        with SensitivityProbe(model_fn(), optimizer_fn, perturbations, every=every) as probe:
+            for batch in _batches(data, steps):
+                is_pair = isinstance(batch, tuple | list) and len(batch) == 2
+                if not is_pair and not isinstance(batch, Mapping):
+                    raise TypeError(
+                        f"a batch is a {type(batch).__name__}; pass pairs (inputs, targets) or mappings of "
+                        "keywords, or use SensitivityProbe in a loop of your own."
+                    )
+                loss_of = partial(_loss, loss_fn, *(batch if is_pair else (batch, None)))
+                # Not `step`, which puts the streams back: random layers must draw anew in every step.
+                probe._advance(partial(probe.copies.step, loss_of))
         return probe.report(evaluate)
+
+
+def _loss(loss_fn: Callable[[Any, Any], Tensor] | None, x: Any, y: Any, model: nn.Module) -> Tensor:
+    arguments = x if isinstance(x, tuple | list) else (x,)
+    outputs = model(**x) if isinstance(x, Mapping) else model(*arguments)
+    if loss_fn is not None:
+        return loss_fn(outputs, y)
+    return outputs.loss if y is None else nn.functional.cross_entropy(outputs, y)
 
 
 def _batches(data: Iterable[Batch] | Callable[[int], Batch], steps: int) -> Iterator[Batch]:
