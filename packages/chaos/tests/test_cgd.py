@@ -378,12 +378,13 @@ def test_copies_step_as_the_original(how, options):
     assert all(a is not b and torch.equal(a, b) for a, b in pairs)
 
 
-def test_parameters_in_another_order_than_the_hessian_are_refused():
+@pytest.mark.parametrize("form", ["Hessian", "eigenpairs"])
+def test_parameters_in_another_order_than_the_hessian_are_refused(form):
     model, H = problem()
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = CGD(list(model.parameters())[::-1], lr=0.5, prune_set="neg")
     with pytest.raises(ValueError, match=r"the optimiser has .*in their order"):
-        optimizer.step(H)
+        optimizer.step(H if form == "Hessian" else H.eigh())
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 

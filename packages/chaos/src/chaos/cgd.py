@@ -14,6 +14,7 @@ from torch import Tensor
 
 from chaos.o2grad import Eigenpairs, Hessian
 from chaos.o2grad.observation import full_precision
+from chaos.o2grad.parameters import ParameterLayout
 
 PRUNE_SETS = ("chaotic", "pos", "neg")
 PRUNE_RULES = ("top_abs", "rand")
@@ -216,8 +217,8 @@ class CGD(torch.optim.SGD):
         if w is not None and V is not None:
             curvature = (w, V)
         curvature = hessian if curvature is None else curvature
-        if isinstance(curvature, Hessian):
-            self._check_order(curvature)
+        if isinstance(curvature, Hessian | Eigenpairs) and curvature.layout is not None:
+            self._check_order(curvature.layout)
         gradient = self._flat_gradient()
         if not torch.isfinite(gradient).all():
             raise FloatingPointError(
@@ -342,11 +343,11 @@ class CGD(torch.optim.SGD):
         step: Any = torch.optim.SGD.step
         (step.__wrapped__ if getattr(step, "hooked", False) else step)(self)
 
-    def _check_order(self, H: Hessian) -> None:
+    def _check_order(self, layout: ParameterLayout) -> None:
         own = tuple(p.shape for p in self._trained())
-        if H.n == self._n() and H.layout.shapes != own:
+        if layout.n == self._n() and layout.shapes != own:
             raise ValueError(
-                f"The Hessian is of parameters of shapes {_shapes(H.layout.shapes)}, the optimiser has "
+                f"The Hessian is of parameters of shapes {_shapes(layout.shapes)}, the optimiser has "
                 f"{_shapes(own)}; pass it model.parameters() in their order."
             )
 

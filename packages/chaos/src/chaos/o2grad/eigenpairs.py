@@ -13,7 +13,7 @@ from torch import Tensor
 from chaos.o2grad.budget import check_budget
 from chaos.o2grad.frames import Frame, IdentityFrame
 from chaos.o2grad.observation import full_precision
-from chaos.o2grad.parameters import all_finite
+from chaos.o2grad.parameters import ParameterLayout, all_finite
 from gdyn_common.display import Axes, Figure, axes_for
 
 #: An eigenvalue is zero when |w| <= ZERO_FACTOR * eps * max|w|. Rounding leaves exact zeros at 1.5 eps max|w|
@@ -46,6 +46,7 @@ class Eigenpairs:
         core_vectors: Eigenvectors in the coordinates of ``frame``, columns, shape (r, m).
         frame: Maps coordinates to parameter space.
         tol: Tolerance of the zero rule that was applied.
+        layout: Names and positions of the parameters, if they are those of a Hessian.
 
     Example:
         >>> pairs = Eigenpairs.of(torch.diag(torch.tensor([0.0, -1.0, 3.0], dtype=torch.float64)))
@@ -59,6 +60,7 @@ class Eigenpairs:
     core_vectors: Tensor
     frame: Frame
     tol: float
+    layout: ParameterLayout | None = None
 
     def plot(self, axes: Axes | None = None) -> Figure:
         """Draw the eigenvalues in ascending order, symmetric-logarithmic, and return the figure.

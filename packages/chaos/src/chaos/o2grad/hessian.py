@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -129,7 +129,7 @@ class Hessian:
 
     def eigh(self) -> Eigenpairs:
         """All eigenpairs that are not exactly zero, and the size of the null space."""
-        return Eigenpairs.of(self.core, self.frame)
+        return replace(Eigenpairs.of(self.core, self.frame), layout=self.layout)
 
     def to(self, form: str) -> Tensor | Blocks:
         """Convert to ``"dense"``, ``"sparse"`` (COO) or ``"blocks"``.
