@@ -1,5 +1,8 @@
 """What one pass records: output gradients against autograd, each example on its own, nothing left behind."""
 
+from collections import UserDict
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.utils import parametrizations, prune
 
-from variance import per_example
-from variance.errors import ConfigError, NonFiniteGradient, UnsupportedLayer
+from variance import measure_model, per_example
+from variance.errors import ConfigError, CoupledExamples, NonFiniteGradient, UnsupportedLayer
 from variance.losses import cross_entropy
 from variance.per_example.capture import capture
 from variance.per_example.layers import LinearLayer
@@ -179,3 +182,68 @@ def test_a_frozen_model_has_no_gradients(data: tuple[Tensor, Tensor]) -> None:
     model = network().requires_grad_(False)
     with pytest.raises(ConfigError, match="no trainable parameter; set requires_grad"):
         per_example.gradients(model, cross_entropy, *data)
+
+
+class Forces(nn.Module):
+    """The negative derivative of an energy: the forward pass itself differentiates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        return -torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)[0]
+
+
+@pytest.mark.filterwarnings("ignore::variance.errors.SlowPath")
+def test_a_model_that_differentiates_in_its_forward_pass(data: tuple[Tensor, Tensor]) -> None:
+    (x, _), model = data, Forces()
+    y = torch.randn_like(x)
+    rows = [
+        torch.autograd.grad(
+            F.mse_loss(model(x[i : i + 1]), y[i : i + 1]),
+            list(model.parameters()),
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        for i in range(len(x))
+    ]
+    expected = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+    torch.testing.assert_close(per_example.gradients(model, F.mse_loss, x, y), expected, **EXACT)
+    found = measure_model(model, F.mse_loss, x, y, batch_size=2, use="all")
+    assert found["grad_norm_sq"] == pytest.approx(float(expected.mean(0).square().sum()))
+
+
+class Named(nn.Module):
+    """Called with keywords; returns its own loss, where labels are given, beside the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network()
+
+    def forward(self, values: Tensor, labels: Tensor | None = None) -> dict[str, Any]:
+        logits = self.body(values)
+        return {"loss": None if labels is None else F.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_batches_may_be_of_any_mapping(data: tuple[Tensor, Tensor]) -> None:
+    # what a tokenizer returns is a UserDict, into which torch does not look
+    (x, y), model = data, Named()
+    batch = UserDict(values=x, labels=y)
+
+    def loss(outputs: dict[str, Tensor], _: None) -> Tensor:
+        return outputs["loss"]
+
+    found, expected = (
+        measure_model(model, loss, inputs, batch_size=3, num_draws=4) for inputs in (batch, dict(batch))
+    )
+    assert found["avg_var"] == expected["avg_var"] > 0
+
+    def of_logits(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs["logits"], targets)
+
+    rows = per_example.gradients(model, of_logits, UserDict(values=x), y)
+    torch.testing.assert_close(rows, dense(model.body, x, y), **EXACT)
+    with pytest.raises(CoupledExamples, match="a loss that the model returned"):
+        per_example.gradients(model, loss, batch, None)

@@ -330,7 +330,7 @@ def _require_no_randomness(objective: Objective, point: Point, population: Popul
         ConfigError: A forward pass draws random numbers.
     """
     before = RandomState.now()
-    with torch.no_grad():
+    with torch.enable_grad():  # a model may differentiate in its forward pass
         objective.losses(
             point, population.fetch(torch.arange(min(2, len(population)))), training=None, freeze_norms=True
         )

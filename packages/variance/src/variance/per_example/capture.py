@@ -13,7 +13,7 @@ graph, or a loop over single examples. What no path gets right is refused by nam
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 
 from variance import losses as loss_functions
 from variance.errors import ConfigError, CoupledExamples, NonFiniteGradient, SlowPath, UnsupportedLayer
-from variance.losses import LossFunction, num_examples, require_equally_many, take
+from variance.losses import LossFunction, num_examples, plain, require_equally_many, take
 from variance.per_example import quantities
 from variance.per_example.layers import Call, Layer, WeightLayer, layer_for
 from variance.per_example.recording import (
@@ -98,9 +98,9 @@ class _Pass:
 
     def derivative(self, losses: Tensor, leaves: Mapping[str, Tensor], **options: Any) -> Any:
         """Return derivatives by leaves that stand for parameters; None where there is none."""
-        with standing(self.model, {**self.state, **leaves}):
-            options |= {"inputs": list(leaves.values()), "allow_unused": True}
-            return torch.autograd.grad(losses, **options)
+        options |= {"inputs": list(leaves.values()), "allow_unused": True}
+        state = {**self.state, **leaves}
+        return standing(self.model, state, lambda: torch.autograd.grad(losses, **options))
 
     def leaves(self, names: tuple[str, ...] | list[str]) -> dict[str, Tensor]:
         """Return copies of parameters that autograd may differentiate by."""
@@ -142,6 +142,7 @@ def capture(
         NonFiniteGradient: Some loss is NaN or infinite.
     """
     with EXCLUSIVE:
+        x, y = plain(x), plain(y)
         require_equally_many(x, y)
         refuse_coupled_examples(model)
         require_real(model)
@@ -224,8 +225,8 @@ def _record(job: _Pass, modules: Mapping[str, nn.Module]) -> tuple[Tensor, Any, 
         outputs, losses = job.losses({})
         loss_functions.require_finite(losses.detach(), "the loss", job.indices)
         if recorder.calls:
-            with standing(job.model, job.state):
-                torch.autograd.grad(losses.sum(), recorder.token, allow_unused=True)
+            backward = partial(torch.autograd.grad, losses.sum(), recorder.token, allow_unused=True)
+            standing(job.model, job.state, backward)
     layers = {}
     for name, module in modules.items():
         calls = [call for call in recorder.calls.get(name, []) if call.is_used]
@@ -319,17 +320,18 @@ def _require_independent(
         CoupledExamples: It does.
     """
     even = torch.arange(len(losses)) // 2 * 2
-    with torch.no_grad():
+    with torch.enable_grad():  # a model may differentiate in its forward pass
         job.random_state.restore()
         replaced = call_model(job.model, protected(job.model, job.state), take(job.x, even))
         if not after.same_as(RandomState.now()):
             return
         pairs = [
-            (one, other.detach())
+            (one, other)
             for one, other in zip(pytree.tree_leaves(replaced), pytree.tree_leaves(outputs), strict=False)
             if isinstance(one, Tensor) and one.is_floating_point() and one.ndim and len(other) == len(losses)
-        ] or [(loss_functions.example_losses(job.loss, replaced, take(job.y, even)), losses.detach())]
-    for one, other in pairs:
+        ] or [(loss_functions.example_losses(job.loss, replaced, take(job.y, even)), losses)]
+    for pair in pairs:
+        one, other = (value.detach() for value in pair)
         finite = one.isfinite() & other.isfinite()  # masked outputs are infinite
         one, other = one.where(finite, 0), other.where(finite, 0)
         difference = (one - other)[::2].abs()

@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils import _pytree as pytree
 
 from variance.errors import ConfigError, UnsupportedLayer
@@ -169,15 +169,22 @@ def device_of(batch: Any) -> torch.device:
     return next(leaf.device for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor))
 
 
-@contextmanager
-def standing(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let a model have other values during a backward pass, which may run parts of the model again.
+class _Beside(nn.Module):
+    """A module whose call is something else than that of the model it holds."""
+
+    def __init__(self, model: nn.Module, act: Callable[[], Any]) -> None:
+        super().__init__()
+        self.model, self.forward = model, act
+
+
+def standing(model: nn.Module, state: Mapping[str, Tensor], backward: Callable[[], Any]) -> Any:
+    """Make a backward pass, which may run parts of a model again, while the model has other values.
 
     A checkpoint does so, and the adjoint method of differential equations, which even differentiates by the
     parameters that it finds then.
     """
-    with _reparametrize_module(model, protected(model, dict(state)), tie_weights=True):
-        yield
+    values = {f"model.{name}": value for name, value in protected(model, dict(state)).items()}
+    return functional_call(_Beside(model, backward), values, ())
 
 
 def differentiate(
@@ -193,8 +200,8 @@ def differentiate(
     """
     own = {name: p for name, p in model.named_parameters() if name in leaves and p.requires_grad}
     try:
-        with standing(model, {**state, **leaves}):
-            found = torch.autograd.grad(total, [*leaves.values(), *own.values()], allow_unused=True)
+        backward = partial(torch.autograd.grad, total, [*leaves.values(), *own.values()], allow_unused=True)
+        found = standing(model, {**state, **leaves}, backward)
     except RuntimeError as error:
         if "memory" in str(error):
             raise
