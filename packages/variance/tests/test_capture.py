@@ -247,3 +247,42 @@ def test_batches_may_be_of_any_mapping(data: tuple[Tensor, Tensor]) -> None:
     torch.testing.assert_close(rows, dense(model.body, x, y), **EXACT)
     with pytest.raises(CoupledExamples, match="a loss that the model returned"):
         per_example.gradients(model, loss, batch, None)
+
+
+class Sorted(nn.Module):
+    """Orders the examples for a layer, as packing by length does, and puts them back."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.layer, self.head, self.how = nn.Linear(4, 6).double(), nn.Linear(6, 3).double(), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = x[:, 0].argsort()
+        h = torch.tanh(self.layer(x[order]))
+        if self.how == "index":
+            return self.head(h[order.argsort()])
+        if self.how == "index_select":
+            return self.head(h.index_select(0, order.argsort()))
+        if self.how == "gather":
+            return self.head(h.gather(0, order.argsort().unsqueeze(1).expand_as(h)))
+        if self.how == "scatter":
+            return self.head(torch.zeros_like(h).scatter(0, order.unsqueeze(1).expand_as(h), h))
+        back = torch.zeros_like(h)
+        back[order] = h
+        return self.head(back)
+
+
+@pytest.mark.parametrize("how", ["index", "index_select", "gather", "scatter", "assignment"])
+@pytest.mark.filterwarnings("ignore::variance.errors.SlowPath")
+def test_a_batch_that_is_no_longer_in_order_is_seen_at_once(data: tuple[Tensor, Tensor], how: str) -> None:
+    # after passes over sorted batches, which the check found right, other orders were 100 % off
+    (x, y), model = data, Sorted(how)
+    x = x[x[:, 0].argsort()]
+    for order in (slice(None),) * 4 + (torch.tensor([2, 0, 4, 1, 3]),) * 2:
+        found = per_example.gradients(model, F.cross_entropy, x[order], y)
+        rows = [
+            torch.autograd.grad(F.cross_entropy(model(a[None]), b[None]), list(model.parameters()))
+            for a, b in zip(x[order], y, strict=True)
+        ]
+        expected = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+        torch.testing.assert_close(found, expected, **EXACT)

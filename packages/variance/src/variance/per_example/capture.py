@@ -65,7 +65,7 @@ class _Known:
     excluded: set[str] = field(default_factory=set)
     method: str = "vmap"
     passes: int = 0
-    structures: set[tuple[str, ...]] = field(default_factory=set)
+    structures: set[int] = field(default_factory=set)
 
     def is_due(self) -> bool:
         """Whether this pass is checked: the first, second, fourth, eighth, ..."""
@@ -173,13 +173,13 @@ def _known(model: nn.Module, x: Any, y: Any, trainable: tuple[str, ...], *, weig
     return _KNOWN.setdefault(model, {}).setdefault((shapes, modes, trainable, weights_only), _Known())
 
 
-def _run(job: _Pass, known: _Known, *, weights_only: bool) -> tuple[Capture, tuple[str, ...]]:
+def _run(job: _Pass, known: _Known, *, weights_only: bool) -> tuple[Capture, int]:
     """Record what can be recorded, compute the rest by the known method, and name the operations."""
     modules = recordable(job.model)
     chosen = {name: module for name, module in modules.items() if name not in known.excluded}
     if weights_only:
         chosen = {name: module for name, module in chosen.items() if _is_weight_layer(module)}
-    losses, outputs, layers = _record(job, chosen)
+    losses, outputs, layers, structure = _record(job, chosen)
     shapes = {name: job.state[name].shape for name in job.trainable}
     covered = {name for layer in layers.values() for name in layer.parameter_names}
     left = [] if weights_only else [name for name in shapes if name not in covered]
@@ -190,12 +190,22 @@ def _run(job: _Pass, known: _Known, *, weights_only: bool) -> tuple[Capture, tup
         for call in layer.calls:
             call.convert(dtype)
     rest = {name: value.to(dtype) for name, value in rest.items()}
-    return Capture(losses.detach().to(dtype), layers, rest, shapes, outputs), _structure(losses)
+    return Capture(losses.detach().to(dtype), layers, rest, shapes, outputs), structure
 
 
-def _structure(losses: Tensor) -> tuple[str, ...]:
-    """Return the operations between the first recorded output and the losses, in the order of a walk."""
-    return tuple("" if node is None else node.name() for node in _walk(losses))
+def _structure(losses: Tensor) -> int:
+    """Return a hash of the operations between the first recorded output and the losses, in the order met.
+
+    Where an operation picks rows, which ones belongs to it: sorted batches have another order in every pass.
+    """
+    return hash(tuple((type(node).__name__, _rows(node)) for node in _walk(losses)))
+
+
+def _rows(node: Any) -> bytes | None:
+    index = getattr(node, "_saved_index", None) if getattr(node, "_saved_dim", None) == 0 else None
+    if type(node).__name__ in ("IndexBackward0", "IndexPutBackward0"):
+        index = node._saved_indices[0]
+    return None if index is None else index.cpu().numpy().tobytes()
 
 
 def _walk(losses: Tensor) -> Iterator[Any]:
@@ -219,11 +229,12 @@ def _is_weight_layer(module: nn.Module) -> bool:
     return kind is not None and kind.is_weight_layer
 
 
-def _record(job: _Pass, modules: Mapping[str, nn.Module]) -> tuple[Tensor, Any, dict[str, Layer]]:
+def _record(job: _Pass, modules: Mapping[str, nn.Module]) -> tuple[Tensor, Any, dict[str, Layer], int]:
     recorder = Recorder(torch.zeros((), requires_grad=True, device=device_of(job.x)))
     with torch.enable_grad(), hooked(modules, recorder):
         outputs, losses = job.losses({})
         loss_functions.require_finite(losses.detach(), "the loss", job.indices)
+        structure = _structure(losses)
         if recorder.calls:
             backward = partial(torch.autograd.grad, losses.sum(), recorder.token, allow_unused=True)
             standing(job.model, job.state, backward)
@@ -237,7 +248,7 @@ def _record(job: _Pass, modules: Mapping[str, nn.Module]) -> tuple[Tensor, Any, 
         kind = layer_for(module)
         assert kind is not None
         layers[name] = kind(name, module, calls, buffers=job.state)
-    return losses, outputs, layers
+    return losses, outputs, layers, structure
 
 
 def _checked(job: _Pass, known: _Known, *, weights_only: bool) -> Capture:
