@@ -5,9 +5,10 @@ that examples do not meet. Whether that is so is not read off the code of a mode
 per-example gradients under random normal weights is compared, parameter by parameter, with the gradient of
 the weighted loss by plain autograd. That costs about two passes, so it is done at the first, second, fourth,
 eighth, ... pass of a model on batches of one shape, and whenever the operations of the recorded pass, which
-are looked at in every one, are not those of a pass that was compared. (Equal weights would not see examples
-that are exchanged.) Parameters that differ take an exact path: vmap over single examples, rows of the same
-graph, or a loop over single examples. What no path gets right is refused by name.
+are looked at in every one with the rows that they pick, are not those of a pass that was compared. (Equal
+weights would not see examples that are exchanged.) A weight that is read outside its layer is seen in every
+pass, as it leads to autograd there. Parameters that differ take an exact path: vmap over single examples,
+rows of the same graph, or a loop over single examples. What no path gets right is refused by name.
 """
 
 import warnings
@@ -179,7 +180,10 @@ def _run(job: _Pass, known: _Known, *, weights_only: bool) -> tuple[Capture, int
     chosen = {name: module for name, module in modules.items() if name not in known.excluded}
     if weights_only:
         chosen = {name: module for name, module in chosen.items() if _is_weight_layer(module)}
-    losses, outputs, layers, structure = _record(job, chosen)
+    losses, outputs, layers, structure, elsewhere = _record(job, chosen)
+    if elsewhere:
+        known.excluded |= elsewhere
+        return _run(job, known, weights_only=weights_only)
     shapes = {name: job.state[name].shape for name in job.trainable}
     covered = {name for layer in layers.values() for name in layer.parameter_names}
     left = [] if weights_only else [name for name in shapes if name not in covered]
@@ -205,7 +209,7 @@ def _rows(node: Any) -> bytes | None:
     index = getattr(node, "_saved_index", None) if getattr(node, "_saved_dim", None) == 0 else None
     if type(node).__name__ in ("IndexBackward0", "IndexPutBackward0"):
         index = node._saved_indices[0]
-    return None if index is None else index.cpu().numpy().tobytes()
+    return index.cpu().numpy().tobytes() if isinstance(index, Tensor) else None
 
 
 def _walk(losses: Tensor) -> Iterator[Any]:
@@ -229,12 +233,22 @@ def _is_weight_layer(module: nn.Module) -> bool:
     return kind is not None and kind.is_weight_layer
 
 
-def _record(job: _Pass, modules: Mapping[str, nn.Module]) -> tuple[Tensor, Any, dict[str, Layer], int]:
+def _record(
+    job: _Pass, modules: Mapping[str, nn.Module]
+) -> tuple[Tensor, Any, dict[str, Layer], int, set[str]]:
+    """Record a pass; the last value names the modules whose parameters are also read elsewhere."""
+    owners = {
+        f"{name}.{key}" if name else key: name
+        for name, module in modules.items()
+        for key, _ in module.named_parameters(recurse=False)
+    }
+    leaves = {key: job.state[key].detach().requires_grad_() for key in job.trainable if key in owners}
     recorder = Recorder(torch.zeros((), requires_grad=True, device=device_of(job.x)))
     with torch.enable_grad(), hooked(modules, recorder):
-        outputs, losses = job.losses({})
+        outputs, losses = job.losses(leaves)
         loss_functions.require_finite(losses.detach(), "the loss", job.indices)
         structure = _structure(losses)
+        read = {id(getattr(node, "variable", None)) for node in _walk(losses)}
         if recorder.calls:
             backward = partial(torch.autograd.grad, losses.sum(), recorder.token, allow_unused=True)
             standing(job.model, job.state, backward)
@@ -248,7 +262,8 @@ def _record(job: _Pass, modules: Mapping[str, nn.Module]) -> tuple[Tensor, Any, 
         kind = layer_for(module)
         assert kind is not None
         layers[name] = kind(name, module, calls, buffers=job.state)
-    return losses, outputs, layers, structure
+    elsewhere = {owners[key] for key, leaf in leaves.items() if id(leaf) in read}
+    return losses, outputs, layers, structure, elsewhere
 
 
 def _checked(job: _Pass, known: _Known, *, weights_only: bool) -> Capture:
