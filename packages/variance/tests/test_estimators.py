@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from variance.errors import ConfigError, NotReady
+from variance.data import TensorPopulation
+from variance.errors import ConfigError, CoupledExamples, NotReady
 from variance.estimators import (
     EKFAC,
     GC,
@@ -474,3 +475,12 @@ def test_a_stored_state_stays_as_it_is(name: str, problem) -> None:  # type: ign
     for value, other in zip(stored, expected, strict=True):
         is_tensor = isinstance(value, torch.Tensor)
         assert torch.equal(value, other) if is_tensor else value == other or value != value
+
+
+def test_svrg_refuses_a_loss_whose_parts_do_not_add_up() -> None:
+    # with class weights the mean direction was off by 59 % on sorted data, in silence
+    torch.manual_seed(0)
+    model, labels = nn.Linear(4, 2), (torch.arange(1200) > 700).long()
+    svrg = SVRG(Objective(model, nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0]))))
+    with pytest.raises(CoupledExamples, match="SVRG need one loss per example"):
+        svrg.on_infrequent(0, Point.of(model), TensorPopulation(torch.randn(1200, 4), labels))

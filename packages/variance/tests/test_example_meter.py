@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from variance.errors import ConfigError, UnsupportedLayer
+from variance.errors import ConfigError, CoupledExamples, UnsupportedLayer
 from variance.noise_scale import ExampleMeter
 
 
@@ -128,6 +128,55 @@ def one_step(model: nn.Module, x: torch.Tensor, loss: Callable[[torch.Tensor], t
     loss(model(x)).backward()
     meter.step()
     return meter
+
+
+def masked(keep: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: torch.where(keep(x), x.roll(-1, 1), -100)
+
+
+def tokens(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+
+def mean_of_weighted(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    weights = torch.tensor([1.0, 9.0, 2.0])
+    return F.cross_entropy(outputs, targets, weight=weights, reduction="none").mean()
+
+
+LOSSES = {  # loss, targets of the inputs, whether it divides by what differs
+    "class weights": (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0, 2.0])), None, True),
+    "twice that": (lambda o, t: 2 * F.cross_entropy(o, t, weight=torch.tensor([1.0, 9.0, 2.0])), None, True),
+    "classes along axis 1": (lambda o, t: F.cross_entropy(o.mT, t), masked(lambda x: x > 4), True),
+    "masked tokens": (tokens, masked(lambda x: x > 4), True),
+    "as many masked": (tokens, masked(lambda x: torch.arange(5).expand_as(x) < 4), False),
+    "mean": (F.cross_entropy, None, False),
+    "weights in a plain mean": (mean_of_weighted, None, False),
+    "label smoothing": (lambda o, t: F.cross_entropy(o, t, label_smoothing=0.1), None, False),
+    "squares": (lambda o, t: F.mse_loss(o, F.one_hot(t, 3).float()), None, False),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_divisor_that_differs_from_batch_to_batch_is_refused(name: str) -> None:
+    # three classes, weights 1 to 9: noise scale 3.3 was given where that of the loss is 2.0
+    torch.manual_seed(0)
+    loss, targets, refused = LOSSES[name]
+    model = nn.Sequential(nn.Linear(6, 3) if targets is None else nn.Embedding(11, 11))
+
+    def train(meter: ExampleMeter) -> None:
+        for _ in range(4):
+            model.zero_grad()
+            x = torch.randn(16, 6) if targets is None else torch.randint(11, (16, 5))
+            y = torch.randint(3, (16,)) if targets is None else targets(x)
+            (loss(model(x), y) * 1024).backward()
+            meter.step(loss_scale=1024)
+
+    with ExampleMeter(model) as meter:
+        if refused:
+            with pytest.raises(CoupledExamples, match="divides by a sum of class weights"):
+                train(meter)
+        else:
+            train(meter)
 
 
 def test_a_weight_that_is_also_an_argument_is_left_out() -> None:

@@ -7,7 +7,7 @@ ignored positions in a mean, a contrastive loss), the batch has a gradient but i
 their own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -57,11 +57,22 @@ def require_equally_many(x: Any, y: Any) -> int:
 
 def take(batch: Any, rows: Any) -> Any:
     """Return some examples of a batch: a tensor, or nested dictionaries, lists and tuples of tensors."""
-    return pytree.tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, batch)
+    return pytree.tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, plain(batch))
+
+
+def plain(batch: Any) -> Any:
+    """Return a batch with mappings that torch does not look into, as a tokenizer returns, as dictionaries.
+
+    Example:
+        >>> from collections import UserDict
+        >>> plain((UserDict(input_ids=[1, 2]), None))
+        ({'input_ids': [1, 2]}, None)
+    """
+    return pytree.tree_map(lambda leaf: plain(dict(leaf)) if isinstance(leaf, Mapping) else leaf, batch)
 
 
 def _tensors(batch: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in pytree.tree_leaves(plain(batch)) if isinstance(leaf, Tensor)]
 
 
 def example_losses(loss: LossFunction, outputs: Any, targets: Any) -> Float[Tensor, "batch"]:
@@ -92,15 +103,17 @@ def example_losses(loss: LossFunction, outputs: Any, targets: Any) -> Float[Tens
         Traceback (most recent call last):
         ...
         variance.errors.CoupledExamples: the loss of the batch is neither the mean nor the sum of the losses \
-of its examples (class weights, ignored or masked positions in a mean?), so examples have no losses of their \
-own; pass a loss with reduction='none' or 'sum', which says what one example counts.
+of its examples (class weights, ignored or masked positions in a mean, or a loss that the model returned?), \
+so examples have no losses of their own; pass one of the model's outputs with reduction='none' or 'sum', \
+which says what one example counts.
     """
     values, reduction = reduced(loss, outputs, targets)
     if reduction == "other":
         raise CoupledExamples(
             "the loss of the batch is neither the mean nor the sum of the losses of its examples (class "
-            "weights, ignored or masked positions in a mean?), so examples have no losses of their own; "
-            "pass a loss with reduction='none' or 'sum', which says what one example counts."
+            "weights, ignored or masked positions in a mean, or a loss that the model returned?), so "
+            "examples have no losses of their own; pass one of the model's outputs with reduction='none' or "
+            "'sum', which says what one example counts."
         )
     return values
 

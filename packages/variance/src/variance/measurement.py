@@ -223,8 +223,8 @@ def measure_model(
 
     Examples are drawn independently, with replacement, so all estimates are unbiased and refer to the
     population that is given. `loss` may be any loss of the batch, with class weights or masked positions,
-    too: what is measured is the gradient of exactly this loss. Takes `num_draws` passes and 4.25 times
-    the memory of float32 parameters beside the model's own.
+    too: what is measured is the gradient of exactly this loss, before any hook of a parameter. Takes
+    `num_draws` passes and 4.25 times the memory of float32 parameters beside the model's own.
 
     Args:
         model: The model, in the mode it is trained in; nothing of it changes.
@@ -330,7 +330,7 @@ def _require_no_randomness(objective: Objective, point: Point, population: Popul
         ConfigError: A forward pass draws random numbers.
     """
     before = RandomState.now()
-    with torch.no_grad():
+    with torch.enable_grad():  # a model may differentiate in its forward pass
         objective.losses(
             point, population.fetch(torch.arange(min(2, len(population)))), training=None, freeze_norms=True
         )

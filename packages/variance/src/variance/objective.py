@@ -202,13 +202,16 @@ class Objective:
         *,
         training: bool | None = None,
         freeze_norms: bool = False,
+        additive: bool = False,
     ) -> tuple[Float[Tensor, "p"], float]:
         """Return the flat gradient and value of mean(weight * loss).
 
-        A loss that is no mean over examples (class weights, masked positions) is taken as it is, unweighted.
+        A loss that is no mean over examples (class weights, masked positions) is taken as it is, unweighted;
+        where gradients must be `additive` (those of parts of the data average to that of all), it is refused.
 
         Raises:
             NonFiniteGradient: A loss or the gradient is NaN or infinite; the examples are named.
+            CoupledExamples: The batch is weighted or gradients must be additive, and the loss is no mean.
             ConfigError: The loss reads the model's own parameters, and the point is another.
         """
         leaves = {name: value.detach().requires_grad_() for name, value in point.parameters.items()}
@@ -217,10 +220,10 @@ class Objective:
             outputs = self._outputs(at, batch, generator, training=training, freeze_norms=freeze_norms)
             found, reduction = loss_functions.reduced(self.loss, outputs, batch.targets)
             if reduction == "other":  # the batch has a gradient, its examples have none
-                if bool((batch.weights != 1).any()):
+                if additive or bool((batch.weights != 1).any()):
                     raise CoupledExamples(
-                        "weighted batches need one loss per example, and this loss is neither the mean nor "
-                        "the sum of such; pass it with reduction='none' or 'sum'."
+                        "weighted batches and SVRG need one loss per example, and this loss is neither the "
+                        "mean nor the sum of such; pass it with reduction='none' or 'sum'."
                     )
                 total, found = found, found.reshape(1)
             else:

@@ -38,8 +38,8 @@ class NTK(GradientEstimator):
         weights = inverse_row_sums(kernel, self.damping) * batch.weights.to(kernel)
         weighted = Batch(batch.inputs, batch.targets, batch.indices, weights)
         values, _ = self.objective.gradient(point, weighted, training=False)
-        with torch.no_grad():
-            loss = float(self.objective.losses(point, batch, training=False).mean())
+        with torch.enable_grad():  # a model may differentiate in its forward pass
+            loss = float(self.objective.losses(point, batch, training=False).detach().mean())
         return Direction(values, loss)
 
 

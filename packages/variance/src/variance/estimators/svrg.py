@@ -87,7 +87,8 @@ class SVRG(GradientEstimator):
             )
         total = torch.zeros(len(point.flat()), dtype=torch.float64)
         for rows in indices.split(EXACT_CHUNK):
-            gradient, _ = self.objective.gradient(point, population.fetch(rows), training=False)
+            batch = population.fetch(rows)
+            gradient, _ = self.objective.gradient(point, batch, training=False, additive=True)
             total += len(rows) * gradient.double().cpu()
         self.snapshot = point.copy()
         self.snapshot_mean = (total / len(indices)).to(point.flat())
@@ -114,7 +115,7 @@ class SVRG(GradientEstimator):
         if self.snapshot is None or self.snapshot_mean is None:
             raise NotReady("SVRG has no snapshot yet; it is taken by on_infrequent.")
         new, loss = self.objective.gradient(point, batch, training=False)
-        old, _ = self.objective.gradient(self.snapshot, batch, training=False)
+        old, _ = self.objective.gradient(self.snapshot, batch, training=False, additive=True)
         # both gradients are fresh, so no temporary of the size of the model is needed
         control = old.sub_(self.snapshot_mean)
         if self.clip is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from typing_extensions import override
 
-from variance.errors import ConfigError, UnsupportedLayer
+from variance.errors import ConfigError, CoupledExamples, UnsupportedLayer
 from variance.noise_scale.base import Hook, Meter, dense, squared_norm, world_size
 from variance.per_example.capture import capture
 from variance.per_example.layers import Call, EmbeddingLayer, Layer, WeightLayer, layer_for
@@ -27,7 +27,8 @@ class ExampleMeter(Meter):
     norms of its per-example gradients. Parameters of other layers are left out: the noise scale is that of
     the parameters in `result().by_parameter`. Gradients count as those of the mean loss of a step; with a
     summed loss the noise scale is the same, variance and squared norm are too large by the squared number
-    of examples.
+    of examples. A loss that divides by what differs from batch to batch (class weights, masked positions)
+    has noise in its divisor, which single examples do not show: a cross-entropy of this kind is refused.
 
     At the first, second, fourth, eighth, ... measured step the sums of squared norms are compared with those
     of `variance.per_example` on the step's inputs and the gradients of its outputs, under the random numbers
@@ -44,6 +45,7 @@ class ExampleMeter(Meter):
     Raises:
         ConfigError: No trainable parameter, or `every` below 1.
         UnsupportedLayer: Batch norm in training mode, which couples the examples.
+        CoupledExamples: From `step`: a cross-entropy that divides by a sum of weights.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -61,7 +63,7 @@ class ExampleMeter(Meter):
 
     def __init__(self, model: nn.Module, *, population: int = 0, every: int = 1) -> None:
         refuse_coupled_examples(model)
-        self._checks = 0
+        self._checks, self._divided = 0, math.nan
         self._modules = recordable(model)
         super().__init__(model, population, every)
         covered = {name for key, module in self._modules.items() for name in _names(key, module)}
@@ -135,7 +137,7 @@ class ExampleMeter(Meter):
             raise ConfigError(f"a step of {n} example has no variance; use batches of at least 2.")
         sums = self._sums(found)
         if self._checks & (self._checks + 1) == 0 and math.isfinite(sum(map(float, sums.values()))):
-            self._check(found, sums)
+            self._check(found, sums, loss_scale)
         small = {name: value * (n / loss_scale**2) for name, value in sums.items()}  # mean of |n c|^2
         self._checks += self._take_in(small, 1 / loss_scale, n * world_size(), 1)
 
@@ -158,8 +160,8 @@ class ExampleMeter(Meter):
             sums |= {key: value for key, value in _squares(layer) if key in self._parameters}
         return sums
 
-    def _check(self, found: "_Pass", sums: Mapping[str, Tensor]) -> None:
-        """Compare with verified per-example gradients of the same pass."""
+    def _check(self, found: "_Pass", sums: Mapping[str, Tensor], loss_scale: float) -> None:
+        """Compare with verified per-example gradients of the same pass, and look for a divisor of weights."""
         outputs = found.output_gradients
         n = found.num_examples
         if (
@@ -186,6 +188,9 @@ class ExampleMeter(Meter):
             warnings.simplefilter("ignore")  # which parameters take a slow path does not matter here
             found.random_state.restore()
             captured = capture(self._model, loss, found.inputs, [outputs[i] for i in places])
+        produced = pytree.tree_leaves(captured.outputs)
+        shares = [_shares(produced[i].detach(), gradient / loss_scale) for i, gradient in outputs.items()]
+        self._require_one_divisor(next((one for one in shares if one is not None), None))
         expected = materialised(captured)
         squares = {name: float(squared_norm(value)) for name, value in expected.items()}
         floor = 1e-6 * sum(squares.values())
@@ -206,6 +211,18 @@ class ExampleMeter(Meter):
             > found.tolerance * (float(squared_norm(p.grad)) + squares[name]) + floor
         }
         self._leave_out(beyond, "have a gradient that does not come through the outputs (a weight penalty?)")
+
+    def _require_one_divisor(self, shares: Tensor | None) -> None:
+        """Refuse examples that differ in weight where the sum of weights is the same at two checks."""
+        if shares is None or float(shares.max() - shares.min()) < 0.01 * float(shares.max()):
+            return
+        before, self._divided = self._divided, float(shares.sum())
+        if math.isclose(before, self._divided, rel_tol=1e-4):
+            raise CoupledExamples(
+                "the loss divides by a sum of class weights or by a number of unmasked positions, which "
+                "differs from batch to batch, so examples have no gradients of their own. Use NoiseMeter or "
+                "measure_model, or divide by a constant."
+            )
 
     @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -272,6 +289,26 @@ class _Pass:
                 "model with tensors, or in dictionaries, lists and tuples, or use NoiseMeter."
             )
         return len(first)
+
+
+def _shares(outputs: Tensor, gradient: Tensor) -> Tensor | None:
+    """Return the weight of each example in a loss that adds up cross-entropies; None for another loss.
+
+    The gradient is w (p - e_target) then, with p the softmax, so w follows from its lowest entry.
+    """
+    kind = torch.promote_types(outputs.dtype, torch.float32)
+    for axis in {1, outputs.ndim - 1} if outputs.ndim > 1 else ():
+        p, g = outputs.to(kind).softmax(axis), gradient.to(kind)
+        lowest, target = g.min(axis, keepdim=True)
+        left = 1 - p.gather(axis, target)
+        weights = torch.where(lowest < 0, -lowest / left, 0.0)
+        rebuilt = weights * p.scatter_add(axis, target, -torch.ones_like(p))
+        if float((rebuilt - g).norm()) < 0.01 * float(g.norm()):
+            counted = (lowest < 0).flatten(1)
+            known = counted & (left > 0.01).flatten(1)  # else w is rounding
+            mean = (weights.flatten(1) * known).sum(1) / known.sum(1)
+            return torch.where(counted.any(1), mean.nan_to_num(float(mean.nanmean())), 0.0) * counted.sum(1)
+    return None
 
 
 def _names(name: str, module: nn.Module) -> list[str]:

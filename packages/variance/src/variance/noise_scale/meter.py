@@ -25,7 +25,8 @@ class NoiseMeter(Meter):
     `DistributedDataParallel` the ranks are micro-batches, too; the norms of all ranks are averaged by one
     all-reduce of a vector with one entry per parameter. Steps whose micro-batches are not all of the given
     size, as at the end of an epoch, and steps with gradients that are not finite are left out, with a
-    warning.
+    warning. The loss of a micro-batch must be divided by what it holds itself: where all are divided by the
+    unmasked positions of the whole step, that micro-batches hold more or fewer of them counts as noise.
 
     Args:
         model: The model that is trained.

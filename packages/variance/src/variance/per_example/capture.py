@@ -5,15 +5,16 @@ that examples do not meet. Whether that is so is not read off the code of a mode
 per-example gradients under random normal weights is compared, parameter by parameter, with the gradient of
 the weighted loss by plain autograd. That costs about two passes, so it is done at the first, second, fourth,
 eighth, ... pass of a model on batches of one shape, and whenever the operations of the recorded pass, which
-are looked at in every one, are not those of a pass that was compared. (Equal weights would not see examples
-that are exchanged.) Parameters that differ take an exact path: vmap over single examples, rows of the same
-graph, or a loop over single examples. What no path gets right is refused by name.
+are looked at in every one with the rows that they pick, are not those of a pass that was compared. (Equal
+weights would not see examples that are exchanged.) A weight that is read outside its layer is seen in every
+pass, as it leads to autograd there. Parameters that differ take an exact path: vmap over single examples,
+rows of the same graph, or a loop over single examples. What no path gets right is refused by name.
 """
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,7 +27,7 @@ from torch.utils import _pytree as pytree
 
 from variance import losses as loss_functions
 from variance.errors import ConfigError, CoupledExamples, NonFiniteGradient, SlowPath, UnsupportedLayer
-from variance.losses import LossFunction, num_examples, require_equally_many, take
+from variance.losses import LossFunction, num_examples, plain, require_equally_many, take
 from variance.per_example import quantities
 from variance.per_example.layers import Call, Layer, WeightLayer, layer_for
 from variance.per_example.recording import (
@@ -65,7 +66,7 @@ class _Known:
     excluded: set[str] = field(default_factory=set)
     method: str = "vmap"
     passes: int = 0
-    structures: set[tuple[str, ...]] = field(default_factory=set)
+    structures: set[int] = field(default_factory=set)
 
     def is_due(self) -> bool:
         """Whether this pass is checked: the first, second, fourth, eighth, ..."""
@@ -98,9 +99,9 @@ class _Pass:
 
     def derivative(self, losses: Tensor, leaves: Mapping[str, Tensor], **options: Any) -> Any:
         """Return derivatives by leaves that stand for parameters; None where there is none."""
-        with standing(self.model, {**self.state, **leaves}):
-            options |= {"inputs": list(leaves.values()), "allow_unused": True}
-            return torch.autograd.grad(losses, **options)
+        options |= {"inputs": list(leaves.values()), "allow_unused": True}
+        state = {**self.state, **leaves}
+        return standing(self.model, state, lambda: torch.autograd.grad(losses, **options))
 
     def leaves(self, names: tuple[str, ...] | list[str]) -> dict[str, Tensor]:
         """Return copies of parameters that autograd may differentiate by."""
@@ -142,6 +143,7 @@ def capture(
         NonFiniteGradient: Some loss is NaN or infinite.
     """
     with EXCLUSIVE:
+        x, y = plain(x), plain(y)
         require_equally_many(x, y)
         refuse_coupled_examples(model)
         require_real(model)
@@ -172,13 +174,16 @@ def _known(model: nn.Module, x: Any, y: Any, trainable: tuple[str, ...], *, weig
     return _KNOWN.setdefault(model, {}).setdefault((shapes, modes, trainable, weights_only), _Known())
 
 
-def _run(job: _Pass, known: _Known, *, weights_only: bool) -> tuple[Capture, tuple[str, ...]]:
+def _run(job: _Pass, known: _Known, *, weights_only: bool) -> tuple[Capture, int]:
     """Record what can be recorded, compute the rest by the known method, and name the operations."""
     modules = recordable(job.model)
     chosen = {name: module for name, module in modules.items() if name not in known.excluded}
     if weights_only:
         chosen = {name: module for name, module in chosen.items() if _is_weight_layer(module)}
-    losses, outputs, layers = _record(job, chosen)
+    losses, outputs, layers, structure, elsewhere = _record(job, chosen)
+    if elsewhere:
+        known.excluded |= elsewhere
+        return _run(job, known, weights_only=weights_only)
     shapes = {name: job.state[name].shape for name in job.trainable}
     covered = {name for layer in layers.values() for name in layer.parameter_names}
     left = [] if weights_only else [name for name in shapes if name not in covered]
@@ -189,12 +194,22 @@ def _run(job: _Pass, known: _Known, *, weights_only: bool) -> tuple[Capture, tup
         for call in layer.calls:
             call.convert(dtype)
     rest = {name: value.to(dtype) for name, value in rest.items()}
-    return Capture(losses.detach().to(dtype), layers, rest, shapes, outputs), _structure(losses)
+    return Capture(losses.detach().to(dtype), layers, rest, shapes, outputs), structure
 
 
-def _structure(losses: Tensor) -> tuple[str, ...]:
-    """Return the operations between the first recorded output and the losses, in the order of a walk."""
-    return tuple("" if node is None else node.name() for node in _walk(losses))
+def _structure(losses: Tensor) -> int:
+    """Return a hash of the operations between the first recorded output and the losses, in the order met.
+
+    Where an operation picks rows, which ones belongs to it: sorted batches have another order in every pass.
+    """
+    return hash(tuple((type(node).__name__, _rows(node)) for node in _walk(losses)))
+
+
+def _rows(node: Any) -> bytes | None:
+    index = getattr(node, "_saved_index", None) if getattr(node, "_saved_dim", None) == 0 else None
+    if type(node).__name__ in ("IndexBackward0", "IndexPutBackward0"):
+        index = node._saved_indices[0]
+    return index.cpu().numpy().tobytes() if isinstance(index, Tensor) else None
 
 
 def _walk(losses: Tensor) -> Iterator[Any]:
@@ -218,14 +233,25 @@ def _is_weight_layer(module: nn.Module) -> bool:
     return kind is not None and kind.is_weight_layer
 
 
-def _record(job: _Pass, modules: Mapping[str, nn.Module]) -> tuple[Tensor, Any, dict[str, Layer]]:
+def _record(
+    job: _Pass, modules: Mapping[str, nn.Module]
+) -> tuple[Tensor, Any, dict[str, Layer], int, set[str]]:
+    """Record a pass; the last value names the modules whose parameters are also read elsewhere."""
+    owners = {
+        f"{name}.{key}" if name else key: name
+        for name, module in modules.items()
+        for key, _ in module.named_parameters(recurse=False)
+    }
+    leaves = {key: job.state[key].detach().requires_grad_() for key in job.trainable if key in owners}
     recorder = Recorder(torch.zeros((), requires_grad=True, device=device_of(job.x)))
     with torch.enable_grad(), hooked(modules, recorder):
-        outputs, losses = job.losses({})
+        outputs, losses = job.losses(leaves)
         loss_functions.require_finite(losses.detach(), "the loss", job.indices)
+        structure = _structure(losses)
+        read = {id(getattr(node, "variable", None)) for node in _walk(losses)}
         if recorder.calls:
-            with standing(job.model, job.state):
-                torch.autograd.grad(losses.sum(), recorder.token, allow_unused=True)
+            backward = partial(torch.autograd.grad, losses.sum(), recorder.token, allow_unused=True)
+            standing(job.model, job.state, backward)
     layers = {}
     for name, module in modules.items():
         calls = [call for call in recorder.calls.get(name, []) if call.is_used]
@@ -236,7 +262,8 @@ def _record(job: _Pass, modules: Mapping[str, nn.Module]) -> tuple[Tensor, Any, 
         kind = layer_for(module)
         assert kind is not None
         layers[name] = kind(name, module, calls, buffers=job.state)
-    return losses, outputs, layers
+    elsewhere = {owners[key] for key, leaf in leaves.items() if id(leaf) in read}
+    return losses, outputs, layers, structure, elsewhere
 
 
 def _checked(job: _Pass, known: _Known, *, weights_only: bool) -> Capture:
@@ -319,17 +346,18 @@ def _require_independent(
         CoupledExamples: It does.
     """
     even = torch.arange(len(losses)) // 2 * 2
-    with torch.no_grad():
+    with torch.enable_grad():  # a model may differentiate in its forward pass
         job.random_state.restore()
         replaced = call_model(job.model, protected(job.model, job.state), take(job.x, even))
         if not after.same_as(RandomState.now()):
             return
         pairs = [
-            (one, other.detach())
+            (one, other)
             for one, other in zip(pytree.tree_leaves(replaced), pytree.tree_leaves(outputs), strict=False)
             if isinstance(one, Tensor) and one.is_floating_point() and one.ndim and len(other) == len(losses)
-        ] or [(loss_functions.example_losses(job.loss, replaced, take(job.y, even)), losses.detach())]
-    for one, other in pairs:
+        ] or [(loss_functions.example_losses(job.loss, replaced, take(job.y, even)), losses)]
+    for pair in pairs:
+        one, other = (value.detach() for value in pair)
         finite = one.isfinite() & other.isfinite()  # masked outputs are infinite
         one, other = one.where(finite, 0), other.where(finite, 0)
         difference = (one - other)[::2].abs()

@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils import _pytree as pytree
 
 from variance.errors import ConfigError, UnsupportedLayer
@@ -71,10 +71,20 @@ class Capture:
 
 @dataclass
 class Recorder:
-    """Collects the calls of every hooked module during one forward pass."""
+    """Collects the calls of every hooked module during one forward pass.
+
+    Within its module a parameter is a constant; read elsewhere, it leads to autograd, where it is seen.
+    """
 
     token: Tensor
     calls: dict[str, list[Call]] = field(default_factory=dict)
+    _outside: list[dict[str, Tensor | None]] = field(default_factory=list)
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Take a module's parameters from autograd until it is left."""
+        self._outside.append(dict(module._parameters))
+        for key, value in module._parameters.items():
+            module._parameters[key] = None if value is None else value.detach()  # type: ignore[assignment]
 
     def hook(self, name: str) -> Callable[..., Tensor]:
         """Return a forward hook that records the calls of one module."""
@@ -82,6 +92,7 @@ class Recorder:
         def record(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
         ) -> Tensor:
+            module._parameters.update(self._outside.pop())  # type: ignore[arg-type]
             (inputs,) = args or kwargs.values()
             call = Call(inputs.detach(), inputs._version)
             self.calls.setdefault(name, []).append(call)
@@ -94,8 +105,12 @@ class Recorder:
 def hooked(modules: Mapping[str, nn.Module], recorder: Recorder) -> Iterator[None]:
     """Record the calls of these modules inside the block."""
     handles = [
-        module.register_forward_hook(recorder.hook(name), with_kwargs=True)
+        handle
         for name, module in modules.items()
+        for handle in (
+            module.register_forward_pre_hook(recorder.enter),
+            module.register_forward_hook(recorder.hook(name), with_kwargs=True),
+        )
     ]
     try:
         yield
@@ -160,8 +175,26 @@ def recordable(model: nn.Module) -> dict[str, nn.Module]:
 def call_model(model: nn.Module, state: Mapping[str, Tensor], x: Any) -> Any:
     """Call a model with other values: a mapping as keywords, a tuple or list as arguments, else one input."""
     if isinstance(x, Mapping):
-        return functional_call(model, dict(state), (), dict(x))
-    return functional_call(model, dict(state), tuple(x) if isinstance(x, tuple | list) else (x,))
+        return _call(model, state, (), dict(x))
+    return _call(model, state, tuple(x) if isinstance(x, tuple | list) else (x,))
+
+
+def _call(model: nn.Module, state: Mapping[str, Tensor], args: Any, kwargs: Any = None) -> Any:
+    """Call a model with other values, each put at every place of its parameter, and once at each.
+
+    Where a module has two names, torch's own search for tied weights would exchange its parameters twice, and
+    put back the wrong ones.
+    """
+    values: dict[int, Tensor] = {}
+    places = {}
+    for prefix, module in model.named_modules():
+        for key, own in {**module._parameters, **module._buffers}.items():
+            name = f"{prefix}.{key}" if prefix else key
+            if name in state:
+                values[id(own)] = state[name]
+            if id(own) in values:
+                places[name] = values[id(own)]
+    return functional_call(model, places, args, kwargs, tie_weights=False)
 
 
 def device_of(batch: Any) -> torch.device:
@@ -169,15 +202,22 @@ def device_of(batch: Any) -> torch.device:
     return next(leaf.device for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor))
 
 
-@contextmanager
-def standing(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let a model have other values during a backward pass, which may run parts of the model again.
+class _Beside(nn.Module):
+    """A module whose call is something else than that of the model it holds."""
+
+    def __init__(self, model: nn.Module, act: Callable[[], Any]) -> None:
+        super().__init__()
+        self.model, self.forward = model, act
+
+
+def standing(model: nn.Module, state: Mapping[str, Tensor], backward: Callable[[], Any]) -> Any:
+    """Make a backward pass, which may run parts of a model again, while the model has other values.
 
     A checkpoint does so, and the adjoint method of differential equations, which even differentiates by the
     parameters that it finds then.
     """
-    with _reparametrize_module(model, protected(model, dict(state)), tie_weights=True):
-        yield
+    values = {f"model.{name}": value for name, value in protected(model, dict(state)).items()}
+    return _call(_Beside(model, backward), values, ())
 
 
 def differentiate(
@@ -193,8 +233,8 @@ def differentiate(
     """
     own = {name: p for name, p in model.named_parameters() if name in leaves and p.requires_grad}
     try:
-        with standing(model, {**state, **leaves}):
-            found = torch.autograd.grad(total, [*leaves.values(), *own.values()], allow_unused=True)
+        backward = partial(torch.autograd.grad, total, [*leaves.values(), *own.values()], allow_unused=True)
+        found = standing(model, {**state, **leaves}, backward)
     except RuntimeError as error:
         if "memory" in str(error):
             raise
