@@ -231,7 +231,7 @@ def test_tfgan(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-m", "tfgan", test, *session.posargs, env=ONE_THREAD | QUIET)
 
 
-@nox.session(name="test-faults", default=False)
+@nox.session(name="test-faults", tags=["test"])
 def test_faults(session: nox.Session) -> None:
     """Kill, interrupt and starve runs, damage files, type nonsense; `-- --long` takes hours and resumes."""
     install(session, "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", *everything())
@@ -282,7 +282,12 @@ def reproduce(session: nox.Session) -> None:
 @nox.session(venv_backend="none", default=False)
 def test(session: nox.Session) -> None:
     """Run all checks and tests, two sessions at a time, the longest first."""
-    first = ["test-eigengame", "docs", *(f"test-{name}" for name in PACKAGES if name != "eigengame")]
+    first = [
+        "test-faults",
+        "test-eigengame",
+        "docs",
+        *(f"test-{name}" for name in PACKAGES if name != "eigengame"),
+    ]
     last = [
         "types",
         "test-tfgan",

@@ -47,7 +47,7 @@ the others are forked from one that has imported everything. A command line is a
 line and exit code 2, and changes no file. A damaged file is read, or refused in one line that names it;
 nothing in it runs. The seed repeats a failure.
 
-The short form runs every week in continuous integration, the long one takes hours. A cell counts what
+The short form is part of `make test`, the long one takes hours. A cell counts what
 passed. *Not run*: nothing of that kind has passed in that form. A dash: there is nothing to try.
 
 This page is written by the suites (`nox -s test-faults`, `nox -s reliability`); do not edit it."""

@@ -46,6 +46,7 @@ FIGURES = (
         shows="The later the pruning of chaotic directions starts, the higher the plateau it freezes.",
         experiment="fig2a_late_pruning",
         config="chaos.paper.config:Fig2aConfig",
+        in_default=False,
         quick=("3 min, 1 core", {}),
         paper=("about 50 min on 1 core (3 seeds, 20 epochs), 1 GB", USPS | STARTS),
         paper_unit=("about 50 min on 1 core, as paper with inputs in [0, 1]", UNIT | STARTS),
@@ -70,6 +71,7 @@ FIGURES = (
         shows="Perturbed trainings keep drifting away slowly; chaotic perturbations drift fastest.",
         experiment="fig3a_distances",
         config="chaos.paper.config:Fig3Config",
+        in_default=False,
         **PERTURBED,
     ),
     _figure(

@@ -112,6 +112,7 @@ FIGURES = (
         shows="Copies that differ by rounding separate in 100 scaled iterations at large rates only.",
         experiment="fig2_divergence",
         config="Fig2Config",
+        in_default=False,
         not_run="3.56 million updates of two ResNet56 on CIFAR-10; runnable and resumable with preset=paper",
         quick=("3 min, 1 core", FIG2_LEFT),
         long=("9 min, 1 core", FIG2_LEFT | {"seeds": list(range(16))}),
