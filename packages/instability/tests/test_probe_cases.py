@@ -200,6 +200,20 @@ def test_the_total_is_the_average_over_all_trained_entries(dtype, tolerance):
     assert report.divergence[1, -1] == pytest.approx(average_relative_l1(*weights), rel=tolerance)
 
 
+def test_a_probe_batch_of_one_example_goes_through_batch_norm():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
+    x, y = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2
+    probe = SensitivityProbe(
+        model, lambda p: torch.optim.Adam(p, lr=0.01), (1, 1, 3), outputs=lambda m: m(x[:1])
+    )
+    for _ in range(8):
+        probe.step(lambda m: F.cross_entropy(m(x), y))
+    report = probe.report()
+    assert report.effects
+    assert all(map(math.isfinite, report.effects.values()))
+
+
 def test_the_layer_that_leaves_rounding_level_first_is_named():
     class Model(nn.Module):
         def __init__(self):

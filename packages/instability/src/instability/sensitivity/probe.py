@@ -177,23 +177,27 @@ class SensitivityProbe:
     def _effects(self, outputs_of: Callable[[nn.Module], Tensor]) -> dict[str, float]:
         """How far the outputs move if one parameter alone is the farthest copy's.
 
-        Batch norm takes the averages of the probe batch: with those that it keeps a shift before it would
-        count.
+        Batch norm takes the averages of the probe batch, unless it is a single example: with those that it
+        keeps a shift before it would count.
         """
         farthest = self.copies.trained(int(np.argmax(np.nan_to_num(self._total[-1]))))
 
         def outputs(name: str | None = None) -> np.ndarray:
             def swapped(model: nn.Module) -> Tensor:
-                for module in model.modules():
-                    module.train(hasattr(module, "running_mean"))
                 if name is not None:
                     model.get_parameter(name).data = farthest[name].detach().clone()
-                return outputs_of(model)
+                for module in model.modules():
+                    module.train(hasattr(module, "running_mean"))
+                try:
+                    return outputs_of(model)
+                except ValueError:
+                    return outputs_of(model.eval())
 
             return self._evaluate(swapped, self.copies.models[0])
 
         moved = [name for name in farthest if max(one.get(name, 0.0) for one in self._by_layer[-1]) > 0]
-        return {name: relative_l2(outputs(name), outputs()) for name in moved}
+        whole = outputs()
+        return {name: relative_l2(outputs(name), whole) for name in moved}
 
     def _score(self, evaluate: Callable[[nn.Module], float] | None, model: nn.Module) -> float:
         if evaluate is None:
