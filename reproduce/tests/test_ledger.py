@@ -1,5 +1,6 @@
 """What `report --check` refuses, one test for each kind, and the answer key."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -133,6 +134,15 @@ def test_a_run_with_other_settings_than_its_preset_is_not_added(checkout):
     config = configure(FIG1, "quick", out=str(checkout / "runs"), num_steps=7)
     record = execute(PAPER, FIG1, config, "quick", ["num_steps=7", "device=cpu"])
     with pytest.raises(ValueError, match=r"other settings than its preset \(num_steps=7\); it is not quoted"):
+        add(PAPER, record.folder, results(checkout))
+
+
+@pytest.mark.parametrize(("seeds", "refused"), [([0, 1], False), ([0, 1, 2, 3], False), ([1, 2], True)])
+def test_the_first_seeds_may_be_fewer_or_more_but_none_is_chosen(checkout, seeds, refused):
+    record = execute(
+        PAPER, FIG1, configure(FIG1, "quick", out=str(checkout), seeds=seeds), "quick", ["seeds="]
+    )
+    with pytest.raises(ValueError, match="other settings") if refused else contextlib.nullcontext():
         add(PAPER, record.folder, results(checkout))
 
 

@@ -88,9 +88,12 @@ def changed_settings(paper: Paper, record: Record) -> str:
     """
     preset = paper.figure(record.header.figure).presets[record.header.preset]
     made, meant = flat(record.config), flat(plain(preset.overrides))
-    differing = [f"{key}={made.get(key)}" for key, value in meant.items() if made.get(key) != value]
-    given = [change for change in record.header.overrides if change.partition("=")[0] not in _ELSEWHERE]
-    return ", ".join(dict.fromkeys([*given, *differing]))
+    seeds = made.get("seeds")
+    chosen = seeds != list(range(len(seeds or ())))  # the first few only widen the interval
+    free = _ELSEWHERE if chosen else (*_ELSEWHERE, "seeds")
+    changed = [change.partition("=")[0] for change in record.header.overrides]
+    changed += [key for key, value in meant.items() if made.get(key) != value]
+    return ", ".join(f"{key}={made.get(key)}" for key in dict.fromkeys(changed) if key not in free)
 
 
 def is_default(paper: Paper, record: Record) -> bool:
