@@ -1,6 +1,7 @@
 import dataclasses
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,10 +82,19 @@ def test_run_computes_and_prints_the_verdicts(call):
     assert sum("(judged at paper)" in line for line in call("show", "fig1")[1].splitlines()) == 1
 
 
-def test_an_unexpected_outcome_exits_1(call):
+def test_an_unexpected_outcome_exits_1(capfd):
+    hopeful = [replace(c, expected="holds") if c.expected == "fails" else c for c in PAPER.claims]
+    paper = replace(PAPER, claims=tuple(hopeful))
+    assert dispatch(paper, COMMANDS, ["run", "fig1"]) == 1
+    assert "<- expected 'holds'" in capfd.readouterr().out
+
+
+def test_at_settings_of_ones_own_nothing_is_expected(call):
     code, out, _ = call("run", "fig1", "rates=[0.1]")
-    assert code == 1
-    assert "expected 'holds'" in out
+    assert code == 0
+    assert "At settings of your own (rates=[0.1]), for which nothing is expected." in out
+    assert "fails     fig1.rate" in out
+    assert "<- expected" not in out
 
 
 @pytest.mark.parametrize(

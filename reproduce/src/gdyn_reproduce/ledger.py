@@ -30,8 +30,6 @@ KEY = "answers.json"
 DEBTS = "debts.json"
 SUFFIXES = (".json", ".npz", ".png", ".svg")
 """Files of one committed record."""
-_ELSEWHERE = ("data_root", "device", "download")
-"""Keys that say where a run computes and reads, not what."""
 
 
 def debts(results: Path) -> dict[str, str]:
@@ -88,12 +86,12 @@ def changed_settings(paper: Paper, record: Record) -> str:
     """
     preset = paper.figure(record.header.figure).presets[record.header.preset]
     made, meant = flat(record.config), flat(plain(preset.overrides))
-    seeds = made.get("seeds")
-    chosen = seeds != list(range(len(seeds or ())))  # the first few only widen the interval
-    free = _ELSEWHERE if chosen else (*_ELSEWHERE, "seeds")
-    changed = [change.partition("=")[0] for change in record.header.overrides]
-    changed += [key for key, value in meant.items() if made.get(key) != value]
-    return ", ".join(f"{key}={made.get(key)}" for key in dict.fromkeys(changed) if key not in free)
+    differing = [
+        f"{key}={made.get(key)}"
+        for key, value in meant.items()
+        if made.get(key) != value and not record.is_free(key)
+    ]
+    return ", ".join(dict.fromkeys([*record.own_settings, *differing]))
 
 
 def is_default(paper: Paper, record: Record) -> bool:

@@ -47,7 +47,7 @@ def page_context(records: Sequence[tuple[Record, Sequence[Any]]]) -> dict[str, A
         "kinds": _KIND_NAMES,
         "paper_claims": _tally([verdict for verdict in shown if verdict.kind != "check"]),
         "checks": _tally([verdict for verdict in shown if verdict.kind == "check"]),
-        "surprises": [i for figure in figures for i in figure["items"] if not i["row"].verdict.as_expected],
+        "surprises": [i for figure in figures for i in figure["items"] if i["row"].is_unexpected],
         "made": _made([record for record, _ in records]),
         "total": len(shown),
     }

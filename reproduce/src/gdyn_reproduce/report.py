@@ -41,6 +41,11 @@ class Row:
     registered: str
     control: str
 
+    @property
+    def is_unexpected(self) -> bool:
+        """Whether the outcome contradicts what is registered for the record's settings."""
+        return not (self.verdict.as_expected or self.record.own_settings)
+
 
 def rows(records: Sequence[Record]) -> list[Row]:
     """Spell every verdict of the records as a table row."""
@@ -104,10 +109,12 @@ def prints_outside_its_band(verdict: Verdict) -> bool:
 def summary(record: Record) -> str:
     """Return what a program prints of a finished run: one line per claim, and where the picture lies."""
     lines = []
+    if own := record.own_settings:
+        lines.append(f"  At settings of your own ({', '.join(own)}), for which nothing is expected.")
     for row in rows([record]):
         verdict = row.verdict
         note = f"  ({verdict.reason})" if verdict.reason else ""
-        note += "" if verdict.as_expected else f"  <- expected {verdict.expected!r}"
+        note += f"  <- expected {verdict.expected!r}" if row.is_unexpected else ""
         lines.append(
             f"  {verdict.outcome:<9} {verdict.claim}: {row.ours}"
             f"{f', interval {row.interval}' if row.interval else ''} (accepted: {row.band}){note}"
