@@ -97,6 +97,8 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("learning_rate=0.1", "learning_rates"),
         ("seed=1", "seeds"),
         ("driver=SGD", "Unknown estimator 'SGD'"),
+        ("estimators=[SG-B,nonsense]", "Unknown estimator 'nonsense'"),
+        ("driver=nonsense", "Unknown estimator 'nonsense'"),
         ("estimators=[SG-B,Adam]", "mode=exact has no closed form for Adam"),
         ("driver=GC", "driver=GC needs a snapshot before the first step"),
         ("steps=3", "steps"),

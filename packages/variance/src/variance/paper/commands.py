@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass, field
 
+import torch
+
 from gdyn_reproduce.records import Header, Result
 from gdyn_reproduce.runs import Run, dump_yaml, folder_of, settings, start_anew
+from variance.objective import Objective
 from variance.paper.checks import require
 from variance.paper.curves import flatten
-from variance.paper.estimators import has_exact
+from variance.paper.estimators import estimators_for, has_exact
 from variance.paper.trajectory import TrainingConfig, image_runs
 
 
@@ -34,6 +37,14 @@ class TrainConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        estimators_for(  # refuses unknown names
+            [*self.estimators, self.driver],
+            Objective(torch.nn.Identity(), torch.nn.functional.cross_entropy),
+            clusters=self.clusters,
+            iterations=self.cluster_iterations,
+            batch_size=self.batch_size,
+            seed=0,
+        )
         inexact = [name for name in self.estimators if self.mode == "exact" and not has_exact(name)]
         require(
             not inexact,
