@@ -2,15 +2,29 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from gdyn_common.errors import ends_with_the_others
+from gdyn_common.errors import ends_with_the_others, require_count
 
 LOST = """
 from gdyn_common.errors import ends_with_the_others
 with ends_with_the_others(1, 2):
     raise RuntimeError({!r})
 """
+
+
+@pytest.mark.parametrize("value", [1, 3, np.int64(2), np.array(3)])
+def test_whole_numbers_are_counts(value):
+    require_count("k", value, most=3)
+
+
+@pytest.mark.parametrize(
+    "value", [0, 4, -1, 2.0, 2.5, float("nan"), "2", None, True, np.True_, [2], np.ones(1)]
+)
+def test_what_is_no_count_is_refused(value):
+    with pytest.raises(ValueError, match=r"^k is .*; pass a whole number from 1 to 3\.$"):
+        require_count("k", value, most=3)
 
 
 @pytest.mark.parametrize(

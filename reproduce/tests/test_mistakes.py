@@ -108,6 +108,7 @@ MISTAKES = [
     ("run fig1 rates=[0.1", "rates=[0.1 is cut off"),
     ("run fig1 rates=(0.1)", "rates=(0.1) cannot be read"),
     ("run fig1 rates=[nan]", "rates is nan; pass a number."),
+    ("run fig1 rates=[]", "rates is empty; pass at least one value."),
     ("run fig1 delay_s=nan", "delay_s is nan; pass a number."),
     ("run fig1 seeds=-1", "seeds=-1: a seed is an integer from 0 to 2**32 - 1."),
     ("run fig1 seeds=[0,4294967296]", "seeds=4294967296: a seed is an integer"),

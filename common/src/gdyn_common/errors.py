@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import difflib
+import math
 import os
 import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from operator import index
+from typing import SupportsIndex, cast
 
 # How JAX and PyTorch say that another process is gone.
 _LOST = re.compile(r"gloo|nccl|heartbeat|UNAVAILABLE", re.IGNORECASE)
@@ -32,6 +35,29 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(given.lower(), lower, n=1, cutoff=0.5)
     hint = f" Did you mean {lower[close[0]]!r}?" if close else ""
     return f"Unknown {kind} {given!r}. Allowed: {', '.join(names)}.{hint}"
+
+
+def require_count(
+    name: str, value: object, least: int = 1, most: float = math.inf, error: type[ValueError] = ValueError
+) -> None:
+    """Refuse what is no whole number between two bounds.
+
+    Args:
+        name: Of the argument.
+        value: What was given; integers of NumPy count, truth values do not.
+        least: Smallest value allowed.
+        most: Largest value allowed.
+        error: What is raised.
+
+    >>> require_count("every", 2.5)
+    Traceback (most recent call last):
+    ValueError: every is 2.5; pass a whole number of at least 1.
+    """
+    with contextlib.suppress(TypeError):  # from what is no whole number
+        if not isinstance(value, bool) and least <= index(cast(SupportsIndex, value)) <= most:
+            return
+    allowed = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+    raise error(f"{name} is {value!r}; pass a whole number {allowed}.")
 
 
 def printable(text: str) -> str:

@@ -64,6 +64,16 @@ class Quadratic(nn.Module):
         return (self.curvatures * self.theta**2).sum() / 2
 
 
+@pytest.mark.parametrize(
+    "settings", [{"num_exponents": 0}, {"num_exponents": 1.5}, {"num_windows": 2.5}, {"warm_up": -1}]
+)
+def test_counts_are_whole(settings):
+    ((name, value),) = settings.items()
+    surface = LossSurface(Quadratic(torch.ones(3)), lambda output, y: output)
+    with pytest.raises(ValueError, match=f"{name} is {value}; pass a whole number"):
+        asymptotic_exponents(surface, SGDRule(0.1), [], **{"num_exponents": 1} | settings)
+
+
 @pytest.mark.parametrize("num_steps", [10, 25])
 def test_the_leading_exponents_of_few_steps(num_steps):
     """Where re-orthonormalised random vectors find a third of it: curvatures from -1 to 1, rate 0.1."""

@@ -452,9 +452,10 @@ def test_a_run_that_blows_up_names_the_step():
         )
 
 
-@pytest.mark.parametrize("settings", [{"k": 0}, {"k": 2}, {"num_steps": 0}, {"transient": -1}])
+@pytest.mark.parametrize("settings", [{"k": 0}, {"k": 2}, {"num_steps": 5.0}, {"transient": -1}])
 def test_bad_arguments(settings):
-    with pytest.raises(ValueError, match="pass k from 1 to 1"):
+    ((name, value),) = settings.items()
+    with pytest.raises(ValueError, match=f"{name} is {value}; pass a whole number"):
         lyapunov_exponents(lambda s, _: s, torch.zeros(1), **{"num_steps": 1} | settings)
 
 

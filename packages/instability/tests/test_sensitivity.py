@@ -140,9 +140,9 @@ def test_global_generator_is_untouched():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "steps=0 must be at least 1"),
-        ({"steps": 2.5}, r"steps=2.5 must be at least 1, and whole"),
-        ({"every": 1.5}, r"every=1.5 must be at least 1, and whole"),
+        ({"steps": 0}, "steps is 0; pass a whole number of at least 1"),
+        ({"steps": 2.5}, r"steps is 2.5; pass a whole number of at least 1"),
+        ({"every": 1.5}, r"every is 1.5; pass a whole number of at least 1"),
         ({"perturbations": ()}, "perturbations is empty"),
         ({"perturbations": (3, 5)}, "must start with the baseline"),
         ({"data": iter([noise_batch(0)])}, "data ran out after 1 of 3 steps"),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from variance.errors import ConfigError
+from variance.noise_scale import NoiseMeter
 from variance.noise_scale.monitor import GradientMonitor
 
 
@@ -61,8 +62,11 @@ def test_training_is_bit_identical_with_and_without(kind: str) -> None:
 
 def test_bad_input() -> None:
     one = torch.zeros(1, 1)
-    with pytest.raises(ConfigError, match="every is 0"):
-        GradientMonitor(nn.Linear(1, 1), nn.functional.mse_loss, one, one, batch_size=1, every=0)
+    for every in (0, 2.5):  # every 2.5 steps was every fifth
+        with pytest.raises(ConfigError, match=f"every is {every}; pass a whole number"):
+            GradientMonitor(nn.Linear(1, 1), nn.functional.mse_loss, one, one, batch_size=1, every=every)
+        with pytest.raises(ConfigError, match=f"every is {every}; pass a whole number"):
+            NoiseMeter(nn.Linear(1, 1), 2, every=every)
 
 
 def test_a_wrapper_of_an_optimiser_is_refused() -> None:

@@ -128,6 +128,9 @@ ELSEWHERE = {
 }
 """What to do in a command that lacks the key."""
 
+_MAY_BE_EMPTY = ("milestones",)
+"""Lists that may have no entry although they have some by default."""
+
 
 def meaning(name: str) -> str:
     """Return what a key of the vocabulary means, empty for any other.
@@ -139,7 +142,7 @@ def meaning(name: str) -> str:
 
 
 def check(config: Any) -> None:
-    """Check the values of a configuration's keys that belong to the vocabulary, and of all for NaN.
+    """Check the values of a configuration's keys that belong to the vocabulary, and all for NaN and emptiness.
 
     Raises:
         ValueError: With the key, its value and what is allowed.
@@ -153,6 +156,9 @@ def check(config: Any) -> None:
         for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, float) and math.isnan(number):
                 raise ValueError(f"{item.name} is nan; pass a number.")
+        has_entries = item.default_factory is not dataclasses.MISSING and bool(item.default_factory())
+        if value == [] and has_entries and item.name not in _MAY_BE_EMPTY:
+            raise ValueError(f"{item.name} is empty; pass at least one value.")
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             check(value)
 

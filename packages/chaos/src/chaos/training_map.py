@@ -32,6 +32,7 @@ from chaos.o2grad.generic import random_normal
 from chaos.o2grad.observation import modules_of
 from chaos.o2grad.parameters import Parameters, all_finite
 from chaos.update_rules import UpdateRule, rule_of
+from gdyn_common.errors import require_count
 from gdyn_common.seeding import generator as named_generator
 from gdyn_common.spectral import ConvergenceError, lanczos
 
@@ -185,8 +186,7 @@ def finite_time_exponents(
         [3.0]
     """
     n = run.n
-    if not 1 <= num_exponents <= n:
-        raise ValueError(f"num_exponents is {num_exponents}; it must lie between 1 and n = {n}.")
+    require_count("num_exponents", num_exponents, most=n)
     if num_exponents + 1 >= n:
         V = torch.linalg.eigh(run.transposed_product(run.dense())).eigenvectors.flip(1)[:, :num_exponents]
     else:
@@ -262,8 +262,9 @@ def asymptotic_exponents(
     """
     rule, theta, state = _begin(surface, optimizer, params, schedule)
     size = (1 + rule.slots) * surface.n
-    if not 1 <= num_exponents <= surface.n:
-        raise ValueError(f"num_exponents is {num_exponents}; it must lie between 1 and n = {surface.n}.")
+    require_count("num_exponents", num_exponents, most=surface.n)
+    require_count("warm_up", warm_up, 0)
+    require_count("num_windows", num_windows)
     check_budget(size, num_exponents, surface.dtype, surface.memory_budget, "Use fewer exponents.")
     V = torch.linalg.qr(random_normal(seed, surface.n, num_exponents)).Q.T.to(theta)
     tangent = V, V.new_zeros(num_exponents, rule.slots, surface.n)
@@ -281,7 +282,7 @@ def asymptotic_exponents(
         parts = Q.T.contiguous().unflatten(1, (1 + rule.slots, surface.n))
         tangent = parts[:, 0], parts[:, 1:]
     counted = len(growth) - warm_up
-    if warm_up < 0 or num_windows < 1 or counted < num_windows:
+    if counted < num_windows:
         raise ValueError(
             f"{len(growth)} steps, {warm_up} of them warm-up, do not fill {num_windows} windows; pass more."
         )

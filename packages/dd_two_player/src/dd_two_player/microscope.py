@@ -23,6 +23,7 @@ from dd_two_player.drift import PLAYERS, Coefficients, Drift
 from dd_two_player.flows import Turns
 from dd_two_player.game import Game, call_compiled, check_pair
 from gdyn_common.display import Axes, Figure, Shown, axes_for
+from gdyn_common.errors import require_count
 
 __all__ = ["DriftMicroscope", "DriftReport", "LayerDrift", "measure_drift"]
 
@@ -211,8 +212,7 @@ class DriftMicroscope:
 
     def __post_init__(self) -> None:
         """Refuse a period that is no number of steps."""
-        if not hasattr(self.every, "__index__") or self.every < 1:
-            raise ValueError(f"every is {self.every!r}; it must be a whole number of steps, at least 1.")
+        require_count("every", self.every)
 
     def __call__(self, step: int, params: Pair, batch: Any) -> None:
         """Measure if it is time to."""

@@ -11,6 +11,7 @@ from dd_two_player.paper.experiment_config import (
     QuadraticConfig,
     TrackingConfig,
 )
+from dd_two_player.paper.experiments.network_theorem import NetworkTheoremConfig
 from dd_two_player.paper.gan_study import build_program
 
 
@@ -25,6 +26,11 @@ from dd_two_player.paper.gan_study import build_program
             lambda: TrackingConfig(small_rates=[0.03, 0.1]),
             "small_rates is .*inverses are whole",
         ),
+        (
+            lambda: NetworkTheoremConfig(learning_rates=[0.0]),
+            "learning_rates is .0.0.; allowed: parts of the",
+        ),
+        (lambda: NetworkTheoremConfig(horizon=0.0), "horizon is 0.0; allowed: positive and finite"),
         (lambda: LocalErrorConfig(ratio=-1.0), "ratio is -1.0; allowed: positive and finite"),
         (lambda: QuadraticConfig(start=[1.0]), "start is .1.0.; allowed: 2 numbers, one per eigenvalue"),
         (lambda: QuadraticConfig(num_steps=[3]), "num_steps is .3.; allowed: two positive numbers"),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gdyn_common.errors import require_count
 from instability.exponents.result import LyapunovExponents
 from instability.exponents.tangent import Map, State, by_differences, by_jvp, has_tangent
 from instability.streams import RandomStreams
@@ -57,11 +58,9 @@ def lyapunov_exponents(
     now = {"x": state} if isinstance(state, Tensor) else dict(state)
     now = {name: value.detach().clone() for name, value in now.items()}
     dim = sum(value.numel() for value in now.values())
-    if not 1 <= k <= dim or num_steps < 1 or transient < 0:
-        raise ValueError(
-            f"k={k}, num_steps={num_steps}, transient={transient}: pass k from 1 to {dim}, the size of the "
-            "state, at least one step, and a transient that is not negative."
-        )
+    require_count("k", k, most=dim)
+    require_count("num_steps", num_steps)
+    require_count("transient", transient, 0)
     if not all(value.is_floating_point() for value in now.values()):
         raise ValueError(
             "the state holds tensors that are not floating; keep those that vary, and of complex ones the "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gdyn_common.errors import require_count
 from instability.copies import Copies, LossOf, OptimizerFn, StepFn, equal_bits
 from instability.determinism import numerical_settings
 from instability.metrics import first_step_above, growth_rate, relative_l2
@@ -67,8 +68,7 @@ class SensitivityProbe:
         every: int = 1,
         outputs: Callable[[nn.Module], Tensor] | None = None,
     ) -> None:
-        if every < 1 or every != int(every):
-            raise ValueError(f"every={every} must be at least 1, and whole.")
+        require_count("every", every)
         if isinstance(perturbations, int):
             raise ValueError(f"perturbations={perturbations} is one number; pass a list: (1, 1, 2, 3).")
         self.copies = Copies(model, optimizer, perturbations)

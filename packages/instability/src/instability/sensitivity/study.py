@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gdyn_common.errors import require_count
 from instability.copies import OptimizerFn
 from instability.sensitivity.probe import SensitivityProbe
 from instability.sensitivity.report import SensitivityReport
@@ -67,8 +68,7 @@ def numerical_sensitivity(
     >>> report.controls_hold, bool(report.divergence.max() < 1e-5)  # convex and stable: no amplification
     (True, True)
     """
-    if steps < 1 or steps != int(steps):
-        raise ValueError(f"steps={steps} must be at least 1, and whole.")
+    require_count("steps", steps)
     with unchanged():
         torch.manual_seed(seed)
         with SensitivityProbe(model_fn(), optimizer_fn, perturbations, every=every) as probe:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gdyn_common.display import Axes, Figure
+from gdyn_common.errors import require_count
 from variance.errors import ConfigError
 from variance.noise_scale.norms import interval_of_inverse
 from variance.noise_scale.result import NoiseScale, plot_noise_scales
@@ -31,8 +32,7 @@ class Meter(ABC):
     """
 
     def __init__(self, model: nn.Module, population: int, every: int) -> None:
-        if every < 1:
-            raise ConfigError(f"every is {every}; it must be at least 1.")
+        require_count("every", every, error=ConfigError)
         self._every, self._count = every, 0
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self._parameters:

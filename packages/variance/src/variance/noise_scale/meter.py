@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from typing_extensions import override
 
+from gdyn_common.errors import require_count
 from variance.errors import ConfigError
 from variance.noise_scale.base import Hook, Meter, dense, squared_norm, world_size
 from variance.noise_scale.norms import NORMS, norm_noise
@@ -71,10 +72,8 @@ class NoiseMeter(Meter):
         norms_every: int = 0,
         every: int = 1,
     ) -> None:
-        if micro_batch_size < 1:
-            raise ConfigError(f"micro_batch_size is {micro_batch_size}; it must be at least 1.")
-        if norms_every < 0:
-            raise ConfigError(f"norms_every is {norms_every}; it must be at least 0.")
+        require_count("micro_batch_size", micro_batch_size, error=ConfigError)
+        require_count("norms_every", norms_every, 0, error=ConfigError)
         self.micro_batch_size, self.norms_every, self._divided = micro_batch_size, norms_every, divided
         self._norms: list[Tensor] = []
         self._axis: int | None = None

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gdyn_common.display import Axes, Figure, Shown
+from gdyn_common.errors import require_count
 from variance.errors import ConfigError
 from variance.losses import LossFunction
 from variance.measurement import GradientNoise, measure_model
@@ -59,8 +60,7 @@ class GradientMonitor(Shown):
         num_draws: int = 30,
         seed: int = 0,
     ) -> None:
-        if every < 1:
-            raise ConfigError(f"every is {every}; it must be at least 1.")
+        require_count("every", every, error=ConfigError)
         self.model, self.loss, self.inputs, self.targets = model, loss, inputs, targets
         self.batch_size, self.every, self.num_draws, self.seed = batch_size, every, num_draws, seed
         self.steps: list[int] = []

@@ -74,8 +74,11 @@ class NetworkTheoremConfig(RunOptions):
         require(
             "games", list(self.games), set(self.games) <= set(GAMES) and bool(self.games), ", ".join(GAMES)
         )
-        whole = all(abs(self.horizon / h - round(self.horizon / h)) < 1e-6 for h in self.learning_rates)
+        whole = all(
+            h > 0 and abs(self.horizon / h - round(self.horizon / h)) < 1e-6 for h in self.learning_rates
+        )
         require("learning_rates", list(self.learning_rates), whole, "parts of the horizon")
+        require("horizon", self.horizon, 0 < self.horizon < float("inf"), "positive and finite")
         require("ratio", self.ratio, 0 < self.ratio < float("inf"), "positive and finite")
 
 
