@@ -142,7 +142,7 @@ def meaning(name: str) -> str:
 
 
 def check(config: Any) -> None:
-    """Check the values of a configuration's keys that belong to the vocabulary, and all for NaN and emptiness.
+    """Check the values of keys that belong to the vocabulary, and all for NaN and for empty lists.
 
     Raises:
         ValueError: With the key, its value and what is allowed.
