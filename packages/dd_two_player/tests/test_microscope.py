@@ -130,19 +130,6 @@ def test_a_pair_may_be_a_list_and_no_numbers_are_no_zeros():
             DriftMicroscope(game, (0.1, 0.1), every=every)
 
 
-def test_the_callback_draws_both_terms_of_each_player():
-    """``L_D = phi theta = -L_G``: no self term, an interaction of ``h**2 / 2`` times the own parameter."""
-    game = Game(lambda p, t, _: p * t, lambda p, t, _: -p * t)
-    seen = DriftMicroscope(game, (0.1, 0.1), every=2)
-    for step in range(5):
-        seen(step, (1.0 + step, 2.0), None)
-    lines = {line.get_label(): line.get_xydata() for line in seen.plot().axes[0].lines}
-    assert set(lines) == {"disc self term", "disc interaction", "gen self term", "gen interaction"}
-    at = np.array([0.0, 2.0, 4.0])
-    np.testing.assert_allclose(lines["disc interaction"], np.c_[at, 0.05 * (1 + at) / 2], rtol=1e-6)
-    np.testing.assert_allclose(lines["gen interaction"], np.c_[at, 0.05 * 2 / (1 + at)], rtol=1e-6)
-
-
 def test_half_precision_is_measured_in_single():
     """Its points would be rounded by more than the drift."""
 

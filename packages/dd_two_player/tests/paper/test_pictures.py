@@ -1,8 +1,9 @@
 """Pictures of the library's results; the library itself does without matplotlib."""
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from dd_two_player import Game, measure_drift
+from dd_two_player import DriftMicroscope, Game, measure_drift
 
 
 def test_drift_by_layer_has_a_bar_pair_for_every_layer():
@@ -14,3 +15,16 @@ def test_drift_by_layer_has_a_bar_pair_for_every_layer():
     assert len(axes.patches) == 4
     assert len(report.plot().axes[0].patches) == 4
     assert "disc" in report._repr_html_()
+
+
+def test_the_callback_draws_both_terms_of_each_player():
+    """``L_D = phi theta = -L_G``: no self term, an interaction of ``h**2 / 2`` times the own parameter."""
+    game = Game(lambda p, t, _: p * t, lambda p, t, _: -p * t)
+    seen = DriftMicroscope(game, (0.1, 0.1), every=2)
+    for step in range(5):
+        seen(step, (1.0 + step, 2.0), None)
+    lines = {line.get_label(): line.get_xydata() for line in seen.plot().axes[0].lines}
+    assert set(lines) == {"disc self term", "disc interaction", "gen self term", "gen interaction"}
+    at = np.array([0.0, 2.0, 4.0])
+    np.testing.assert_allclose(lines["disc interaction"], np.c_[at, 0.05 * (1 + at) / 2], rtol=1e-6)
+    np.testing.assert_allclose(lines["gen interaction"], np.c_[at, 0.05 * 2 / (1 + at)], rtol=1e-6)
