@@ -89,8 +89,9 @@ def test_an_unexpected_outcome_exits_1(capfd):
     assert "<- expected 'holds'" in capfd.readouterr().out
 
 
-def test_at_settings_of_ones_own_nothing_is_expected(call):
-    code, out, _ = call("run", "fig1", "rates=[0.1]")
+@pytest.mark.parametrize("prefix", ["", "++"])
+def test_at_settings_of_ones_own_nothing_is_expected(call, prefix):
+    code, out, _ = call("run", "fig1", f"{prefix}rates=[0.1]")
     assert code == 0
     assert "At settings of your own (rates=[0.1]), for which nothing is expected." in out
     assert "fails     fig1.rate" in out

@@ -141,7 +141,7 @@ class Record:
     @property
     def own_settings(self) -> list[str]:
         """What was changed on top of the preset, as ``key=value``, without what is free."""
-        given = [change.partition("=")[0] for change in self.header.overrides]
+        given = [change.lstrip("+").partition("=")[0] for change in self.header.overrides]
         return [f"{key}={flat(self.config).get(key)}" for key in given if not self.is_free(key)]
 
     @property
