@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -303,26 +304,35 @@ def test(session: nox.Session) -> None:
 
 
 def two_at_a_time(names: list[str]) -> list[int]:
-    """Run sessions side by side, with their names before their lines; return the exit codes."""
+    """Run sessions side by side, with their names before their lines; return the exit codes.
+
+    The last lines of those that failed are repeated at the end, where a reader of a long log looks first.
+    """
     labels = [name.removeprefix("reproduce-") for name in names]
     width = max(len(label) for label in labels)
     codes = dict.fromkeys(names, 1)
+    ends = {name: deque[str](maxlen=60) for name in names}
 
     def run(name: str, label: str) -> None:
         begin = time.monotonic()
-        codes[name] = _nox(name, prefix=f"{label:>{width}} | ")
+        codes[name] = _nox(name, prefix=f"{label:>{width}} | ", end=ends[name])
         minutes = (time.monotonic() - begin) / 60
         print(f"{label:>{width}} | {'FAILED' if codes[name] else 'passed'} in {minutes:.1f} min", flush=True)
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         list(pool.map(run, names, labels))
     if failed := [name for name, code in codes.items() if code]:
+        for name in failed:
+            print(f"\nThe end of {name}:\n" + "".join(ends[name]))
         print(f"Failed: {', '.join(failed)}.", flush=True)
     return list(codes.values())
 
 
-def _nox(name: str, *posargs: str, prefix: str = "") -> int:
-    """Run a session in a process of its own, with its output line by line; tests take one worker."""
+def _nox(name: str, *posargs: str, prefix: str = "", end: deque[str] | None = None) -> int:
+    """Run a session in a process of its own, with its output line by line; tests take one worker.
+
+    ``end``, if given, keeps the last lines.
+    """
     command = [sys.executable, "-m", "nox", "--no-error-on-missing-interpreters", "-s", name, "--", *posargs]
     environment = os.environ | {"WORKERS": "0"}
     with subprocess.Popen(
@@ -331,6 +341,8 @@ def _nox(name: str, *posargs: str, prefix: str = "") -> int:
         assert child.stdout is not None
         for line in child.stdout:
             print(prefix + line, end="", flush=True)
+            if end is not None:
+                end.append(line)
     return child.returncode
 
 
