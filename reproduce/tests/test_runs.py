@@ -15,7 +15,7 @@ from toy_paper.paper import PAPER
 from gdyn_common.storage import read_arrays
 from gdyn_reproduce.intervals import Measured
 from gdyn_reproduce.records import Result, hash_arrays, load_records, load_runs, parse_record, read_record
-from gdyn_reproduce.runs import config_hash, configure, execute, folder_of, rejudge, settings
+from gdyn_reproduce.runs import config_hash, configure, execute, folder_of, hold, rejudge, settings
 from gdyn_reproduce.verdicts import MissingMetricError
 
 FIG1 = PAPER.figure("fig1")
@@ -305,3 +305,22 @@ def test_sigterm_saves_and_exits_130(tmp_path):
     child.terminate()
     assert child.wait(30) == 130
     assert not list(tmp_path.rglob("result.json"))
+
+
+def test_a_block_that_fails_before_it_wrote_anything_leaves_no_folder(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for folder in (tmp_path / "a" / "b", tmp_path / "mine" / "b"):
+        with pytest.raises(ValueError, match="refused"), hold(folder):
+            raise ValueError("refused")
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+def test_a_block_that_fails_later_keeps_its_folder(tmp_path):
+    def work():
+        with hold(tmp_path / "run") as lock:
+            (lock.folder / "state").touch()
+            raise ValueError("failed")
+
+    with pytest.raises(ValueError, match="failed"):
+        work()
+    assert (tmp_path / "run" / "state").exists()

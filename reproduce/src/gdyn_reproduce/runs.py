@@ -20,6 +20,7 @@ What other code than today's has made, finished or not, is never mixed in: it is
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import re
@@ -119,7 +120,7 @@ class Run:
         self.folder = folder
         self.config = config
         self.header = header
-        self._is_new = not folder.exists()
+        self._made = _missing(folder)
         self._notes: dict[str, Any] = {"commit": provenance.commit()}  # a checkout may move on meanwhile
         self._started = time.perf_counter()
         self._earlier_seconds = 0.0
@@ -148,8 +149,9 @@ class Run:
         try:
             if error is None:
                 self._lock.check()
-            elif self._is_new and not self._holds_work():
+            elif self._made and not self._holds_work():
                 shutil.rmtree(self.folder, ignore_errors=True)  # an input that was refused leaves nothing
+                _remove_unused(self._made)
         finally:
             self._lock.close()
 
@@ -384,6 +386,37 @@ def folder_of(package: str, config: RunOptions, *names: str) -> Path:
     return Path(
         config.out, package, *names, config_hash(settings(config), provenance.package_version(package))
     )
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[FolderLock]:
+    """Hold a folder during a block; one that fails before it has written anything leaves no folder.
+
+    Raises:
+        BlockingIOError: If someone else holds it.
+        OSError: If the folder cannot be made or written.
+    """
+    made = _missing(folder)
+    with FolderLock(folder) as lock:
+        try:
+            yield lock
+        except BaseException:
+            _remove_unused(made)
+            raise
+
+
+def _missing(folder: Path) -> list[Path]:
+    """Return the folder and its parents as far as they are not there, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _remove_unused(made: Iterable[Path]) -> None:
+    """Remove folders that hold nothing but each other and a lock."""
+    with contextlib.suppress(OSError):  # as soon as a folder holds something
+        for path in filter(Path.exists, made):
+            if [entry.name for entry in path.iterdir()] == [".lock"]:
+                (path / ".lock").unlink()
+            path.rmdir()
 
 
 def start_anew(folder: Path) -> None:

@@ -213,10 +213,21 @@ def test_bad_references(content, message, trained, tmp_path, capsys):
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(arguments, message, tmp_path, capsys):
-    assert run(*arguments, f"out={tmp_path}") == 2
+    assert run(*arguments, f"out={tmp_path / 'runs'}") == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing"
+
+
+def test_a_file_of_the_users_is_never_to_be_removed(tmp_path, capsys):
+    path = tmp_path / "notes.txt"
+    path.write_text("not a checkpoint")
+    assert run("train", f"restore_path={path}", f"out={tmp_path / 'runs'}") == 2
+    error = capsys.readouterr().err
+    assert f"{path} is damaged or of another kind" in error
+    assert "delete" not in error
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_nan_stops_with_the_step_and_keeps_the_last_good_checkpoint(tmp_path, capsys):

@@ -18,17 +18,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dd_two_player.gans.checkpoints import restore_checkpoint, save_checkpoint
+from dd_two_player.gans.checkpoints import restore_checkpoint, save_checkpoint, state_from_arrays
 from dd_two_player.gans.steps import Hyperparameters, Step, TrainState, draw_latents
 from dd_two_player.paper import engine
 from dd_two_player.paper.config import TrainConfig
 from dd_two_player.paper.data import BatchStream, Samples, load_samples
 from dd_two_player.regularization import active_terms
 from gdyn_common.logging import JsonLines
-from gdyn_common.storage import FolderLock, atomic_write
+from gdyn_common.storage import FolderLock, atomic_write, read_arrays
 from gdyn_reproduce.provenance import collect
 from gdyn_reproduce.records import dump_json
-from gdyn_reproduce.runs import config_hash, start_anew
+from gdyn_reproduce.runs import config_hash, hold, start_anew
 
 __all__ = ["run_folder", "train"]
 
@@ -66,7 +66,7 @@ def train(config: TrainConfig) -> int:
             return 0
         if config.overwrite:
             start_anew(folder)
-        with FolderLock(folder) as lock:
+        with hold(folder) as lock:
             state = _first_state(config, start(config.seed), folder / LAST)
             return _train(config, samples, trainer, state, advance, draw, lock)
 
@@ -178,13 +178,18 @@ def _check_finite(values: list[dict[str, Any]], state: TrainState, done: int, la
 
 def _first_state(config: TrainConfig, template: TrainState, last: Path) -> TrainState:
     if last.exists():
-        path = last
+        restored = restore_checkpoint(last, template)
     elif config.restore_path:
         path = Path(config.restore_path)
         path = path / LAST if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"checkpoint {path} does not exist; give restore_path=<file or run folder>."
+            )
+        # Not by `restore_checkpoint`, whose advice on a damaged file is to delete it: this one is the user's.
+        restored = state_from_arrays(read_arrays(path), template, str(path))
     else:
         return template
-    restored = restore_checkpoint(path, template)
     placed: TrainState = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), restored, template)
     return placed
 

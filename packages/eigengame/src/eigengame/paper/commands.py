@@ -26,7 +26,7 @@ from gdyn_common.storage import (
     write_array,
     write_arrays,
 )
-from gdyn_reproduce.runs import RunOptions
+from gdyn_reproduce.runs import RunOptions, hold
 
 __all__ = ["embed", "evaluate", "fit"]
 
@@ -147,7 +147,7 @@ def read_samples(name: str) -> NDArray:
 def fit(config: FitConfig) -> None:
     """Fit, with a checkpoint every so many steps; the same command continues an interrupted fit."""
     rows = watched(read_samples(config.dataset), Path(config.dataset))
-    with FolderLock(Path(config.out)) as lock, config.computing():
+    with hold(Path(config.out)) as lock, config.computing():
         _fit(config, rows, lock)
 
 
