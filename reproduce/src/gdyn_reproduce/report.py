@@ -221,7 +221,7 @@ def _by_claim(records: Sequence[Record]) -> dict[tuple[str, str, str], Row]:
 def _records(folders: Sequence[Path], *, unmodified: bool = False) -> list[Record]:
     """Read the records below folders, with ``unmodified`` only those of presets as they are."""
     found = [record for folder in folders for record in load_records(folder)]
-    records = [record for record in found if not (unmodified and record.header.overrides)]
+    records = [record for record in found if not (unmodified and record.own_settings)]
     if not records:
         raise FileNotFoundError(f"No finished run below {', '.join(map(str, folders))}.")
     return records
