@@ -239,7 +239,7 @@ class DriftMicroscope:
                 axes.plot(list(self.reports), sizes, f"{line}o", color=f"C{place}", markersize=3, label=label)
         axes.set(title="Drift during training", xlabel="step", ylabel="size relative to the step")
         axes.set_yscale("log", nonpositive="mask")
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves, which cross everywhere
         return axes.figure
 
 
