@@ -49,7 +49,7 @@ from chaos import (
         (
             lambda s, m: finite_time_exponents(TrainingMap(s, SGDRule(0.1), batches(1)), 40),
             ValueError,
-            "between 1 and n = 39",
+            "num_exponents is 40; pass a whole number from 1 to 39",
         ),
         (
             lambda s, m: asymptotic_exponents(s, SGDRule(0.1), batches(5), 2),

@@ -204,5 +204,5 @@ def test_what_is_no_schedule_and_no_optimiser():
         TrainingMap(surface, sgd, batches(1), schedule=torch.optim.lr_scheduler.StepLR(sgd, 2))
     with pytest.raises(TypeError, match="optimizer is a NoneType; pass an optimiser of PyTorch"):
         TrainingMap(surface, None, batches(1))
-    with pytest.raises(ValueError, match="-1 of them warm-up"):
+    with pytest.raises(ValueError, match="warm_up is -1; pass a whole number of at least 0"):
         asymptotic_exponents(surface, sgd, batches(3), 1, warm_up=-1, num_windows=2)
