@@ -209,7 +209,7 @@ def test_probe_without_measurements():
     probe = SensitivityProbe(nn.Linear(1, 1), lambda p: torch.optim.SGD(p, lr=0.1), every=5)
     with pytest.raises(ValueError, match="nothing measured yet"):
         probe.report()
-    with pytest.raises(ValueError, match="every=0"):
+    with pytest.raises(ValueError, match="every is 0; pass a whole number of at least 1"):
         SensitivityProbe(nn.Linear(1, 1), lambda p: torch.optim.SGD(p, lr=0.1), every=0)
     with pytest.raises(ValueError, match="perturbations=3 is one number"):
         SensitivityProbe(nn.Linear(1, 1), lambda p: torch.optim.SGD(p, lr=0.1), 3)
