@@ -103,3 +103,10 @@ def test_growth_is_fitted_through_the_points_that_have_a_logarithm():
     curve = np.exp(np.arange(12.0)) * 1e-9
     curve[[3, 5]] = 0.0, math.nan
     assert metrics.growth_rate(curve, 1e-10, 1e-5) == pytest.approx(1.0)
+
+
+def test_a_curve_that_blows_up_is_above_every_level():
+    """A run that reaches NaN diverged; it did not stay below."""
+    curve = [1e-9, 1e-7, 1e-5, math.nan, math.nan]
+    assert metrics.first_step_above(curve, 1e-3) == 3
+    assert metrics.growth_rate(curve, 1e-10, 1e-2) == pytest.approx(math.log(100))

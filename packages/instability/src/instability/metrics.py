@@ -71,19 +71,20 @@ def moving_average(x: ArrayLike, window: int = 100) -> Float[np.ndarray, "m"]:
 
 
 def first_step_above(divergence: ArrayLike, level: float) -> int:
-    """Return the first index at which the curve exceeds ``level``, or -1.
+    """Return the first index at which the curve exceeds ``level`` or is NaN (it blew up), or -1.
 
     >>> first_step_above([0.0, 1e-5, 1e-2], 1e-3), first_step_above([0.0], 1e-3)
     (2, -1)
     """
-    above = real_array(divergence, "divergence") > level
+    above = ~(real_array(divergence, "divergence") <= level)
     return int(above.argmax()) if above.any() else -1
 
 
 def growth_rate(divergence: ArrayLike, level_low: float, level_high: float) -> float:
     """Return the slope per step of log divergence between first exceeding the two levels, by least squares.
 
-    NaN if the curve never reaches ``level_high`` or has fewer than two positive points between.
+    A curve that blows up (NaN) reaches every level there. The slope is NaN if the curve never reaches
+    ``level_high`` or has fewer than two positive points between.
 
     >>> round(growth_rate(1e-12 * np.exp(0.5 * np.arange(60)), 1e-10, 1e-3), 6)
     0.5

@@ -228,8 +228,7 @@ class SensitivityProbe:
         outcomes = []
         for index, (k, curve) in enumerate(zip(self.copies.perturbations, curves, strict=True)):
             self._look_for_nonfinite(index)
-            known = np.where(np.isfinite(curve), curve, np.inf)
-            crossing = first_step_above(known, visible) if index else -1
+            crossing = first_step_above(curve, visible) if index else -1
             outcomes.append(
                 CopyOutcome(
                     k=k,

@@ -145,8 +145,7 @@ class SensitivityReport(Shown):
 
     def starts(self) -> list[tuple[str, int]]:
         """Return trained parameters with the first measured step at which a copy's was visible, in order."""
-        known = {n: np.where(np.isfinite(c), c, np.inf).max(axis=0) for n, c in self.by_layer.items()}
-        first = {name: first_step_above(curve, self.visible) for name, curve in known.items()}
+        first = {n: first_step_above(curve.max(axis=0), self.visible) for n, curve in self.by_layer.items()}
         return sorted(
             ((name, int(self.steps[record])) for name, record in first.items() if record >= 0),
             key=lambda item: item[1],
