@@ -222,7 +222,7 @@ FIGURES = (
         experiment="sharpness_in_training",
         config="SharpnessConfig",
         in_default=False,
-        quick=("6 min, 1 core", DIGITS | {"dtype": "float64", "train_size": 256}),
+        quick=("40 min, 1 core", DIGITS | {"dtype": "float64", "train_size": 256, "seeds": list(range(8))}),
         smoke=("3 s", SMOKE_DIGITS | {"num_steps": 4, "measure_every": 2}),
     ),
 )
