@@ -189,7 +189,8 @@ class SensitivityReport(Shown):
         ]
         if self.left_at >= 0:
             lines.append(
-                f"the baseline left your model after step {self.left_at}: your loop does more than it saw"
+                f"the baseline left your model after step {self.left_at}: your loop does more or less than "
+                "it saw; call the probe once before each update of your own"
             )
         if self.nonfinite_at >= 0:
             lines.append(f"the unperturbed run is not finite from step {self.nonfinite_at}: it diverged")
