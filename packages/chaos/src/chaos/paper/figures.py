@@ -35,7 +35,7 @@ FIGURES = (
         shows="Training without chaotic directions stays at chance; without positive ones it is only slower.",
         experiment="fig1_pruned_training",
         config="chaos.paper.config:Fig1Config",
-        quick=("2 min, 1 core", {}),
+        quick=("3 min, 1 core", {}),
         paper=("about 2 h on 1 core (3 seeds, 20 epochs, 4 pruned arms), 1 GB", USPS),
         paper_unit=("about 2 h on 1 core, as paper with inputs in [0, 1]", UNIT),
         smoke=("2 s", SMOKE),
@@ -58,7 +58,7 @@ FIGURES = (
         shows="The largest exponent falls during training while the number of expanding directions stays.",
         experiment="fig2b_exponents",
         config="chaos.paper.config:Fig2bConfig",
-        quick=("1 min, 1 core", {}),
+        quick=("2 min, 1 core", {}),
         paper=(
             "about 1 h on 1 core (one seed, five decompositions of 5350 x 5350), 2 GB",
             USPS | {"num_steps": 2000, "at": [100, 500, 1000, 2000], "seeds": [0]},

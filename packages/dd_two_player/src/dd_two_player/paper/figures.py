@@ -258,7 +258,7 @@ FIGURES = (
         shows="A fixed rate above the edge of stability jumps; the drift adjusted one descends.",
         experiment="dal",
         config=f"{CONFIG}:DalStudyConfig",
-        **_theory("10 s", seeds=[0], network_steps=20) | {"scales": {}},
+        **_theory("20 s", seeds=[0], network_steps=20) | {"scales": {}},
     ),
     _figure(
         "dal-sweep",

@@ -70,7 +70,7 @@ FIGURES = (
         experiment="table1_accuracy_spread",
         config="Table1Config",
         not_run="72 trainings of ResNet56 for 200 epochs on CIFAR-10; runnable, resumable",
-        quick=("45 s, 1 core", TABLE1_DIGITS),
+        quick=("2 min, 1 core", TABLE1_DIGITS),
         paper=("about 3500 core hours (14 core minutes an epoch and copy)", {}),
         smoke=(
             "2 s",
@@ -182,7 +182,7 @@ FIGURES = (
         shows="Copies rise from rounding level at the predicted rate and saturate, or stay together.",
         experiment="fig4_right_divergence",
         config="Fig4RightConfig",
-        quick=("40 s, 1 core", SMALL_COPIES | FIVE_SEEDS),
+        quick=("70 s, 1 core", SMALL_COPIES | FIVE_SEEDS),
         paper=("15 min, 1 core", FIVE_SEEDS),
         smoke=("2 s", SMALL_COPIES | {"learning_rates": [0.96, 1.12], "seeds": [7], "num_steps": 120}),
     ),
