@@ -146,6 +146,7 @@ def _train(
         steps = range(first, config.num_steps)
         due = lambda done: done == first + 1 or any(done % n == 0 for n in every)  # noqa: E731
         engine.run(advance, state, trainer.hyper, draw, steps, due, visit, stop)
+    lock.check()  # what is said to be there is there
     print(folder)
     return 0
 

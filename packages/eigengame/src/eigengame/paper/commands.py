@@ -200,6 +200,7 @@ def _fit(config: FitConfig, rows: NDArray, lock: FolderLock) -> None:
             "explained_variance": model.explained_variance_,
         },
     )
+    lock.check()  # what is said to be there is there
     print(json.dumps({"step": model.n_iter_, **_summary(model), "saved": str(folder / "components.npz")}))
 
 
