@@ -372,13 +372,12 @@ def _all_results(found: Ledgers) -> str:
 def _investigation(row: Row) -> str:
     """Return what is known of a claim that does not hold, as an item of a list."""
     verdict = row.verdict
-    why = verdict.reason or verdict.expected_because or "not investigated"
-    if verdict.reason and verdict.expected_because:
-        why = f"{verdict.reason}. {verdict.expected_because}"
+    reasons = list(filter(None, (verdict.reason, verdict.expected_because))) or ["not investigated"]
+    why = " ".join(f"{reason[:1].upper()}{reason[1:].removesuffix('.')}." for reason in reasons)
     measured = f"{row.ours}, interval {row.interval}" if row.interval else row.ours
     return (
-        f"- **{verdict.outcome}** `{verdict.claim}` ({verdict.kind}, {verdict.scale}): {verdict.statement} "
-        f"Ours: {measured}; accepted: {row.band}. {why[:1].upper()}{why[1:]}."
+        f"- **{verdict.outcome}** `{verdict.claim}` ({verdict.kind}, {verdict.scale}): "
+        f"{verdict.statement.removesuffix('.')}. Ours: {measured}; accepted: {row.band}. {why}"
     )
 
 

@@ -212,7 +212,7 @@ FIGURES = (
         experiment="precision",
         config="PrecisionConfig",
         in_default=False,
-        quick=("6 min, 1 core", DIGITS | {"seeds": list(range(5)), "momentum": 0.9, "nesterov": True}),
+        quick=("12 min, 1 core", DIGITS | {"seeds": list(range(5)), "momentum": 0.9, "nesterov": True}),
         smoke=("3 s", SMOKE_DIGITS | {"num_steps": 10}),
     ),
     _figure(
@@ -222,7 +222,7 @@ FIGURES = (
         experiment="sharpness_in_training",
         config="SharpnessConfig",
         in_default=False,
-        quick=("40 min, 1 core", DIGITS | {"dtype": "float64", "train_size": 256, "seeds": list(range(8))}),
+        quick=("90 min, 1 core", DIGITS | {"dtype": "float64", "train_size": 256, "seeds": list(range(8))}),
         smoke=("3 s", SMOKE_DIGITS | {"num_steps": 4, "measure_every": 2}),
     ),
 )
