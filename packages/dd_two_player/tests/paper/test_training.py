@@ -201,7 +201,10 @@ def test_bad_references(content, message, trained, tmp_path, capsys):
             "the generator makes samples of shape (28, 28, 1); the data set has",
         ),
         (["train", "device_count=64"], "device_count is 64; this machine shows JAX"),
-        (["train", "restore_path=/nowhere/last.npz"], "checkpoint /nowhere/last.npz does not exist"),
+        (
+            ["train", "restore_path=/nowhere/last.npz"],
+            "/nowhere/last.npz cannot be read: No such file",
+        ),
         (["train", "updates.scheme=rk"], "scheme is 'rk'; allowed: simultaneous, alternating, runge_kutta"),
         (
             ["train", "optimizers.disc.num_updates=2"],

@@ -183,10 +183,6 @@ def _first_state(config: TrainConfig, template: TrainState, last: Path) -> Train
     elif config.restore_path:
         path = Path(config.restore_path)
         path = path / LAST if path.is_dir() else path
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"checkpoint {path} does not exist; give restore_path=<file or run folder>."
-            )
         # Not by `restore_checkpoint`, whose advice on a damaged file is to delete it: this one is the user's.
         restored = state_from_arrays(read_arrays(path), template, str(path))
     else:
