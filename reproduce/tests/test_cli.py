@@ -181,6 +181,19 @@ def test_a_sweep_runs_every_job_and_exits_with_the_worst(call, tmp_path):
     assert len(list(tmp_path.rglob("result.json"))) == 1
 
 
+def test_an_interrupt_ends_a_sweep(call, tmp_path, monkeypatch):
+    started = []
+
+    def interrupted(*_arguments, **_options):
+        started.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gdyn_reproduce.runs.execute", interrupted)
+    code, _, errors = call("run", "fig1", "-m", "num_steps=10,20,30")
+    assert (code, len(started)) == (130, 1)
+    assert errors.count("Interrupted") == 1
+
+
 def test_cfg_job_prints_the_resolved_configuration(call):
     code, out, _ = call("run", "fig1", "preset=paper", "--cfg", "job")
     assert code == 0

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gdyn_reproduce._arguments import prepare
-from gdyn_reproduce.exits import DONE, guard, worst
+from gdyn_reproduce.exits import DONE, INTERRUPTED, guard, worst
 from gdyn_reproduce.keys import check
 from gdyn_reproduce.registry import resolve
 
@@ -120,7 +120,11 @@ def _told(values: list[str]) -> Iterator[None]:
 def _sweep(
     name: str, folder: str, job: Callable[[DictConfig, str, list[str]], int], values: list[str]
 ) -> int:
-    """Run one job for every combination of values; return the worst of their exit codes."""
+    """Run one job for every combination of values; return the worst of their exit codes.
+
+    An interrupt ends the sweep. In another process it ends that job; the launcher hears of it by itself.
+    """
+    here = os.getpid()
 
     def note_code(composed: DictConfig) -> None:
         known = HydraConfig.get()
@@ -129,6 +133,8 @@ def _sweep(
         code = job(composed, known.runtime.choices.get("preset", ""), given)
         with Path(os.environ[_CODES]).open("a") as codes:
             codes.write(f"{code}\n")
+        if code == INTERRUPTED and os.getpid() == here:
+            raise KeyboardInterrupt
 
     quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null"]
     places = ["hydra.sweep.dir=runs/sweeps/${now:%Y-%m-%d_%H-%M-%S}", "hydra.sweep.subdir=${hydra.job.num}"]
@@ -141,6 +147,9 @@ def _sweep(
     try:
         # Without a folder Hydra searches this package, and takes its folder `data` for a config group.
         hydra.main(version_base="1.3", config_path=folder, config_name="command")(note_code)()
+    except KeyboardInterrupt:
+        if str(INTERRUPTED) not in codes.read_text().split():  # a job has said so already
+            raise
     finally:
         sys.argv = argv
         for variable, value in before.items():
