@@ -128,6 +128,12 @@ MISTAKES = [
     ("run fig1 --cfg", "--cfg takes job"),
     ("run fig1 --cfg hydra", "--cfg takes job"),
     ("run fig1 hydra.job.chdir=true", "hydra.job.chdir=true is a setting of sweeps; add -m."),
+    # sweeps
+    ("run fig1 -m num_steps=many", "could not be converted to Integer"),
+    ("run fig1 -m num_steps=0", "num_steps is 0; it must be at least 1."),
+    ("run fig1 -m preset=papr,quick", "Unknown preset 'papr'"),
+    ("run fig1 -m hydra/launcher=nope", "hydra/launcher=nope is not installed. Allowed: basic"),
+    ("run fig1 -m hydra.sweep.dirr=x", "Could not override 'hydra.sweep.dirr'"),
     # own commands
     ("greet A model.depth=2", "model.depth"),
     ("greet A name=B", "here it is called 'names'"),
@@ -151,7 +157,7 @@ def test_one_line_that_helps(typed, answer, capfd, tmp_path):
     assert out.count("\n") <= 1  # where the run would have been written
     assert answer in errors
     assert len(errors) < 400
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # nothing is left of it
+    assert not list(tmp_path.iterdir())  # nothing is left of it
     assert signal.getsignal(signal.SIGTERM) is before
 
 
