@@ -274,7 +274,8 @@ def reproduce(session: nox.Session) -> None:
     for name in names:
         if name not in PACKAGES:
             session.error(f"Unknown package {name!r}. Allowed: {', '.join(PACKAGES)}.")
-    codes = two_at_a_time([f"reproduce-{name}" for name in names])
+    longest_first = "eigengame dd_two_player variance chaos instability"
+    codes = two_at_a_time([f"reproduce-{name}" for name in sorted(names, key=longest_first.find)])
     codes.append(_nox("report", *names))
     if any(codes):
         session.error("A claim's outcome is not the registered one, or a run failed; see the lines above.")
@@ -283,13 +284,14 @@ def reproduce(session: nox.Session) -> None:
 @nox.session(venv_backend="none", default=False)
 def test(session: nox.Session) -> None:
     """Run all checks and tests, two sessions at a time, the longest first."""
-    first = [
-        "test-faults",
+    names = [
+        "test-instability",
         "test-eigengame",
+        "test-faults",
+        "test-chaos",
+        "test-variance",
+        "test-dd_two_player",
         "docs",
-        *(f"test-{name}" for name in PACKAGES if name != "eigengame"),
-    ]
-    last = [
         "types",
         "test-tfgan",
         "dist",
@@ -299,11 +301,11 @@ def test(session: nox.Session) -> None:
         "lint",
         "report-check",
     ]
-    if any(two_at_a_time([*first, *last])):
+    if any(two_at_a_time(names)):
         session.error("A check failed; see the lines above.")
 
 
-def two_at_a_time(names: list[str]) -> list[int]:
+def two_at_a_time(names: list[str], *posargs: str) -> list[int]:
     """Run sessions side by side, with their names before their lines; return the exit codes.
 
     The last lines of those that failed are repeated at the end, where a reader of a long log looks first.
@@ -315,7 +317,7 @@ def two_at_a_time(names: list[str]) -> list[int]:
 
     def run(name: str, label: str) -> None:
         begin = time.monotonic()
-        codes[name] = _nox(name, prefix=f"{label:>{width}} | ", end=ends[name])
+        codes[name] = _nox(name, *posargs, prefix=f"{label:>{width}} | ", end=ends[name])
         minutes = (time.monotonic() - begin) / 60
         print(f"{label:>{width}} | {'FAILED' if codes[name] else 'passed'} in {minutes:.1f} min", flush=True)
 
@@ -356,9 +358,13 @@ def report(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def controls(session: nox.Session) -> None:
-    """Run every figure at quick size anew, and check that every claim's control is rejected."""
+    """Run the default figures at quick size anew, and check that every claim's control is rejected.
+
+    With `-- include=long max_hours=9` all figures, which takes about five hours.
+    """
     out = "runs/controls"
-    codes = [_nox(f"reproduce-{name}", "preset=quick", f"out={out}", "overwrite=true") for name in PACKAGES]
+    settings = ["preset=quick", f"out={out}", "overwrite=true", *session.posargs]
+    codes = two_at_a_time([f"reproduce-{name}" for name in PACKAGES], *settings)
     if any(codes) or _nox("control-verdicts", out):
         session.error("A control is not rejected, or a run failed; see the lines above.")
 

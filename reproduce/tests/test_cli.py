@@ -179,6 +179,7 @@ def test_a_sweep_runs_every_job_and_exits_with_the_worst(call, tmp_path):
     assert code == 2
     assert "num_steps is 0" in errors
     assert len(list(tmp_path.rglob("result.json"))) == 1
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["toy_paper"]
 
 
 def test_an_interrupt_ends_a_sweep(call, tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ MISTAKES = [
     ("list fig1", "list takes nothing more, not 'fig1'; one figure is described by show ID."),
     ("list --all", "list takes nothing more"),
     ("cite --bibtex", "cite takes nothing more, not '--bibtex'"),
-    ("cite bibtex", "cite takes nothing more"),
+    ("cite bibtex", "cite takes nothing more, not 'bibtex'.\n"),
     ("show", "show takes one figure, not none: fig1, fig2."),
     ("show fig1 fig2", "show takes one figure, not fig1 fig2"),
     ("show fig3", "Unknown figure 'fig3'. Allowed: fig1, fig2."),
@@ -46,6 +46,7 @@ MISTAKES = [
     ("run", "run takes a figure, or all, as its first argument: fig1, fig2."),
     ("run fig3", "Unknown figure 'fig3'. Allowed: fig1, fig2."),
     ("run figs1", "Did you mean 'fig1'?"),
+    ("run fig", "Did you mean 'fig1' or 'fig2'?"),
     ("run fig9", "out of scope here"),
     ("run preset=paper", "run takes a figure, or all, as its first argument, not preset=paper"),
     ("run -m fig1 num_steps=1,2", "run takes a figure, or all, as its first argument, not -m"),
@@ -128,6 +129,12 @@ MISTAKES = [
     ("run fig1 --cfg", "--cfg takes job"),
     ("run fig1 --cfg hydra", "--cfg takes job"),
     ("run fig1 hydra.job.chdir=true", "hydra.job.chdir=true is a setting of sweeps; add -m."),
+    # sweeps
+    ("run fig1 -m num_steps=many", "could not be converted to Integer"),
+    ("run fig1 -m num_steps=0", "num_steps is 0; it must be at least 1."),
+    ("run fig1 -m preset=papr,quick", "Unknown preset 'papr'"),
+    ("run fig1 -m hydra/launcher=nope", "hydra/launcher=nope is not installed. Allowed: basic"),
+    ("run fig1 -m hydra.sweep.dirr=x", "Could not override 'hydra.sweep.dirr'"),
     # own commands
     ("greet A model.depth=2", "model.depth"),
     ("greet A name=B", "here it is called 'names'"),
@@ -151,7 +158,7 @@ def test_one_line_that_helps(typed, answer, capfd, tmp_path):
     assert out.count("\n") <= 1  # where the run would have been written
     assert answer in errors
     assert len(errors) < 400
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # nothing is left of it
+    assert not list(tmp_path.iterdir())  # nothing is left of it
     assert signal.getsignal(signal.SIGTERM) is before
 
 

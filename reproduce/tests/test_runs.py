@@ -275,14 +275,11 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.kill
-@pytest.mark.parametrize("pieces", [0, 2, 5])
-def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, uninterrupted, pieces):
-    child = start(tmp_path)
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, uninterrupted):
+    child = start(tmp_path)  # tests/faults kills at every kind of write
     deadline = time.monotonic() + 30
-    while len(list(tmp_path.rglob("pieces/*.npz"))) < pieces and time.monotonic() < deadline:
+    while len(list(tmp_path.rglob("pieces/*.npz"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
-    if pieces == 0:
-        time.sleep(0.3)
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert not list(tmp_path.rglob("result.json"))

@@ -87,6 +87,19 @@ def test_a_changed_key_a_missing_and_an_extra_file_are_found(package):
     assert any("answers.json is missing" in problem for problem in differences(package))
 
 
+@pytest.mark.parametrize("content", ["", '{"format": 1', "[]", "{}", '{"files": [1]}', '{"files": null}'])
+def test_a_damaged_key_is_a_difference_and_no_bug(package, content):
+    key = package / "results" / "answers.json"
+    key.write_text(content)
+    assert differences(package) == [f"{key} is damaged; write it anew with `report`."]
+
+
+def test_nothing_to_verify_is_no_success(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert verify.main([]) == 2
+    assert "holds no packages; run this in the top folder of a checkout." in capsys.readouterr().err
+
+
 def test_arrays_that_do_not_belong_to_their_record_are_found_even_with_a_key_made_anew(package):
     path = package / "results" / "fig1-quick.json"
     body = json.loads(path.read_text())

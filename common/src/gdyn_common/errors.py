@@ -29,11 +29,14 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
 
     >>> unknown("figure", "fig3", ["fig1", "fig3a"])
     "Unknown figure 'fig3'. Allowed: fig1, fig3a. Did you mean 'fig3a'?"
+    >>> unknown("figure", "Fig4", ["fig3", "fig4-left", "fig4-right"])
+    "Unknown figure 'Fig4'. Allowed: fig3, fig4-left, fig4-right. Did you mean 'fig4-left' or 'fig4-right'?"
     """
-    names = list(allowed)
+    names, typed = list(allowed), given.lower()
     lower = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(given.lower(), lower, n=1, cutoff=0.5)
-    hint = f" Did you mean {lower[close[0]]!r}?" if close else ""
+    begun = [name for name in lower if len(typed) > 2 and name.startswith(typed)]
+    close = begun[:3] or difflib.get_close_matches(typed, lower, n=1, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(lower[name]) for name in close)}?" if close else ""
     return f"Unknown {kind} {given!r}. Allowed: {', '.join(names)}.{hint}"
 
 

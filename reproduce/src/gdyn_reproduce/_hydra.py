@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -18,7 +19,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -110,11 +111,21 @@ def _told(values: list[str]) -> Iterator[None]:
     """Tell in one line what Hydra and OmegaConf raise by classes that are not their own."""
     try:
         yield
+    except MissingConfigException as error:  # of Hydra's own groups: others are checked before
+        kind, _, option = str(error.missing_cfg_file).rpartition("/")
+        raise ValueError(
+            f"{kind}={option} is not installed. Allowed: {', '.join(error.options or ['none'])}. "
+            'Launchers come with pip install "./reproduce[sweep]".'
+        ) from error
     except (HydraException, OmegaConfBaseException):
         raise
     except Exception as error:
         told = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{' '.join(values)} cannot be put into the settings: {told}") from error
+
+
+_LOCAL = re.compile(r"hydra/launcher=(basic|joblib)|hydra\.launcher\..*")
+"""Settings of a sweep that stays on this machine, and whose jobs do not leave the working folder."""
 
 
 def _sweep(
@@ -137,7 +148,10 @@ def _sweep(
             raise KeyboardInterrupt
 
     quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null"]
-    places = ["hydra.sweep.dir=runs/sweeps/${now:%Y-%m-%d_%H-%M-%S}", "hydra.sweep.subdir=${hydra.job.num}"]
+    # Runs have folders of their own; Hydra's is for launchers that reach other machines, and for who asks.
+    scratch = all(_LOCAL.fullmatch(value) for value in values if value.startswith("hydra"))
+    place = f"'{folder}/sweep'" if scratch else "runs/sweeps/${now:%Y-%m-%d_%H-%M-%S}"
+    places = [f"hydra.sweep.dir={place}", "hydra.sweep.subdir=${hydra.job.num}"]
     codes = Path(folder) / "codes"
     codes.touch()
     variables = {_CODES: str(codes), "HYDRA_FULL_ERROR": "1"}  # let errors reach us as they are

@@ -77,7 +77,8 @@ def _dispatch(paper: Paper, commands: Sequence[Command], argv: list[str]) -> int
             raise ValueError(f"show takes one figure, not {' '.join(rest) or 'none'}: {_ids(paper)}.")
         text = _help.show(paper, paper.figure(rest[0]))
     elif rest:
-        raise ValueError(f"{name} takes nothing more, not {rest[0]!r}; one figure is described by show ID.")
+        advice = "; one figure is described by show ID" if name == "list" else ""
+        raise ValueError(f"{name} takes nothing more, not {rest[0]!r}{advice}.")
     else:
         text = _help.listing(paper) if name == "list" else paper.bibtex.strip()
     with contextlib.suppress(BrokenPipeError):  # the reader, for instance `head`, has seen enough

@@ -260,7 +260,9 @@ Ledgers = Mapping[Path, tuple[Paper, Sequence[Record]]]
 def ledgers(root: Path) -> Ledgers:
     """Return the folders of a checkout's packages, each with its paper and committed records."""
     found = {}
-    for path in sorted(root.glob("packages/*/pyproject.toml")):
+    if not (paths := sorted(root.glob("packages/*/pyproject.toml"))):
+        raise FileNotFoundError(f"{root} holds no packages; run this in the top folder of a checkout.")
+    for path in paths:
         paper = resolve(f"{path.parent.name}.paper:PAPER")
         found[path.parent] = paper, committed(path.parent / "results", paper)
     return found

@@ -43,7 +43,11 @@ def differences(folder: Path, paper: Paper, records: Sequence[Record]) -> Iterat
     if not path.exists():
         yield f"{path} is missing; write it with `report`."
         return
-    files: Mapping[str, str] = json.loads(path.read_text()).get("files", {})
+    try:
+        files = dict(json.loads(path.read_text())["files"])
+    except (ValueError, TypeError, KeyError):
+        yield f"{path} is damaged; write it anew with `report`."
+        return
     bad = set()
     for name, digest in files.items():
         if not (results / name).is_file():

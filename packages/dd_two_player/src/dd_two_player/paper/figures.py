@@ -266,6 +266,7 @@ FIGURES = (
         shows="DAL-1 and DAL-0.5 against a sweep of fixed rates: stability and test accuracy.",
         experiment="dal_sweep",
         config="dd_two_player.paper.flow_config:DalSweepConfig",
+        in_default=False,
         quick=("60 s", {}),
         smoke=("seconds", {"num_steps": 20, "seeds": [0, 1], "learning_rates": [0.1, 1.0]}),
     ),

@@ -70,6 +70,7 @@ FIGURES = (
         experiment="table1_accuracy_spread",
         config="Table1Config",
         not_run="72 trainings of ResNet56 for 200 epochs on CIFAR-10; runnable, resumable",
+        in_default=False,
         quick=("2 min, 1 core", TABLE1_DIGITS),
         paper=("about 3500 core hours (14 core minutes an epoch and copy)", {}),
         smoke=(
