@@ -58,7 +58,6 @@ FIGURES = (
         shows="The largest exponent falls during training while the number of expanding directions stays.",
         experiment="fig2b_exponents",
         config="chaos.paper.config:Fig2bConfig",
-        in_default=False,
         quick=("2 min, 1 core", {}),
         paper=(
             "about 1 h on 1 core (one seed, five decompositions of 5350 x 5350), 2 GB",

@@ -145,7 +145,6 @@ FIGURES = (
         shows="Passes over the data until cosines, span and streak are right: EigenGame and five others.",
         experiment="passes",
         config="PassesConfig",
-        in_default=False,
         scales={"paper": "scaled"},
         quick=("40 s, 1 core", {}),
         paper=(
