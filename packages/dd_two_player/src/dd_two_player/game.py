@@ -123,15 +123,18 @@ class Game:
         """Return a player's loss and what comes with it."""
         found = (self.loss_disc, self.loss_gen)[index](disc, gen, batch)
         paired = isinstance(found, tuple | list) and len(found) == 2
-        value, aux = found if self.has_aux and paired else (found, None)
+        if paired != self.has_aux:
+            raise ValueError(
+                f"the loss of {PLAYERS[index]} returns {'a pair' if paired else _described(found)}, and the "
+                f"game has has_aux={self.has_aux}; with has_aux=True both losses return (loss, anything), "
+                "else the loss alone."
+            )
+        value, aux = found if paired else (found, None)
         dtype = getattr(value, "dtype", type(value))
         real = isinstance(value, float) or (hasattr(value, "dtype") and jnp.issubdtype(dtype, jnp.floating))
-        if not real or jnp.shape(value) != () or paired != self.has_aux:
-            name = getattr(dtype, "__name__", dtype)
-            given = f"{name} of shape {jnp.shape(value)}" if hasattr(value, "shape") else name
+        if not real or jnp.shape(value) != ():
             raise ValueError(
-                f"the loss of {PLAYERS[index]} returns {given}; it must return a real scalar, such as 0.0, "
-                "or, with Game(..., has_aux=True), a pair of a real scalar and anything."
+                f"the loss of {PLAYERS[index]} is {_described(value)}; it must be a real scalar, such as 0.0."
             )
         return value, aux
 
@@ -253,6 +256,11 @@ def check_pair(params: Any) -> None:
                     f"{jax.tree_util.keystr(path) or 'their root'}, which has no gradient; split it off, as "
                     "equinox.partition(net, equinox.is_inexact_array) does, and combine inside of the loss."
                 )
+
+
+def _described(value: Any) -> str:
+    kind = getattr(value, "dtype", type(value).__name__)
+    return f"{kind} of shape {jnp.shape(value)}" if hasattr(value, "shape") else f"{kind}"
 
 
 def call_compiled(game: Game, body: Callable[..., T], static: Any, params: Pair, *values: Any) -> T:

@@ -18,7 +18,7 @@ from dd_two_player.gans.steps import TrainState
 from dd_two_player.paper.config import TrainConfig
 from dd_two_player.paper.data import MIXTURES, Samples
 from gdyn_common.logging import JsonLines
-from gdyn_common.storage import atomic_write, read_arrays, write_arrays
+from gdyn_common.storage import RECOMPUTE, atomic_write, read_arrays, write_arrays
 from gdyn_reproduce.plotting import house_style, new_figure
 
 __all__ = ["Observer", "draw_samples", "sample_figure"]
@@ -114,6 +114,6 @@ class Observer:
         print(json.dumps({"step": step, **line}), flush=True)
         with contextlib.closing(JsonLines(self._lines)) as lines:
             lines.log(step, line)
-        if not best.exists() or score > float(read_arrays(best)["score"]):
+        if not best.exists() or score > float(read_arrays(best, advice=RECOMPUTE)["score"]):
             save_checkpoint(self.folder / "checkpoints" / "best.npz", state)
             write_arrays(best, {"score": np.asarray(score), "step": np.asarray(step)})
