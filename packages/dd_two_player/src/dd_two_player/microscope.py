@@ -162,7 +162,7 @@ def measure_drift(
         are near, and the error is good to a tenth at that rate.
 
     Raises:
-        ValueError: As `drift_coefficients`.
+        ValueError: As `drift_coefficients` and `Game.check_derivatives`.
 
     Example:
         ``L_D = phi theta = -L_G`` at (1, 1) with rates ``h = 0.1``: no self term, interaction ``h^2 / 2``.
@@ -301,6 +301,7 @@ def _products(
         pair: Pair = jax.jvp(field, (params,), (along,))[1]
         return pair
 
+    game.check_derivatives(params, batch)
     losses = jnp.stack([*map(jnp.asarray, game.value_and_gradients(params, batch).losses)])
     velocity = field(params)
     nothing = jax.tree.map(jnp.zeros_like, velocity)

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import jax
 
-from dd_two_player.drift import PlayerTerms, player_index
+from dd_two_player.drift import PlayerTerms, check_number, player_index
 
 __all__ = ["ESTIMATORS", "Estimator", "frozen_gradients", "split_batch", "weighted_slope"]
 
@@ -197,4 +197,5 @@ def check_even(size: int) -> None:
 
 def _scaled(tree: Params, factor: Any) -> Params:
     """Return a direction; that of steepest ascent is the conjugate of what JAX calls a complex gradient."""
+    check_number("a coefficient", factor)
     return jax.tree.map(lambda a: (factor * a.conj()).astype(a.dtype), tree)
