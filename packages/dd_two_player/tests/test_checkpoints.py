@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dd_two_player.gans.checkpoints import restore_checkpoint, save_checkpoint
+from gdyn_common.storage import RECOMPUTE
 
 
 def state(seed=0):
@@ -29,6 +30,16 @@ def test_mismatches_name_the_parameter(tmp_path):
         restore_checkpoint(path, {k: v for k, v in state().items() if k != "w"})
     with pytest.raises(FileNotFoundError, match="does not exist; give restore_path="):
         restore_checkpoint(tmp_path / "other.npz", state())
+
+
+def test_a_damaged_file_is_to_be_replaced_unless_it_is_made_anew(tmp_path):
+    path = tmp_path / "last.npz"
+    save_checkpoint(path, state())
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="replace it by a whole copy"):
+        restore_checkpoint(path, state())
+    with pytest.raises(ValueError, match="delete it to have it computed again"):
+        restore_checkpoint(path, state(), advice=RECOMPUTE)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "int4", "complex64"])

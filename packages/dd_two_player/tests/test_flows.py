@@ -1,5 +1,6 @@
 """Backward error analysis as tests: orders of convergence, conventions, cancellation."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -344,3 +345,46 @@ def test_nothing_stays_nothing():
 def test_rates_of_runge_kutta_are_checked():
     with pytest.raises(ValueError, match=r"learning rate of disc is -0\.1"):
         runge_kutta_map(Game(lambda p, t, _: p * t, lambda p, t, _: -p * t), (-0.1, 0.1))
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, jnp.float32])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("width", [32, 64])
+def test_rates_of_any_type_leave_the_type_of_the_parameters(kind, dtype, width):
+    """The first step would raise it, and all others would go another way."""
+    with jax.enable_x64(width == 64):
+        game = Game(lambda p, t, b: (p * t).sum(), lambda p, t, b: -(p * t).sum())
+        at, rates = (jnp.full(2, 0.5, dtype), jnp.full(2, 0.25, dtype)), (kind(0.5), kind(0.25))
+        for move, expected in (
+            (step_map(game, rates), (0.375, 0.375)),
+            (runge_kutta_map(game, rates, order=1), (0.375, 0.375)),
+            (modified_field(game, rates=rates), (-0.125, 0.125)),
+        ):
+            for side, value in zip(move(at), expected, strict=True):
+                assert side.dtype == dtype
+                assert side.tolist() == [value, value]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (np.array([0.1, 0.2]), r"an array of shape \(2,\)"),
+        ([0.1], r"an array of shape \(1,\)"),
+        (0.1j, "0.1j"),
+        (None, "None"),
+        (np.nan, "nan"),
+    ],
+)
+def test_rates_and_coefficients_are_single_real_numbers(wrong, told):
+    """An array would be multiplied entry by entry where it happens to fit."""
+    game = Game(lambda p, t, b: (p * t).sum(), lambda p, t, b: -(p * t).sum())
+    at = (jnp.ones(2), jnp.ones(2))
+    with pytest.raises(ValueError, match=f"rates of disc is {told}; it must be one real number"):
+        modified_field(game, rates=(wrong, 0.1))
+    with pytest.raises(ValueError, match=f"a coefficient is {told}; it must be one real number"):
+        game.gradients(at, None, Coefficients(disc=PlayerTerms(other_dot_prod=wrong)))
+    with pytest.raises(ValueError, match="learning rate of gen is"):
+        step_map(game, (0.1, wrong))
+    if isinstance(wrong, np.ndarray):
+        with pytest.raises(ValueError, match="learning rate of gen is an array of shape"):
+            jax.jit(lambda rate: step_map(game, (0.1, rate))(at))(wrong)

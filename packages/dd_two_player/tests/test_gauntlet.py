@@ -295,15 +295,20 @@ def test_aux_comes_back_and_changes_no_gradient():
         ),
         ({"a": 0.5, "n": jnp.array(3)}, None, TypeError, r"hold int32 at \['n'\].*equinox.partition"),
         ({"a": 0.5, "f": jnp.tanh}, None, TypeError, r"at \['f'\], which has no gradient; split it off"),
-        ({"a": 0.5}, lambda d, g, b: jnp.ones(2) * d["a"], ValueError, r"returns float32 of shape \(2,\)"),
+        (
+            {"a": 0.5},
+            lambda d, g, b: jnp.ones(2) * d["a"],
+            ValueError,
+            r"is float32 of shape \(2,\); it must",
+        ),
         (
             {"a": 0.5},
             lambda d, g, b: (d["a"], 1),
             ValueError,
-            "returns tuple; it must return a real scalar, such as 0.0, or, with",
+            "loss of disc returns a pair, and the game has has_aux=False; with has_aux=True",
         ),
-        ({"a": 0.5}, lambda d, g, b: 0, ValueError, "loss of disc returns int; it must return a real scalar"),
-        ({"a": 0.5}, lambda d, g, b: d["a"] * 1j, ValueError, "loss of disc returns complex64"),
+        ({"a": 0.5}, lambda d, g, b: 0, ValueError, "loss of disc is int; it must be a real scalar"),
+        ({"a": 0.5}, lambda d, g, b: d["a"] * 1j, ValueError, "loss of disc is complex64"),
     ],
 )
 def test_what_has_no_gradient_is_refused_with_the_way_out(params, loss, error, message):
@@ -312,6 +317,12 @@ def test_what_has_no_gradient_is_refused_with_the_way_out(params, loss, error, m
         game.gradients((params, 0.3), None)
     with pytest.raises(error, match=message):
         measure_drift(game, (params, 0.3), None, (0.1, 0.1))
+
+
+def test_a_loss_without_its_aux_is_refused():
+    game = Game(lambda d, g, b: (d * g, None), lambda d, g, b: -d * g, has_aux=True)
+    with pytest.raises(ValueError, match=r"loss of gen returns float32 of shape \(\), and .* has_aux=True;"):
+        game.gradients((0.5, 0.3), None)
 
 
 def test_complex_parameters_are_their_real_and_imaginary_parts(x64):

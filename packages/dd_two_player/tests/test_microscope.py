@@ -116,6 +116,22 @@ def test_sizes_whose_squares_leave_single_precision(scale):
     assert found.interaction == pytest.approx(np.hypot(0.5, 1.5) * unit, rel=1e-5, abs=0)
 
 
+@pytest.mark.parametrize("player", [0, 1])
+def test_a_loss_that_is_no_number_has_no_drift_though_its_gradients_are_numbers(player):
+    losses = [lambda p, t, b: p * t, lambda p, t, b: -p * t]
+    whole = losses[player]
+    losses[player] = lambda p, t, b: whole(p, t, b) + jnp.where(p > 5, 0.0, jnp.nan)
+    game = Game(*losses)
+    assert np.isfinite(game.gradients((1.0, 1.0), None)).all()
+    report = measure_drift(game, (1.0, 1.0), None, (0.1, 0.1))
+    assert np.isnan(
+        [row[name] for row in report.to_dict() for name in ("step", "interaction", "error")]
+    ).all()
+    assert report.summary().startswith("no drift: the losses are ")
+    assert np.isnan(report.losses[player])
+    assert report.losses[1 - player] == (-1, 1)[player]
+
+
 def test_a_pair_may_be_a_list_and_no_numbers_are_no_zeros():
     game = Game(lambda p, t, b: p * t + p**2, lambda p, t, b: -p * t)
     assert measure_drift(game, [1.0, 1.0], None, (0.1, 0.1)) == measure_drift(

@@ -6,7 +6,8 @@ import numpy as np
 import optax.contrib
 import pytest
 
-from dd_two_player.gans.optimizers import OPTIMIZERS, apply_updates, make_optimizer, make_schedule
+from dd_two_player.gans.optimizers import OPTIMIZERS, make_optimizer, make_schedule
+from dd_two_player.runge_kutta import apply_updates
 
 
 def moved(optimizer, gradients, rate=0.1):

@@ -160,3 +160,18 @@ def test_a_loss_that_has_no_continuation_is_refused(loss):
 def test_parameters_are_one_vector(start):
     with pytest.raises(ValueError, match="flatten the parameters to one vector"):
         integrate_principal_flow(lambda x: (x**2).sum(), 0.1, start, [0.1])
+
+
+def test_complex_numbers_are_no_real_ones():
+    """Half of them would be dropped, or climb: JAX returns the conjugate of steepest ascent."""
+    at, modulus = np.array([1 + 1j]), lambda x: (abs(x) ** 2).sum()
+    for call in (
+        lambda: gradient_flow(modulus)(at),
+        lambda: igr_flow(modulus, 0.1)(at),
+        lambda: third_order_flow(modulus, 0.1)(at),
+        lambda: gradient_descent(modulus, 0.1, at, 1),
+        lambda: quadratic_principal_flow(np.eye(1) * 1j, 0.1, np.ones(1), [1.0]),
+        lambda: quadratic_principal_flow(np.eye(1), 0.1, at, [1.0]),
+    ):
+        with pytest.raises(ValueError, match="is complex; split it into real and imaginary parts"):
+            call()

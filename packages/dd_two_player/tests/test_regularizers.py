@@ -242,3 +242,19 @@ def test_only_data_are_cut(name, extra):
         game.regularizer("disc", (1.0, 2.0), batch, PlayerTerms(0, 0, 1.0), estimator=ESTIMATORS[name], **how)
     with pytest.raises(TypeError, match=f"estimator is '{name}'; pass one of ESTIMATORS"):
         game.regularizer("disc", (1.0, 2.0), batch, PlayerTerms(0, 0, 1.0), estimator=name, **how)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_term_whose_direction_is_below_half_precision_is_kept(dtype, alone):
+    """With ``L_D = 1000 phi theta``, ``L_G = -1e-4 theta`` the direction is 2e-8, which no float16 is."""
+    game = Game(lambda d, g, b: 1e3 * (d * g), lambda d, g, b: -1e-4 * g)
+    terms, at = PlayerTerms(other_dot_prod=2e-4), (jnp.asarray(1e-4, dtype), jnp.asarray(1e-7, dtype))
+    if alone:
+        mask = PlayerTerms(False, False, True)
+        found = game.player_gradient("disc", at, None, terms, mask=mask)
+    else:
+        found = game.gradients(at, None, Coefficients(disc=terms))[0]
+    plain = float(game.gradients(at, None)[0])
+    assert found.dtype == dtype
+    assert float(found) == pytest.approx(plain - 2e-5, rel=1e-2, abs=0)

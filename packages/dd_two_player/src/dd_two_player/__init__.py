@@ -10,5 +10,4 @@ Names are imported on first use. `dd_two_player.paper` holds the figures and is 
 
 import lazy_loader as lazy
 
-__version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

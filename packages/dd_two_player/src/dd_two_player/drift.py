@@ -125,6 +125,19 @@ def concrete(value: Any) -> np.ndarray | None:
         return np.asarray(np.nan)
 
 
+def check_number(name: str, value: Any) -> None:
+    """Refuse what is no real scalar; an array would be multiplied entry by entry.
+
+    >>> check_number("the rate of disc", np.array([0.1]))
+    Traceback (most recent call last):
+    ValueError: the rate of disc is an array of shape (1,); it must be one real number.
+    """
+    known = concrete(value)
+    if np.ndim(value) or (np.iscomplexobj(value) if known is None else np.isnan(known)):
+        given = f"an array of shape {np.shape(value)}" if np.ndim(value) else repr(value)
+        raise ValueError(f"{name} is {given}; it must be one real number.")
+
+
 def drift_coefficients(
     lrs: tuple[Scalar, Scalar],
     num_updates: tuple[int, int] = (1, 1),
@@ -262,6 +275,7 @@ def _check(lrs: Any, num_updates: Any, scheme: str, first: str, convention: str)
         value = concrete(rate)
         if value is not None and not np.all(np.isfinite(value) & (value > 0)):
             raise ValueError(f"learning rate of {player} is {rate}; it must be positive and finite.")
+        check_number(f"learning rate of {player}", rate)
     for player, count in zip(PLAYERS, num_updates, strict=True):
         if isinstance(count, bool) or not _is_integer(count) or count < 1:
             raise ValueError(f"num_updates of {player} is {count!r}; it must be an integer of at least 1.")

@@ -14,10 +14,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from scipy.integrate import solve_ivp
 
-from dd_two_player.drift import Coefficients, Drift, check_two, drift_coefficients
+from dd_two_player.drift import PLAYERS, Coefficients, Drift, check_number, check_two, drift_coefficients
 from dd_two_player.game import Game, call_compiled
 from dd_two_player.regularization import active_terms
-from dd_two_player.runge_kutta import TABLEAUX
+from dd_two_player.runge_kutta import TABLEAUX, apply_updates
+from gdyn_common.errors import require_count
 
 __all__ = [
     "discrete_path",
@@ -56,6 +57,8 @@ def modified_field(
         ValueError: For coefficients without rates.
         TypeError: For a `Drift`, which `modified_flow` takes.
 
+    The field raises the errors of `Game.check_derivatives`.
+
     Example:
         >>> game = Game(lambda p, t, _: -p * t, lambda p, t, _: p * t)
         >>> field = modified_field(game, drift_coefficients((0.2, 0.2)), rates=(1.0, 1.0))
@@ -72,6 +75,8 @@ def modified_field(
     chosen = Coefficients() if coefficients is None else coefficients
     rates = (1.0, 1.0) if rates is None else rates
     check_two("rates", rates)
+    for player, rate in zip(PLAYERS, rates, strict=True):
+        check_number(f"rates of {player}", rate)
     mask = active_terms(chosen)
 
     def field(params: Pair) -> Pair:
@@ -121,8 +126,9 @@ def _field(
     rates: tuple[Any, Any],
     batch: Any,
 ) -> Pair:
+    game.check_derivatives(params, batch)  # a field may be differentiated
     disc, gen = game.gradients(params, batch, coefficients, mask=mask)
-    down = lambda rate, side: jax.tree.map(lambda a: -rate * a.conj(), side)  # noqa: E731
+    down = lambda rate, side: jax.tree.map(lambda a: (-rate * a.conj()).astype(a.dtype), side)  # noqa: E731
     return down(rates[0], disc), down(rates[1], gen)
 
 
@@ -230,9 +236,10 @@ def _step(
     game: Game, turns: Turns, params: Pair, coefficients: Coefficients, rates: tuple[Any, Any], batch: Any
 ) -> Pair:
     def update(params: Pair, gradients: Pair, player: int) -> Pair:
-        moved = jax.tree.map(lambda x, g: x - rates[player] * g.conj(), params[player], gradients[player])
+        moved = apply_updates(params[player], jax.tree.map(jnp.conj, gradients[player]), rates[player])
         return (moved, params[1]) if player == 0 else (params[0], moved)
 
+    game.check_derivatives(params, batch)
     for players in turns.order():
         gradients = game.gradients(params, batch, coefficients, mask=turns.mask)
         for player in players:
@@ -257,10 +264,11 @@ def runge_kutta_map(
 def _runge_kutta(game: Game, order: int, params: Pair, rates: tuple[Any, Any], batch: Any) -> Pair:
     def moved(slopes: Pair, scale: float) -> Pair:
         return tuple(
-            jax.tree.map(lambda x, g, r=r: x - scale * r * g.conj(), p, s)
+            apply_updates(p, jax.tree.map(jnp.conj, s), scale * r)
             for p, s, r in zip(params, slopes, rates, strict=True)
         )
 
+    game.check_derivatives(params, batch)
     slopes: list[Any] = []
     for node in TABLEAUX[order].nodes:
         slopes.append(game.gradients(moved(slopes[-1], node) if slopes else params, batch))
@@ -271,6 +279,7 @@ def _runge_kutta(game: Game, order: int, params: Pair, rates: tuple[Any, Any], b
 
 def discrete_path(step: Callable[[Pair], Pair], start: Pair, num_steps: int) -> np.ndarray:
     """Return the flattened parameters after each step, shape ``(num_steps + 1, dim)``, the start included."""
+    require_count("num_steps", num_steps, least=0)
     path = [_flatten(start)]
     params = start
     for _ in range(num_steps):

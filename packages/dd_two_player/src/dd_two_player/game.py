@@ -21,6 +21,7 @@ from dd_two_player.regularizers import (
     split_batch,
     weighted_slope,
 )
+from dd_two_player.stopped import seen_leaves, used_leaves
 
 __all__ = ["Game", "GameValues"]
 
@@ -103,11 +104,13 @@ class Game:
 
         Raises:
             TypeError: For a leaf of the parameters that cannot be differentiated, by its path.
-            ValueError: For a loss that is no scalar.
+            ValueError: For a loss that is no scalar, or, if there are terms, as `check_derivatives`.
         """
         chosen = Coefficients() if coefficients is None else coefficients
         active = active_terms(chosen) if mask is None else active_terms(mask)
         check_pair(params)
+        if any(map(any, active)):
+            self.check_derivatives(params, batch)
         found = [jax.value_and_grad(self._losses[own], own, has_aux=True)(*params, batch) for own in (0, 1)]
         plain = (found[0][1], found[1][1])  # the factors under stop-gradient as well: computed once
         gradients = list(plain)
@@ -119,19 +122,47 @@ class Game:
         (loss_disc, aux_disc), (loss_gen, aux_gen) = (values for values, _ in found)
         return GameValues((loss_disc, loss_gen), (gradients[0], gradients[1]), (aux_disc, aux_gen))
 
+    def check_derivatives(self, params: Pair, batch: Any) -> None:
+        """Refuse losses that hide from autodiff how one player acts on the other.
+
+        For its own gradient a loss may well stop that of the other player's parameters, or of what these
+        make. But interaction terms and drift are derivatives along the other player's step.
+
+        Raises:
+            ValueError: For a parameter that its player moves and the other's loss uses without a derivative.
+        """
+        check_pair(params)
+        if jax.tree.structure(params) in self._checked:
+            return
+        params = (params[0], params[1])
+        values = [lambda pair, f=f: f(*pair, batch)[0] for f in self._losses]
+        uses, sees = ([find(f, params)[0] for f in values] for find in (used_leaves, seen_leaves))
+        for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
+            own = path[0].idx
+            if sees[own][i] and uses[1 - own][i] and not sees[1 - own][i]:
+                raise ValueError(
+                    f"the loss of {PLAYERS[1 - own]} uses {PLAYERS[own]}{jax.tree_util.keystr(path[1:])} but "
+                    "has no derivative there, so that drift, regularisers and Jacobians would miss it; leave "
+                    "out stop_gradient (or rounding), which the gradients of a game do not need."
+                )
+        self._checked.add(jax.tree.structure(params))
+
     def _evaluate(self, index: int, disc: Params, gen: Params, batch: Any) -> tuple[Any, Any]:
         """Return a player's loss and what comes with it."""
         found = (self.loss_disc, self.loss_gen)[index](disc, gen, batch)
         paired = isinstance(found, tuple | list) and len(found) == 2
-        value, aux = found if self.has_aux and paired else (found, None)
+        if paired != self.has_aux:
+            raise ValueError(
+                f"the loss of {PLAYERS[index]} returns {'a pair' if paired else _described(found)}, and the "
+                f"game has has_aux={self.has_aux}; with has_aux=True both losses return (loss, anything), "
+                "else the loss alone."
+            )
+        value, aux = found if paired else (found, None)
         dtype = getattr(value, "dtype", type(value))
         real = isinstance(value, float) or (hasattr(value, "dtype") and jnp.issubdtype(dtype, jnp.floating))
-        if not real or jnp.shape(value) != () or paired != self.has_aux:
-            name = getattr(dtype, "__name__", dtype)
-            given = f"{name} of shape {jnp.shape(value)}" if hasattr(value, "shape") else name
+        if not real or jnp.shape(value) != ():
             raise ValueError(
-                f"the loss of {PLAYERS[index]} returns {given}; it must return a real scalar, such as 0.0, "
-                "or, with Game(..., has_aux=True), a pair of a real scalar and anything."
+                f"the loss of {PLAYERS[index]} is {_described(value)}; it must be a real scalar, such as 0.0."
             )
         return value, aux
 
@@ -139,6 +170,11 @@ class Game:
     def programs(self) -> dict[Any, Callable[..., Any]]:
         """What was compiled for this game, see `flows`; it ends with the game."""
         return {}
+
+    @cached_property
+    def _checked(self) -> set[Any]:
+        """Structures of parameters whose derivatives were looked at."""
+        return set()
 
     @property
     def _losses(self) -> tuple[Callable[..., tuple[Any, Any]], Callable[..., tuple[Any, Any]]]:
@@ -161,6 +197,7 @@ class Game:
         estimator = sources.get("estimator", SAME_BATCH)
         whole = estimator.batches == "same" and (estimator.averaged or sources.get("num_shards", 1) == 1)
         if any(mask) and whole and not mask.self_norm:
+            self.check_derivatives(params, batch)
             # One reverse pass for loss and regularisers. The self term needs the loss gradient by itself.
             frozen = frozen_gradients(self._losses, params, batch, frozen_needed(player, mask))
             slope = weighted_slope(player, self._losses, params, batch, terms, mask, frozen)
@@ -210,6 +247,7 @@ class Game:
             raise TypeError(f"estimator is {estimator!r}; pass one of ESTIMATORS[{', '.join(ESTIMATORS)}].")
         if not any(mask):
             return jax.tree.map(jnp.zeros_like, params[own])
+        self.check_derivatives(params, batch)
         if estimator.batches == "two":
             if second_batch is None:
                 raise ValueError(f"estimator {estimator.name} needs two batches; pass second_batch.")
@@ -253,6 +291,11 @@ def check_pair(params: Any) -> None:
                     f"{jax.tree_util.keystr(path) or 'their root'}, which has no gradient; split it off, as "
                     "equinox.partition(net, equinox.is_inexact_array) does, and combine inside of the loss."
                 )
+
+
+def _described(value: Any) -> str:
+    kind = getattr(value, "dtype", type(value).__name__)
+    return f"{kind} of shape {jnp.shape(value)}" if hasattr(value, "shape") else f"{kind}"
 
 
 def call_compiled(game: Game, body: Callable[..., T], static: Any, params: Pair, *values: Any) -> T:

@@ -85,14 +85,18 @@ class DriftReport(Shown):
         total: Of all parameters.
         players: Of each player, ``disc`` first.
         layers: Of every layer.
+        losses: Of ``(disc, gen)``; where one is not finite there is no drift, and all numbers are NaN.
     """
 
     total: LayerDrift
     players: tuple[LayerDrift, LayerDrift]
     layers: tuple[LayerDrift, ...]
+    losses: tuple[float, float]
 
     def summary(self) -> str:
         """Return a table: sizes relative to the step, cosines with it, shares of the error in percent."""
+        if not np.isfinite(self.losses).all():
+            return f"no drift: the losses are {self.losses[0]} of disc and {self.losses[1]} of gen"
         rows: list[tuple[str, ...]] = [COLUMNS]
         for row in (self.total, *self.players, *self.layers):
             relative = [
@@ -158,7 +162,7 @@ def measure_drift(
         are near, and the error is good to a tenth at that rate.
 
     Raises:
-        ValueError: As `drift_coefficients`.
+        ValueError: As `drift_coefficients` and `Game.check_derivatives`.
 
     Example:
         ``L_D = phi theta = -L_G`` at (1, 1) with rates ``h = 0.1``: no self term, interaction ``h^2 / 2``.
@@ -173,7 +177,7 @@ def measure_drift(
     params = (params[0], params[1])
     turns = Turns(scheme, first, (int(num_updates[0]), int(num_updates[1])))
     values = (batch, learning_rates, drift.clock, drift.coefficients)
-    found, sizes = call_compiled(game, _products, turns, params, *values)
+    found, sizes, losses = call_compiled(game, _products, turns, params, *values)
     if isinstance(found, jax.core.Tracer):
         raise TypeError("measure_drift returns a report of numbers; call it outside of jit, vmap and grad.")
     products = np.asarray(found, float) * [np.prod(np.asarray(sizes, float)[list(pair)]) for pair in PAIRS]
@@ -189,6 +193,7 @@ def measure_drift(
         row(ALL, ALL),
         (row("disc", ALL), row("gen", ALL)),
         tuple(row(player, layer) for player, layer in layers),
+        (float(losses[0]), float(losses[1])),
     )
 
 
@@ -274,11 +279,11 @@ def _row(player: str, layer: str, products: Float[np.ndarray, " products"]) -> L
 
 def _products(
     game: Game, turns: Turns, params: Pair, batch: Any, rates: Pair, clock: Pair, coefficients: Coefficients
-) -> tuple[Float[Array, "leaves products"], Float[Array, "vectors"]]:
-    """Return inner products of step, self term, interaction term, error and residual, and their units.
+) -> tuple[Float[Array, "leaves products"], Float[Array, "vectors"], Float[Array, "2"]]:
+    """Return inner products of step, self term, interaction, error and residual, their units, and losses.
 
-    Products are per leaf, of vectors divided by their largest entry. Half precision is raised to single: a
-    step is hardly more than its rounding.
+    Products are per leaf, of vectors divided by their largest entry; NaN if a loss is not finite, which
+    gradients need not show. Half precision is raised to single: a step is hardly more than its rounding.
     """
     params = jax.tree.map(lambda a: jnp.asarray(a, jnp.promote_types(jnp.result_type(a), "float32")), params)
 
@@ -296,6 +301,8 @@ def _products(
         pair: Pair = jax.jvp(field, (params,), (along,))[1]
         return pair
 
+    game.check_derivatives(params, batch)
+    losses = jnp.stack([*map(jnp.asarray, game.value_and_gradients(params, batch).losses)])
     velocity = field(params)
     nothing = jax.tree.map(jnp.zeros_like, velocity)
     by_disc, by_gen = derivative((velocity[0], nothing[1])), derivative((nothing[0], velocity[1]))
@@ -325,7 +332,8 @@ def _products(
     columns = [
         jnp.stack([jnp.vdot(a, b).real for a, b in zip(unit[i], unit[j], strict=True)]) for i, j in PAIRS
     ]
-    return jnp.stack(columns, 1), jnp.stack(sizes)
+    seen = jnp.where(jnp.isfinite(losses).all(), 1.0, jnp.nan)
+    return jnp.stack(columns, 1), seen * jnp.stack(sizes), losses
 
 
 def _scaled(pair: Pair, factors: Any) -> Pair:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import jax
 
-from dd_two_player.drift import PlayerTerms, player_index
+from dd_two_player.drift import PlayerTerms, check_number, player_index
 
 __all__ = ["ESTIMATORS", "Estimator", "frozen_gradients", "split_batch", "weighted_slope"]
 
@@ -126,11 +126,11 @@ def weighted_slope(
         return found
 
     def direction(index: int, active: bool, weight: Any) -> dict[int, Params]:
-        return {index: _scaled(frozen[index], weight)} if active else {}
+        return {index: _scaled(_single(frozen[index]), weight)} if active else {}
 
     def slope(own_params: Params) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        at = [params[0], params[1]]
-        at[own] = own_params
+        at = [_single(params[0]), _single(params[1])]
+        at[own] = _single(own_params)
         moves = direction(own, mask.self_norm, terms.self_norm)
         moves |= direction(1 - own, mask.other_dot_prod, terms.other_dot_prod)
         loss, total, aux = along(own, at, moves)
@@ -195,6 +195,12 @@ def check_even(size: int) -> None:
         raise ValueError(f"batch size is {size}; estimators that split the batch need an even one.")
 
 
+def _single(tree: Params) -> Params:
+    """Raise float16 to single precision: a weight times a gradient easily lies below its smallest number."""
+    return jax.tree.map(lambda a: a.astype("float32") if jax.numpy.result_type(a) == "float16" else a, tree)
+
+
 def _scaled(tree: Params, factor: Any) -> Params:
     """Return a direction; that of steepest ascent is the conjugate of what JAX calls a complex gradient."""
+    check_number("a coefficient", factor)
     return jax.tree.map(lambda a: (factor * a.conj()).astype(a.dtype), tree)

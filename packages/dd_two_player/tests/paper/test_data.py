@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 
 from dd_two_player.gans.mixtures import mixture_modes
+from dd_two_player.paper.config import EvalConfig, TrainConfig
 from dd_two_player.paper.data import BatchStream, load_samples
+from dd_two_player.paper.experiment_config import GanStudyConfig
+from dd_two_player.paper.training import run_folder
 
 
 @pytest.mark.parametrize(
@@ -65,3 +68,38 @@ def test_own_data_must_be_finite(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="dataset holes:points holds values that are not finite"):
         load_samples("holes:points")
+
+
+@pytest.mark.parametrize(
+    ("function", "given"),
+    [
+        ("os:getcwd", r"returns <U\d+ of shape \(\)"),
+        ("builtins:complex", r"returns complex128 of shape \(\)"),
+        ("builtins:list", r"returns float64 of shape \(0,\)"),
+        ("builtins:dict", "returns no array"),
+        ("numpy.random:rand", r"returns float64 of shape \(\)"),
+    ],
+)
+def test_a_function_that_returns_no_samples_is_refused(function, given):
+    with pytest.raises(ValueError, match=f"{function} {given}; it must return real samples of shape"):
+        load_samples(function)
+
+
+def test_download_fetches_what_is_missing(tmp_path, monkeypatch):
+    from gdyn_reproduce.data import catalogue
+
+    asked = []
+    monkeypatch.setattr(catalogue, "fetch", lambda name, *_: asked.append(name))
+    for download in (False, True):
+        with pytest.raises(FileNotFoundError, match="Run gdyn-data fetch mnist"):
+            load_samples("mnist", root=str(tmp_path), download=download)
+    assert asked == ["mnist"]
+
+
+@pytest.mark.parametrize("config", [TrainConfig, EvalConfig, GanStudyConfig])
+def test_what_reads_a_data_folder_may_be_told_to_download(config):
+    assert config(download=True).download
+
+
+def test_where_data_come_from_makes_no_other_training():
+    assert run_folder(TrainConfig(download=True)) == run_folder(TrainConfig())

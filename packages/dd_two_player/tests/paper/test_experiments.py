@@ -5,7 +5,7 @@ import pytest
 from dd_two_player.paper import PAPER
 from dd_two_player.paper.cli import COMMANDS
 from gdyn_reproduce.cli import dispatch
-from gdyn_reproduce.testing import check_killed_runs_resume, check_registry
+from gdyn_reproduce.testing import check_registry
 
 
 def test_the_registry():
@@ -18,10 +18,3 @@ def test_smoke_run(figure, tmp_path):
     (result,) = tmp_path.rglob("result.json")
     assert json.loads(result.read_text())["measurements"]
     assert (result.parent / "figure.png").stat().st_size > 5000
-
-
-@pytest.mark.kill
-def test_killed_runs_resume(tmp_path):
-    check_killed_runs_resume(
-        "dd_two_player", ["run", "gan-simultaneous", "preset=smoke"], tmp_path, after_files=[0, 1, 3]
-    )

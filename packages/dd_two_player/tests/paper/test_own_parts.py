@@ -73,10 +73,18 @@ def test_everything_can_be_your_own(tmp_path, monkeypatch, capsys):
     for wrong, message in (
         ("nets.disc=mine_for_dd:critc", "discriminator 'mine_for_dd:critc' is not there"),
         ("losses.gen=saturating", "Unknown generator loss 'saturating'"),
-        ("nets.gen=mine_for_dd:hinge", "hinge"),
+        ("nets.gen=mine_for_dd:hinge", "generator 'mine_for_dd:hinge' cannot be called as hinge(shape):"),
+        ("nets.disc=math:pi", "discriminator 'math:pi' is a float; pass the name of a function."),
+        ("losses.disc=os:getcwd", "discriminator loss 'os:getcwd' cannot be called as getcwd(real, fake):"),
+        ("losses.gen=os:path", "generator loss 'os:path' is a module"),
+        ("optimizers.gen.name=math:pi", "optimizer 'math:pi' is a float"),
+        ("dataset=os:rename", "dataset 'os:rename' cannot be called as rename()"),
+        ("dataset=a:b:c", "dataset 'a:b:c' is not there"),
     ):
-        assert dispatch(PAPER, COMMANDS, [*arguments, wrong]) != 0
-        assert message in capsys.readouterr().err
+        assert dispatch(PAPER, COMMANDS, [*arguments, wrong]) == 2
+        told = capsys.readouterr().err
+        assert message in told
+        assert told.count("\n") == 1
 
 
 def test_dropout_is_one_draw_per_loss_and_its_regularisers(x64):

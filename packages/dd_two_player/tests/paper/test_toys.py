@@ -5,6 +5,7 @@ import pytest
 
 from dd_two_player.paper import PAPER
 from dd_two_player.paper.cli import COMMANDS
+from dd_two_player.paper.toy_config import ToyConfig
 from gdyn_reproduce.cli import dispatch
 
 
@@ -40,6 +41,22 @@ def test_dal_command(tmp_path, capsys):
 def test_a_direction_that_one_step_removes_is_zero_and_not_nan(tmp_path, capsys):
     report = run(capsys, "principal-flow", "learning_rate=0.5", "num_steps=4", f"out={tmp_path}")
     assert report["principal flow"] == pytest.approx([0, -0.2 * 0.99**4])
+
+
+def test_a_mixture_is_drawn_as_descent_leaves_it_and_as_the_flow_would(tmp_path, capsys):
+    short = ["num_steps=4", f"out={tmp_path}"]
+    report = run(capsys, "toy", "ring8", "scheme=alt", *short)
+    names = ("modes_covered", "high_quality_share", "coverage")
+    assert list(report) == [*(f"{scheme} {name}" for scheme in ("alt", "rk4") for name in names), "folder"]
+    assert len(list((tmp_path / "dd_two_player/train/toy-ring8").iterdir())) == 2
+    alone = run(capsys, "toy", "ring8", "scheme=rk4", *short)
+    assert [alone[f"rk4 {name}"] for name in names] == [report[f"rk4 {name}"] for name in names]
+    assert not any(key.startswith("alt") for key in alone)
+
+
+def test_a_game_lasts_long_enough_to_show_something():
+    steps = {game: ToyConfig(game=game).num_steps for game in ("dirac", "linear", "ring8", "mog16")}
+    assert steps == {"dirac": 200, "linear": 200, "ring8": 2000, "mog16": 2000}
 
 
 @pytest.mark.parametrize(

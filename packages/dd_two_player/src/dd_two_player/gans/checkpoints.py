@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdyn_common.storage import RECOMPUTE, read_arrays, write_arrays
+from gdyn_common.storage import REPLACE, read_arrays, write_arrays
 
 __all__ = ["restore_checkpoint", "save_checkpoint", "state_arrays", "state_from_arrays"]
 
@@ -32,12 +32,17 @@ def state_arrays(state: Any) -> dict[str, np.ndarray]:
     return arrays
 
 
-def restore_checkpoint(path: Path, template: Any) -> Any:
+def restore_checkpoint(path: Path, template: Any, *, advice: str = REPLACE) -> Any:
     """Read a pytree of the template's structure; every bit as it was saved.
+
+    Args:
+        path: The file.
+        template: A pytree of the same structure, shapes and types.
+        advice: What to do about a damaged file, for the message.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a parameter is missing, unknown or of another shape, naming it.
+        ValueError: If it is damaged, or a parameter is missing, unknown or of another shape, naming it.
 
     Example:
         >>> import tempfile
@@ -48,7 +53,7 @@ def restore_checkpoint(path: Path, template: Any) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist; give restore_path=<file or run folder>.")
-    return state_from_arrays(read_arrays(path, advice=RECOMPUTE), template, str(path))
+    return state_from_arrays(read_arrays(path, advice=advice), template, str(path))
 
 
 def state_from_arrays(arrays: dict[str, np.ndarray], template: Any, path: str) -> Any:

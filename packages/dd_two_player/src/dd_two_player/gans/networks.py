@@ -192,7 +192,7 @@ def build_generator(
         sizes: Widths of the hidden layers of MLPs.
         method: Of the convolutions.
     """
-    made = named("generator", name, GENERATORS)
+    made = named("generator", name, GENERATORS, ["shape"])
     if name not in GENERATORS:
         return _own(made(tuple(shape)))
     return haiku_network(lambda x, training: made(shape, sizes, method)(x, training))
@@ -200,7 +200,7 @@ def build_generator(
 
 def build_discriminator(name: str, sizes: Sequence[int] = (128, 128), method: Method = "auto") -> Network:
     """Return a discriminator: inputs to logits ``(N, 1)``; ``module:name`` takes no arguments."""
-    made = named("discriminator", name, DISCRIMINATORS)
+    made = named("discriminator", name, DISCRIMINATORS, [])
     if name not in DISCRIMINATORS:
         return _own(made())
     return haiku_network(lambda x, training: made(sizes, method)(x, training))

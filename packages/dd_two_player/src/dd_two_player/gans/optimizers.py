@@ -14,8 +14,9 @@ import numpy as np
 import optax
 
 from dd_two_player.gans.named import named
+from dd_two_player.runge_kutta import apply_updates
 
-__all__ = ["OPTIMIZERS", "apply_updates", "make_optimizer", "make_schedule"]
+__all__ = ["OPTIMIZERS", "make_optimizer", "make_schedule"]
 
 OPTIMIZERS = ("sgd", "adam")
 
@@ -109,11 +110,6 @@ def _proportional(whole: optax.GradientTransformation, half: optax.GradientTrans
                 at = apply_updates(at, updates, -factor)
             ends.append(jax.tree.leaves(at))
         return all(np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*ends, strict=True))
-
-
-def apply_updates(params: Any, direction: Any, rate: Any) -> Any:
-    """Return ``params - rate * direction``, keeping the parameters' types."""
-    return jax.tree.map(lambda x, d: x - (rate * d).astype(x.dtype), params, direction)
 
 
 def make_schedule(factors: Mapping[int, float]) -> Callable[[Any], Any]:

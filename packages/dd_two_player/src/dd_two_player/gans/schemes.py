@@ -12,10 +12,9 @@ from jaxtyping import Array, PRNGKeyArray
 
 from dd_two_player.drift import PLAYERS, Coefficients
 from dd_two_player.gans.model import Batch, Gan, GanState
-from dd_two_player.gans.optimizers import apply_updates
 from dd_two_player.gans.rule import UpdateRule
 from dd_two_player.regularizers import ESTIMATORS
-from dd_two_player.runge_kutta import TABLEAUX
+from dd_two_player.runge_kutta import TABLEAUX, apply_updates
 
 __all__ = ["Players", "TrainState", "alternating", "runge_kutta", "simultaneous"]
 

@@ -223,6 +223,7 @@ class TrainConfig(RunOptions):
     experiment: str = "digits"
     dataset: str = "digits"
     data_root: str | None = None
+    download: bool = False
     batch_size: int = 64
     num_steps: int = 1000
     seed: int = 0
@@ -300,6 +301,7 @@ class EvalConfig(RunOptions):
     batch_size: int = 100
     seed: int = 0
     data_root: str | None = None
+    download: bool = False
     device: str | None = None
 
     def __post_init__(self) -> None:

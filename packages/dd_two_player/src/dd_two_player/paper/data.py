@@ -59,17 +59,20 @@ class Samples:
         return (values - np.float32(self.offset)) / np.float32(self.scale)
 
 
-def load_samples(name: str, split: str = "train", root: str | None = None) -> Samples:
-    """Load a data set by name; nothing is downloaded.
+def load_samples(
+    name: str, split: str = "train", root: str | None = None, *, download: bool = False
+) -> Samples:
+    """Load a data set by name.
 
     Args:
         name: ``mog16``, ``ring8``, or any name of `gdyn_reproduce.data` (``digits``, ``mnist``, ``cifar10``
             ...), or ``module:name`` of a function that returns samples, with one class.
         split: ``train`` or ``test``.
         root: Folder with the data, ``GDYN_DATA_DIR`` by default.
+        download: Whether missing files may be fetched.
 
     Raises:
-        ValueError: For an unknown name, with the nearest match.
+        ValueError: For an unknown name, with the nearest match, and a function that returns no samples.
         FileNotFoundError: If the files are not there.
 
     Example:
@@ -85,14 +88,12 @@ def load_samples(name: str, split: str = "train", root: str | None = None) -> Sa
         points = (modes[labels] + noise).astype(np.float32)
         return Samples(name, points, labels, 0.0, 1.0, {"name": name, "source": "generated from seed 0"})
     if ":" in name:
-        points = np.asarray(named("dataset", name, {})(), np.float32)
-        if not np.isfinite(points).all():
-            raise ValueError(f"dataset {name} holds values that are not finite in single precision.")
+        points = _own_points(name)
         labels = np.zeros(len(points), int)
         return Samples(name, points, labels, 0.0, 1.0, {"name": name, "source": "the caller's function"})
     if name not in names():
         raise ValueError(unknown("dataset", name, [*MIXTURES, *names()]))
-    found = load_dataset(name, split, root)
+    found = load_dataset(name, split, root, download)
     raw = found.x[..., None] if found.x.ndim == 3 else found.x
     if raw.dtype == np.uint8 and name != "digits":
         offset, scale = 127.5, 127.5
@@ -100,6 +101,22 @@ def load_samples(name: str, split: str = "train", root: str | None = None) -> Sa
         low, high = (0.0, 16.0) if name == "digits" else (-1.0, 1.0)
         offset, scale = (low + high) / 2, (high - low) / 2
     return Samples(name, raw, found.y, offset, scale, found.provenance())
+
+
+def _own_points(name: str) -> Float[np.ndarray, "n ..."]:
+    given = named("dataset", name, {}, [])()
+    try:
+        found = np.asarray(given)
+    except ValueError:  # lists of different lengths
+        found = np.asarray(None)
+    if found.dtype.kind not in "buifV" or found.dtype.names or found.ndim < 2 or not found.size:
+        what = f"{found.dtype} of shape {found.shape}" if found.dtype.kind != "O" else "no array"
+        raise ValueError(f"dataset {name} returns {what}; it must return real samples of shape (n, ...).")
+    with np.errstate(over="ignore"):  # refused by name
+        points = found.astype(np.float32)
+    if not np.isfinite(points).all():
+        raise ValueError(f"dataset {name} holds values that are not finite in single precision.")
+    return points
 
 
 @lru_cache(maxsize=4)

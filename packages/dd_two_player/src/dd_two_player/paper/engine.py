@@ -73,8 +73,8 @@ def build(config: TrainConfig, shape: tuple[int, ...]) -> Trainer:
     gan = Gan(
         build_discriminator(nets.disc, nets.hidden, nets.convolution),  # type: ignore[arg-type]
         build_generator(nets.gen, shape, nets.hidden, nets.convolution),  # type: ignore[arg-type]
-        named("discriminator loss", config.losses.disc, known.DISCRIMINATOR_LOSSES),
-        named("generator loss", config.losses.gen, known.GENERATOR_LOSSES),
+        named("discriminator loss", config.losses.disc, known.DISCRIMINATOR_LOSSES, ["real", "fake"]),
+        named("generator loss", config.losses.gen, known.GENERATOR_LOSSES, ["fake"]),
         nets.num_latents,
         nets.spectral_norm,  # type: ignore[arg-type]
         config.losses.gradient_penalty,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dd_two_player.evaluation import Moments, classify, evaluate_samples, moments
-from dd_two_player.gans.checkpoints import state_from_arrays
+from dd_two_player.gans.checkpoints import restore_checkpoint
 from dd_two_player.gans.mixtures import mixture_scores
 from dd_two_player.paper import engine
 from dd_two_player.paper.classifiers import INCEPTION, accuracy, load_classifier
@@ -40,9 +40,10 @@ def evaluate(config: EvalConfig) -> int:
 
 
 def _report(config: EvalConfig, checkpoint: Path, trained: TrainConfig) -> dict[str, Any]:
-    samples = load_samples(trained.dataset, "train", config.data_root or trained.data_root)
+    root = config.data_root or trained.data_root
+    samples = load_samples(trained.dataset, "train", root, download=config.download)
     trainer = engine.build(trained, samples.shape)
-    state = state_from_arrays(read_arrays(checkpoint), trainer.start(0), str(checkpoint))
+    state = restore_checkpoint(checkpoint, trainer.start(0))
 
     def draw(split: int, count: int) -> np.ndarray:
         return draw_samples(trainer.gan, state, count, config.seed + split, config.batch_size)
@@ -56,7 +57,7 @@ def _report(config: EvalConfig, checkpoint: Path, trained: TrainConfig) -> dict[
     else:
         classifier = load_classifier(config.classifier, samples)
         if config.classifier == "auto" and ":" not in trained.dataset:  # own data have no labels
-            test = load_samples(trained.dataset, "test", config.data_root or trained.data_root)
+            test = load_samples(trained.dataset, "test", root, download=config.download)
             accuracies["classifier_accuracy"] = accuracy(classifier, test)
         values = evaluate_samples(
             draw,

@@ -221,6 +221,7 @@ class GanStudyConfig(RunOptions):
     eval_samples: int = 1000
     classifier_steps: int = 1500
     data_root: str | None = None
+    download: bool = False
     device: str | None = None
     dtype: str = "float32"
 

@@ -77,14 +77,14 @@ def measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str,
 
 
 def _measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    samples = load_samples(config.dataset, "train", config.data_root)
+    samples = load_samples(config.dataset, "train", config.data_root, download=config.download)
     run.note(data=samples.provenance)
     classifier = train_classifier(samples, steps=config.classifier_steps)
     count = min(config.eval_samples, len(samples))
     real = moments(classify(classifier, samples.scaled(slice(count)))[1])
     groups = [list(config.seeds)] if config.vmapped else [[seed] for seed in config.seeds]
 
-    test = load_samples(config.dataset, "test", config.data_root)
+    test = load_samples(config.dataset, "test", config.data_root, download=config.download)
     measured: dict[str, Any] = {"classifier_accuracy": accuracy(classifier, test)}
     arrays: dict[str, np.ndarray] = {}
     distances = np.zeros((len(config.arms), len(config.disc_rates), len(config.seeds)))
@@ -190,7 +190,7 @@ def seconds_of(config: GanStudyConfig) -> float:
 
     Compiling, some ten seconds per arm, and scoring are not in it.
     """
-    samples = load_samples(config.dataset, "train", config.data_root)
+    samples = load_samples(config.dataset, "train", config.data_root, download=config.download)
     seeds = list(config.seeds) if config.vmapped else config.seeds[:1]
     runs, total = len(config.disc_rates) * (1 if config.vmapped else len(config.seeds)), 0.0
     with engine.computing(config.device, config.dtype):

@@ -18,7 +18,7 @@ from dd_two_player.gans.steps import TrainState
 from dd_two_player.paper.config import TrainConfig
 from dd_two_player.paper.data import MIXTURES, Samples
 from gdyn_common.logging import JsonLines
-from gdyn_common.storage import atomic_write, read_arrays, write_arrays
+from gdyn_common.storage import RECOMPUTE, atomic_write, read_arrays, write_arrays
 from gdyn_reproduce.plotting import house_style, new_figure
 
 __all__ = ["Observer", "draw_samples", "sample_figure"]
@@ -35,15 +35,20 @@ def draw_samples(gan: Gan, state: TrainState, count: int, seed: int, batch_size:
     return np.concatenate(parts)
 
 
-def sample_figure(samples: np.ndarray, title: str = "", data: np.ndarray | None = None) -> Any:
-    """Return a grid of images, or a scatter plot of points over the data."""
+def draw_points(axes: Any, samples: np.ndarray, data: np.ndarray) -> None:
+    """Draw samples over the data, as far as twice the data reach."""
+    reach = 2 * float(np.abs(data).max())
+    axes.plot(*samples.T, ".", markersize=3, color="C1", label="samples")
+    axes.plot(*data.T, ".", markersize=3, color="C0", label="data")
+    axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
+    axes.legend(loc="upper right")
+
+
+def sample_figure(samples: np.ndarray, title: str, data: np.ndarray) -> Any:
+    """Return a grid of images, or points over the data."""
     figure, axes = new_figure(figsize=(4.5, 4.5))
     if samples.ndim == 2:
-        if data is not None:
-            axes.plot(*data[:2000].T, ".", markersize=3, label="data")
-        axes.plot(*samples.T, ".", markersize=3, label="samples")
-        axes.set_aspect("equal")
-        axes.legend()
+        draw_points(axes, samples, data)
     else:
         side = int(np.sqrt(len(samples)))
         rows = samples[: side * side].reshape(side, side, *samples.shape[1:])
@@ -114,6 +119,6 @@ class Observer:
         print(json.dumps({"step": step, **line}), flush=True)
         with contextlib.closing(JsonLines(self._lines)) as lines:
             lines.log(step, line)
-        if not best.exists() or score > float(read_arrays(best)["score"]):
+        if not best.exists() or score > float(read_arrays(best, advice=RECOMPUTE)["score"]):
             save_checkpoint(self.folder / "checkpoints" / "best.npz", state)
             write_arrays(best, {"score": np.asarray(score), "step": np.asarray(step)})

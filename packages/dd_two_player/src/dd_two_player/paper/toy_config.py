@@ -15,11 +15,12 @@ class ToyConfig(RunOptions):
     """A small game and how it is played.
 
     Attributes:
-        game: linear, dirac, mog16 or ring8 (the mixtures are trained as small GANs).
+        game: linear, dirac, mog16 or ring8 (the mixtures are small GANs, with rk4 beside another scheme).
         scheme: sim, alt or rk4.
         first: Who moves first when alternating.
         learning_rate: Of both players.
         gen_learning_rate: Of the generator, if another one.
+        num_steps: Updates; 0 takes 200, and 2000 for the mixtures.
         correct: Cancel the drift's interaction and self terms in this convention: none, paper or joint.
         damping: Of the linear game.
         start: Start of both scalars.
@@ -30,7 +31,7 @@ class ToyConfig(RunOptions):
     first: str = "disc"
     learning_rate: float = 0.1
     gen_learning_rate: float | None = None
-    num_steps: int = 200
+    num_steps: int = 0
     correct: str = "none"
     damping: float = 0.09
     start: list[float] = field(default_factory=lambda: [1.0, 1.0])
@@ -41,7 +42,8 @@ class ToyConfig(RunOptions):
         choice("first", self.first, ("disc", "gen"))
         choice("correct", self.correct, ("none", "paper", "joint"))
         require("start", self.start, len(self.start) == 2, "two numbers")
-        require("num_steps", self.num_steps, self.num_steps >= 1, "integers of at least 1")
+        require("num_steps", self.num_steps, self.num_steps >= 0, "integers of at least 0")
+        self.num_steps = self.num_steps or (2000 if self.game in ("mog16", "ring8") else 200)
         for name in ("learning_rate", "gen_learning_rate"):
             value = getattr(self, name)
             good = value is None or 0 < value < float("inf")

@@ -14,6 +14,7 @@ import numpy as np
 
 from dd_two_player.drift import Coefficients, PlayerTerms, drift_coefficients
 from dd_two_player.flows import discrete_path, integrate, modified_field, runge_kutta_map, step_map
+from dd_two_player.paper.config import TrainConfig
 from dd_two_player.paper.digits_network import descend, digits_network
 from dd_two_player.paper.toy_config import DalConfig, PrincipalFlowConfig, ToyConfig
 from dd_two_player.principal_flow import dal as dal_transformation
@@ -139,12 +140,41 @@ def dal(config: DalConfig) -> int:
 
 
 def _mixture(config: ToyConfig) -> int:
-    """Train a small GAN on a mixture with the options of the ``toy`` command."""
-    from dd_two_player.paper.config import TrainConfig
-    from dd_two_player.paper.training import train
+    """Train a small GAN on a mixture, and with Runge-Kutta's method, which stays near the flow, beside it."""
+    from dd_two_player.gans.checkpoints import restore_checkpoint
+    from dd_two_player.gans.mixtures import mixture_scores
+    from dd_two_player.paper import engine
+    from dd_two_player.paper.data import load_samples
+    from dd_two_player.paper.monitoring import draw_points, draw_samples
+    from dd_two_player.paper.training import LAST, run_folder, train
 
-    terms = CANCEL_ALL._asdict() if config.correct != "none" else {}
+    runs = {scheme: _mixture_run(config, scheme) for scheme in dict.fromkeys((config.scheme, "rk4"))}
+    for run in runs.values():
+        train(run)
+    if config.dry_run:
+        return 0
+    samples, folder = load_samples(config.game), _folder(config, "toy")
+    ends: dict[str, float] = {}
+    with house_style():
+        figure, panels = new_figure(1, len(runs), figsize=(4.5 * len(runs), 4.5), squeeze=False)
+        for axes, (scheme, run) in zip(panels[0], runs.items(), strict=True):
+            with engine.computing(run.device, run.dtype):
+                trainer = engine.build(run, samples.shape)
+                state = restore_checkpoint(run_folder(run) / LAST, trainer.start(run.seed))
+                drawn = draw_samples(trainer.gan, state, 1000, 2)
+            scores = mixture_scores(config.game, drawn)
+            ends |= {f"{scheme} {name}": value for name, value in scores.items()}
+            draw_points(axes, drawn, samples.scaled(slice(2000)))
+            share, modes = scores["high_quality_share"], scores["modes_covered"]
+            axes.set_title(f"{scheme}: {share:.0%} of the samples near {modes:.0f} modes")
+        save_figure(figure, folder / "figure")
+    return _report(ends, folder)
+
+
+def _mixture_run(config: ToyConfig, scheme: str) -> TrainConfig:
+    """Return the training with the options of the ``toy`` command and a scheme."""
     schemes = {"sim": "simultaneous", "alt": "alternating", "rk4": "runge_kutta"}
+    terms = CANCEL_ALL._asdict() if config.correct != "none" and scheme == config.scheme else {}
     values = {
         "experiment": f"toy-{config.game}",
         "dataset": config.game,
@@ -156,14 +186,16 @@ def _mixture(config: ToyConfig) -> int:
         },
         "nets": {"gen": "PointMLP"},
         "updates": {
-            "scheme": schemes[config.scheme],
+            "scheme": schemes[scheme],
             "first": config.first,
             "convention": "joint" if config.correct == "joint" else "paper",
         },
         "grad_regularizes": {"dd_coeffs_multiplier": {"disc": terms, "gen": terms}},
     }
     run = {name: getattr(config, name) for name in ("out", "overwrite", "dry_run", "num_steps")}
-    return train(keys.build(TrainConfig, values | run))
+    made = keys.build(TrainConfig, values | run)
+    assert isinstance(made, TrainConfig)
+    return made
 
 
 def _check_end(ends: dict[str, Any]) -> None:

@@ -18,21 +18,21 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dd_two_player.gans.checkpoints import restore_checkpoint, save_checkpoint, state_from_arrays
+from dd_two_player.gans.checkpoints import restore_checkpoint, save_checkpoint
 from dd_two_player.gans.steps import Hyperparameters, Step, TrainState, draw_latents
 from dd_two_player.paper import engine
 from dd_two_player.paper.config import TrainConfig
 from dd_two_player.paper.data import BatchStream, Samples, load_samples
 from dd_two_player.regularization import active_terms
 from gdyn_common.logging import JsonLines
-from gdyn_common.storage import FolderLock, atomic_write, read_arrays
+from gdyn_common.storage import RECOMPUTE, FolderLock, atomic_write
 from gdyn_reproduce.provenance import collect
 from gdyn_reproduce.records import dump_json
 from gdyn_reproduce.runs import config_hash, hold, start_anew
 
 __all__ = ["run_folder", "train"]
 
-RUN_KEYS = ("out", "overwrite", "dry_run", "num_steps", "log_every", "restore_path")
+RUN_KEYS = ("out", "overwrite", "dry_run", "num_steps", "log_every", "restore_path", "download")
 LAST = Path("checkpoints", "last.npz")
 
 
@@ -53,7 +53,7 @@ def train(config: TrainConfig) -> int:
     """
     with engine.computing(config.device, config.dtype):
         _warn_about_momentum(config)
-        samples = load_samples(config.dataset, "train", config.data_root)
+        samples = load_samples(config.dataset, "train", config.data_root, download=config.download)
         trainer = engine.build(config, samples.shape)
         stream = BatchStream(samples, config.batch_size, config.seed)
         start, advance, draw = _placed(config, trainer, stream)
@@ -179,12 +179,11 @@ def _check_finite(values: list[dict[str, Any]], state: TrainState, done: int, la
 
 def _first_state(config: TrainConfig, template: TrainState, last: Path) -> TrainState:
     if last.exists():
-        restored = restore_checkpoint(last, template)
+        restored = restore_checkpoint(last, template, advice=RECOMPUTE)
     elif config.restore_path:
         path = Path(config.restore_path)
         path = path / LAST if path.is_dir() else path
-        # Not by `restore_checkpoint`, whose advice on a damaged file is to delete it: this one is the user's.
-        restored = state_from_arrays(read_arrays(path), template, str(path))
+        restored = restore_checkpoint(path, template)
     else:
         return template
     placed: TrainState = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), restored, template)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dd_two_player.drift import concrete
+from dd_two_player.drift import check_number, concrete
 
 __all__ = ["DalState", "dal", "exact_hvp", "finite_difference_hvp"]
 
@@ -59,7 +59,10 @@ def dal(
         [-6.0]
     """
     for name, value, least in (("learning_rate", learning_rate, 0), ("power", power, -1), ("cap", cap, 0)):
-        known = None if callable(value) and name == "learning_rate" else concrete(value)
+        if callable(value) and name == "learning_rate":
+            continue
+        check_number(name, value)
+        known = concrete(value)
         if known is not None and not (known > least and (known >= 0)):
             raise ValueError(f"{name} is {value}; DAL needs learning_rate > 0, power >= 0 and cap > 0.")
 

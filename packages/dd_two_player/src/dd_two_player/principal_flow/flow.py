@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from dd_two_player.flows import integrate
+from gdyn_common.errors import require_count
 
 __all__ = [
     "gradient_descent",
@@ -151,6 +152,8 @@ def quadratic_principal_flow(
         [-0.037581, -0.16678]
     """
     check_rate(learning_rate)
+    _check_real("Hessian", hessian)
+    _check_real("start", start)
     matrix = np.asarray(hessian, float)
     if not np.allclose(matrix, matrix.T, rtol=1e-6, atol=1e-6 * np.abs(matrix).max(initial=0.0)):
         raise ValueError("the Hessian is not symmetric; that of x' A x / 2 is (A + A') / 2.")
@@ -172,7 +175,7 @@ def quadratic_principal_flow(
 
 def gradient_flow(loss: Loss) -> Field:
     """Return the field ``-g``."""
-    gradient = jax.grad(loss)
+    gradient = _gradient(loss)
     field: Field = jax.jit(lambda x: -gradient(x))
     return field
 
@@ -180,7 +183,7 @@ def gradient_flow(loss: Loss) -> Field:
 def igr_flow(loss: Loss, learning_rate: float) -> Field:
     """Return the field of implicit gradient regularisation, ``-g - (h/2) H g`` (Barrett and Dherin 2021)."""
     check_rate(learning_rate)
-    gradient = jax.grad(loss)
+    gradient = _gradient(loss)
 
     @jax.jit
     def field(x: Array) -> Any:
@@ -193,7 +196,7 @@ def igr_flow(loss: Loss, learning_rate: float) -> Field:
 def third_order_flow(loss: Loss, learning_rate: float) -> Field:
     """Return the field that follows gradient descent with a local error of order 4."""
     check_rate(learning_rate)
-    gradient = jax.grad(loss)
+    gradient = _gradient(loss)
 
     @jax.jit
     def field(x: Array) -> Any:
@@ -217,11 +220,29 @@ def gradient_descent(
     [[1.0], [0.5], [0.25]]
     """
     check_rate(learning_rate)
-    step = jax.jit(lambda x: x - learning_rate * jax.grad(loss)(x))
+    require_count("num_steps", num_steps, least=0)
+    _check_real("start", start)
+    gradient = jax.grad(loss)
+    step = jax.jit(lambda x: x - learning_rate * gradient(x))
     path = [np.asarray(start, float)]
     for _ in range(num_steps):
         path.append(np.asarray(step(path[-1]), float))
     return np.stack(path)
+
+
+def _gradient(loss: Loss) -> Field:
+    gradient = jax.grad(loss)
+
+    def real_gradient(x: Array) -> Any:
+        _check_real("point", x)
+        return gradient(x)
+
+    return real_gradient
+
+
+def _check_real(name: str, value: Any) -> None:
+    if jnp.iscomplexobj(value):
+        raise ValueError(f"the {name} is complex; split it into real and imaginary parts.")
 
 
 def check_rate(learning_rate: float) -> None:
