@@ -25,6 +25,7 @@ from chaos.o2grad.hessian import Hessian
 from chaos.o2grad.layers import UnsupportedError
 from chaos.o2grad.observation import untouched
 from chaos.o2grad.parameters import ParameterLayout
+from chaos.o2grad.parts import Parts
 from chaos.o2grad.sweep import Sweep
 from chaos.o2grad.tree import build_tree
 
@@ -139,7 +140,7 @@ class ExactHessian:
         Half of the digits must agree: these are sums of the same terms, rounded in different orders.
         """
         v = random_normal(self.of.n, self.of.n).to(self.point)
-        with untouched() as watch:
+        with untouched(Parts()) as watch:
             lines = Linearisation(self.of.function(self.x, self.y), self.point)
             expected = lines.product(v, last=True)
         if watch.random_moved:
