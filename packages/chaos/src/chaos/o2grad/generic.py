@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -149,7 +149,9 @@ class Linearisation:
         """Write the product of each row."""
         if len(V) > 1 and self._no_reverse is None:
             try:
-                parts = self._differentiate(V, keep=True)
+                with warnings.catch_warnings():  # of operations that vmap has no rule for; slow, and right
+                    warnings.filterwarnings("ignore", message="There is a performance drop")
+                    parts = self._differentiate(V, keep=True)
             except RuntimeError as error:  # perhaps of an operation without a batching rule
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
@@ -180,12 +182,7 @@ class Linearisation:
                 )
         if not curved:
             return list(torch.zeros_like(V).split_with_sizes(self.sizes, -1))
-        with ExitStack() as stack:
-            if is_batched:  # of operations that vmap has no rule for; slow, and right
-                stack.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings("ignore", message="There is a performance drop")
-            if not self.runs_only_torch:  # a checkpoint runs the model again
-                stack.enter_context(self._at())
+        with nullcontext() if self.runs_only_torch else self._at():  # a checkpoint runs the model again
             products = torch.autograd.grad(
                 curved,
                 self._leaves,

@@ -60,7 +60,7 @@ def untouched(parts: Parts) -> Iterator[Watch]:
                 stack.enter_context(_attributes_kept(parts.changing))
                 for module in parts.changing:
                     _make_differentiable(module)
-            stack.enter_context(plain_autograd())
+            _enter_plain_autograd(stack)
             if not is_torch:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
                 if "torch._dynamo" in sys.modules and hasattr(
@@ -89,18 +89,19 @@ def full_precision() -> Iterator[None]:
 @contextmanager
 def plain_autograd() -> Iterator[None]:
     """Leave inference mode and autocast, and read no weights that parametrizations keep."""
-    caching = parametrize._cache_enabled
+    with ExitStack() as stack:
+        _enter_plain_autograd(stack)
+        yield
+
+
+def _enter_plain_autograd(stack: ExitStack) -> None:
+    stack.callback(setattr, parametrize, "_cache_enabled", parametrize._cache_enabled)
     parametrize._cache_enabled = 0  # a kept weight belongs to the point of an earlier evaluation
-    try:
-        with ExitStack() as stack:
-            if torch.is_inference_mode_enabled():
-                recording = torch.is_grad_enabled()
-                stack.enter_context(torch.inference_mode(mode=False))  # which switches recording on
-                stack.enter_context(torch.set_grad_enabled(recording))
-            _leave_autocast(stack)
-            yield
-    finally:
-        parametrize._cache_enabled = caching
+    if torch.is_inference_mode_enabled():
+        recording = torch.is_grad_enabled()
+        stack.enter_context(torch.inference_mode(mode=False))  # which switches recording on
+        stack.enter_context(torch.set_grad_enabled(recording))
+    _leave_autocast(stack)
 
 
 def _leave_autocast(stack: ExitStack) -> None:

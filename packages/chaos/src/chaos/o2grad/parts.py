@@ -52,11 +52,16 @@ class Parts:
                 self.of_loss = [t for _, _, t in self.places[of_model:] if id(t) not in shared]
         elif is_known:  # by identity: what wraps a function of PyTorch has its name and its module, too
             is_known = loss is getattr(functional, getattr(loss, "__name__", ""), None)
-        self.runs_only_torch = is_known and not _hooks_of_all() and all(map(_is_of_torch, self.modules))
+        self.runs_only_torch = (
+            is_known
+            and not _hooks_of_all()
+            and all(map(_is_of_torch, self.modules))
+            and not any(tensor._backward_hooks for _, _, tensor in self.places)
+        )
         self.changing, self.keeps_inputs = self.modules, False
         if self.runs_only_torch:
             self.changing = [module for module in self.modules if _is_changing(type(module))]  # type: ignore[arg-type]
-            self.keeps_inputs = not any(vars(module).get("inplace") for module in self.modules)
+            self.keeps_inputs = not any("inplace" in vars(module) for module in self.modules)
 
     def _read(
         self, root: nn.Module, parameters: dict[str, Tensor], buffers: dict[str, Tensor]
@@ -118,12 +123,10 @@ def _is_plain_itself(module: nn.Module) -> bool:
 
 
 def _is_of_torch(module: nn.Module) -> bool:
-    own = vars(module)
     return (
         _is_layer_of_torch(type(module))  # type: ignore[arg-type]
         and _is_plain_itself(module)
-        and True not in map(callable, own.values())
-        and not any(p is not None and p._backward_hooks for p in own["_parameters"].values())
+        and True not in map(callable, vars(module).values())
     )
 
 
