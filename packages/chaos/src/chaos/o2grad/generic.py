@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-from chaos.o2grad.budget import DEFAULT_BUDGET
+from chaos.o2grad.budget import DEFAULT_BUDGET, new_matrix
 from chaos.o2grad.parameters import LossFunction
 
 Scalar = Callable[[Tensor], Tensor]
@@ -396,7 +396,7 @@ def dense_hessian(
         ValueError: As :meth:`Linearisation.products`.
     """
     n, lines = len(point), Linearisation(function, point, budget)
-    H, stop = point.new_empty(n, n), 0
+    H, stop = new_matrix(n, n, point), 0
     for size in lines.sizes:  # directions of one leaf at a time: autograd passes over what they do not reach
         first, stop = stop, stop + size
         for start in range(first, stop, lines.chunk):

@@ -91,7 +91,7 @@ class LossSurface(LossEvaluation):
         self.check_second_derivative(params, x, y)
         with self.evaluation(x, y) as function, torch.no_grad():
             point = self.point(params, function.parts)
-            return ExactHessian(self, self.backend, point, function.x, function.y).compute(progress)
+            return ExactHessian(self, self.backend, point, function).compute(progress)
 
     def hessian_rows(self, params: Parameters, x: Inputs, y: Any, rows: slice) -> Float[Tensor, "rows n"]:
         """Some rows of the Hessian by Hessian-vector products, without the rest."""
