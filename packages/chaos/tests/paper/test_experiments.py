@@ -68,7 +68,7 @@ def _measurements(folder):
         (["run", "fig1", "normalize=max"], "normalize=max is unknown"),
         (["run", "fig1", "learning_rate=0"], "learning_rate=0.0 must be positive"),
         (["run", "fig1", "num_steps=0"], "num_steps=0 must be at least 1"),
-        (["run", "fig1", "arms=[]"], "arms is empty; name one at least"),
+        (["run", "fig1", "arms=[]"], "arms is empty; pass at least one value"),
         (["train", "num_steps=0"], "num_steps=0 must be at least 1"),
         (["train", "model.inter_dim=0"], "model.inter_dim=0 must be at least 1"),
         (["run", "fig1", "seeds=[]"], "seeds is empty"),
