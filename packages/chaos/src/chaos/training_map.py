@@ -49,8 +49,8 @@ class TrainingMap:
 
     Args:
         surface: The loss.
-        optimizer: ``torch.optim.SGD``, ``Adam`` or ``AdamW`` with its present state, or any
-            :class:`~chaos.update_rules.UpdateRule`.
+        optimizer: ``torch.optim.SGD``, ``Adam``, ``AdamW``, ``RMSprop`` or ``Adagrad`` with its present
+            state, or any :class:`~chaos.update_rules.UpdateRule`.
         batches: One for each step, ``(x, y)``; an iterator is read once and kept.
         params: Starting point; ``None`` takes that of the model.
         schedule: Factor on the learning rate at step t, counted from 0.
