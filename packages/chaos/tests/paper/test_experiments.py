@@ -41,13 +41,8 @@ def test_an_absent_device_is_refused_in_one_line(figure, tmp_path, capsys):
     assert "device=cuda:7 was asked for, but no such device is there" in capsys.readouterr().err
 
 
-def test_killed_runs_resume(tmp_path):
-    arguments = ["run", "fig3a", "preset=smoke"]
-    check_killed_runs_resume("chaos", arguments, tmp_path, after_files=[0, 2])
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("figure", ["fig1", "fig2a", "fig2b", "fig3b"])
+@pytest.mark.parametrize("figure", ["fig1", "fig2a", "fig2b", "fig3a", "fig3b"])
 def test_killed_anywhere_runs_resume(figure, tmp_path):
     arguments = ["run", figure, "preset=smoke"]
     check_killed_runs_resume("chaos", arguments, tmp_path, after_files=[0, 1, 2])
