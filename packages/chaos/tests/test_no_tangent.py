@@ -27,9 +27,9 @@ from chaos import (
             "18 x 39 matrix",
         ),
         (
-            lambda s, m: TrainingMap(s, torch.optim.RMSprop(m.parameters()), batches(1)),
+            lambda s, m: TrainingMap(s, torch.optim.Adadelta(m.parameters()), batches(1)),
             TypeError,
-            "RMSprop has no rule here",
+            "Adadelta has no rule here .SGD, Adam, AdamW, RMSprop, Adagrad have.",
         ),
         (
             lambda s, m: TrainingMap(s, torch.optim.SGD(m[0].parameters(), lr=0.1), batches(1)),

@@ -47,7 +47,9 @@ def test_groups_and_schedules():
     assert (run.dense() - oracle).abs().max() < 1e-7 * oracle.abs().max()
 
 
-@pytest.mark.parametrize("name", ["momentum", "adamw", "amsgrad"])
+@pytest.mark.parametrize(
+    "name", ["momentum", "adamw", "amsgrad", "rmsprop", "rmsprop-centered", "adagrad", "adagrad-started"]
+)
 def test_an_optimiser_that_has_begun_goes_on_and_is_left_alone(name):
     kind, options = SETTINGS[name]
     model, data = network(), batches(5)
@@ -79,7 +81,7 @@ def test_adam_rule_needs_no_optimiser():
 
 
 @dataclass(frozen=True)
-class RMSpropRule:
+class OwnRule:
     """A rule of a user."""
 
     lr: float
@@ -95,7 +97,7 @@ class RMSpropRule:
 
 def test_a_rule_of_a_user():
     model, data = network(), batches(5)
-    run = TrainingMap(LossSurface(model, CE), RMSpropRule(0.01), data)
+    run = TrainingMap(LossSurface(model, CE), OwnRule(0.01), data)
     options = {"lr": 0.01, "eps": 1e-2}
     start = flat(model)
     assert (run.end - trained(torch.optim.RMSprop, options, data, start)).abs().max() < 1e-12
@@ -120,6 +122,8 @@ class Partly(nn.Module):
         (torch.optim.SGD, {"lr": 0.3, "weight_decay": 0.1}, 0),
         (torch.optim.SGD, {"lr": 0.3, "weight_decay": 0.1, "momentum": 0.9}, -1),
         (torch.optim.AdamW, {"lr": 0.05, "weight_decay": 0.1, "eps": 1e-2}, 1),
+        (torch.optim.RMSprop, {"lr": 0.02, "weight_decay": 0.1, "eps": 1e-2, "momentum": 0.5}, -1),
+        (torch.optim.Adagrad, {"lr": 0.05, "weight_decay": 0.1, "eps": 1e-2}, 1),
     ],
 )
 def test_parameters_without_a_gradient_are_passed_over(kind, options, sign):
@@ -174,6 +178,8 @@ class Branches(nn.Module):
         (torch.optim.SGD, {"lr": 0.3, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
         (torch.optim.Adam, {"lr": 0.05, "eps": 1e-3, "weight_decay": 0.1, "foreach": True}),
         (torch.optim.AdamW, {"lr": 0.05, "eps": 1e-3, "weight_decay": 0.1}),
+        (torch.optim.RMSprop, {"lr": 0.05, "eps": 1e-2, "alpha": 0.9, "centered": True}),
+        (torch.optim.Adagrad, {"lr": 0.1, "eps": 1e-2, "lr_decay": 0.3}),
     ],
 )
 @pytest.mark.parametrize(("before", "after"), [("55", "55"), ("55", "66"), ("556", "66")])
@@ -206,3 +212,15 @@ def test_what_is_no_schedule_and_no_optimiser():
         TrainingMap(surface, None, batches(1))
     with pytest.raises(ValueError, match="warm_up is -1; pass a whole number of at least 0"):
         asymptotic_exponents(surface, sgd, batches(3), 1, warm_up=-1, num_windows=2)
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad], ids=lambda kind: kind.__name__
+)
+def test_a_gradient_of_exactly_zero(kind):
+    """A step divides by a root, which has a corner there: what remains is the rate over eps."""
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.zeros_(model.weight)
+    batch = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)  # of curvature 2
+    run = TrainingMap(LossSurface(model, nn.MSELoss()), kind(model.parameters(), lr=0.1, eps=0.01), [batch])
+    assert abs(run.dense().item() - (1 - 0.1 * 2 / 0.01)) < 1e-12

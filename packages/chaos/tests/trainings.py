@@ -16,6 +16,14 @@ SETTINGS = {
     "adam-decay": (torch.optim.Adam, {"lr": 0.05, "eps": 1e-3, "weight_decay": 0.1, "betas": (0.8, 0.95)}),
     "adamw": (torch.optim.AdamW, {"lr": 0.05, "eps": 1e-3, "weight_decay": 0.2}),
     "amsgrad": (torch.optim.Adam, {"lr": 0.05, "eps": 1e-3, "amsgrad": True, "betas": (0.8, 0.5)}),
+    "rmsprop": (torch.optim.RMSprop, {"lr": 0.02, "eps": 1e-2, "weight_decay": 0.1}),
+    "rmsprop-momentum": (torch.optim.RMSprop, {"lr": 0.01, "alpha": 0.8, "eps": 1e-2, "momentum": 0.7}),
+    "rmsprop-centered": (
+        torch.optim.RMSprop,
+        {"lr": 0.01, "alpha": 0.8, "eps": 1e-2, "momentum": 0.7, "centered": True, "maximize": True},
+    ),
+    "adagrad": (torch.optim.Adagrad, {"lr": 0.1, "eps": 1e-2, "lr_decay": 0.3, "weight_decay": 0.1}),
+    "adagrad-started": (torch.optim.Adagrad, {"lr": 0.1, "initial_accumulator_value": 0.1}),
     "adam-maximize": (torch.optim.Adam, {"lr": 0.02, "eps": 1e-3, "maximize": True}),
 }
 

@@ -17,7 +17,9 @@ from .subspace import subspace_similarity as subspace_similarity
 from .training_map import TrainingMap as TrainingMap
 from .training_map import asymptotic_exponents as asymptotic_exponents
 from .training_map import finite_time_exponents as finite_time_exponents
+from .update_rules import AdagradRule as AdagradRule
 from .update_rules import AdamRule as AdamRule
 from .update_rules import AveragedRule as AveragedRule
+from .update_rules import RMSpropRule as RMSpropRule
 from .update_rules import SGDRule as SGDRule
 from .update_rules import rule_of as rule_of

@@ -29,7 +29,6 @@ from chaos.o2grad import LossSurface
 from chaos.o2grad.batches import copied, pairs
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.generic import random_normal
-from chaos.o2grad.observation import modules_of
 from chaos.o2grad.parameters import Parameters, all_finite
 from chaos.update_rules import UpdateRule, rule_of
 from gdyn_common.errors import require_count
@@ -50,8 +49,8 @@ class TrainingMap:
 
     Args:
         surface: The loss.
-        optimizer: ``torch.optim.SGD``, ``Adam`` or ``AdamW`` with its present state, or any
-            :class:`~chaos.update_rules.UpdateRule`.
+        optimizer: ``torch.optim.SGD``, ``Adam``, ``AdamW``, ``RMSprop`` or ``Adagrad`` with its present
+            state, or any :class:`~chaos.update_rules.UpdateRule`.
         batches: One for each step, ``(x, y)``; an iterator is read once and kept.
         params: Starting point; ``None`` takes that of the model.
         schedule: Factor on the learning rate at step t, counted from 0.
@@ -369,9 +368,9 @@ def _training(
 def _gradient(surface: LossSurface, theta: Tensor, x: Any, y: Any) -> tuple[Tensor, Tensor]:
     """The gradient, and which entries belong to parameters that the batch reaches."""
     _, gradient, reached = surface.value_gradient_reached(theta, x, y)
-    modules = modules_of([surface.model, surface.loss])
-    hooks = [p._backward_hooks for p in surface.model.parameters()]
-    if any(hooks) or any(m._backward_hooks or m._backward_pre_hooks for m in modules):
+    parts = surface.parts
+    hooks = [p._backward_hooks for p in parts.parameters.values()]
+    if any(hooks) or any(m._backward_hooks or m._backward_pre_hooks for m in parts.modules):
         trained = surface.value_gradient_reached(theta, x, y, hooks=True)[1]
         if not torch.equal(trained, gradient):
             raise ValueError(

@@ -2,13 +2,14 @@
 
 A rule maps parameters, gradient and state to new parameters and state. The state is one tensor (slots, n):
 velocities, moments, averages. Any object with ``slots``, ``start`` and ``step`` is a rule; those of
-``torch.optim.SGD``, ``Adam`` and ``AdamW`` are read from the optimiser by :func:`rule_of`.
+``torch.optim.SGD``, ``Adam``, ``AdamW``, ``RMSprop`` and ``Adagrad`` are read from the optimiser by
+:func:`rule_of`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -112,7 +113,7 @@ class AdamRule:
         return theta.new_zeros(self.slots, len(theta))
 
     def step(self, theta: Tensor, gradient: Tensor, state: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        """Where a second moment is 0 all gradients were 0, and so is the derivative of its root."""
+        """As documented by PyTorch."""
         lr, (beta, beta2), count = _at(self.lr, t), self.betas, t + self.steps_before + 1
         g = -gradient if self.maximize else gradient
         if self.decoupled:
@@ -126,8 +127,89 @@ class AdamRule:
             v = torch.where(v >= state[2], v, state[2])
             moments.append(v)
         share, share2 = (_like(1 - b**count, theta) for b in self.betas)  # of the averages that is filled
-        root = torch.where(v > 0, torch.where(v > 0, v, 1.0).sqrt(), 0.0) / share2**0.5
-        return theta - lr / share * m / (root + self.eps), torch.stack(moments)
+        return theta - lr / share * m / (_root(v) / share2**0.5 + self.eps), torch.stack(moments)
+
+
+@dataclass(frozen=True)
+class RMSpropRule:
+    """``torch.optim.RMSprop``, ``centered`` or not, with momentum or without.
+
+    The rows of the state are the mean square, the velocity where there is momentum, and the mean where
+    ``centered``.
+
+    Example:
+        >>> rule, theta = RMSpropRule(0.1, alpha=0.75, eps=0.0), torch.ones(1)
+        >>> theta, state = rule.step(theta, torch.ones(1), rule.start(theta), 0)
+        >>> round(theta.item(), 6), state.item()  # the mean square is a quarter
+        (0.8, 0.25)
+    """
+
+    lr: Rate
+    alpha: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float | Tensor = 0.0
+    momentum: float = 0.0
+    centered: bool = False
+    maximize: bool = False
+
+    @property
+    def slots(self) -> int:
+        """The mean square, the velocity and the mean."""
+        return 1 + (self.momentum > 0) + self.centered
+
+    def start(self, theta: Tensor) -> Tensor:
+        """No means and no velocity."""
+        return theta.new_zeros(self.slots, len(theta))
+
+    def step(self, theta: Tensor, gradient: Tensor, state: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        """As documented by PyTorch: there is no correction of the first steps."""
+        g = (-gradient if self.maximize else gradient) + self.weight_decay * theta
+        square = spread = self.alpha * state[0] + (1 - self.alpha) * g.square()
+        mean = []
+        if self.centered:
+            mean = [self.alpha * state[-1] + (1 - self.alpha) * g]
+            spread = square - mean[0].square()
+        d, velocity = g / (_root(spread) + self.eps), []
+        if self.momentum > 0:
+            velocity = [d := self.momentum * state[1] + d]
+        return theta - _at(self.lr, t) * d, torch.stack([square, *velocity, *mean])
+
+
+@dataclass(frozen=True)
+class AdagradRule:
+    """``torch.optim.Adagrad``.
+
+    Example:
+        >>> rule, theta = AdagradRule(0.1), torch.ones(1)
+        >>> for t, g in enumerate((3.0, 4.0)):  # divided by 3 and by 5
+        ...     theta, state = rule.step(theta, torch.tensor([g]), state if t else rule.start(theta), t)
+        >>> round(theta.item(), 6), state.item()
+        (0.82, 25.0)
+    """
+
+    lr: Rate
+    lr_decay: float = 0.0
+    eps: float = 1e-10
+    weight_decay: float | Tensor = 0.0
+    initial_accumulator_value: float = 0.0
+    maximize: bool = False
+    steps_before: int | Tensor = 0
+
+    @property
+    def slots(self) -> int:
+        """The sum of squares."""
+        return 1
+
+    def start(self, theta: Tensor) -> Tensor:
+        """The sum before the first gradient."""
+        return torch.full_like(theta, self.initial_accumulator_value)[None]
+
+    def step(self, theta: Tensor, gradient: Tensor, state: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        """As documented by PyTorch."""
+        g = (-gradient if self.maximize else gradient) + self.weight_decay * theta
+        total = state[0] + g.square()
+        rate = _at(self.lr, t) / _like(1 + (t + self.steps_before) * self.lr_decay, theta)
+        return theta - rate * g / (_root(total) + self.eps), total[None]
 
 
 @dataclass(frozen=True)
@@ -163,7 +245,8 @@ def rule_of(
     """Read the rule of an optimiser and its present state; the optimiser is left alone.
 
     Args:
-        optimizer: ``torch.optim.SGD``, ``Adam`` or ``AdamW``, of any number of groups.
+        optimizer: ``torch.optim.SGD``, ``Adam``, ``AdamW``, ``RMSprop`` or ``Adagrad``, of any number of
+            groups.
         parameters: The parameters in the order of the flat vector.
         schedule: Factor on every learning rate at step t, counted from 0, as of ``LambdaLR``.
 
@@ -176,10 +259,10 @@ def rule_of(
             hooks act on its steps.
     """
     kind, groups = type(optimizer), optimizer.param_groups
-    if kind not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+    if kind not in _STATES:
         raise TypeError(
-            f"{kind.__name__} has no rule here (SGD, Adam and AdamW have); pass an object with slots, start "
-            "and step, see chaos.update_rules."
+            f"{kind.__name__} has no rule here ({', '.join(known.__name__ for known in _STATES)} have); pass "
+            "an object with slots, start and step, see chaos.update_rules."
         )
     hooks = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
     if any(hooks) or any(getattr(p, "_post_accumulate_grad_hooks", None) for p in parameters):
@@ -222,26 +305,54 @@ def rule_of(
         "weight_decay": option("weight_decay"),
         "maximize": common("maximize"),
     }
-    rule: UpdateRule
-    if kind is torch.optim.SGD:
-        names: tuple[str, ...] = ("momentum_buffer",)
-        rule = SGDRule(
-            momentum=common("momentum"), dampening=common("dampening"), nesterov=common("nesterov"), **options
-        )
-    else:
-        names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-        decoupled = kind is torch.optim.AdamW or bool(common("decoupled_weight_decay"))
-        beta, beta2 = common("betas")
-        options |= {"eps": common("eps"), "amsgrad": common("amsgrad"), "decoupled": decoupled}
-        rule = AdamRule(betas=(float(beta), float(beta2)), **options)
     known = [optimizer.state.get(p, {}) for p in parameters]
-    counts = [int(s.get("step", 1)) if s.get(names[0]) is not None else 0 for s in known]
+    first = _STATES[kind][0]
+    counts = [int(s.get("step", 1)) if s.get(first) is not None else 0 for s in known]
+    if kind is not torch.optim.RMSprop:  # whose steps do not depend on their number
+        options["steps_before"] = each(counts, torch.float64)
+    names, rule = _STATES[kind], _rule(kind, common, options)
+    if isinstance(rule, RMSpropRule):
+        names = names[:1] + names[1:2] * (rule.momentum > 0) + names[2:] * rule.centered
     state = rule.start(torch.cat([p.detach().reshape(-1) for p in parameters]))
     for row, name in zip(state, names, strict=False):  # without momentum there is none
-        for place, s, count in zip(row.split([p.numel() for p in parameters]), known, counts, strict=True):
-            if count:
+        for place, s in zip(row.split([p.numel() for p in parameters]), known, strict=True):
+            if s.get(name) is not None:
                 place.copy_(s[name].detach().reshape(-1))
-    return replace(rule, steps_before=each(counts, torch.float64)), state
+    return rule, state
+
+
+#: What the optimisers of PyTorch keep for each parameter, in the order of the rows of a state.
+_STATES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.Adam: ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+    torch.optim.AdamW: ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+    torch.optim.RMSprop: ("square_avg", "momentum_buffer", "grad_avg"),
+    torch.optim.Adagrad: ("sum",),
+}
+
+
+def _rule(
+    kind: type[torch.optim.Optimizer], common: Callable[[str], Any], options: dict[str, Any]
+) -> UpdateRule:
+    """The rule of a kind of optimiser, with what its groups have in common."""
+
+    def own(*keys: str) -> dict[str, Any]:
+        return options | {key: common(key) for key in keys}
+
+    if kind is torch.optim.SGD:
+        return SGDRule(**own("momentum", "dampening", "nesterov"))
+    if kind is torch.optim.RMSprop:
+        return RMSpropRule(**own("alpha", "eps", "momentum", "centered"))
+    if kind is torch.optim.Adagrad:
+        return AdagradRule(**own("lr_decay", "eps", "initial_accumulator_value"))
+    decoupled = kind is torch.optim.AdamW or bool(common("decoupled_weight_decay"))
+    beta, beta2 = common("betas")
+    return AdamRule(betas=(float(beta), float(beta2)), decoupled=decoupled, **own("eps", "amsgrad"))
+
+
+def _root(v: Tensor) -> Tensor:
+    """The root of a mean of squares: where it is 0 all gradients were 0, and so is its derivative."""
+    return torch.where(v == 0, 0.0, torch.where(v == 0, 1.0, v).sqrt())
 
 
 def _like(number: Any, tensor: Tensor) -> Any:

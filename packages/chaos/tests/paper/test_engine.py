@@ -280,12 +280,6 @@ def test_late_subspace_time_is_announced(tmp_path, capsys):
     assert "lie beyond the run's 12 steps" in capsys.readouterr().err
 
 
-def test_killed_runs_resume(tmp_path):
-    """SIGKILL after the first checkpoint: the rest of the steps, and none twice."""
-    arguments = ["train", *SMALL, "num_steps=220", "optim=cgd", "optim.prune_set=neg"]
-    check_killed_runs_resume("chaos", arguments, tmp_path, after_files=[1], result="summary.json")
-
-
 @pytest.mark.slow
 def test_killed_anywhere_runs_resume(tmp_path):
     arguments = ["train", *SMALL, "num_steps=220", "optim=cgd", "optim.noise=true"]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chaos.o2grad.observation import is_plain
+from chaos.o2grad.parts import is_plain
 
 Rule = Literal["sum", "divisor", "unknown", "mean"]
 

@@ -95,7 +95,7 @@ def num_samples(x: Inputs) -> int:
     Raises:
         ValueError: If the batch holds no tensor, or no sample.
     """
-    first = next((t for t in tensors(x) if t.ndim), None)
+    first = next((t for t in ([x] if isinstance(x, Tensor) else tensors(x)) if t.ndim), None)
     if first is None:
         raise ValueError(
             "The batch holds no tensor with samples; pass a tensor, a tuple or a dictionary of them."

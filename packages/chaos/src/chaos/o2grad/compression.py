@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from chaos.o2grad.frames import InputFrame
-from chaos.o2grad.observation import is_plain
 from chaos.o2grad.parameters import ParameterLayout
+from chaos.o2grad.parts import is_plain
 
 
 def first_linear(model: nn.Module) -> tuple[str, nn.Linear, list[nn.Module]] | None:

@@ -7,7 +7,7 @@ promise that nothing of the module is changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -21,9 +21,8 @@ from chaos.o2grad.losses import Loss
 from chaos.o2grad.observation import (
     Watch,
     check_is_function,
-    modules_of,
     random_layer,
-    runs_only_torch,
+    swapped,
     untouched,
 )
 from chaos.o2grad.parameters import (
@@ -33,6 +32,7 @@ from chaos.o2grad.parameters import (
     all_finite,
     flat_parameters,
 )
+from chaos.o2grad.parts import Parts
 
 
 class DisagreementError(ValueError):
@@ -80,6 +80,11 @@ class LossEvaluation:
         return self.layout.n
 
     @property
+    def parts(self) -> Parts:
+        """What model and loss consist of now."""
+        return Parts(self.model, self.loss)
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are, and so every result."""
         return next(self.model.parameters()).device
@@ -109,9 +114,8 @@ class LossEvaluation:
             y: As there.
             hooks: Whether hooks on parameters and modules act on the gradient.
         """
-        with self.evaluation(x, y, hooks=hooks) as (x, y):
-            function = self.function(x, y)
-            point = self.point(params)
+        with self.evaluation(x, y, hooks=hooks) as function:
+            point = self.point(params, function.parts)
             leaves, at = leaves_of(function, point, hooks=hooks)
             with torch.enable_grad(), at():
                 value = value_at(function, point, leaves)
@@ -127,10 +131,10 @@ class LossEvaluation:
     def jacobian(self, params: Parameters, x: Inputs) -> Tensor:
         """Derivative of the output, (batch, outputs, n)."""
         check_budget(num_samples(x), self.n, self.dtype, self.memory_budget)
-        with self.evaluation(x, None) as (x, _):
-            leaves, at = leaves_of(self.function(x, None), self.point(params))
+        with self.evaluation(x, None) as function:
+            leaves, at = leaves_of(function, self.point(params, function.parts))
             with at(), torch.enable_grad():
-                output = self.output(x)
+                output = self.output(function.x)
                 rows = torch.eye(output.numel(), dtype=output.dtype, device=output.device)
                 jacobian = pull(output, leaves, rows)
         return jacobian.view(len(output) if output.ndim else 1, -1, self.n)
@@ -147,7 +151,7 @@ class LossEvaluation:
         if self._is_checked:
             return
         is_wrong, names = False, list[str]()
-        types = () if runs_only_torch((self.model, self.loss)) else (self.dtype, torch.float64)
+        types = () if self.parts.runs_only_torch else (self.dtype, torch.float64)
         for dtype in dict.fromkeys(types):
             part = LossEvaluation(self.model, self.loss, dtype, self.layout.names, self.memory_budget)
             try:
@@ -170,7 +174,7 @@ class LossEvaluation:
 
     def check_loss(self, output: Tensor, x: Inputs, y: Any) -> None:
         """Check the second derivative of the loss alone, by the model's output."""
-        if not runs_only_torch((self.loss,)):
+        if not Parts(loss=self.loss).runs_only_torch:
             LossEvaluation(_Output(output), self.loss, self.dtype).check_second_derivative(None, x, y)
 
     def _compare_with_differences(
@@ -181,9 +185,9 @@ class LossEvaluation:
         Differences over two lengths must agree: at a kink they do not, and tell nothing. Where a gradient is
         exactly 0, as of the padding of an embedding, the point stays.
         """
-        with self.evaluation(x, y) as (x, y), torch.no_grad():
-            point = self.point(params)
-            lines = Linearisation(self.function(x, y), point)
+        with self.evaluation(x, y) as function, torch.no_grad():
+            point = self.point(params, function.parts)
+            lines = Linearisation(function, point)
             names, gradient, h = lines.functions, lines.gradient, lines.eps**0.5
             v = random_normal(0, self.n).to(point)
             v = torch.where(gradient == 0, 0.0, v) if gradient.any() else v
@@ -202,13 +206,23 @@ class LossEvaluation:
             differs = bool((gap > 0).any())
             return differs, differs and bool((gap > 10 * sizes(near - change(10 * h))).any()), names
 
-    def point(self, params: Parameters) -> Float[Tensor, " n"]:
-        """Return the point of evaluation as a flat vector of its own."""
-        return flat_parameters(self.model, self.layout, params, self.dtype)
+    def point(self, params: Parameters, parts: Parts | None = None) -> Float[Tensor, " n"]:
+        """Return the point of evaluation as a flat vector of its own; `parts` saves a look at the model."""
+        if parts is not None:
+            return flat_parameters(parts, self.layout, params, self.dtype)
+        with torch.inference_mode(mode=False):
+            return flat_parameters(Parts(self.model), self.layout, params, self.dtype)
 
-    def function(self, x: Inputs, y: Any, seen: Callable[[Any], None] = lambda output: None) -> LossFunction:
+    def function(
+        self,
+        x: Inputs,
+        y: Any,
+        seen: Callable[[Any], None] = lambda output: None,
+        *,
+        parts: Parts | None = None,
+    ) -> LossFunction:
         """Return the loss of a batch as a function of the parameters; `seen` is told the outputs."""
-        return LossFunction(self.model, self.layout, self.loss, x, y, self.dtype, seen)
+        return LossFunction(self.model, parts or self.parts, self.layout, self.loss, x, y, self.dtype, seen)
 
     def check_columns(self, V: Tensor) -> None:
         """Refuse directions that are not those of this model's parameters.
@@ -237,30 +251,30 @@ class LossEvaluation:
         return output
 
     @contextmanager
-    def computing(self, *, hooks: bool = False) -> Iterator[Watch]:
+    def computing(self, parts: Parts | None = None, *, hooks: bool = False) -> Iterator[Watch]:
         """Leave no trace in model and loss; the loss has its tensors in the type of the computation."""
-        with untouched(self.model, self.loss) as watch:
-            for module in () if hooks else modules_of([self.model, self.loss]):
+        parts = parts or self.parts
+        with untouched(parts) as watch:
+            for module in () if hooks else parts.changing:
                 if module._backward_hooks or module._backward_pre_hooks:
                     vars(module).update(_backward_hooks={}, _backward_pre_hooks={})
-            of_model = {id(t) for held in _holders(self.model) for t in held.values()}
-            for held in _holders(self.loss):
-                own = {name: t for name, t in held.items() if t is not None and id(t) not in of_model}
-                held.update(cast(own, self.dtype))
-            yield watch
+            new = {id(tensor): cast(tensor, self.dtype) for tensor in parts.of_loss}
+            with swapped(parts, new) if new else nullcontext():
+                yield watch
 
     @contextmanager
-    def evaluation(self, x: Inputs, y: Any, *, hooks: bool = False) -> Iterator[tuple[Inputs, Any]]:
-        """Check and cast a batch, and leave no trace of what is done with it.
+    def evaluation(self, x: Inputs, y: Any, *, hooks: bool = False) -> Iterator[LossFunction]:
+        """Check and cast a batch, and leave no trace of what is done with its loss.
 
         Hooks of the backward pass on modules and parameters are no part of the loss, and are left out.
         """
-        check_is_function(self.model)
+        parts = self.parts
+        check_is_function(parts.names)
         _check_batch(x)
-        batch = cast((x, y), self.dtype)  # copied before each run
+        function = self.function(*cast((x, y), self.dtype), parts=parts)  # a batch is copied before each run
         try:
-            with self.computing(hooks=hooks) as watch:
-                yield batch
+            with self.computing(parts, hooks=hooks) as watch:
+                yield function
         except IndexError as error:
             if "Target" not in str(error):
                 raise
@@ -270,8 +284,7 @@ class LossEvaluation:
                 raise
             watch.random_moved = True
         if watch.random_moved:
-            evaluate = self.function(*batch)
-            layer = random_layer(self.model, lambda: evaluate(self.point(None)))
+            layer = random_layer(self.model, lambda: function(self.point(None)))
             where = f"layer {layer!r}" if layer else "the loss"
             raise ValueError(
                 f"The loss is random ({where} uses the random state), so it has no fixed curvature. "
@@ -291,14 +304,9 @@ class _Output(nn.Module):
         return self.output
 
 
-def _holders(part: object) -> list[Any]:
-    """The dictionaries in which a module and those within it hold their tensors."""
-    return [held for module in modules_of([part]) for held in (module._parameters, module._buffers)]
-
-
 def _check_batch(x: Inputs) -> None:
     num_samples(x)
-    for tensor in tensors(x):
+    for tensor in [x] if isinstance(x, Tensor) else tensors(x):
         if tensor.is_floating_point() and not all_finite(tensor):
             if not isinstance(x, Tensor) and not torch.isnan(tensor).any():
                 continue  # infinities in a mask among several inputs are meant

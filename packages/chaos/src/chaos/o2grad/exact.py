@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from chaos.o2grad.batches import Inputs, copied
+from chaos.o2grad.batches import copied
 from chaos.o2grad.budget import check_budget
 from chaos.o2grad.compression import input_frame
 from chaos.o2grad.evaluation import DisagreementError, LossEvaluation
@@ -24,7 +23,8 @@ from chaos.o2grad.generic import Linearisation, Progress, dense_hessian, random_
 from chaos.o2grad.hessian import Hessian
 from chaos.o2grad.layers import UnsupportedError
 from chaos.o2grad.observation import untouched
-from chaos.o2grad.parameters import ParameterLayout
+from chaos.o2grad.parameters import LossFunction, ParameterLayout
+from chaos.o2grad.parts import Parts
 from chaos.o2grad.sweep import Sweep
 from chaos.o2grad.tree import build_tree
 
@@ -39,15 +39,13 @@ class ExactHessian:
         of: The loss.
         backend: One of :data:`BACKENDS`.
         point: Flat parameters.
-        x: Inputs, cast and checked.
-        y: Targets.
+        function: The loss of a batch that is cast and checked.
     """
 
     of: LossEvaluation
     backend: str
     point: Tensor
-    x: Inputs
-    y: Any
+    function: LossFunction
 
     def compute(self, progress: Progress | None = None) -> Hessian:
         """Return the Hessian by the first backend whose result agrees with the module.
@@ -82,7 +80,7 @@ class ExactHessian:
     def by_products(self, frame: IdentityFrame | InputFrame, progress: Progress | None = None) -> Hessian:
         """Return the Hessian by Hessian-vector products with all columns of a frame."""
         self._check_budget(frame)
-        function = self.of.function(self.x, self.y)
+        function = self.function
         budget = self.of.memory_budget
         if isinstance(frame, IdentityFrame):
             core = dense_hessian(function, self.point, budget, progress)
@@ -102,10 +100,10 @@ class ExactHessian:
             UnsupportedError: If a layer or the loss is not one that the sweep knows.
         """
         of = self.of
-        x, y = copied((self.x, self.y))
+        x, y = copied((self.function.x, self.function.y))
         if not isinstance(x, Tensor) or not isinstance(y, Tensor):
             raise UnsupportedError("inputs and targets are not single tensors")
-        values = of.function(x, y).constants() | of.layout.unflatten(self.point)
+        values = self.function.constants() | of.layout.unflatten(self.point)
         inputs = frame if isinstance(frame, InputFrame) else None
         sweep = Sweep(build_tree(of.model, of.layout, values), x, y, of.loss, inputs)
         return _in_layout_order(sweep.hessian(of.memory_budget), sweep.columns, of.layout)
@@ -113,7 +111,7 @@ class ExactHessian:
     def _frame(self) -> IdentityFrame | InputFrame:
         of = self.of
         if self.backend in ("auto", "compression"):
-            x = copied(self.x)  # a layer before the first linear one may work in place
+            x = copied(self.function.x)  # a layer before the first linear one may work in place
             plain = isinstance(x, Tensor) and x.layout is torch.strided
             frame = input_frame(of.model, of.layout, x) if plain else None
             if frame is not None:
@@ -139,8 +137,8 @@ class ExactHessian:
         Half of the digits must agree: these are sums of the same terms, rounded in different orders.
         """
         v = random_normal(self.of.n, self.of.n).to(self.point)
-        with untouched() as watch:
-            lines = Linearisation(self.of.function(self.x, self.y), self.point)
+        with untouched(Parts()) as watch:
+            lines = Linearisation(self.function, self.point)
             expected = lines.product(v, last=True)
         if watch.random_moved:
             raise DisagreementError(is_random=True)

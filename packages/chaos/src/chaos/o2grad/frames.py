@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from chaos.o2grad.budget import new_matrix
+
 
 @dataclass(frozen=True)
 class IdentityFrame:
@@ -197,8 +199,8 @@ class InputFrame:
 
     def dense(self, core: Float[Tensor, "r r"]) -> Float[Tensor, "n n"]:
         """``Q M Q'``, written in place: the n x n result is touched once."""
-        half = self.expand(core).T
-        out, units = core.new_empty(self.n, self.n), self.units
+        half = self.expand(core).T.contiguous()
+        out, units = new_matrix(self.n, self.n, core), self.units
         first = half[: units * self.q].reshape(units, self.q, self.n)
         weights = self.basis[: self._inputs].expand(units, -1, -1)
         torch.bmm(weights, first, out=out[self.weight].view(units, self._inputs, self.n))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-from chaos.o2grad.budget import DEFAULT_BUDGET
+from chaos.o2grad.budget import DEFAULT_BUDGET, new_matrix
 from chaos.o2grad.parameters import LossFunction
 
 Scalar = Callable[[Tensor], Tensor]
@@ -44,12 +44,15 @@ class Linearisation:
 
     Args:
         function: Of a flat vector.
-        point: Where. It is not copied; it must stay as it is while products are taken.
+        point: Where. It is not copied; it must stay as it is while products are taken. ``None``, for a single
+            product of a :class:`LossFunction` that runs only layers of PyTorch, takes the model's own
+            parameters where they stand.
         budget: Bytes that the intermediates of several products at once may take.
 
     Attributes:
         value: The function's value.
         runs_only_torch: Whether a product runs no code but that of PyTorch's layers.
+        sizes: Numbers of entries of the leaves.
         eps: Relative rounding of the least precise type that it computes in.
 
     Example:
@@ -65,18 +68,21 @@ class Linearisation:
             whose second derivative PyTorch has wrong.
     """
 
-    def __init__(self, function: Scalar, point: Float[Tensor, " n"], budget: int = DEFAULT_BUDGET) -> None:
-        self._function, self._point = function, point
+    def __init__(
+        self, function: Scalar, point: Float[Tensor, " n"] | None, budget: int = DEFAULT_BUDGET
+    ) -> None:
+        self._function = function
         self._no_reverse: Exception | None = None
         self._leaves, self._at = leaves_of(function, point)
+        self.sizes = [leaf.numel() for leaf in self._leaves]
         with torch.enable_grad(), self._at():
             value = value_at(function, point, self._leaves)
-            self._gradients = gradients_of(value, self._leaves)
+            self.gradients = gradients_of(value, self._leaves)
         self.value = value.detach()
-        self.runs_only_torch = isinstance(function, LossFunction) and function.runs_only_torch
+        self.runs_only_torch = isinstance(function, LossFunction) and function.parts.runs_only_torch
         self._root, self._budget = value, budget
         if self.runs_only_torch:  # which computes in one type, and has none of what the graph is checked for
-            self.eps = torch.finfo(point.dtype).eps
+            self.eps = torch.finfo(self._leaves[0].dtype).eps
             return
         self.eps = rounding_of(results_below(value))
         if self.eps > 1e-4:
@@ -85,7 +91,7 @@ class Linearisation:
                 "few digits for second derivatives; let it compute in float32."
             )
         try:
-            check_graph((value, *self._gradients), function)
+            check_graph((value, *self.gradients), function)
         except OnceDifferentiableError as error:
             self._no_reverse = error
 
@@ -93,7 +99,7 @@ class Linearisation:
     def chunk(self) -> int:
         """How many products are taken at once."""
         entries = sum(math.prod(result.shape) for result in results_below(self._root))
-        column = _COPIES * self._point.element_size() * max(entries, 1)
+        column = _COPIES * self._leaves[0].element_size() * max(entries, 1)
         return max(1, min(_LARGEST_CHUNK, self._budget // column))  # type: ignore[no-any-return]
 
     @property
@@ -105,7 +111,7 @@ class Linearisation:
     @property
     def gradient(self) -> Float[Tensor, " n"]:
         """The gradient at the point."""
-        return torch.cat([part.detach().reshape(-1) for part in self._gradients])
+        return torch.cat([part.detach().reshape(-1) for part in self.gradients])
 
     def product(self, v: Float[Tensor, " n"], *, last: bool = False) -> Float[Tensor, " n"]:
         """Return the Hessian times a vector; the `last` one frees the graph, which is quicker.
@@ -115,7 +121,7 @@ class Linearisation:
         """
         if self._no_reverse is None:
             try:
-                return torch.cat(self._differentiate(v, keep=not last), dim=-1)
+                return torch.cat(self._differentiate(v, keep=not last))
             except RuntimeError as error:
                 self._fall_back(error)
         return self._forward(v[None])[0]
@@ -135,7 +141,7 @@ class Linearisation:
 
     def rows(self, start: int, stop: int, out: Float[Tensor, "rows n"]) -> None:
         """Write some rows of the Hessian, of one chunk and one leaf."""
-        ones = out.new_zeros(stop - start, len(self._point))
+        ones = out.new_zeros(stop - start, sum(self.sizes))
         ones[:, start:stop].fill_diagonal_(1)
         self._fill(out, ones)
 
@@ -143,7 +149,9 @@ class Linearisation:
         """Write the product of each row."""
         if len(V) > 1 and self._no_reverse is None:
             try:
-                parts = self._differentiate(V, keep=True)
+                with warnings.catch_warnings():  # of operations that vmap has no rule for; slow, and right
+                    warnings.filterwarnings("ignore", message="There is a performance drop")
+                    parts = self._differentiate(V, keep=True)
             except RuntimeError as error:  # perhaps of an operation without a batching rule
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
@@ -157,11 +165,6 @@ class Linearisation:
         else:
             out.copy_(self._forward(V))
 
-    @property
-    def sizes(self) -> list[int]:
-        """Numbers of entries of the leaves."""
-        return [leaf.numel() for leaf in self._leaves]
-
     def _fall_back(self, error: Exception) -> None:
         if isinstance(error, torch.OutOfMemoryError):
             raise error
@@ -170,32 +173,34 @@ class Linearisation:
     def _differentiate(self, V: Float[Tensor, "*k n"], *, keep: bool) -> list[Tensor]:
         """Return the parts of the product of each row, one for each leaf (*k, size)."""
         rows, is_batched = V.shape[:-1], V.ndim > 1
-        curved = [
-            (gradient, piece.reshape((*rows, *gradient.shape)))
-            for gradient, piece in zip(self._gradients, V.split(self.sizes, dim=-1), strict=True)
-            if gradient.requires_grad and (not is_batched or bool(piece.any()))
-        ]
+        curved, directions = [], []
+        for gradient, piece in zip(self.gradients, V.split_with_sizes(self.sizes, -1), strict=True):
+            if gradient.requires_grad and (not is_batched or bool(piece.any())):
+                curved.append(gradient)
+                directions.append(
+                    piece.reshape((*rows, *gradient.shape)) if is_batched else piece.view_as(gradient)
+                )
         if not curved:
-            return [torch.zeros_like(piece) for piece in V.split(self.sizes, dim=-1)]
-        gradients, directions = zip(*curved, strict=True)
-        with ExitStack() as stack:
-            if is_batched:  # of operations that vmap has no rule for; slow, and right
-                stack.enter_context(warnings.catch_warnings())
-                warnings.filterwarnings("ignore", message="There is a performance drop")
-            if not self.runs_only_torch:  # a checkpoint runs the model again
-                stack.enter_context(self._at())
+            return list(torch.zeros_like(V).split_with_sizes(self.sizes, -1))
+        with nullcontext() if self.runs_only_torch else self._at():  # a checkpoint runs the model again
             products = torch.autograd.grad(
-                gradients,
+                curved,
                 self._leaves,
                 directions,
                 retain_graph=keep,
                 is_grads_batched=is_batched,
                 materialize_grads=True,
             )
+        if not is_batched:
+            return [part.reshape(-1) for part in products]
         return [  # of an unreachable parameter there is one row of zeros for all
             part.detach().expand((*rows, *leaf.shape)).reshape((*rows, -1))
             for part, leaf in zip(products, self._leaves, strict=True)
         ]
+
+    @cached_property
+    def _point(self) -> Tensor:
+        return torch.cat([leaf.detach().reshape(-1) for leaf in self._leaves])
 
     def _forward(self, V: Tensor) -> Tensor:
         gradient = torch.func.grad(self._function)
@@ -228,31 +233,36 @@ class Linearisation:
 
 
 def leaves_of(
-    function: Scalar, point: Float[Tensor, " n"], *, hooks: bool = False
+    function: Scalar, point: Float[Tensor, " n"] | None, *, hooks: bool = False
 ) -> tuple[tuple[Tensor, ...], Callable[[], AbstractContextManager[None]]]:
     """Return leaves in the place of a point, and the context in which the function is evaluated on them.
 
     With one leaf for each parameter no backward pass has to put a flat vector together.
     """
     if not isinstance(function, LossFunction):
-        return (point.detach().requires_grad_(),), nullcontext
-    parts = {name: part.detach().requires_grad_() for name, part in function.layout.unflatten(point).items()}
-    for name, part in parts.items():
-        part._evaluated_by = function  # type: ignore[attr-defined]
-        for hook in (function.parameters[name]._backward_hooks or {}).values() if hooks else ():
-            part.register_hook(hook)
+        return (point.detach().requires_grad_(),), nullcontext  # type: ignore[union-attr]
+    if point is None:
+        own = function.parts.parameters
+        parts = {name: own[name].detach().requires_grad_() for name in function.layout.names}
+    else:
+        parts = {name: part.requires_grad_() for name, part in function.layout.unflatten(point).items()}
+    if not function.parts.runs_only_torch:
+        for name, part in parts.items():
+            part._evaluated_by = function  # type: ignore[attr-defined]
+            for hook in (function.parts.parameters[name]._backward_hooks or {}).values() if hooks else ():
+                part.register_hook(hook)
     return tuple(parts.values()), lambda: function.at(parts)
 
 
-def value_at(function: Scalar, point: Float[Tensor, " n"], leaves: tuple[Tensor, ...]) -> Tensor:
+def value_at(function: Scalar, point: Float[Tensor, " n"] | None, leaves: tuple[Tensor, ...]) -> Tensor:
     """Return the function's value on leaves, in their context.
 
     Raises:
         ValueError: If it writes into them, or depends on no parameter of the model at all.
     """
-    version = point._version
+    version = 0 if point is None else point._version
     value = function.value() if isinstance(function, LossFunction) else function(*leaves)
-    if point._version != version:
+    if point is not None and point._version != version:
         raise ValueError(
             "A forward pass rewrites the model's own parameters, so the loss is no function of them. Let it "
             "compute new tensors instead of writing in place."
@@ -386,7 +396,7 @@ def dense_hessian(
         ValueError: As :meth:`Linearisation.products`.
     """
     n, lines = len(point), Linearisation(function, point, budget)
-    H, stop = point.new_empty(n, n), 0
+    H, stop = new_matrix(n, n, point), 0
     for size in lines.sizes:  # directions of one leaf at a time: autograd passes over what they do not reach
         first, stop = stop, stop + size
         for start in range(first, stop, lines.chunk):

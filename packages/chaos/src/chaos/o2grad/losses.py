@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chaos.o2grad.generic import dense_hessian
-from chaos.o2grad.observation import is_plain
+from chaos.o2grad.parts import is_plain
 
 Loss = Callable[..., Tensor]
 

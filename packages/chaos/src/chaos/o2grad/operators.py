@@ -23,6 +23,7 @@ from chaos.o2grad.batches import Batch, Inputs, copied, is_batch, join, num_samp
 from chaos.o2grad.budget import check_budget
 from chaos.o2grad.generic import Linearisation, leaves_of, pull, random_normal, results_below, rounding_of
 from chaos.o2grad.observation import plain_autograd, untouched
+from chaos.o2grad.parts import Parts
 from gdyn_common.errors import unknown
 from gdyn_common.seeding import generator as named_generator
 from gdyn_common.spectral import (
@@ -34,6 +35,7 @@ from gdyn_common.spectral import (
 )
 
 if TYPE_CHECKING:
+    from chaos.o2grad.parameters import LossFunction
     from chaos.o2grad.surface import LossSurface
 
 Kind = Literal["hessian", "gauss_newton", "fisher"]
@@ -98,7 +100,7 @@ class CurvatureOperator:
         self._kept: _Part | None = None
         self._eps = torch.finfo(point.dtype).eps
         self._loss: float | None = None
-        with untouched():
+        with untouched(Parts()):
             self._averaging = self._find_averaging()
 
     @property
@@ -129,7 +131,7 @@ class CurvatureOperator:
             with self.surface.computing() if self._kept.runs_model else plain_autograd(), torch.no_grad():
                 return of(self._kept)
         total, loss, out = 0.0, 0.0, self.point.new_zeros(())
-        with untouched():
+        with untouched(Parts()):
             for part in self._parts():
                 if part.weight:  # a batch of ignored targets has a loss of 0 / 0, and no part in the whole
                     out = of(part).mul_(part.weight).add_(out)
@@ -252,21 +254,22 @@ class CurvatureOperator:
         for x, y in pairs(self._data):
             if self.kind == "hessian":
                 self.surface.check_second_derivative(self.point, x, y)
-            with self.surface.evaluation(x, y) as batch, torch.no_grad():
-                part = self._linearised(*batch)
+            with self.surface.evaluation(x, y) as function, torch.no_grad():
+                part = self._linearised(function)
                 if is_batch(self._data):
                     self._kept = part
                 yield part
 
-    def _linearised(self, x: Inputs, y: Any) -> _Part:
+    def _linearised(self, function: LossFunction) -> _Part:
         outputs: list[Any] = []
+        x, y = function.x, function.y
         samples = num_samples(x)
 
         def seen(output: Any) -> None:
             if not outputs:
                 outputs.append(self._averaging.weight(output, y, samples))
 
-        function = self.surface.function(x, y, seen)
+        function.seen = seen
         if self.kind == "hessian":
             lines = Linearisation(function, self.point, self.surface.memory_budget)
             return _Part(
@@ -304,7 +307,7 @@ class CurvatureOperator:
             with at():
                 return pull(output, leaves, torch.stack([curvature.product(push(v)) for v in rows]))
 
-        if function.runs_only_torch:
+        if function.parts.runs_only_torch:
             return multiply
         u, v = random_normal(0, output.numel()).to(output), random_normal(1, self.n).to(output)
         try:
@@ -389,10 +392,8 @@ class CurvatureOperator:
     def _observe(self, averaging: Averaging, x: Inputs, y: Any) -> Observed:
         weights: list[float] = []
         samples = num_samples(x)
-        with self.surface.evaluation(x, y) as (cast_x, cast_y), torch.enable_grad():
-            function = self.surface.function(
-                cast_x, cast_y, lambda output: weights.append(averaging.weight(output, cast_y, samples))
-            )
+        with self.surface.evaluation(x, y) as function, torch.enable_grad():
+            function.seen = lambda output: weights.append(averaging.weight(output, function.y, samples))
             value = function(self.point.detach().requires_grad_())
         # a model of float64 may compute in float32 inside
         self._eps = max(self._eps, rounding_of(results_below(value)))

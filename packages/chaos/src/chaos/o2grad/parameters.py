@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from chaos.o2grad.batches import Inputs, call, copied
-from chaos.o2grad.observation import named_tensors, runs_only_torch, same, swapped
+from chaos.o2grad.batches import Inputs, call, copied, tensors
+from chaos.o2grad.observation import same, swapped
+from chaos.o2grad.parts import Parts
 
 Parameters = Tensor | Mapping[str, Tensor] | None
 
@@ -124,9 +125,8 @@ class ParameterLayout:
         return torch.cat([tensors[name].reshape(-1) for name in self.names])
 
 
-@torch.inference_mode(mode=False)
 def flat_parameters(
-    model: nn.Module, layout: ParameterLayout, params: Parameters, dtype: torch.dtype
+    parts: Parts, layout: ParameterLayout, params: Parameters, dtype: torch.dtype
 ) -> Float[Tensor, " n"]:
     """Return the point of evaluation as a detached flat vector of the given type.
 
@@ -135,9 +135,9 @@ def flat_parameters(
             values than the model for what is held fixed.
     """
     if params is None:
-        params = named_tensors(model)[0]
+        params = parts.parameters
     elif isinstance(params, Mapping):
-        for name, own in (*model.named_parameters(), *model.named_buffers()):
+        for name, own in (parts.parameters | parts.buffers).items():
             if name in params and name not in layout.names and not same(params[name].to(own), own):
                 raise ValueError(
                     f"params has other values than the model for {name!r}, which is held fixed as the model "
@@ -161,38 +161,51 @@ class LossFunction:
 
     Attributes:
         model: The module.
+        parts: What stands in it and in the loss; it is read before tensors are swapped.
         layout: Its differentiated parameters.
         loss: The loss.
         x: Inputs.
         y: Targets, ``None`` where the loss takes the output only.
         dtype: Type of the computation.
         seen: Called with every output of the model.
-        parameters: The model's own, by name.
-        buffers: The same of its buffers.
         live: Names of the differentiated ones by identity; a graph of this function must not reach them.
-        is_whole: Whether all trainable parameters of the model are differentiated.
-        runs_only_torch: Whether no code runs but that of PyTorch's layers.
     """
 
     model: nn.Module
+    parts: Parts
     layout: ParameterLayout
     loss: Callable[..., Tensor]
     x: Inputs
     y: Any
     dtype: torch.dtype
     seen: Callable[[Any], None]
-    parameters: dict[str, Tensor] = field(init=False)
-    buffers: dict[str, Tensor] = field(init=False)
     live: dict[int, str] = field(init=False)
-    is_whole: bool = field(init=False)
-    runs_only_torch: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        """Note the model's own tensors before they are swapped."""
-        self.parameters, self.buffers = named_tensors(self.model)
-        self.live = {id(self.parameters[n]): n for n in self.layout.names if n in self.parameters}
-        self.is_whole = len(self.live) == sum(p.requires_grad for p in self.parameters.values())
-        self.runs_only_torch = runs_only_torch((self.model, self.loss))
+        """Note the model's own parameters before they are swapped."""
+        own = self.parts.parameters
+        self.live = {id(own[n]): n for n in self.layout.names if n in own}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all trainable parameters of the model are differentiated."""
+        return len(self.live) == sum(p.requires_grad for p in self.parts.parameters.values())
+
+    @property
+    def can_stay(self) -> bool:
+        """Whether a derivative can be taken at the model's own parameters, without a copy of them.
+
+        So no code but PyTorch's runs, and they are as the point of evaluation must be.
+        """
+        own = [self.parts.parameters.get(name) for name in self.layout.names]
+        return self.parts.runs_only_torch and all(
+            p is not None
+            and p.dtype == self.dtype
+            and p.shape == shape
+            and not p.is_inference()
+            and all_finite(p)
+            for p, shape in zip(own, self.layout.shapes, strict=True)
+        )
 
     def __call__(self, flat: Float[Tensor, " n"]) -> Tensor:
         """Return the loss at flat parameters."""
@@ -201,13 +214,13 @@ class LossFunction:
 
     def constants(self) -> dict[str, Tensor]:
         """What is held fixed: copies of buffers, and parameters outside the layout, cast to the type."""
-        memories = {tensor.untyped_storage()._cdata for tensor in self.buffers.values()}
-        buffers = {name: tensor.detach() for name, tensor in self.buffers.items()}
+        memories = {tensor.untyped_storage()._cdata for tensor in self.parts.buffers.values()}
+        buffers = {name: tensor.detach() for name, tensor in self.parts.buffers.items()}
         if len(memories) < len(buffers):
             buffers = copy.deepcopy(buffers)  # those that share memory share it afterwards
         else:
             buffers = {name: tensor.clone() for name, tensor in buffers.items()}
-        others = {name: p.detach() for name, p in self.parameters.items() if id(p) not in self.live}
+        others = {name: p.detach() for name, p in self.parts.parameters.items() if id(p) not in self.live}
         return {
             name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
             for name, tensor in (buffers | others).items()
@@ -215,12 +228,17 @@ class LossFunction:
 
     def at(self, parts: Mapping[str, Tensor]) -> AbstractContextManager[None]:
         """Let the model have these parameters, in a block that ends with everything as it was."""
-        own, new = self.parameters | self.buffers, self.constants() | dict(parts)
-        return swapped((self.model, self.loss), {id(own[name]): tensor for name, tensor in new.items()})
+        new = {id(self.parts.parameters[name]): tensor for name, tensor in parts.items()}
+        if len(new) < len(self.parts.parameters) or self.parts.buffers:
+            own = self.parts.parameters | self.parts.buffers
+            new |= {id(own[name]): tensor for name, tensor in self.constants().items()}
+        return swapped(self.parts, new)
 
     def value(self) -> Tensor:
         """Return the loss at the parameters that the model has."""
-        x, y = copied((self.x, self.y))
+        x, y = batch = self.x, self.y
+        if not self.parts.keeps_inputs or any(tensor.is_inference() for tensor in tensors(batch)):
+            x, y = copied(batch)
         output = call(self.model, x)
         self.seen(output)
         return check_scalar(self.loss(output) if y is None else self.loss(output, y))

@@ -89,8 +89,9 @@ class LossSurface(LossEvaluation):
                 no second derivative (it is named).
         """
         self.check_second_derivative(params, x, y)
-        with self.evaluation(x, y) as (x, y), torch.no_grad():
-            return ExactHessian(self, self.backend, self.point(params), x, y).compute(progress)
+        with self.evaluation(x, y) as function, torch.no_grad():
+            point = self.point(params, function.parts)
+            return ExactHessian(self, self.backend, point, function).compute(progress)
 
     def hessian_rows(self, params: Parameters, x: Inputs, y: Any, rows: slice) -> Float[Tensor, "rows n"]:
         """Some rows of the Hessian by Hessian-vector products, without the rest."""
@@ -153,12 +154,12 @@ class LossSurface(LossEvaluation):
         """
         self.check_columns(V)
         self.check_second_derivative(params, x, y)
-        with self.evaluation(x, y) as (x, y), torch.no_grad():
-            point = self.point(params)
-            lines = Linearisation(self.function(x, y), point, self.memory_budget)
-            if V.ndim == 1:
-                return lines.product(V.to(point), last=True)
-            return lines.products(V.T.to(point)).T
+        with self.evaluation(x, y) as function, torch.no_grad():
+            in_place = params is None and V.ndim == 1 and function.can_stay
+            point = None if in_place else self.point(params, function.parts)
+            lines = Linearisation(function, point, self.memory_budget)
+            V = V.to(lines.gradients[0])
+            return lines.product(V, last=True) if V.ndim == 1 else lines.products(V.T).T
 
     def gauss_newton(self, params: Parameters, x: Inputs, y: Any) -> Hessian:
         """The generalised Gauss-Newton matrix ``J' A J``, of rank at most batch x outputs.
@@ -166,13 +167,13 @@ class LossSurface(LossEvaluation):
         A is the Hessian of the loss in output space. Equal to the Hessian where the model is linear in
         its parameters.
         """
-        with self.evaluation(x, y) as (x, y), torch.no_grad():
-            point = self.point(params)
-            jacobian = self.jacobian(point, x)
-            with self.function(x, y).at(self.layout.unflatten(point)):
-                output = self.output(x)
-            self.check_loss(output, x, y)
-            curvature = output_hessian(self.loss, output, copied(y))
+        with self.evaluation(x, y) as function, torch.no_grad():
+            point = self.point(params, function.parts)
+            jacobian = self.jacobian(point, function.x)
+            with function.at(self.layout.unflatten(point)):
+                output = self.output(function.x)
+            self.check_loss(output, function.x, function.y)
+            curvature = output_hessian(self.loss, output, copied(function.y))
         batch, outputs, n = jacobian.shape
         frame: IdentityFrame | DenseFrame = IdentityFrame(n)
         if batch * outputs < n:

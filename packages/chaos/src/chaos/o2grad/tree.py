@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from chaos.o2grad.affine import Affine, Linear, Norm
 from chaos.o2grad.convolution import Convolution
 from chaos.o2grad.layers import Activation, AveragePool, Layer, MaxPool, Shape, UnsupportedError
-from chaos.o2grad.observation import is_plain
 from chaos.o2grad.parameters import ParameterLayout
+from chaos.o2grad.parts import is_plain
 
 LAYERS: dict[type[nn.Module], type[Layer]] = {
     nn.Linear: Linear,

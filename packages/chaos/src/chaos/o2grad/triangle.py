@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from chaos.o2grad.budget import new_matrix
 from chaos.o2grad.jacobian import Jacobian, UnitColumns
 
 #: Rows per product: enough to keep the processor busy, few enough to skip half the work.
@@ -32,7 +33,7 @@ class LowerTriangle:
     """
 
     def __init__(self, size: int, like: Tensor) -> None:
-        self._matrix = like.new_zeros(size, size)
+        self._matrix = new_matrix(size, size, like).zero_()
 
     def add_product(self, X: Float[Tensor, "rows k"], Y: Float[Tensor, "k p"]) -> None:
         """``X Y`` in the last rows of the first p parameters; of it, what lies in the lower triangle."""

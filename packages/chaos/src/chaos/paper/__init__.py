@@ -24,7 +24,9 @@ PAPER = Paper(
   author    = {Herrmann, Luis and Granz, Maximilian and Landgraf, Tim},
   booktitle = {Advances in Neural Information Processing Systems},
   volume    = {35},
-  year      = {2022}
+  pages     = {5219--5229},
+  year      = {2022},
+  url       = {https://papers.neurips.cc/paper_files/paper/2022/hash/222a2a46018a1e7b55ba48ba11932d04-Abstract-Conference.html}
 }
 """,
     figures=FIGURES,

@@ -80,8 +80,6 @@ class Fig1Config(StudyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.arms:
-            raise ValueError(f"arms is empty; name one at least: {', '.join(ARMS)}.")
         for arm in self.arms:
             if arm not in ARMS:
                 raise ValueError(f"arms holds {arm!r}. Allowed: {', '.join(ARMS)}.")

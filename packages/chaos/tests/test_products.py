@@ -1,0 +1,144 @@
+"""Single products read the model where it stands: what changes between them counts, and nothing moves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from gauntlet import classes, draw, mlp
+from torch import nn
+
+from chaos.o2grad import LossSurface
+
+CE = nn.CrossEntropyLoss()
+
+
+def by_autograd(model, loss, x, y, v):
+    """The product from the module itself."""
+    parameters = list(model.parameters())
+    gradient = torch.autograd.grad(loss(model(x), y), parameters, create_graph=True)
+    flat = torch.cat([g.reshape(-1) for g in gradient])
+    parts = torch.autograd.grad(flat @ v, parameters, materialize_grads=True)
+    return torch.cat([part.reshape(-1) for part in parts])
+
+
+class Last(nn.Module):
+    """The last output of a recurrent layer."""
+
+    def forward(self, outputs):
+        return outputs[0][:, -1]
+
+
+LAYERS = {
+    "linear": lambda: (nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)), (4, 5)),
+    "in place": lambda: (nn.Sequential(nn.ELU(inplace=True), nn.Linear(5, 4), nn.Tanh()), (4, 5)),
+    "batch norm": lambda: (nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), (4, 5)),
+    "instance norm": lambda: (
+        nn.Sequential(nn.Conv1d(2, 3, 2), nn.InstanceNorm1d(3, True, track_running_stats=True), nn.Flatten()),
+        (4, 2, 5),
+    ),
+    "recurrent": lambda: (nn.Sequential(nn.GRU(5, 3, batch_first=True), Last()), (4, 6, 5)),
+    "recurrent alone": lambda: (nn.GRU(5, 3, batch_first=True), (4, 6, 5)),
+}
+
+
+def picture(model):
+    """Every attribute of every module and what it holds, by identity; every tensor by value as well."""
+    seen = []
+    for module in model.modules():
+        for key, value in vars(module).items():
+            inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+            seen.append((key, id(value), [id(part) for part in inner]))
+    return seen, [(t._version, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_product_leaves_every_attribute_and_tensor_as_it_was(name):
+    torch.manual_seed(0)
+    model, shape = LAYERS[name]()
+    model.double()
+    x, y = draw(*shape), classes(4)
+    loss = CE if name != "recurrent alone" else lambda output, y: CE(output[0][:, -1], y)
+    v = torch.linspace(-1, 1, sum(p.numel() for p in model.parameters()), dtype=torch.float64)
+    surface, given = LossSurface(model, loss), (x.clone(), y.clone())
+    model(x.clone())  # a recurrent layer notes its weights at its first call
+    before, state = picture(model), torch.random.get_rng_state()
+    found = surface.hvp(None, x, y, v)
+    after = picture(model)
+    assert before[0] == after[0]
+    for (version, value), (version_now, value_now) in zip(before[1], after[1], strict=True):
+        assert version == version_now
+        assert torch.equal(value, value_now)
+    assert torch.equal(x, given[0])
+    assert torch.equal(y, given[1])
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(p.grad is None for p in model.parameters())
+    assert (found - by_autograd(model, loss, x.clone(), y, v)).abs().max() < 1e-13
+
+
+def other_layer(model):
+    model[0] = nn.Linear(5, 4).double()
+
+
+def other_data(model):
+    model[0].weight.data = model[0].weight.data.flip(0)
+
+
+def other_parameter(model):
+    model[2].weight = nn.Parameter(model[2].weight.detach().flip(0))
+
+
+def other_activation(model):
+    model[1] = nn.Softplus()
+
+
+def a_hook(model):
+    model[1].register_forward_hook(lambda module, inputs, output: output.square())
+
+
+def a_forward_of_its_own(model):
+    model[1].forward = torch.sin
+
+
+def a_step(model):
+    with torch.no_grad():
+        model[0].weight.mul_(0.5)
+
+
+CHANGES = (other_layer, other_data, other_parameter, other_activation, a_hook, a_forward_of_its_own, a_step)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changed_between_two_products_counts(change):
+    torch.manual_seed(0)
+    model, x, y = mlp(), draw(4, 5), classes(4)
+    surface = LossSurface(model, CE)
+    v = torch.linspace(-1, 1, surface.n, dtype=torch.float64)
+    first = surface.hvp(None, x, y, v)
+    change(model)
+    expected = by_autograd(model, CE, x, y, v)
+    assert (first - expected).abs().max() > 1e-6
+    assert (surface.hvp(None, x, y, v) - expected).abs().max() < 1e-13
+
+
+def test_parameters_that_cannot_be_differentiated_where_they_stand():
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        frozen = mlp()
+    x, y, v = draw(4, 5), classes(4), torch.linspace(-1, 1, 39, dtype=torch.float64)
+    plain = mlp()
+    with torch.no_grad():
+        for p, q in zip(plain.parameters(), frozen.parameters(), strict=True):
+            p.copy_(q)
+    expected = by_autograd(plain, CE, x, y, v)
+    assert (LossSurface(frozen, CE).hvp(None, x, y, v) - expected).abs().max() < 1e-13
+    half = LossSurface(plain.float(), CE, dtype=torch.float64).hvp(None, x, y, v)
+    assert half.dtype == torch.float64
+    assert (half - expected).abs().max() < 1e-5
+    surface = LossSurface(plain, CE)
+    plain[0] = nn.Linear(5, 5)
+    with pytest.raises(ValueError, match=r"params has '0\.weight' as \(5, 5\); the model has \(4, 5\)"):
+        surface.hvp(None, x, y, v)
+    plain[0] = nn.Linear(5, 4)
+    plain[2].bias.data[1] = torch.inf
+    with pytest.raises(ValueError, match="params holds non-finite values"):
+        surface.hvp(None, x.float(), y, v)
