@@ -147,7 +147,7 @@ class LossSurface(LossEvaluation):
     def hvp(self, params: Parameters, x: Inputs, y: Any, V: Float[Tensor, "n *k"]) -> Float[Tensor, "n *k"]:
         """``H V`` for a vector or columns; a vector costs about three gradients. Memory n k.
 
-        For many products at one point, :meth:`operator` keeps the graph and costs about 2.5 gradients each.
+        For many products at one point, :meth:`operator` keeps the graph and costs about two gradients each.
 
         Raises:
             ValueError: If V has another number of rows than there are parameters.
