@@ -137,7 +137,7 @@ class Game(BaseEstimator):
             self._choose_frame_anew(np.asarray(rows), position)
         n = len(rows)
         entered = self._frame.enter(rows, self.dtype)
-        if not isinstance(rows, jax.Array):
+        if not isinstance(entered, jax.Array):
             entered = pad_rows(entered, self._rows if n <= self._rows else self._divisible(self.batch_size))
         state, metrics = step(self._state, entered, self._config(), np.int32(n))
         if not metrics["finite"]:
@@ -204,7 +204,9 @@ class Game(BaseEstimator):
         k, left = found.angles.size, abs(left)
         highest = (left + np.cumsum(values)) / np.arange(1, values.size + 1)
         most = np.minimum(left, highest - values)[:k]
-        least = np.where(found.angles >= np.pi / 2, most, 0)
+        unknown = found.angles >= np.pi / 2
+        unknown[found.tied] = False  # their residuals say how near the value is
+        least = np.where(unknown, most, 0)
         return replace(found, value_errors=np.maximum(found.value_errors, least))
 
     def _with_weights(self, found: Quality, values: NDArray, total: float) -> Quality:

@@ -21,6 +21,9 @@ from eigengame.estimators.streams import (
 __all__ = ["Pass", "one_pass"]
 
 
+_BATCHES = 64  # added up on the device; their sums are added in double precision, however many they are
+
+
 class _Sums(NamedTuple):
     """What a pass adds up, of rows minus a fixed shift."""
 
@@ -80,7 +83,8 @@ def one_pass(
     """
     d = W.shape[1]
     padded = np.pad(W, ((0, -W.shape[0] % multiple), (0, 0)))
-    sums = _Sums(jnp.zeros(padded.shape, dtype), jnp.zeros(d, dtype), jnp.zeros((), dtype))
+    empty = sums = _Sums(jnp.zeros(padded.shape, dtype), jnp.zeros(d, dtype), jnp.zeros((), dtype))
+    totals = [np.zeros(part.shape) for part in empty]
     start = np.zeros(d, dtype) if shift is None else shift.astype(dtype)
     device_W, count = jnp.asarray(padded, dtype), 0
     size = batch_size
@@ -90,13 +94,19 @@ def one_pass(
     else:
         batches = iterable_batches(data, batch_size)
     for index, rows in enumerate(batches):
+        if index % _BATCHES == 0:
+            totals, sums = _added(totals, sums), empty
         if rows.shape[1] != d:
             raise ValueError(f"Batch {index} has {rows.shape[1]} features; the fit has {d}.")
         check_finite(rows, index)
         sums = _add_rows(sums, device_W, pad_rows(frame.enter(rows, dtype), size), start, np.int32(len(rows)))
         count += len(rows)
-    products, offset = np.asarray(sums.products, np.float64)[: W.shape[0]] / count, np.zeros(d)
-    if shift is not None:
-        offset = np.asarray(sums.shift, np.float64) / count
-        products = products - np.outer(W @ offset, offset)
-    return Pass(products, start + offset, float(sums.squares) / count - float(offset @ offset), count)
+    products, offset, squares = (part / count for part in _added(totals, sums))
+    products = products[: W.shape[0]]
+    offset = np.zeros(d) if shift is None else offset
+    products = products - np.outer(W @ offset, offset)
+    return Pass(products, start + offset, float(squares - offset @ offset), count)
+
+
+def _added(totals: list[NDArray], sums: _Sums) -> list[NDArray]:
+    return [total + np.asarray(part, np.float64) for total, part in zip(totals, sums, strict=True)]

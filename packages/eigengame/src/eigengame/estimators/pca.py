@@ -40,6 +40,7 @@ __all__ = ["EigenGame"]
 log = logging.getLogger(__name__)
 
 _MAX_PASSES = 50  # over the data with n_epochs="auto"; a spectral gap of 1 % takes about 20
+_SAME = 1e-3  # two readings of the same rows differ by less, in single precision and whatever their order
 _SMALL = 4096  # the exact solver of algorithm="auto" forms a square matrix of at most this side
 
 Data = ArrayLike | Iterable[ArrayLike] | Callable[[], Iterable[ArrayLike]]
@@ -170,7 +171,7 @@ class EigenGame(Components, Saved):
 
         Raises:
             ValueError: For bad settings, or data that are non-finite (names the batch; the state before
-                it is kept), too narrow, or empty.
+                it is kept), too narrow, empty, or not the same when they are read again.
         """
         self._check_settings()
         former = self.components_ if self.warm_start and hasattr(self, "_state") else None
@@ -284,9 +285,11 @@ class EigenGame(Components, Saved):
     def _refine(self, data: Any, num_rows: int | None = None) -> Self:
         """Take the passes; `num_rows` is the number of rows, if it is known."""
         found = Pass(np.zeros(0), np.array(gather(self._state.mean), np.float64), 0.0, 0)
+        held = self._streamed()
+        first = None if num_rows is None else float(self._state.aux.total)
 
         def products(W: NDArray) -> tuple[NDArray, NDArray]:
-            nonlocal found, num_rows
+            nonlocal found, first, num_rows
             found = one_pass(
                 data,
                 W,
@@ -303,9 +306,14 @@ class EigenGame(Components, Saved):
                     f"X had {num_rows} rows and now has {found.num_rows}: pass data that are the same at "
                     "every reading; a callable must return a fresh iterable of all batches."
                 )
+            first = found.total if first is None else first
+            if first and abs(found.total / first - 1) > _SAME:
+                raise ValueError(
+                    f"The variance of X is {found.total / first:.4g} times that of the reading before: "
+                    "pass data that are the same at every reading, without random changes."
+                )
             return found.products, W
 
-        held = self._streamed()
         W = np.concatenate([held.V, held.AV / max(float(held.values.max(initial=0)), 1e-300)])
         W = rayleigh_ritz(W, W, threshold=1e-4).V
         block = rayleigh_ritz(W, products(W)[0])

@@ -397,9 +397,9 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def eigenvalues_(self) -> Float[np.ndarray, " k"]:
         """Values v'A v / v'B v, of the data that `fit` refined on or running averages of the stream."""
         averages, k = self._state.aux, self._k
-        floor = np.finfo(np.float32).tiny
-        denominator = np.maximum(np.asarray(averages.denominator)[:k], floor)
-        values = np.asarray(averages.numerator)[:k] / denominator * self._units[-1]
+        denominator = np.maximum(np.asarray(averages.denominator)[:k], np.finfo(np.float32).tiny)
+        # the unit of a view may be beyond single precision
+        values = np.asarray(averages.numerator)[:k].astype(np.float64) / denominator * self._units[-1]
         return np.asarray(np.pad(values, (0, k - values.size)))
 
     @property
