@@ -403,3 +403,18 @@ def test_nothing_is_known_of_the_angle_of_a_tied_or_unresolved_vector(rng, dtype
     assert model.angle_bounds_[2:4].max() < 0.02
     np.testing.assert_allclose(model.explained_variance_[:4] / [25, 25, 9, 4], rows / (rows - 1), rtol=1e-4)
     assert np.all(model.variance_errors_ < 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["one large row", "sparse"])
+def test_bounds_of_variances_hold_the_rounding_of_long_sums(rng, kind):
+    """Terms of equal rows are rounded the same way again and again, by 1e-5 of the sum in 6000 rows."""
+    X = rng.standard_normal((6000, 12)) * np.sqrt(np.r_[1e5, 1e2, 1, np.linspace(0.5, 0.1, 9)])
+    if kind == "one large row":
+        X[:, 0] = 0
+        X[77, 0] = np.sqrt(6000 * 3e5)
+    else:
+        X *= rng.random(X.shape) < 0.02
+    model = EigenGame(1, random_state=0).fit(X)
+    error = np.abs(model.explained_variance_ - top_three(X)[0][:1])
+    assert error <= 2 * model.variance_errors_
+    assert model.variance_errors_ < 3e-6 * model.explained_variance_

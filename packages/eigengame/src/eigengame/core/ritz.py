@@ -61,7 +61,7 @@ class Quality:
         residuals: |A v - lambda B v|, (k,).
         angles: Estimated bound of the angle to the true vector in radians; pi / 2 where nothing is known, of
             vectors that are tied or unresolved too.
-        value_errors: Estimated bound of the error of each value.
+        value_errors: Estimated bound of the error of each value, rounding included.
         unresolved: Vectors without a value of their own: at rounding error of the largest.
         tied: Vectors whose value agrees with a neighbour's to rounding error: any rotation is as good.
         floor: Rounding error of a value.
@@ -165,7 +165,7 @@ def quality(block: Block, k: int, *, noise: float, size: float = 0.0, zero_is_nu
     return Quality(
         residuals=residuals,
         angles=np.where(tied | null, np.pi / 2, angles),
-        value_errors=np.minimum(residuals, np.square(residuals) / safe),
+        value_errors=np.minimum(residuals, np.square(residuals) / safe) + floor,
         unresolved=np.flatnonzero(null),
         tied=np.flatnonzero(tied),
         floor=floor,
