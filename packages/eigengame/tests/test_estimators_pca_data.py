@@ -1,10 +1,11 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 
-from eigengame import EigenGame
+from eigengame import EigenGame, EigenGameCCA, EigenGameICA
 from eigengame.metrics import angles
 
 
@@ -291,3 +292,129 @@ def test_scores_of_data_of_an_extreme_size(data, unit):
 def test_variances_beyond_double_precision_are_refused(data, unit):
     with pytest.raises(ValueError, match=r"of size .*; 1e-152 to 1e152 is allowed\. Scale them\."):
         EigenGame(2, random_state=0).fit(data.astype(np.float64) * unit)
+
+
+def large_integers(rows, kind):
+    """Differences of some of these integers are not those of the doubles nearest to them."""
+    values = (100 * np.asarray(rows, np.float64)).astype(np.int64) + 2**60
+    frame = pytest.importorskip("pandas").DataFrame(values).rename(columns=str)
+    return {
+        "int64": values,
+        "uint64": values.astype(np.uint64) + 2**63,
+        "list": values.tolist(),
+        "sparse": csr_array(values),
+        "one column": frame.assign(**{"0": 0.5}),
+        "nullable": frame.astype("Int64"),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint64", "list", "sparse", "one column", "nullable"])
+def test_integers_that_doubles_round_are_refused(data, kind):
+    """Such as identifiers, or times in nanoseconds: their variances were off by per cents."""
+    X = large_integers(data, kind)
+    fitted_model = EigenGame(2, random_state=0).fit(data)
+    calls = [EigenGame(2).fit, EigenGame(2).partial_fit, fitted_model.transform, fitted_model.score]
+    if kind != "sparse":
+        calls += [EigenGameICA(2).fit, lambda X: EigenGameCCA(1).fit(data, X)]
+    for call in calls:
+        with pytest.raises(ValueError, match="holds integers that double precision rounds"):
+            call(X)
+
+
+def test_large_integers_that_doubles_hold(data):
+    X = (data * 100).astype(np.int64) * 2**20 + 2**60
+    variances, vectors, _ = top_three(X - 2**60)
+    model = EigenGame(3, random_state=0).fit(X)
+    assert angles(model.components_, vectors).max() < 0.02
+    np.testing.assert_allclose(model.explained_variance_, variances, rtol=1e-5)
+
+
+@pytest.mark.parametrize("largest", [1e-38, 3e38])
+@pytest.mark.parametrize("kind", [np.float32, jnp.float32], ids=["numpy", "jax"])
+@pytest.mark.filterwarnings("ignore:invalid value encountered in reduce")  # of scikit-learn's check
+def test_single_precision_at_both_ends_of_its_range(data, largest, kind):
+    """Powers of two of this size are no numbers of single precision, or JAX takes them for zero."""
+    X = (data - 10).astype(np.float64)
+    X = (X * (largest / np.abs(X).max())).astype(np.float32)
+    variances, vectors, _ = top_three(X)
+    whole = EigenGame(3, random_state=0).fit(X)
+    stream = EigenGame(3, batch_size=250, random_state=0)
+    for rows in np.split(np.tile(X, (5, 1)), 20):
+        stream.partial_fit(kind(rows))
+    np.testing.assert_allclose(whole.explained_variance_, variances, rtol=1e-4)
+    assert angles(whole.components_, vectors).max() < 0.02
+    assert angles(stream.components_, vectors).max() < 0.1
+
+
+def test_sums_of_many_batches_keep_their_digits(rng):
+    """In single precision alone a sum of 40 000 batches loses one digit in a hundred thousand."""
+    from eigengame.estimators.frames import Frame
+    from eigengame.estimators.passes import one_pass
+
+    X = (rng.standard_normal((80_000, 3)) * [3, 2, 1]).astype(np.float32)
+    wide = X.astype(np.float64)
+    found = one_pass(
+        iter([X]),
+        np.eye(3),
+        frame=Frame(np.zeros(3), 1.0),
+        shift=None,
+        batch_size=2,
+        multiple=3,
+        dtype="float32",
+    )
+    np.testing.assert_allclose(found.products, wide.T @ wide / len(X), rtol=1e-6, atol=1e-6)
+    assert found.total == pytest.approx(np.square(wide).sum() / len(X), rel=1e-6)
+
+
+def test_data_that_change_between_readings_are_refused():
+    """A loader that augments at random is no fixed data set, and no bound would hold."""
+    draws = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"The variance of X is .* times that of the reading before"):
+        EigenGame(2, random_state=0).fit(lambda: iter(draws.standard_normal((10, 100, 8))))
+
+
+@pytest.mark.parametrize("form", [csr_array, pytest.param("frame", id="frame")])
+def test_scores_of_any_form_go_back(data, form):
+    model = EigenGame(2, random_state=0).fit(data)
+    scores = model.transform(data).astype(float)
+    given = pytest.importorskip("pandas").DataFrame(scores) if form == "frame" else form(scores)
+    np.testing.assert_allclose(model.inverse_transform(given), model.inverse_transform(scores))
+    for bad in (scores + 1j, np.ma.array(scores, mask=scores > 0), scores.astype(str)):
+        with pytest.raises(ValueError, match="X"):
+            model.inverse_transform(bad)
+
+
+@pytest.mark.parametrize("algorithm", ["mu", "auto"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rows", [200, 20_000])
+def test_nothing_is_known_of_the_angle_of_a_tied_or_unresolved_vector(rng, dtype, algorithm, rows):
+    """Any rotation of tied vectors is as good; a small bound would say that they are the ones."""
+    Q = np.linalg.qr(rng.standard_normal((rows, 8)) - 0.5)[0]
+    Q = np.linalg.qr(Q - Q.mean(axis=0))[0] * np.sqrt(rows)
+    X = (Q * [5, 5, 3, 2, 0, 0, 0, 0] @ np.linalg.qr(rng.standard_normal((8, 8)))[0]).astype(dtype)
+    with pytest.warns(ConvergenceWarning) as said:
+        model = EigenGame(6, algorithm=algorithm, random_state=0).fit(X)
+    messages = sorted(str(warning.message)[:40] for warning in said)
+    assert messages == [
+        "Components [0, 1] share their value with",
+        "Components [4, 5] have no variance above",
+    ]
+    np.testing.assert_array_equal(model.angle_bounds_ == np.pi / 2, [1, 1, 0, 0, 1, 1])
+    assert model.angle_bounds_[2:4].max() < 0.02
+    np.testing.assert_allclose(model.explained_variance_[:4] / [25, 25, 9, 4], rows / (rows - 1), rtol=1e-4)
+    assert np.all(model.variance_errors_ < 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["one large row", "sparse"])
+def test_bounds_of_variances_hold_the_rounding_of_long_sums(rng, kind):
+    """Terms of equal rows are rounded the same way again and again, by 1e-5 of the sum in 6000 rows."""
+    X = rng.standard_normal((6000, 12)) * np.sqrt(np.r_[1e5, 1e2, 1, np.linspace(0.5, 0.1, 9)])
+    if kind == "one large row":
+        X[:, 0] = 0
+        X[77, 0] = np.sqrt(6000 * 3e5)
+    else:
+        X *= rng.random(X.shape) < 0.02
+    model = EigenGame(1, random_state=0).fit(X)
+    error = np.abs(model.explained_variance_ - top_three(X)[0][:1])
+    assert error <= 2 * model.variance_errors_
+    assert model.variance_errors_ < 3e-6 * model.explained_variance_

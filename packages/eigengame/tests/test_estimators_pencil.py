@@ -453,3 +453,14 @@ def test_a_sparse_second_view_is_refused(rng):
     for call in (model.fit, model.transform):
         with pytest.raises(TypeError, match="CCA and PLS take dense views"):
             call(x, csr_array(y))
+
+
+@pytest.mark.parametrize("unit", [1e-120, 1e120])
+def test_values_of_pls_beyond_single_precision(rng, unit):
+    """They are multiples of the unit of the second view."""
+    X, Y = two_views(rng, 300)
+    whitened = np.linalg.svd(X - X.mean(axis=0), full_matrices=False)[0]
+    exact = np.linalg.svd(whitened.T @ (Y - Y.mean(axis=0)) / np.sqrt(len(X)), compute_uv=False)[:2]
+    found = EigenGamePLS(2, random_state=0).fit(X / unit, Y * unit)
+    np.testing.assert_allclose(found.eigenvalues_ / unit, exact, rtol=1e-5)
+    assert found.unresolved_.size == 0

@@ -25,14 +25,34 @@ class Eigenpairs(NamedTuple):
     vectors: NDArray
 
 
+def refuse_rounded(values: NDArray, name: str) -> None:
+    """Refuse integers that double precision would turn into others.
+
+    Example:
+        >>> refuse_rounded(np.array([2**60]), "X")
+        >>> refuse_rounded(np.array([2**60 + 1]), "X")
+        Traceback (most recent call last):
+        ValueError: X holds integers that double precision rounds (beyond 2**53): subtract a constant first.
+    """
+    if values.dtype.kind not in "iu" or not values.size or -(2**53) <= values.min() <= values.max() <= 2**53:
+        return
+    with np.errstate(invalid="ignore"):  # 2**64, to which the largest are rounded, has no such type
+        same = np.array_equal(values.astype(np.float64).astype(values.dtype), values)
+    if not same:
+        raise ValueError(
+            f"{name} holds integers that double precision rounds (beyond 2**53): subtract a constant first."
+        )
+
+
 def doubles(X: Any, name: str) -> NDArray:
     """Return X in double precision.
 
     Raises:
-        ValueError: For masked, complex or sparse entries.
+        ValueError: For masked, complex or sparse entries, or integers that it rounds.
     """
     if np.ma.is_masked(X) or np.iscomplexobj(X) or hasattr(X, "toarray"):
         raise ValueError(f"{name} has masked, complex or sparse entries; pass a dense array of real numbers.")
+    refuse_rounded(np.asarray(X), name)
     return np.asarray(X, np.float64)
 
 

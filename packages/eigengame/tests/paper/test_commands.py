@@ -163,3 +163,12 @@ def test_bad_input(tmp_path, call, error, message):
     np.save(tmp_path / "flat.npy", np.zeros(3))
     with pytest.raises(error, match=message):
         call(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "key", ["cca dataset=mnist", "images dataset=mnist", "passes datasets=[digits,mnist]"]
+)
+def test_data_are_looked_for_where_the_key_says(key, tmp_path, capsys):
+    options = ["preset=smoke", f"data_root={tmp_path}", "download=false", f"out={tmp_path}"]
+    assert dispatch(PAPER, COMMANDS, ["run", *key.split(), *options]) == 2
+    assert f"mnist not found in {tmp_path}" in capsys.readouterr().err

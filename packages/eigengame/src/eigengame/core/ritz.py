@@ -59,8 +59,9 @@ class Quality:
 
     Attributes:
         residuals: |A v - lambda B v|, (k,).
-        angles: Estimated bound of the angle to the true vector in radians; pi / 2 where nothing is known.
-        value_errors: Estimated bound of the error of each value.
+        angles: Estimated bound of the angle to the true vector in radians; pi / 2 where nothing is known, of
+            vectors that are tied or unresolved too.
+        value_errors: Estimated bound of the error of each value, rounding included.
         unresolved: Vectors without a value of their own: at rounding error of the largest.
         tied: Vectors whose value agrees with a neighbour's to rounding error: any rotation is as good.
         floor: Rounding error of a value.
@@ -160,12 +161,13 @@ def quality(block: Block, k: int, *, noise: float, size: float = 0.0, zero_is_nu
     if values.size == k < block.V.shape[1]:
         angles[-1] = np.pi / 2  # nothing is known of the values below the last
     null = (np.abs(values[:k]) <= floor) & zero_is_null
+    tied = ~null & (gaps <= 10 * floor) & (residuals <= 10 * floor)
     return Quality(
         residuals=residuals,
-        angles=angles,
-        value_errors=np.minimum(residuals, np.square(residuals) / safe),
+        angles=np.where(tied | null, np.pi / 2, angles),
+        value_errors=np.minimum(residuals, np.square(residuals) / safe) + floor,
         unresolved=np.flatnonzero(null),
-        tied=np.flatnonzero(~null & (gaps <= 10 * floor) & (residuals <= 10 * floor)),
+        tied=np.flatnonzero(tied),
         floor=floor,
     )
 

@@ -162,7 +162,7 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
     def inverse_transform(self, X: ArrayLike) -> Float[np.ndarray, "n d"]:
         """Return Z V + mean from coordinates Z in double precision, the scale of `whiten` undone."""
         check_is_fitted(self)
-        scores = np.asarray(X, np.float64)
+        scores = dense_rows(X).astype(np.float64)
         if scores.ndim != 2 or scores.shape[1] != self.n_components_:
             raise ValueError(f"Scores have shape {scores.shape}; expected (n, {self.n_components_}).")
         scale = self._scale()

@@ -15,6 +15,8 @@ __all__ = ["CACHED", "Frame", "frame_of", "into", "mean_of", "out_of", "unit_row
 
 _ORDINARY = 2.0**20  # data of at most this size, and at least its inverse, are left in their unit
 
+_SINGLE = 2.0**100  # rows of this size, and of its inverse, enter in double precision: the unit is one
+
 _EXTREME = 2.0**505  # squares of data of this size, and of its inverse, are doubles with all their digits
 
 CACHED = 256
@@ -57,12 +59,14 @@ class Frame(NamedTuple):
         return cls(shift, 1.0 if 1 / _ORDINARY < size < _ORDINARY else 2.0 ** round(np.log2(size)))
 
     def enter(self, rows: Any, dtype: DTypeLike) -> Any:
-        """Return rows (n, d) in the frame, in the given type; arrays of JAX stay on their device."""
-        on_device = isinstance(rows, jax.Array)
+        """Return rows (n, d) in the frame, in the given type; JAX arrays of usual size stay on device."""
+        ordinary = 1 / _SINGLE < self.unit < _SINGLE
+        on_device = isinstance(rows, jax.Array) and ordinary
         if on_device:
             wide = jnp.promote_types(rows.dtype, np.float32).type
         else:
-            wide = np.float32 if np.can_cast(rows.dtype, np.float32) else np.float64
+            rows = np.asarray(rows)
+            wide = np.float32 if ordinary and np.can_cast(rows.dtype, np.float32) else np.float64
         with np.errstate(over="ignore", invalid="ignore"):
             shift = self.shift.astype(wide)
             rest = (self.shift - shift).astype(wide)  # what single precision has lost of the shift

@@ -21,6 +21,11 @@ from eigengame.estimators.streams import (
 __all__ = ["Pass", "one_pass"]
 
 
+_BLOCK = 256  # rows whose products are added up at once: they stay in the cache
+
+_ROWS = 2**14  # rows that are added up in the type of the arithmetic; beyond, sums are in double precision
+
+
 class _Sums(NamedTuple):
     """What a pass adds up, of rows minus a fixed shift."""
 
@@ -47,11 +52,24 @@ class Pass(NamedTuple):
 
 @jax.jit
 def _add_rows(sums: _Sums, W: Array, rows: Array, mean: Array, num_valid: Array) -> _Sums:
-    """Add (rows - mean)' (rows - mean) W' and the moments of a batch; rows beyond num_valid do not count."""
-    X = jnp.where((jnp.arange(rows.shape[0]) < num_valid)[:, None], rows - mean, 0).astype(mean.dtype)
-    return _Sums(
-        sums.products + (W @ X.T) @ X, sums.shift + jnp.sum(X, axis=0), sums.squares + jnp.sum(jnp.square(X))
-    )
+    """Add (rows - mean)' (rows - mean) W' and the moments of a batch; rows beyond num_valid do not count.
+
+    Long sums of equal rows, of one-hot or sparse data, round the same way again and again: so in blocks.
+    """
+    n, d = rows.shape
+    size = min(n, _BLOCK)
+
+    def add(held: _Sums, part: tuple[Array, Array]) -> tuple[_Sums, None]:
+        block, valid = part
+        X = jnp.where(valid[:, None], block - mean, 0).astype(mean.dtype)
+        return _Sums(
+            held.products + (W @ X.T) @ X,
+            held.shift + jnp.sum(X, axis=0),
+            held.squares + jnp.sum(jnp.square(X)),
+        ), None
+
+    blocks = rows.reshape(-1, size, d), (jnp.arange(n) < num_valid).reshape(-1, size)
+    return jax.lax.scan(add, sums, blocks)[0]
 
 
 def one_pass(
@@ -71,7 +89,8 @@ def one_pass(
         W: Vectors on rows.
         frame: Coordinates of the vectors; rows enter it first.
         shift: Guess of the mean in the frame, subtracted so that no digits cancel; None does not centre.
-        batch_size: Rows at a time of a stream; of arrays as many as make 16 MB in single precision.
+        batch_size: Rows at a time of a stream; of arrays as many as make 16 MB in single precision, at most
+            16 384.
         multiple: W is padded to a multiple of this, so that few shapes are compiled and not one per size.
         dtype: Type of the arithmetic.
 
@@ -80,23 +99,33 @@ def one_pass(
     """
     d = W.shape[1]
     padded = np.pad(W, ((0, -W.shape[0] % multiple), (0, 0)))
-    sums = _Sums(jnp.zeros(padded.shape, dtype), jnp.zeros(d, dtype), jnp.zeros((), dtype))
+    empty = sums = _Sums(jnp.zeros(padded.shape, dtype), jnp.zeros(d, dtype), jnp.zeros((), dtype))
+    totals = [np.zeros(part.shape) for part in empty]
     start = np.zeros(d, dtype) if shift is None else shift.astype(dtype)
-    device_W, count = jnp.asarray(padded, dtype), 0
+    device_W, count, pending = jnp.asarray(padded, dtype), 0, 0
     size = batch_size
     if hasattr(data, "shape"):
-        size = min(max(int(2**22 // d), 256), data.shape[0])
+        size = min(max(int(2**22 // d), _BLOCK), _ROWS, data.shape[0])
         batches: Iterable[NDArray] = (dense_rows(data, part) for part in chunks(data, size))
     else:
         batches = iterable_batches(data, batch_size)
+    if size > _BLOCK:
+        size += -size % _BLOCK
     for index, rows in enumerate(batches):
         if rows.shape[1] != d:
             raise ValueError(f"Batch {index} has {rows.shape[1]} features; the fit has {d}.")
         check_finite(rows, index)
-        sums = _add_rows(sums, device_W, pad_rows(frame.enter(rows, dtype), size), start, np.int32(len(rows)))
-        count += len(rows)
-    products, offset = np.asarray(sums.products, np.float64)[: W.shape[0]] / count, np.zeros(d)
-    if shift is not None:
-        offset = np.asarray(sums.shift, np.float64) / count
-        products = products - np.outer(W @ offset, offset)
-    return Pass(products, start + offset, float(sums.squares) / count - float(offset @ offset), count)
+        moved = pad_rows(frame.enter(rows, dtype), size)
+        sums = _add_rows(sums, device_W, moved, start, np.int32(len(rows)))
+        count, pending = count + len(rows), pending + len(rows)
+        if pending >= _ROWS:
+            totals, sums, pending = _added(totals, sums), empty, 0
+    products, offset, squares = (part / count for part in _added(totals, sums))
+    products = products[: W.shape[0]]
+    offset = np.zeros(d) if shift is None else offset
+    products = products - np.outer(W @ offset, offset)
+    return Pass(products, start + offset, float(squares - offset @ offset), count)
+
+
+def _added(totals: list[NDArray], sums: _Sums) -> list[NDArray]:
+    return [total + np.asarray(part, np.float64) for total, part in zip(totals, sums, strict=True)]

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -21,6 +20,7 @@ from eigengame.core.directions import Algorithm
 from eigengame.core.ritz import Block, locally_optimal, quality, rayleigh_ritz
 from eigengame.estimators.components import Components
 from eigengame.estimators.frames import CACHED
+from eigengame.estimators.options import GameOptions
 from eigengame.estimators.passes import Pass, one_pass
 from eigengame.estimators.saved import Saved
 from eigengame.estimators.settings import COUNT, DTYPE, POSITIVE, check_precision, check_unchanged
@@ -40,6 +40,7 @@ __all__ = ["EigenGame"]
 log = logging.getLogger(__name__)
 
 _MAX_PASSES = 50  # over the data with n_epochs="auto"; a spectral gap of 1 % takes about 20
+_SAME = 1e-3  # two readings of the same rows differ by less, in single precision and whatever their order
 _SMALL = 4096  # the exact solver of algorithm="auto" forms a square matrix of at most this side
 
 Data = ArrayLike | Iterable[ArrayLike] | Callable[[], Iterable[ArrayLike]]
@@ -65,13 +66,6 @@ class EigenGame(Components, Saved):
             smaller for batches below 256 rows, decaying.
         batch_size: Rows per step.
         n_epochs: `"auto"`, or a number of passes of the game on minibatches without exact passes after them.
-        momentum: Nesterov momentum of SGD.
-        center: `"running"` subtracts the mean of all samples seen up to and including the batch; None
-            does not centre.
-        optimizer: optax transformation instead of SGD; then `learning_rate` must stay `"auto"` and is
-            not used. Directions are projected onto the tangent space first: an optimiser that rescales
-            coordinates would otherwise turn the vectors towards its own rest point.
-        mesh: Device layout from `eigengame.sharding.make_mesh`.
         random_state: Seed of the initial vectors and of the order of the rows.
         tol: Largest estimated angle in radians between a component and the true one (of the data, not of the
             distribution behind them) that counts as converged; None never warns.
@@ -80,6 +74,7 @@ class EigenGame(Components, Saved):
             a larger `n_components` the new players start at random; with a smaller one the first stay.
             Mean, variances and momentum start anew.
         whiten: Divide the scores by the standard deviation of their component.
+        game: `GameOptions`: momentum, centring, another optimiser, several devices; None takes the defaults.
 
     Attributes:
         components_: Orthonormal vectors on rows, (n_components, d); largest-magnitude entry positive.
@@ -115,15 +110,12 @@ class EigenGame(Components, Saved):
         "learning_rate": [POSITIVE, callable, StrOptions({"auto"})],
         "batch_size": [COUNT],
         "n_epochs": [COUNT, StrOptions({"auto"})],
-        "momentum": [Interval(Real, 0, 1, closed="left")],
-        "center": [StrOptions({"running"}), None],
-        "optimizer": "no_validation",
-        "mesh": "no_validation",
         "random_state": ["random_state"],
         "tol": [POSITIVE, None],
         "dtype": [DTYPE],
         "warm_start": ["boolean"],
         "whiten": ["boolean"],
+        "game": [GameOptions, None],
     }
 
     def __init__(
@@ -134,30 +126,24 @@ class EigenGame(Components, Saved):
         learning_rate: float | Callable[[Any], Any] | Literal["auto"] = "auto",
         batch_size: int = 256,
         n_epochs: int | Literal["auto"] = "auto",
-        momentum: float = 0.9,
-        center: Literal["running"] | None = "running",
-        optimizer: optax.GradientTransformation | None = None,
-        mesh: Any = None,
         random_state: Any = None,
         tol: float | None = 0.02,
         dtype: str = "float32",
         warm_start: bool = False,
         whiten: bool = False,
+        game: GameOptions | None = None,
     ) -> None:
         self.n_components = n_components
         self.algorithm = algorithm
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.n_epochs = n_epochs
-        self.momentum = momentum
-        self.center = center
-        self.optimizer = optimizer
-        self.mesh = mesh
         self.random_state = random_state
         self.tol = tol
         self.dtype = dtype
         self.warm_start = warm_start
         self.whiten = whiten
+        self.game = game
 
     def fit(self, X: Data, y: None = None) -> Self:
         """Learn the components, from scratch or, with `warm_start`, from those of the last fit.
@@ -170,7 +156,7 @@ class EigenGame(Components, Saved):
 
         Raises:
             ValueError: For bad settings, or data that are non-finite (names the batch; the state before
-                it is kept), too narrow, or empty.
+                it is kept), too narrow, empty, or not the same when they are read again.
         """
         self._check_settings()
         former = self.components_ if self.warm_start and hasattr(self, "_state") else None
@@ -214,7 +200,7 @@ class EigenGame(Components, Saved):
             self._distinct = n
             if self._wanted is None:
                 self._wanted = min(n, d)
-            if self.algorithm == "auto" and min(n, d) <= _SMALL and self.mesh is None:
+            if self.algorithm == "auto" and min(n, d) <= _SMALL and self._options.mesh is None:
                 self._solve(rows)
                 return
         else:
@@ -247,13 +233,13 @@ class EigenGame(Components, Saved):
                 entered = self._frame.enter(dense[part], np.float64)
                 mean += entered.sum(axis=0) / n
                 second += entered.T @ entered
-            mean *= self.center == "running"
+            mean *= self._options.center == "running"
             covariance = second / n - np.outer(mean, mean)  # which is tiny: the frame took a mean away
             values, vectors = exact.pencil(covariance, k=size)
             total = float(np.trace(covariance))
         else:
             entered = self._frame.enter(dense, np.float64)
-            mean = entered.mean(axis=0) if self.center == "running" else mean
+            mean = entered.mean(axis=0) if self._options.center == "running" else mean
             _, singular, vectors = np.linalg.svd(entered - mean, full_matrices=False)
             values = np.square(singular) / n
             total = float(values.sum())
@@ -276,7 +262,7 @@ class EigenGame(Components, Saved):
         """
         check_is_fitted(self)
         self._check_settings()
-        check_unchanged(self, self._begun_with)
+        check_unchanged(self._fixed(), self._begun_with)
         if isinstance(X, Iterator) and not hasattr(X, "shape"):
             raise ValueError("X is an iterator, which can be read once; refine reads it several times.")
         return self._refine(X if is_stream(X) else self._validated(X, reset=False))
@@ -284,14 +270,16 @@ class EigenGame(Components, Saved):
     def _refine(self, data: Any, num_rows: int | None = None) -> Self:
         """Take the passes; `num_rows` is the number of rows, if it is known."""
         found = Pass(np.zeros(0), np.array(gather(self._state.mean), np.float64), 0.0, 0)
+        held = self._streamed()
+        first = None if num_rows is None else float(self._state.aux.total)
 
         def products(W: NDArray) -> tuple[NDArray, NDArray]:
-            nonlocal found, num_rows
+            nonlocal found, first, num_rows
             found = one_pass(
                 data,
                 W,
                 frame=self._frame,
-                shift=found.mean if self.center == "running" else None,
+                shift=found.mean if self._options.center == "running" else None,
                 batch_size=self.batch_size,
                 multiple=self._state.k,
                 dtype=self.dtype,
@@ -303,9 +291,14 @@ class EigenGame(Components, Saved):
                     f"X had {num_rows} rows and now has {found.num_rows}: pass data that are the same at "
                     "every reading; a callable must return a fresh iterable of all batches."
                 )
+            first = found.total if first is None else first
+            if first and abs(found.total / first - 1) > _SAME:
+                raise ValueError(
+                    f"The variance of X is {found.total / first:.4g} times that of the reading before: "
+                    "pass data that are the same at every reading, without random changes."
+                )
             return found.products, W
 
-        held = self._streamed()
         W = np.concatenate([held.V, held.AV / max(float(held.values.max(initial=0)), 1e-300)])
         W = rayleigh_ritz(W, W, threshold=1e-4).V
         block = rayleigh_ritz(W, products(W)[0])
@@ -338,7 +331,7 @@ class EigenGame(Components, Saved):
         self._check_settings()
         first = not hasattr(self, "_state")
         if not first:
-            check_unchanged(self, self._begun_with)
+            check_unchanged(self._fixed(), self._begun_with)
         else:
             if self._share() is not None:
                 raise ValueError(f"n_components={self.n_components} needs `fit`; pass an integer.")
@@ -363,10 +356,11 @@ class EigenGame(Components, Saved):
 
     def _check_settings(self) -> None:
         self._validate_params()
-        if self.optimizer is not None and self.learning_rate != "auto":
+        self._options._validate_params()
+        if self._options.optimizer is not None and self.learning_rate != "auto":
             raise ValueError("Pass either optimizer or learning_rate; an optimizer brings its own step size.")
         check_precision(self.dtype)
-        check_mesh(self.mesh)
+        check_mesh(self._options.mesh)
 
     def _draw_seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))

@@ -233,7 +233,7 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self._check_settings()
         if not self._begun():
             self._forget()
-        check_unchanged(self, self._begun_with)
+        check_unchanged(self._fixed(), self._begun_with)
         assert self.batch_size is not None  # else scikit-learn hides the method
         self._move_mean(views)
         held = self.__dict__.pop("_held", None)
@@ -256,13 +256,16 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self._validate_params()
         check_precision(self.dtype)
 
+    def _fixed(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _FIXED}
+
     def _begun(self) -> bool:
         return bool(self.__dict__.get("_means"))
 
     def _forget(self) -> None:
         for name in ("_state", "_frames", "_held", "angle_bounds_", "residuals_"):
             self.__dict__.pop(name, None)
-        self._begun_with = {name: getattr(self, name) for name in _FIXED}
+        self._begun_with = self._fixed()
         self.n_iter_, self.n_samples_seen_ = 0, 0
         self._means = ()
 
@@ -397,9 +400,9 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def eigenvalues_(self) -> Float[np.ndarray, " k"]:
         """Values v'A v / v'B v, of the data that `fit` refined on or running averages of the stream."""
         averages, k = self._state.aux, self._k
-        floor = np.finfo(np.float32).tiny
-        denominator = np.maximum(np.asarray(averages.denominator)[:k], floor)
-        values = np.asarray(averages.numerator)[:k] / denominator * self._units[-1]
+        denominator = np.maximum(np.asarray(averages.denominator)[:k], np.finfo(np.float32).tiny)
+        # the unit of a view may be beyond single precision
+        values = np.asarray(averages.numerator)[:k].astype(np.float64) / denominator * self._units[-1]
         return np.asarray(np.pad(values, (0, k - values.size)))
 
     @property

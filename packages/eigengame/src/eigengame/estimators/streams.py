@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 
+from eigengame.exact import refuse_rounded
+
 __all__ = [
     "array_batches",
     "check_finite",
@@ -42,8 +44,8 @@ def real_numbers(X: Any, name: str = "X") -> Any:
     those beyond double precision are rounded to it; tensors of torch lose their gradients and device.
 
     Raises:
-        ValueError: For an iterator or a function, and for masked, complex, structured or text entries, and
-            for dates and durations, also in one column of a data frame.
+        ValueError: For an iterator or a function, and for masked, complex, structured or text entries,
+            integers that double precision rounds, dates and durations, also in one column of a data frame.
 
     Example:
         >>> real_numbers(np.zeros(2, "datetime64[s]"))
@@ -59,7 +61,12 @@ def real_numbers(X: Any, name: str = "X") -> Any:
         X = (X.float() if str(X.dtype) == "torch.bfloat16" else X).numpy()
     dtype: Any = getattr(X, "dtype", None)
     kind = getattr(dtype, "kind", "O")
-    for held in list(X.dtypes) if hasattr(X, "columns") and hasattr(X, "dtypes") else [dtype]:
+    is_frame = hasattr(X, "columns") and hasattr(X, "dtypes")
+    for index, held in enumerate(X.dtypes if is_frame else []):
+        if str(held).lower() in ("int64", "uint64"):  # next to other columns they turn into doubles
+            column = X.iloc[:, index].dropna() if hasattr(X, "iloc") else X[:, index].drop_nulls()
+            refuse_rounded(np.asarray(column, str(held).lower()), f"Column {X.columns[index]!r} of {name}")
+    for held in list(X.dtypes) if is_frame else [dtype]:
         if str(held).lower().startswith(_TIMES):  # polars would count microseconds
             raise ValueError(
                 f"{name} holds {held}: pass numbers, for example seconds since a date of your choice."
@@ -70,6 +77,8 @@ def real_numbers(X: Any, name: str = "X") -> Any:
         raise ValueError(f"{name} holds entries of type {dtype}; pass numbers.")
     if kind == "V":
         return np.asarray(X).astype(np.float32)
+    if kind in "iu" and not isinstance(X, np.memmap):  # a file is read, and looked at, in blocks
+        refuse_rounded(X.tocoo().data if hasattr(X, "tocsr") else np.asarray(X), name)
     return X.astype(np.float64) if kind == "f" and dtype.itemsize > 8 else X
 
 

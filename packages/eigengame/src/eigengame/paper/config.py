@@ -10,10 +10,11 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from gdyn_reproduce.data import Dataset, load_dataset
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run, RunOptions
 
-__all__ = ["ComputeOptions", "check_positive", "on_device", "per_seed"]
+__all__ = ["ComputeOptions", "DataOptions", "check_positive", "on_device", "per_seed"]
 
 
 @dataclass
@@ -58,6 +59,23 @@ class ComputeOptions(RunOptions):
         """Compute on the device and in the floating type while the context lasts."""
         with jax.default_device(self.devices()[0]), jax.enable_x64(self.dtype == "float64"):
             yield
+
+
+@dataclass
+class DataOptions(ComputeOptions):
+    """What the configurations of figures with data sets share."""
+
+    data_root: str | None = None
+    download: bool = False
+
+    def training_set(self, name: str) -> Dataset:
+        """Return the samples for training of a data set, where they came from, and their hashes.
+
+        Example:
+            >>> DataOptions().training_set("digits").x.shape[1:]
+            (8, 8)
+        """
+        return load_dataset(name, "train", self.data_root, self.download)
 
 
 C = TypeVar("C", bound=ComputeOptions)

@@ -12,17 +12,16 @@ from numpy.typing import NDArray
 from eigengame.estimators.two_views import EigenGameCCA, EigenGamePLS
 from eigengame.exact import pencil
 from eigengame.metrics import cosine_similarities
-from eigengame.paper.config import ComputeOptions, on_device, per_seed
+from eigengame.paper.config import DataOptions, on_device, per_seed
 from eigengame.paper.synthetic import TwoViews, two_views
 from gdyn_common.seeding import generator
-from gdyn_reproduce.data import load
 from gdyn_reproduce.plotting import COLOURS, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
 
 
 @dataclass
-class CCAConfig(ComputeOptions):
+class CCAConfig(DataOptions):
     """Canonical correlations of two views.
 
     Attributes:
@@ -51,6 +50,7 @@ class CCAConfig(ComputeOptions):
 @on_device
 def compute(config: CCAConfig, run: Run) -> Result:
     """Compare with SciPy's generalised eigensolver."""
+    run.note(data=config.training_set(config.dataset).provenance())
     arrays: dict[str, NDArray] = {}
     for name, compared in (("full", _full), ("minibatch", _minibatch), ("images", _images)):
         seeds = run.progress(config.seeds, name)
@@ -148,7 +148,7 @@ def _minibatch(config: CCAConfig, seed: int) -> dict[str, NDArray]:
 
 
 def _images(config: CCAConfig, seed: int) -> dict[str, NDArray]:
-    images = np.asarray(load(config.dataset, "train")[0], np.float64)
+    images = np.asarray(config.training_set(config.dataset).x, np.float64)
     images /= np.abs(images).max()
     middle = images.shape[2] // 2
     left, right = (half.reshape(len(images), -1) for half in (images[:, :, :middle], images[:, :, middle:]))

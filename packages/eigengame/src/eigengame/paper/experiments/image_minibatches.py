@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from eigengame.core.learning_rate import auto_constant
 from eigengame.exact import pca
 from eigengame.paper.comparison import as_device, best_rate, config_of, follow
-from eigengame.paper.config import ComputeOptions, check_positive, on_device, per_seed
-from gdyn_reproduce.data import load_dataset
+from eigengame.paper.config import DataOptions, check_positive, on_device, per_seed
 from gdyn_reproduce.plotting import COLOURS, band, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
@@ -23,7 +22,7 @@ HELD_OUT = 1_000_003  # seed on which learning rates are chosen, never reported
 
 
 @dataclass
-class ImagesConfig(ComputeOptions):
+class ImagesConfig(DataOptions):
     """Minibatches of images.
 
     Attributes:
@@ -64,7 +63,7 @@ class ImagesConfig(ComputeOptions):
 @on_device
 def compute(config: ImagesConfig, run: Run) -> Result:
     """Choose each method's rate on a held-out seed, then follow it on the seeds."""
-    data = load_dataset(config.dataset, "train")
+    data = config.training_set(config.dataset)
     run.note(data=data.provenance())
     images = np.asarray(data.x, config.dtype) / (255 if data.x.dtype == np.uint8 else 1)
     rows = as_device(images, config.dtype)

@@ -22,9 +22,8 @@ from sklearn.decomposition import PCA, IncrementalPCA
 from eigengame.estimators.pca import EigenGame
 from eigengame.exact import pca
 from eigengame.metrics import cosine_similarities, longest_correct_eigenvector_streak, subspace_distance
-from eigengame.paper.config import ComputeOptions, check_positive, on_device, per_seed
+from eigengame.paper.config import DataOptions, check_positive, on_device, per_seed
 from gdyn_common.seeding import generator
-from gdyn_reproduce.data import load_dataset
 from gdyn_reproduce.plotting import COLOURS, new_figure
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import Run
@@ -35,7 +34,7 @@ LIMIT = 1000  # passes of a method that has not arrived; it is taken to need as 
 
 
 @dataclass
-class PassesConfig(ComputeOptions):
+class PassesConfig(DataOptions):
     """Passes over the data until a target is reached.
 
     Attributes:
@@ -130,6 +129,8 @@ METHODS: dict[str, Callable[[NDArray, int, int], Trials]] = {
 @on_device
 def compute(config: PassesConfig, run: Run) -> Result:
     """Count the passes of every method to every target."""
+    named = [name for name in config.datasets if name not in SPECTRA]
+    run.note(data=[config.training_set(name).provenance() for name in named])
     arrays: dict[str, NDArray] = {}
     measurements: dict[str, list[float]] = {}
     for dataset in config.datasets:
@@ -188,5 +189,5 @@ def _data(config: PassesConfig, dataset: str, seed: int) -> Float[np.ndarray, "n
     if dataset in SPECTRA:
         draws = generator(seed, "passes", dataset).standard_normal((config.num_samples, 200))
         return np.asarray(draws * np.sqrt(SPECTRA[dataset]), config.dtype)
-    x = load_dataset(dataset, "train").x
+    x = config.training_set(dataset).x
     return np.asarray(x, config.dtype).reshape(len(x), -1) / (255 if x.dtype == np.uint8 else 1)
