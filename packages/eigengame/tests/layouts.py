@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eigengame import EigenGame, GameOptions
+from eigengame import EigenGame
 from eigengame.core import Config, init, sample_steps, step
 from eigengame.reference import Experiment
 from eigengame.sharding import make_mesh, padded_players, shard_batch
@@ -112,8 +112,7 @@ def estimator_on_three():
     """A mesh that does not divide the batches pads them; they hold the same rows as on one device."""
     X = np.random.default_rng(5).standard_normal((515, 12)) * np.linspace(3, 1, 12)
     options = {"n_components": 3, "n_epochs": 2, "tol": None, "random_state": 0, "dtype": "float64"}
-    games = (GameOptions(mesh=mesh) for mesh in (None, make_mesh(data=3)))
-    alone, spread = (EigenGame(game=game, **options).fit(X) for game in games)
+    alone, spread = (EigenGame(mesh=mesh, **options).fit(X) for mesh in (None, make_mesh(data=3)))
     return float(np.abs(alone.components_ - spread.components_).max())
 
 
@@ -139,7 +138,7 @@ def rejected():
         lambda: Experiment(8, D, k_per_device=2),
         lambda: step(init(jax.random.key(0), 3, D, SGD), np.ones((4, D)), Config(SGD, mesh=players)),
         lambda: init(jax.random.key(0), 3, D, SGD, mesh=jax.make_mesh((2,), ("x",))),
-        lambda: EigenGame(2, game=GameOptions(mesh="data")).fit(np.eye(4)),
+        lambda: EigenGame(2, mesh="data").fit(np.eye(4)),
         lambda: one_number_per_sample(make_mesh(features=2)),
     ):
         try:

@@ -16,7 +16,6 @@ from eigengame.core.learning_rate import auto_gain, nesterov, with_learning_rate
 from eigengame.core.ritz import Block, Quality, orthogonal_rows, quality, rayleigh_ritz
 from eigengame.core.solver import Config, Moments, State, init, initial_vectors, step
 from eigengame.estimators.frames import Frame
-from eigengame.estimators.options import GameOptions
 from eigengame.estimators.streams import check_finite, pad_rows
 from eigengame.sharding import gather
 
@@ -24,7 +23,7 @@ __all__ = ["Game"]
 
 _COLLAPSED = 0.01  # directions in which the averaged players span less than this share are not their finding
 
-_FIXED = ("n_components", "learning_rate", "dtype")
+FIXED = ("n_components", "learning_rate", "momentum", "center", "optimizer", "mesh", "dtype")
 
 # what follows from an estimator's state, apart from it: reading an attribute does not change the estimator
 _SOLUTIONS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
@@ -37,8 +36,11 @@ class Game(BaseEstimator):
     algorithm: Any
     learning_rate: Any
     batch_size: int
+    momentum: float
+    center: Any
+    optimizer: Any
+    mesh: Any
     dtype: str
-    game: GameOptions | None
     n_samples_seen_: int
     n_iter_: int
     n_passes_: int
@@ -57,26 +59,17 @@ class Game(BaseEstimator):
         self.n_samples_seen_, self.n_iter_, self.n_passes_, self.solver_ = 0, 0, 0, "game"
         self._streamed_rows = 0
 
-    @property
-    def _options(self) -> GameOptions:
-        return GameOptions() if self.game is None else self.game
-
-    def _fixed(self) -> dict[str, Any]:
-        """Return the settings that a fit under way keeps."""
-        return {name: getattr(self, name) for name in _FIXED} | vars(self._options)
-
     def _config(self) -> Config:
-        options = self._options
         schedule = self.learning_rate if callable(self.learning_rate) else None
-        automatic = options.optimizer is None and self.learning_rate == "auto"
+        automatic = self.optimizer is None and self.learning_rate == "auto"
         return Config(
-            optimizer=options.optimizer or nesterov(float(options.momentum), schedule),
+            optimizer=self.optimizer or nesterov(float(self.momentum), schedule),
             algorithm="mu" if self.algorithm == "auto" else self.algorithm,
-            project=options.optimizer is not None,
-            center=options.center == "running",
+            project=self.optimizer is not None,
+            center=self.center == "running",
             moments=True,
-            adaptive=auto_gain(float(options.momentum)) if automatic else None,
-            mesh=options.mesh,
+            adaptive=auto_gain(float(self.momentum)) if automatic else None,
+            mesh=self.mesh,
         )
 
     def _share(self) -> float | None:
@@ -99,27 +92,22 @@ class Game(BaseEstimator):
         config = self._config()
         key = jax.random.key(self._seed)
         V = self._first_vectors(key, players, d)
-        state = init(
-            key, players, d, config.optimizer, V=V, moments=True, dtype=self.dtype, mesh=self._options.mesh
-        )
+        state = init(key, players, d, config.optimizer, V=V, moments=True, dtype=self.dtype, mesh=self.mesh)
         self._state, self._frame = self._with_own_rate(state, frame), frame
-        self._begun_with = self._fixed()
+        self._begun_with = {name: getattr(self, name) for name in FIXED}
 
     def _frame_for(self, rows: NDArray, position: int) -> Frame:
         check_finite(rows, position)
-        frame = Frame.of(rows, center=self._options.center == "running")
-        if frame.unit != 1 and self._own_steps():
+        frame = Frame.of(rows, center=self.center == "running")
+        if frame.unit != 1 and (self.optimizer is not None or callable(self.learning_rate)):
             raise ValueError(
                 f"The data are of size {frame.unit:.1g}; with an own optimizer or schedule 1e-6 to 1e6 is "
                 "allowed, as its steps fit one unit. Scale the data, or pass learning_rate='auto'."
             )
         return frame
 
-    def _own_steps(self) -> bool:
-        return self._options.optimizer is not None or callable(self.learning_rate)
-
     def _with_own_rate(self, state: State, frame: Frame) -> State:
-        if self._own_steps() or self.learning_rate == "auto":
+        if self.optimizer is not None or callable(self.learning_rate) or self.learning_rate == "auto":
             return state
         return with_learning_rate(state, float(self.learning_rate) * frame.unit**2)
 
@@ -166,7 +154,7 @@ class Game(BaseEstimator):
 
     def _divisible(self, rows: int) -> int:
         """Return the number of rows rounded up to what the mesh can split; the rest is padding."""
-        parts = 1 if self._options.mesh is None else self._options.mesh.shape["data"]
+        parts = 1 if self.mesh is None else self.mesh.shape["data"]
         return -(-int(rows) // parts) * parts
 
     @property
@@ -263,12 +251,7 @@ class Game(BaseEstimator):
             jnp.asarray(np.linalg.norm(AV, axis=1).max(), dtype),
         )
         fresh = init(
-            jax.random.key(0),
-            state.k,
-            V.shape[1],
-            self._config().optimizer,
-            dtype=dtype,
-            mesh=self._options.mesh,
+            jax.random.key(0), state.k, V.shape[1], self._config().optimizer, dtype=dtype, mesh=self.mesh
         )
         opt_state = fresh.opt_state
         if self.learning_rate_ is not None:
@@ -287,6 +270,6 @@ class Game(BaseEstimator):
     def learning_rate_(self) -> float | None:
         """Learning rate of the last step."""
         hyperparams = getattr(self._state.opt_state, "hyperparams", None)
-        if hyperparams is None or self._options.optimizer is not None:
+        if hyperparams is None or self.optimizer is not None:
             return None
         return float(hyperparams["learning_rate"]) / self._frame.unit**2

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -20,7 +21,6 @@ from eigengame.core.directions import Algorithm
 from eigengame.core.ritz import Block, locally_optimal, quality, rayleigh_ritz
 from eigengame.estimators.components import Components
 from eigengame.estimators.frames import CACHED
-from eigengame.estimators.options import GameOptions
 from eigengame.estimators.passes import Pass, one_pass
 from eigengame.estimators.saved import Saved
 from eigengame.estimators.settings import COUNT, DTYPE, POSITIVE, check_precision, check_unchanged
@@ -66,6 +66,13 @@ class EigenGame(Components, Saved):
             smaller for batches below 256 rows, decaying.
         batch_size: Rows per step.
         n_epochs: `"auto"`, or a number of passes of the game on minibatches without exact passes after them.
+        momentum: Nesterov momentum of SGD.
+        center: `"running"` subtracts the mean of all samples seen up to and including the batch; None
+            does not centre.
+        optimizer: optax transformation instead of SGD; then `learning_rate` must stay `"auto"` and is
+            not used. Directions are projected onto the tangent space first: an optimiser that rescales
+            coordinates would otherwise turn the vectors towards its own rest point.
+        mesh: Device layout from `eigengame.sharding.make_mesh`.
         random_state: Seed of the initial vectors and of the order of the rows.
         tol: Largest estimated angle in radians between a component and the true one (of the data, not of the
             distribution behind them) that counts as converged; None never warns.
@@ -74,7 +81,6 @@ class EigenGame(Components, Saved):
             a larger `n_components` the new players start at random; with a smaller one the first stay.
             Mean, variances and momentum start anew.
         whiten: Divide the scores by the standard deviation of their component.
-        game: `GameOptions`: momentum, centring, another optimiser, several devices; None takes the defaults.
 
     Attributes:
         components_: Orthonormal vectors on rows, (n_components, d); largest-magnitude entry positive.
@@ -110,12 +116,15 @@ class EigenGame(Components, Saved):
         "learning_rate": [POSITIVE, callable, StrOptions({"auto"})],
         "batch_size": [COUNT],
         "n_epochs": [COUNT, StrOptions({"auto"})],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "center": [StrOptions({"running"}), None],
+        "optimizer": "no_validation",
+        "mesh": "no_validation",
         "random_state": ["random_state"],
         "tol": [POSITIVE, None],
         "dtype": [DTYPE],
         "warm_start": ["boolean"],
         "whiten": ["boolean"],
-        "game": [GameOptions, None],
     }
 
     def __init__(
@@ -126,24 +135,30 @@ class EigenGame(Components, Saved):
         learning_rate: float | Callable[[Any], Any] | Literal["auto"] = "auto",
         batch_size: int = 256,
         n_epochs: int | Literal["auto"] = "auto",
+        momentum: float = 0.9,
+        center: Literal["running"] | None = "running",
+        optimizer: optax.GradientTransformation | None = None,
+        mesh: Any = None,
         random_state: Any = None,
         tol: float | None = 0.02,
         dtype: str = "float32",
         warm_start: bool = False,
         whiten: bool = False,
-        game: GameOptions | None = None,
     ) -> None:
         self.n_components = n_components
         self.algorithm = algorithm
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.n_epochs = n_epochs
+        self.momentum = momentum
+        self.center = center
+        self.optimizer = optimizer
+        self.mesh = mesh
         self.random_state = random_state
         self.tol = tol
         self.dtype = dtype
         self.warm_start = warm_start
         self.whiten = whiten
-        self.game = game
 
     def fit(self, X: Data, y: None = None) -> Self:
         """Learn the components, from scratch or, with `warm_start`, from those of the last fit.
@@ -200,7 +215,7 @@ class EigenGame(Components, Saved):
             self._distinct = n
             if self._wanted is None:
                 self._wanted = min(n, d)
-            if self.algorithm == "auto" and min(n, d) <= _SMALL and self._options.mesh is None:
+            if self.algorithm == "auto" and min(n, d) <= _SMALL and self.mesh is None:
                 self._solve(rows)
                 return
         else:
@@ -233,13 +248,13 @@ class EigenGame(Components, Saved):
                 entered = self._frame.enter(dense[part], np.float64)
                 mean += entered.sum(axis=0) / n
                 second += entered.T @ entered
-            mean *= self._options.center == "running"
+            mean *= self.center == "running"
             covariance = second / n - np.outer(mean, mean)  # which is tiny: the frame took a mean away
             values, vectors = exact.pencil(covariance, k=size)
             total = float(np.trace(covariance))
         else:
             entered = self._frame.enter(dense, np.float64)
-            mean = entered.mean(axis=0) if self._options.center == "running" else mean
+            mean = entered.mean(axis=0) if self.center == "running" else mean
             _, singular, vectors = np.linalg.svd(entered - mean, full_matrices=False)
             values = np.square(singular) / n
             total = float(values.sum())
@@ -262,7 +277,7 @@ class EigenGame(Components, Saved):
         """
         check_is_fitted(self)
         self._check_settings()
-        check_unchanged(self._fixed(), self._begun_with)
+        check_unchanged(self, self._begun_with)
         if isinstance(X, Iterator) and not hasattr(X, "shape"):
             raise ValueError("X is an iterator, which can be read once; refine reads it several times.")
         return self._refine(X if is_stream(X) else self._validated(X, reset=False))
@@ -279,7 +294,7 @@ class EigenGame(Components, Saved):
                 data,
                 W,
                 frame=self._frame,
-                shift=found.mean if self._options.center == "running" else None,
+                shift=found.mean if self.center == "running" else None,
                 batch_size=self.batch_size,
                 multiple=self._state.k,
                 dtype=self.dtype,
@@ -331,7 +346,7 @@ class EigenGame(Components, Saved):
         self._check_settings()
         first = not hasattr(self, "_state")
         if not first:
-            check_unchanged(self._fixed(), self._begun_with)
+            check_unchanged(self, self._begun_with)
         else:
             if self._share() is not None:
                 raise ValueError(f"n_components={self.n_components} needs `fit`; pass an integer.")
@@ -356,11 +371,10 @@ class EigenGame(Components, Saved):
 
     def _check_settings(self) -> None:
         self._validate_params()
-        self._options._validate_params()
-        if self._options.optimizer is not None and self.learning_rate != "auto":
+        if self.optimizer is not None and self.learning_rate != "auto":
             raise ValueError("Pass either optimizer or learning_rate; an optimizer brings its own step size.")
         check_precision(self.dtype)
-        check_mesh(self._options.mesh)
+        check_mesh(self.mesh)
 
     def _draw_seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))

@@ -233,7 +233,7 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self._check_settings()
         if not self._begun():
             self._forget()
-        check_unchanged(self._fixed(), self._begun_with)
+        check_unchanged(self, self._begun_with)
         assert self.batch_size is not None  # else scikit-learn hides the method
         self._move_mean(views)
         held = self.__dict__.pop("_held", None)
@@ -256,16 +256,13 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self._validate_params()
         check_precision(self.dtype)
 
-    def _fixed(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _FIXED}
-
     def _begun(self) -> bool:
         return bool(self.__dict__.get("_means"))
 
     def _forget(self) -> None:
         for name in ("_state", "_frames", "_held", "angle_bounds_", "residuals_"):
             self.__dict__.pop(name, None)
-        self._begun_with = self._fixed()
+        self._begun_with = {name: getattr(self, name) for name in _FIXED}
         self.n_iter_, self.n_samples_seen_ = 0, 0
         self._means = ()
 

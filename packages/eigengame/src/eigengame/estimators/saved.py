@@ -10,8 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from eigengame import checkpoint
 from eigengame.core.solver import init
 from eigengame.estimators.frames import Frame
-from eigengame.estimators.game import Game
-from eigengame.estimators.options import GameOptions
+from eigengame.estimators.game import FIXED, Game
 from eigengame.estimators.settings import check_unchanged
 
 __all__ = ["Saved"]
@@ -45,11 +44,10 @@ class Saved(Game):
                 if one was changed since the fit began.
         """
         check_is_fitted(self)
-        check_unchanged(self._fixed(), self._begun_with)
-        given = self.get_params(deep=False) | vars(self._options)
-        del given["game"]
+        check_unchanged(self, self._begun_with)
         params = {
-            name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in self.get_params().items()
         }
         for name, value in params.items():
             if not isinstance(value, int | float | str | None):
@@ -75,11 +73,10 @@ class Saved(Game):
             raise ValueError(
                 f"{path} holds a State but no estimator; read it with eigengame.checkpoint.load."
             )
-        options = {name: meta["params"].pop(name, held) for name, held in vars(GameOptions()).items()}
         unknown = sorted(set(meta["params"]) - set(cls().get_params()))
         if unknown:
             raise ValueError(f"{path} has settings that this version does not know: {unknown}; fit anew.")
-        model = cls(**meta["params"], game=GameOptions(**options))
+        model = cls(**meta["params"])
         model._check_settings()
         for name, value in meta["counters"].items():
             setattr(model, name, np.array(value, object) if name == "feature_names_in_" else value)
@@ -95,5 +92,5 @@ class Saved(Game):
         model._state = checkpoint.from_arrays(arrays, like)
         still = np.zeros(model.n_features_in_)  # files of before 2.1 have no frame
         model._frame = Frame(arrays.get("shift", still), float(arrays.get("unit", 1)))
-        model._begun_with = model._fixed()
+        model._begun_with = {name: getattr(model, name) for name in FIXED}
         return model, meta["extra"]

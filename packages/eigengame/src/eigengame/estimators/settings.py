@@ -25,10 +25,10 @@ def check_precision(dtype: str) -> None:
         )
 
 
-def check_unchanged(settings: dict[str, Any], begun_with: dict[str, Any]) -> None:
+def check_unchanged(estimator: Any, begun_with: dict[str, Any]) -> None:
     """Refuse to go on with settings other than those that the state was built with."""
     for name, held in begun_with.items():
-        now = settings[name]
+        now = getattr(estimator, name)
         if now is not held and not (isinstance(held, int | float | str) and now == held):
             raise ValueError(
                 f"{name} was {held!r} when this fit began and is {now!r}; call fit, which starts anew, "

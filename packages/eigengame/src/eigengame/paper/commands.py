@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eigengame.estimators.options import GameOptions
 from eigengame.estimators.pca import EigenGame
 from eigengame.estimators.spectral import EigenGameSpectralEmbedding
 from eigengame.estimators.streams import array_batches
@@ -160,9 +159,10 @@ def _fit(config: FitConfig, rows: NDArray, lock: FolderLock) -> None:
         algorithm=config.algorithm,  # type: ignore[arg-type]  # checked by FitConfig
         learning_rate=config.learning_rate or "auto",
         batch_size=min(config.batch_size, rows.shape[0]),
+        momentum=config.momentum,
+        center="running" if config.center else None,
         random_state=config.seed,
         dtype=config.dtype,
-        game=GameOptions(config.momentum, "running" if config.center else None),
     )
     content = fingerprint(Path(config.dataset))
     identity = {"content": content, "shape": list(rows.shape), "epochs": config.num_epochs}
