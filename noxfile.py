@@ -385,9 +385,10 @@ def verify(session: nox.Session) -> None:
 
 @nox.session(name="report-check")
 def report_check(session: nox.Session) -> None:
-    """Check that README tables and RESULTS.md agree with the committed records."""
+    """Check that README tables, RESULTS.md and the answer keys agree with the committed records."""
     install(session, *CORE)
     session.run("python", "-m", "gdyn_reproduce.results", *session.posargs, env=source_path())
+    session.run("python", "-m", "gdyn_reproduce.verify", "--no-rerun", env=source_path())
 
 
 @nox.session(name="test-report")
