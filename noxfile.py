@@ -274,7 +274,7 @@ def reproduce(session: nox.Session) -> None:
     for name in names:
         if name not in PACKAGES:
             session.error(f"Unknown package {name!r}. Allowed: {', '.join(PACKAGES)}.")
-    longest_first = "eigengame dd_two_player variance chaos instability"
+    longest_first = "dd_two_player variance chaos instability eigengame"
     codes = two_at_a_time([f"reproduce-{name}" for name in sorted(names, key=longest_first.find)])
     codes.append(_nox("report", *names))
     if any(codes):
