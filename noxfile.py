@@ -274,7 +274,7 @@ def reproduce(session: nox.Session) -> None:
     for name in names:
         if name not in PACKAGES:
             session.error(f"Unknown package {name!r}. Allowed: {', '.join(PACKAGES)}.")
-    longest_first = "eigengame dd_two_player variance chaos instability"
+    longest_first = "dd_two_player variance chaos instability eigengame"
     codes = two_at_a_time([f"reproduce-{name}" for name in sorted(names, key=longest_first.find)])
     codes.append(_nox("report", *names))
     if any(codes):
@@ -385,9 +385,10 @@ def verify(session: nox.Session) -> None:
 
 @nox.session(name="report-check")
 def report_check(session: nox.Session) -> None:
-    """Check that README tables and RESULTS.md agree with the committed records."""
+    """Check that README tables, RESULTS.md and the answer keys agree with the committed records."""
     install(session, *CORE)
     session.run("python", "-m", "gdyn_reproduce.results", *session.posargs, env=source_path())
+    session.run("python", "-m", "gdyn_reproduce.verify", "--no-rerun", env=source_path())
 
 
 @nox.session(name="test-report")

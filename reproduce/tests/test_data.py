@@ -495,6 +495,8 @@ def test_an_endless_answer_fills_no_disk(tmp_path, host, capfd):
         ("ls", "invalid choice: 'ls'"),
         ("fetch", "the following arguments are required: NAME"),
         ("fetch minst", "Unknown data set 'minst'. Allowed: digits, "),
+        ("fetch digits minst", "Unknown data set 'minst'. Allowed: digits, "),
+        ("check digits minst", "Unknown data set 'minst'. Allowed: digits, "),
         ("fetch cifar10_small", "cifar10_small cannot be fetched; put cifar10_small.npz into"),
         ("check svhn", "Run gdyn-data fetch svhn (246 MB)"),
         ("list --all", "unrecognized arguments: --all"),

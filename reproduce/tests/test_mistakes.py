@@ -118,6 +118,8 @@ MISTAKES = [
     ("run fig1 seeds=0.5", "could not be converted to Integer"),
     ("run fig1 overwrite=maybe", "is not a valid bool"),
     ("run fig1 out=", "out is empty; name a folder"),
+    ("run fig1 out=~/runs", 'out=~/runs cannot be read; write out="$HOME/runs".'),
+    ("run fig1 out='~/runs'", "out=~/runs names a folder ~ here"),
     ("run fig1 out=/proc/nowhere", "/proc/nowhere"),
     ("run fig1 out=a(b", "out=a(b is cut off"),
     ("run fig1 out=a:b)c", "out=a:b)c is cut off"),

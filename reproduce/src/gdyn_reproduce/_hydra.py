@@ -191,9 +191,10 @@ def _check_syntax(override: str) -> None:
         OverridesParser.create().parse_override(override)
     except HydraException:
         key, _, value = override.partition("=")
-        raise ValueError(
-            f"{override} cannot be read; quote a text with special characters twice: \"{key}='{value}'\"."
-        ) from None
+        advice = f"quote a text with special characters twice: \"{key}='{value}'\""
+        if value.startswith("~/"):  # what bash expands and zsh does not
+            advice = f'write {key}="$HOME{value[1:]}"'
+        raise ValueError(f"{override} cannot be read; {advice}.") from None
 
 
 def _register(

@@ -61,6 +61,8 @@ def _not_negative(name: str, value: Any) -> None:
 def _folder(name: str, value: Any) -> None:
     if not str(value).strip():
         raise ValueError(f"{name} is empty; name a folder, for example {name}=runs.")
+    if str(value).startswith("~"):
+        raise ValueError(f'{name}={value} names a folder ~ here; write {name}="$HOME/...".')
 
 
 def _anything(name: str, value: Any) -> None: ...

@@ -33,7 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     tasks = {"list": _list, "fetch": _fetch, "check": _check}
     given = getattr(arguments, "names", [])
-    return guard("data", lambda: tasks[arguments.command](given, _checked(arguments.root)))
+
+    def task() -> int:
+        root = _checked(arguments.root)
+        for name in given:
+            is_available(name, root)  # a name that does not exist is refused before anything is fetched
+        return tasks[arguments.command](given, root)
+
+    return guard("data", task)
 
 
 def _checked(root: Path | None) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from gdyn_common.errors import require_count
 from gdyn_common.storage import read_array, read_arrays
 from gdyn_reproduce.runs import RunOptions
 from instability.copies import Copies
@@ -85,8 +86,8 @@ class SensitivityConfig(DigitsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_perturbations(self.perturbations)
-        if self.num_steps < 1 or self.every < 1:
-            raise ValueError("num_steps and every must be at least 1.")
+        for key in ("num_steps", "every"):
+            require_count(key, getattr(self, key))
 
 
 @dataclass
@@ -106,8 +107,7 @@ class TrainConfig(DigitsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_perturbations([1, self.perturbation])
-        if self.epochs < 1:
-            raise ValueError(f"epochs={self.epochs} must be at least 1.")
+        require_count("epochs", self.epochs)
 
 
 @dataclass
