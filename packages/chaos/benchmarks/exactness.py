@@ -92,7 +92,8 @@ def hessians() -> list[list[str]]:
             surface = LossSurface(model, loss)
             H = surface.hessian(None, inputs, targets)
             V = torch.randn(surface.n, 3, dtype=dtype)
-            values = torch.linalg.eigvalsh((expected + expected.T) / 2)
+            # in float64: of the CNN, LAPACK does not converge in float32
+            values = torch.linalg.eigvalsh((expected + expected.T).double() / 2)
             if dtype == torch.float64:
                 cells += [str(surface.n), f"`{H.backend}`"]
             cells += [
@@ -128,6 +129,11 @@ def exponents() -> list[list[str]]:
         ),
         "Adam": lambda p: torch.optim.Adam(p, 0.01, eps=1e-3),
         "AdamW": lambda p: torch.optim.AdamW(p, 0.01, eps=1e-3, weight_decay=0.1),
+        "RMSprop": lambda p: torch.optim.RMSprop(p, 0.01, eps=1e-2),
+        "RMSprop, centred, momentum 0.5": lambda p: torch.optim.RMSprop(
+            p, 0.01, eps=1e-2, momentum=0.5, centered=True
+        ),
+        "Adagrad": lambda p: torch.optim.Adagrad(p, 0.05, eps=1e-2),
     }
     rows = []
     for name, make in makers.items():
@@ -144,7 +150,7 @@ def exponents() -> list[list[str]]:
                 LossSurface(model, CE),
             )
             for t, (x, y) in enumerate(data):
-                tracker.update(surface.hessian(run._run[t][0], x, y))
+                tracker.update(surface.hessian(run._run[t][0][0], x, y))
             tracked = f"{error(tracker.Y, Y):.0e}"
         rows.append(
             [
