@@ -125,6 +125,16 @@ def caption(shows: str, verdicts: Sequence[Any]) -> str:
     return found
 
 
+def sentence(words: str) -> str:
+    """Return a statement as a sentence: a capital, unless it begins with a symbol, and one full stop.
+
+    >>> sentence("the loss of `game` rises"), sentence("k = 1 changes nothing.")
+    ('The loss of game rises.', 'k = 1 changes nothing.')
+    """
+    words = words.replace("`", "").rstrip(".") + "."
+    return re.sub(r"^([a-z]{2,}|a)\b", lambda first: first[0].capitalize(), words)
+
+
 def _unique(name: str, names: Counter[str]) -> str:
     """Return a name for an address, the same in every report that holds the same runs."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
