@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from importlib import import_module
@@ -49,6 +50,8 @@ suppress_warnings = ["ref.python"]  # short names such as `mean` stand in severa
 exclude_patterns = ["_build", "requirements.txt"]
 html_theme = "furo"
 html_title = "gdyn"
+html_static_path = ["assets"]
+html_css_files = ["gdyn.css"]
 html_math_renderer = "drawn"  # into the page itself: no script and no request, so it works offline
 
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
@@ -158,9 +161,25 @@ def unlink_files(app, relative_path, parent_docname, content):
         content[0] = text.replace("](../../docs/", "](../")
 
 
+def name_cells(app, page, template, context, doctree):
+    """Write the name of its column into every cell of a table, where a phone shows it."""
+    context["body"] = re.sub(r"<table.*?</table>", _with_columns, context.get("body", ""), flags=re.DOTALL)
+
+
+def _with_columns(table):
+    """Return a matched table with ``data-column`` in its cells."""
+    heads = re.findall(r"<th\b.*?</th>", table[0], re.DOTALL)
+    if not heads:
+        return table[0]
+    names = itertools.cycle(re.sub("<[^>]*>", "", head).strip() for head in heads)
+    named = re.sub("<td", lambda cell: f'<td data-column="{next(names)}"', table[0])
+    return re.sub(r"(<td[^>]*>)\s*(<p></p>)?\s*</td>", r"\1</td>", named)
+
+
 def setup(app):
     """Register the hooks and the renderer of formulas."""
     app.connect("include-read", unlink_files)
+    app.connect("html-page-context", name_cells)
     app.connect("builder-inited", write_reference)
     app.connect("builder-inited", draw_moving_pictures)
     app.add_html_math_renderer("drawn", (visit_inline_formula, None), (visit_displayed_formula, None))

@@ -1,4 +1,6 @@
 import dataclasses
+import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -71,6 +73,17 @@ def test_list_imports_no_heavy_module():
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert out.endswith("[]\n")
+
+
+@pytest.mark.parametrize(("own", "threads"), [({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")])
+def test_run_takes_one_thread_unless_the_user_says_otherwise(tmp_path, own, threads):
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    program = "from gdyn_reproduce.cli import main; main('toy_paper.paper:PAPER')"
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    arguments = [sys.executable, "-c", program, "run", "fig1", "preset=smoke", f"out={tmp_path}"]
+    subprocess.run(arguments, env=environment | own, check=True)
+    (facts,) = tmp_path.glob("*/*/*/*/provenance.json")
+    assert json.loads(facts.read_text())["threads"]["OMP_NUM_THREADS"] == threads
 
 
 def test_run_computes_and_prints_the_verdicts(call):

@@ -1,3 +1,5 @@
+import itertools
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -109,6 +111,29 @@ def test_logarithmic_ticks_are_plain_numbers(tmp_path):
     powers = [text.get_text() for text in axes.get_xticklabels() if text.get_text()]
     assert "100" in powers
     assert any("10^{7}" in label for label in powers)
+
+
+@pytest.mark.parametrize(
+    ("ends", "labels"),
+    [
+        ((500, 5500), ["500", "1000", "2000", "5000"]),
+        ((21, 90), ["30", "50"]),
+        ((30, 44), ["30", "40"]),
+        ((700, 60000), ["1000", "3000", "10000", "30000"]),
+    ],
+)
+def test_labels_between_powers_of_ten_do_not_run_together(tmp_path, ends, labels):
+    with house_style():
+        figure, axes = new_figure(1, 2, figsize=(9.2, 3.3))
+        axes[0].loglog(ends, [1, 2])
+        axes[0].set_xlim(*ends)
+        save_figure(figure, tmp_path / "log")
+    shown = [text for text in axes[0].get_xticklabels(which="both") if text.get_text()]
+    shown.sort(key=lambda text: text.get_position()[0])
+    shown = [text for text in shown if ends[0] <= text.get_position()[0] <= ends[1]]
+    assert [text.get_text() for text in shown] == labels
+    boxes = [text.get_window_extent() for text in shown]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_numbers_in_pictures_are_plain_and_not_rounded_to_another_tick(tmp_path):

@@ -405,8 +405,11 @@ def draw_growth(rows: Sequence[Row], stem: Path) -> None:
     points = [row for row in rows if row.growth and row.seconds and row.allocator == "default"]
     curves = list(dict.fromkeys(row.growth for row in points))
     with house_style():
-        figure, axes = new_figure(1, len(curves), squeeze=False, figsize=(4.6 * len(curves), 3.3))
-        for axis, curve in zip(axes[0], curves, strict=True):
+        rows_of_two = -(-len(curves) // 2)
+        figure, axes = new_figure(rows_of_two, 2, squeeze=False, figsize=(9.2, 3.3 * rows_of_two))
+        for axis in axes.flat[len(curves) :]:
+            axis.remove()
+        for axis, curve in zip(axes.flat, curves, strict=False):
             for name in dict.fromkeys(row.contender for row in points if row.growth == curve):
                 mine = [row for row in points if row.growth == curve and row.contender == name]
                 mine.sort(key=lambda row: row.size or 0)

@@ -23,16 +23,24 @@ from gdyn_reproduce._arguments import name_positionals
 from gdyn_reproduce.exits import DONE, INTERRUPTED, UNEXPECTED, guard, worst
 from gdyn_reproduce.registry import Command, Figure, Paper, Preset, resolve
 
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
 
 def main(paper: str, commands: Sequence[Command] = (), argv: Sequence[str] | None = None) -> NoReturn:
     """Run a package's command line and exit.
+
+    ``run`` computes on one thread, unless ``OMP_NUM_THREADS`` says otherwise: costs are stated for one core,
+    the last digits depend on the number of threads, and the figures' small matrices gain nothing from more.
 
     Args:
         paper: ``"package.paper:PAPER"``.
         commands: The package's own commands.
         argv: Arguments without the program's name; those of the process if ``None``.
     """
-    code = dispatch(resolve(paper), commands, list(sys.argv[1:] if argv is None else argv))
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["run"] and "OMP_NUM_THREADS" not in os.environ:
+        os.environ |= dict.fromkeys(_THREADS, "1")  # read when NumPy and PyTorch are imported, later
+    code = dispatch(resolve(paper), commands, arguments)
     try:
         if sys.stdout:  # a process may be started without
             sys.stdout.flush()

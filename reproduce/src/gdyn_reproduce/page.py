@@ -109,19 +109,30 @@ def caption(shows: str, verdicts: Sequence[Any]) -> str:
     'Expected: All rise. Measured: 1 of 2 claims holds. Fails: The norm rises.'
     >>> caption("All rise.", [rises])
     'Expected: All rise. Measured: the claim holds.'
+    >>> caption("All rise.", 2 * [Verdict(outcome="stale", statement="The loss rises.")])
+    'Expected: All rise. Made by earlier code: The loss rises; The loss rises.'
     """
-    judged = [verdict for verdict in verdicts if verdict.outcome != "not judged here"]
-    if not judged:
-        return f"Expected: {shows}"
+    judged = [verdict for verdict in verdicts if verdict.outcome not in ("not judged here", "stale")]
     held = sum(verdict.outcome == "holds" for verdict in judged)
-    if held == len(judged):
-        found = "the claim holds." if held == 1 else f"all {held} claims hold."
-    else:
-        found = f"{held or 'none'} of {len(judged)} claims {'holds' if held < 2 else 'hold'}."
-    for outcome in ("fails", "undecided", "stale"):
-        words = [verdict.statement for verdict in judged if verdict.outcome == outcome]
-        found += f" {outcome.capitalize()}: {' '.join(words)}" if words else ""
-    return f"Expected: {shows} Measured: {found}"
+    found = f"Expected: {shows}"
+    if judged and held == len(judged):
+        found += f" Measured: {'the claim holds' if held == 1 else f'all {held} claims hold'}."
+    elif judged:
+        found += f" Measured: {held or 'none'} of {len(judged)} claims {'holds' if held < 2 else 'hold'}."
+    for outcome, name in (("fails", "Fails"), ("undecided", "Undecided"), ("stale", "Made by earlier code")):
+        words = [verdict.statement.rstrip(".") for verdict in verdicts if verdict.outcome == outcome]
+        found += f" {name}: {'; '.join(words)}." if words else ""
+    return found
+
+
+def sentence(words: str) -> str:
+    """Return a statement as a sentence: a capital, unless it begins with a symbol, and one full stop.
+
+    >>> sentence("the loss of `game` rises"), sentence("k = 1 changes nothing.")
+    ('The loss of game rises.', 'k = 1 changes nothing.')
+    """
+    words = words.replace("`", "").rstrip(".") + "."
+    return re.sub(r"^([a-z]{2,}|a)\b", lambda first: first[0].capitalize(), words)
 
 
 def _unique(name: str, names: Counter[str]) -> str:

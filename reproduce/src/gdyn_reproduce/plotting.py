@@ -1,6 +1,7 @@
 """The house style of pictures, and saving them as PNG and SVG.
 
-Colours are Okabe and Ito's eight, which readers with any colour vision can tell apart.
+Colours are Okabe and Ito's, which readers with any colour vision can tell apart, with grey in place of
+yellow, which a thin line on white hides.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-"""Blue, vermilion, green, purple, orange, sky blue, black, yellow."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+"""Blue, vermilion, green, purple, orange, sky blue, black, grey."""
 
 _STYLE: dict[str, Any] = {
     "figure.figsize": (6.4, 4.0),
@@ -154,11 +155,22 @@ def _spell_log_ticks(figure: Figure) -> None:
         def __call__(self, x: float, pos: Any = None) -> str:
             return plain(x) if super().__call__(x, pos) else ""
 
+    class Between(Plain):
+        """Between powers of ten writes the fewer numbers, the longer the axis: more would run together."""
+
+        def __call__(self, x: float, pos: Any = None) -> str:
+            assert self.axis is not None
+            low, high = sorted(self.axis.get_view_interval())
+            if not 2.5 * low < high <= 100 * low:
+                return super().__call__(x, pos)
+            digits = "235" if high <= 5 * low else "25" if high <= 15 * low else "3"
+            return plain(x) if f"{x:e}"[0] in digits else ""
+
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             if axis.get_scale() in ("log", "symlog"):
                 axis.set_major_formatter(Plain())
-                axis.set_minor_formatter(Plain(minor_thresholds=(1, 0.4)))
+                axis.set_minor_formatter(Between(minor_thresholds=(1, 0.4)))
 
 
 def band(axes: Axes, x: Any, curves: Any, label: str, colour: str) -> None:

@@ -19,7 +19,7 @@ from gdyn_common.storage import atomic_write
 from gdyn_reproduce.claims import Kind
 from gdyn_reproduce.exits import Parser
 from gdyn_reproduce.page import OUTCOMES as OUTCOMES
-from gdyn_reproduce.page import page_context
+from gdyn_reproduce.page import page_context, sentence
 from gdyn_reproduce.records import Record, load_records
 from gdyn_reproduce.spelling import spell_bounds, spell_number, spell_values
 from gdyn_reproduce.verdicts import Verdict
@@ -150,6 +150,7 @@ def _render(template: str, context: Mapping[str, Any]) -> str:
         finalize=escape_markdown if template.endswith(".md.j2") else None,
     )
     environment.filters["code"] = _code
+    environment.filters["sentence"] = sentence
     return environment.get_template(template).render(context)
 
 

@@ -68,19 +68,24 @@ def is_zero(variance: np.ndarray) -> np.ndarray:
 
 
 def plot_training(result: Result, title: str) -> Figure:
-    """Draw average and normalised variance: one colour per estimator, one dash per learning rate."""
+    """Draw average and normalised variance: one colour per estimator, one dash per learning rate.
+
+    A single estimator at several rates has a colour for each of them.
+    """
     figure, axes = new_figure(1, 2)
     rates = sorted({name.partition("|")[0] for name in result.arrays}, key=lambda name: -float(name[3:]))
-    for rate, dash in zip(rates, ("-", "--", ":", "-."), strict=False):
+    for number, (rate, dash) in enumerate(zip(rates, ("-", "--", ":", "-."), strict=False)):
         columns = {k.partition("|")[2]: v for k, v in result.arrays.items() if k.startswith(rate + "|")}
         steps = columns["steps"]
-        for name in estimators_in(columns):
+        names = estimators_in(columns)
+        for name in names:
             drawn = ~is_zero(columns[f"{name}.avg_var"])
             where = name if drawn.all() else f"{name} between snapshots"
             label = where if len(rates) == 1 else f"{where}, {rate}"
+            colour = f"C{number}" if len(names) == 1 < len(rates) else COLOURS[name]
             statistic = "norm_var_trace" if f"{name}.norm_var_trace" in columns else "norm_var"
             for ax, metric in zip(axes, ("avg_var", statistic), strict=True):
-                band(ax, steps[drawn], columns[f"{name}.{metric}"][:, drawn], label, COLOURS[name])
+                band(ax, steps[drawn], columns[f"{name}.{metric}"][:, drawn], label, colour)
             for ax in axes:
                 ax.lines[-1].set_linestyle(dash)
     axes[0].set(yscale="log", xlabel="step", title="average variance")

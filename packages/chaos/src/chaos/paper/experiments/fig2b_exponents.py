@@ -64,8 +64,11 @@ def plot(result: Result) -> Figure:
         axes[0, 0].plot(at, largest, "o-", color=colour, label=f"seed {seed}")
         axes[0, 1].plot(at, counts, "o-", color=colour)
         spectrum.plot(last[np.isfinite(last)], color=colour)
-    axes[0, 0].set(title="Largest exponent, per step", xlabel="training steps", ylim=(0, None))
-    axes[0, 1].set(title="Number of expanding directions", xlabel="training steps", ylim=(0, None))
+    for ax, title, values in (
+        (axes[0, 0], "Largest exponent, per step", result.arrays["largest"]),
+        (axes[0, 1], "Number of expanding directions", result.arrays["counts"]),
+    ):
+        ax.set(title=title, xlabel="training steps", ylim=(0, 1.08 * values.max()))
     spectrum.set(title=f"All exponents after {at[-1]:g} steps, per step", xlabel="direction")
     spectrum.set_yscale("symlog", linthresh=1e-4)  # most are nearly zero
     spectrum.axhline(0, color="0.5", linewidth=0.8)

@@ -55,14 +55,15 @@ def plot(result: Result) -> Any:
     figure, axes = new_figure(1, 2)
     for number, arm in enumerate(ARMS):
         path = result.arrays[f"quadratic_{arm}"]
-        axes[0].semilogy(np.where(np.isfinite(path), path, np.nan))
+        axes[0].semilogy(np.where(np.isfinite(path), path, np.nan), label=LABELS[arm])
         runs = [v for name, v in result.arrays.items() if name.rpartition("_")[0] == f"network_{arm}"]
         for seed, losses in enumerate(runs):
             label = "_" if seed else LABELS[arm]
             axes[1].semilogy(losses, color=f"C{number}", linewidth=0.8, label=label)
-    axes[0].set(title="Quadratic, rate beyond 2 / sharpness", xlabel="step", ylabel="loss", ylim=(1, 1e6))
+    axes[0].set(title="Quadratic, beyond 2 / sharpness", xlabel="step", ylabel="loss", ylim=(1, 1e6))
     axes[1].set(title="Two-layer network on digits", xlabel="step")
-    label_curves(axes[1])
+    for ax in axes:
+        label_curves(ax)
     return figure
 
 

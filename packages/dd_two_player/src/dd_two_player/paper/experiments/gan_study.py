@@ -59,7 +59,12 @@ def plot(result: Result) -> Any:
     untrained = float(result.arrays["untrained"].mean())
     plane.axhline(untrained, color="0.5", linestyle="--", linewidth=0.8)
     plane.annotate(
-        "untrained", (0.99, untrained), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        "untrained",
+        (1.01, untrained),
+        xycoords=("axes fraction", "data"),
+        ha="left",
+        va="center",
+        annotation_clip=False,
     )
     plane.set_xticks(range(len(pairs)), pairs)
     plane.set(
