@@ -16,7 +16,7 @@ STANDING = [
     if "except_under" in contract
     for name in contract["packages"]
 ]
-EVERY_README = ("Results", "Deviations", "Coming from the original", "Speed", "Cite")
+EVERY_README = ("Figures", "Deviations", "Coming from the original", "Speed", "Cite")
 
 pytestmark = pytest.mark.skipif(not PACKAGES, reason="needs the repository around it")
 each_package = pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
