@@ -214,6 +214,8 @@ def test_eps_eigh_only_stabilises(tmp_path):
     ("changes", "message"),
     [
         ({"optim__name": "adam"}, "optim.name=adam is unknown"),
+        ({"optim__prune_set": "negg"}, "optim.prune_set=negg is unknown. Allowed: chaotic, pos, neg."),
+        ({"optim__prune_k": "top"}, "optim.prune_k=top is unknown. Allowed: top_abs, rand."),
         ({"model__name": "vit"}, "model.name=vit is unknown"),
         ({"model__name": "cnn"}, "model.name=cnn needs 16 x 16 images"),
         ({"perturb_strat": "up"}, "perturb_strat=up is unknown"),
@@ -227,7 +229,6 @@ def test_eps_eigh_only_stabilises(tmp_path):
         ({"logging__signal_noise_window": 1}, "must be 0 or at least 2"),
         ({"logging__logger_type": "mlflow"}, "logger_type=mlflow is unknown"),
         ({"optim__name": "cgd", "optim__k": -1}, "k is -1"),
-        ({"optim__name": "cgd", "optim__prune_set": "up"}, "choose one of chaotic, pos, neg"),
     ],
 )
 def test_bad_options(tmp_path, changes, message):

@@ -165,8 +165,13 @@ class OptimConfig:
     noise_fac: float | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in ("sgd", "cgd"):
-            raise ValueError(f"optim.name={self.name} is unknown. Allowed: sgd, cgd.")
+        for key, allowed in (
+            ("name", ("sgd", "cgd")),
+            ("prune_set", ("chaotic", "pos", "neg")),
+            ("prune_k", ("top_abs", "rand")),
+        ):
+            if (given := getattr(self, key)) not in allowed:
+                raise ValueError(f"optim.{key}={given} is unknown. Allowed: {', '.join(allowed)}.")
         if self.lr <= 0:
             raise ValueError(f"optim.lr={self.lr} must be positive.")
 
