@@ -206,9 +206,7 @@ def test_complex_outputs() -> None:
     spectrum = nn.Sequential(model, Spectrum())
     meter = one_step(spectrum, x, lambda out: (out - 1).abs().square().mean())
     parameters = list(model.parameters())
-    rows = [
-        torch.autograd.grad((spectrum(x[[i]]) - 1).abs().square().mean(), parameters) for i in range(8)
-    ]
+    rows = [torch.autograd.grad((spectrum(x[[i]]) - 1).abs().square().mean(), parameters) for i in range(8)]
     for i in range(2):
         expected = torch.stack([row[i].flatten() for row in rows]).double().var(0).sum()
         assert float(meter.state_dict()["traces"][0, i]) == pytest.approx(float(expected), rel=1e-5)

@@ -69,7 +69,9 @@ class ExampleMeter(Meter):
         self._modules = recordable(model)
         super().__init__(model, population, every)
         covered = {name for key, module in self._modules.items() for name in _names(key, module)}
-        self._leave_out(self._parameters.keys() - covered, "belong to several layers or to one without a rule")
+        self._leave_out(
+            self._parameters.keys() - covered, "belong to several layers or to one without a rule"
+        )
         self._handles.append(model.register_forward_pre_hook(Hook(self._begin), with_kwargs=True))
         for name, module in self._modules.items():
             self._handles.append(module.register_forward_hook(self._recorder(name), with_kwargs=True))
@@ -184,7 +186,7 @@ class ExampleMeter(Meter):
                 torch.real(leaves[i] * g.conj()).reshape(len(g), -1).sum(1)
                 for i, g in zip(places, gradients, strict=True)
             ]
-            return cast("Tensor", sum(parts[1:], parts[0]))
+            return sum(parts[1:], parts[0])
 
         with preserved_randomness(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # which parameters take a slow path does not matter here
