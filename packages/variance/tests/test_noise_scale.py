@@ -240,6 +240,36 @@ def test_counts_are_part_of_the_state() -> None:
     assert torch.equal(train(stop=5), train(stop=-1))
 
 
+def test_a_state_goes_to_parameters_by_name_and_norms_are_those_of_the_last_steps() -> None:
+    torch.manual_seed(0)
+    layers = {"first": nn.Linear(6, 4), "second": nn.Linear(4, 3)}
+    model = nn.ModuleDict(layers)
+
+    def train(meter: NoiseMeter, steps: int) -> NoiseMeter:
+        for _ in range(steps):
+            model.zero_grad()
+            for part in torch.randn(8, 6).split(4):
+                model["second"](model["first"](part)).square().mean().backward()
+            meter.step()
+        return meter
+
+    meter = train(NoiseMeter(model, micro_batch_size=4, norms_every=2), 12)
+    other = nn.ModuleDict(dict(reversed(layers.items())))
+    resumed = NoiseMeter(other, micro_batch_size=4)
+    resumed.load_state_dict(meter.state_dict())
+    found = resumed.result()
+    assert found.by_parameter == meter.result().by_parameter
+    assert found.norms["l1"].by_parameter == meter.result().norms["l1"].by_parameter
+    meter.load_state_dict(NoiseMeter(model, micro_batch_size=4).state_dict())
+    last = train(meter, 6).result()
+    train(meter, 6)
+    state = meter.state_dict()
+    assert meter.result(6).norms["l1"].num_steps == last.norms["l1"].num_steps == 3
+    assert meter.result(6).norms["l1"].noise_norm == pytest.approx(
+        float(state["other_norms"][-3:, 0, 0].sum(1).mean())
+    )
+
+
 def by_hand(model: nn.Module, parts: list[torch.Tensor]) -> float:
     """Variance of one example, from the micro-batches' gradients in float64."""
     g = []

@@ -24,6 +24,14 @@ def test_what_a_step_must_hold() -> None:
         meter.result()
     with pytest.raises(ConfigError, match="micro_batch_size is 0"):
         NoiseMeter(model, 0)
+    with pytest.raises(ConfigError, match=r"population is 10\.5; pass a whole number"):
+        NoiseMeter(model, 4, population=10.5)
+    with pytest.raises(ConfigError, match=r"model is a SGD; pass a torch\.nn\.Module"):
+        NoiseMeter(torch.optim.SGD(model.parameters(), 0.1), 4)
+    with pytest.raises(ConfigError, match="loss_scale is 0; it must be positive"):
+        meter.step(loss_scale=0)
+    with pytest.raises(ConfigError, match="last is -1"):
+        meter.result(-1)
 
 
 def looped(
@@ -92,6 +100,16 @@ def test_which_axis_counts_examples_is_kept() -> None:
     assert meter.num_skipped == 1
 
 
+def test_as_many_features_as_examples_are_no_examples() -> None:
+    """Eight rows of four features are no micro-batch of four, though that number is among their axes."""
+    model = nn.Linear(4, 3)
+    meter = NoiseMeter(model, micro_batch_size=4)
+    for part in torch.randn(16, 4).split(8):
+        model(part).square().mean().backward()
+    with pytest.warns(UserWarning, match="none of which is micro_batch_size=4"):
+        meter.step()
+
+
 @pytest.mark.parametrize(("last", "skipped"), [(4, 0), (1, 1)])
 @pytest.mark.filterwarnings("ignore:NoiseMeter leaves out")
 def test_forward_passes_without_backward_ones_do_not_matter(last: int, skipped: int) -> None:
@@ -125,6 +143,26 @@ def test_gradients_that_are_only_looked_at_do_not_count() -> None:
 def test_gradients_changed_before_the_step_are_refused(change: Callable[[int, nn.Module], None]) -> None:
     with pytest.raises(ConfigError, match="was changed after its last backward pass"):
         looped([4] * 4, change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.zero_grad(),
+        lambda model: model.zero_grad(set_to_none=False),
+        lambda model: nn.utils.clip_grad_norm_(model.parameters(), 0.1),
+    ],
+    ids=["cleared", "set to zero", "clipped"],
+)
+def test_gradients_changed_between_micro_batches_are_refused(change: Callable[[nn.Module], None]) -> None:
+    """As where `step` is called once for several steps of the optimiser: the sum is not that of all."""
+    model, x = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3)), torch.randn(16, 6)
+    with NoiseMeter(model, 4) as meter:
+        for part in x.split(4):
+            change(model)
+            model(part).square().mean().backward()
+        with pytest.raises(ConfigError, match="changed or cleared between two backward passes"):
+            meter.step()
 
 
 @pytest.mark.parametrize("is_clipped", [False, True])

@@ -109,8 +109,8 @@ def test_draws_are_unbiased(name: str, count: int) -> None:
     assert bool((projections.mean(0).abs() <= 5 * errors).all())
 
 
-def test_the_predicted_variance_is_that_of_10000_draws() -> None:
-    """Within 5 %, with independent members and with the sampler itself."""
+def test_the_predicted_variance_is_that_of_many_draws() -> None:
+    """Within 5 %, five standard deviations or more, with independent members and with the sampler itself."""
     generator = torch.Generator().manual_seed(8)
     g, ids = torch.randn(60, 10, dtype=torch.float64, generator=generator), torch.arange(60) % 4
     rng = np.random.default_rng(0)
@@ -121,7 +121,7 @@ def test_the_predicted_variance_is_that_of_10000_draws() -> None:
     assert found == pytest.approx(stratified_variance(g, ids), rel=0.05)
     sampler = StratifiedSampler(ids, 1)
     drawn = torch.stack(
-        [(d.weights[:, None] * g[d.indices]).mean(0) for d in (sampler.draw(4) for _ in range(10_000))]
+        [(d.weights[:, None] * g[d.indices]).mean(0) for d in (sampler.draw(4) for _ in range(2500))]
     )
     assert float((drawn - g.mean(0)).square().sum(1).mean()) == pytest.approx(
         stratified_variance(g, ids), rel=0.05

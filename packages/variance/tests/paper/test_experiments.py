@@ -1,6 +1,9 @@
 """Every registered run at its smoke size, killed runs, and bad configurations."""
 
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ from gdyn_reproduce.cli import dispatch
 from gdyn_reproduce.records import Header, read_record
 from gdyn_reproduce.registry import resolve
 from gdyn_reproduce.runs import Run, configure
-from gdyn_reproduce.testing import check_killed_runs_resume, check_registry
+from gdyn_reproduce.testing import check_registry
 from variance.paper import PAPER, trajectory
 from variance.paper.cli import COMMANDS
 
@@ -34,9 +37,30 @@ def test_smoke_run_measures_every_claim(figure: str, tmp_path: Path) -> None:
     assert (result.parent / "figure.svg").stat().st_size > 1000
 
 
-@pytest.mark.kill
+def run_in_a_child(arguments: list[str], kill_after: int = 0) -> int:
+    """Run in a forked process, killed once that many pieces and checkpoints are written; return its code."""
+    if (child := os.fork()) == 0:
+        code, count, replace = 99, 0, os.replace
+
+        def counted(source: str, target: str) -> None:
+            nonlocal count
+            replace(source, target)
+            count += Path(target).parent.name in ("pieces", "checkpoints")
+            if count == kill_after > 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.replace = counted  # type: ignore[assignment]
+        try:
+            code = dispatch(PAPER, COMMANDS, arguments)
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+@pytest.mark.filterwarnings("ignore:.*fork.*")
 @pytest.mark.parametrize(
-    ("figure", "overrides", "after_files"),
+    ("figure", "overrides", "kills"),
     [
         ("F1", ["estimators=[SG-B,SG-2B,SVRG,GC,GC-online]"], [1, 4]),
         ("F6", ["seeds=[0]", "learning_rates=[0.01]"], [6]),  # inside the second piece
@@ -45,10 +69,17 @@ def test_smoke_run_measures_every_claim(figure: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_killed_run_resumes_to_the_same_result(
-    figure: str, overrides: list[str], after_files: list[int], tmp_path: Path
+    figure: str, overrides: list[str], kills: list[int], tmp_path: Path
 ) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "killed"
     arguments = ["run", figure, "preset=smoke", *overrides]
-    check_killed_runs_resume("variance", arguments, tmp_path, after_files=after_files)
+    assert dispatch(PAPER, COMMANDS, [*arguments, f"out={whole}"]) == 0  # imports what the children need
+    for count in kills:
+        assert run_in_a_child([*arguments, f"out={out}"], kill_after=count) == -signal.SIGKILL
+        assert not list(out.rglob("result.json"))
+    assert run_in_a_child([*arguments, f"out={out}"]) == 0
+    (expected,), (found,) = whole.rglob("result.json"), out.rglob("result.json")
+    assert found.read_bytes() == expected.read_bytes()
 
 
 def test_train_and_collect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

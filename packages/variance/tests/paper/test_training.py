@@ -125,16 +125,16 @@ ALL = "dropout, batch norm, augmentation"
     [*((name, ALL) for name in ESTIMATORS), *(("GC", one) for one in ("", *ALL.split(", ")))],
 )
 def test_measuring_changes_no_bit(name: str, features: str) -> None:
-    """200 steps with and without measuring; every estimator meets dropout, batch norm and augmentation."""
-    plain = plain_weights(features, 200)
+    """100 steps with and without measuring; every estimator meets dropout, batch norm and augmentation."""
+    plain = plain_weights(features, 100)
     logged: list[dict[str, float]] = []
     trainer = make_trainer(features, measured=name)
     torch.manual_seed(5)
-    trainer.run(200, lambda step, metrics: logged.append(metrics))
+    trainer.run(100, lambda step, metrics: logged.append(metrics))
     point = trainer.optimizer.point
     measured = torch.cat([point.flat(), *(b.double().flatten() for b in point.buffers.values())])
     assert torch.equal(measured, plain)
-    assert len(logged) == 7
+    assert len(logged) == 3
     assert any(key.endswith("/avg_var") and value > 0 for key, value in logged[-1].items())
 
 

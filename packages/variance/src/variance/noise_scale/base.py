@@ -33,6 +33,9 @@ class Meter(ABC):
 
     def __init__(self, model: nn.Module, population: int, every: int) -> None:
         require_count("every", every, error=ConfigError)
+        require_count("population", population, 0, error=ConfigError)
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"model is a {type(model).__name__}; pass a torch.nn.Module.")
         self._every, self._count = every, 0
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self._parameters:
@@ -52,6 +55,7 @@ class Meter(ABC):
     def _forget_gradients(self) -> None:
         self._arrived: set[str] = set()
         self._left_over: list[Tensor] = []
+        self._spoiled = ""
         self._marks: dict[str | int, tuple[int, int]] = {}  # by name, and the last in each memory
         self._corners: dict[str, Tensor] = {}
 
@@ -59,7 +63,9 @@ class Meter(ABC):
         def see(gradient: tuple[Tensor]) -> None:
             if not self._is_due or name not in self._parameters:  # not due, or left out since
                 return
-            if name not in self._arrived and p.grad is not None:
+            if name in self._arrived:
+                self._spoiled = self._spoiled or (name if self._is_changed(name, p.grad) else "")
+            elif p.grad is not None:
                 self._left_over.append(squared_norm(p.grad))
             self._arrived.add(name)
             self._take(name, p, gradient[0].detach())
@@ -99,6 +105,8 @@ class Meter(ABC):
                 parameter is new or no longer frozen.
         """
         try:
+            if not loss_scale > 0:
+                raise ConfigError(f"loss_scale is {loss_scale}; it must be positive.")
             if self._is_due:
                 for name, p in self._model.named_parameters():
                     if p.requires_grad and id(p) not in self._known:
@@ -125,15 +133,16 @@ class Meter(ABC):
         Raises:
             ConfigError: They were cleared, clipped or unscaled before, or not cleared after the last step.
         """
+        if self._spoiled:
+            raise ConfigError(
+                f"the gradient of '{self._spoiled}' was changed or cleared between two backward passes of a "
+                "step; let them add up, and call step() before each clipping and zero_grad."
+            )
         for name in self._arrived & self._parameters.keys():
             gradient = self._parameters[name].grad
             if gradient is None:
                 raise ConfigError("gradients were cleared before step(); call it before zero_grad.")
-            place, version = _state_of(gradient)
-            marked, last = (self._marks.get(key, (-1, -1)) for key in (name, _memory_of(gradient)))
-            # Gradients that are views of one tensor have one version for all.
-            changed = place != marked[0] or version not in (marked[1], last[1])
-            if changed and world_size() == 1:  # ranks add theirs
+            if self._is_changed(name, gradient):
                 raise ConfigError(
                     f"the gradient of '{name}' was changed after its last backward pass; call step() "
                     "before gradients are clipped or unscaled (with step(loss_scale=scaler.get_scale()))."
@@ -142,6 +151,15 @@ class Meter(ABC):
             raise ConfigError(
                 "gradients of the last step were not cleared; call zero_grad before the next backward pass."
             )
+
+    def _is_changed(self, name: str, gradient: Tensor | None) -> bool:
+        """Whether a gradient is no longer as its last backward pass left it."""
+        if gradient is None:
+            return True
+        place, version = _state_of(gradient)
+        marked, last = (self._marks.get(key, (-1, -1)) for key in (name, _memory_of(gradient)))
+        # Gradients that are views of one tensor have one version for all. Ranks add theirs.
+        return world_size() == 1 and (place != marked[0] or version not in (marked[1], last[1]))
 
     def _take_in(
         self, small: Mapping[str, Tensor], unit: float, draws: int, size: int, skip: str = ""
@@ -202,6 +220,8 @@ class Meter(ABC):
         Raises:
             ConfigError: Fewer than three steps.
         """
+        if last is not None:
+            require_count("last", last, 3, error=ConfigError)
         return self._over(self._steps[-last:] if last else self._steps)
 
     def _over(self, steps: Sequence[tuple[Tensor, Tensor]]) -> NoiseScale:
@@ -268,7 +288,14 @@ class Meter(ABC):
                 f"({sorted(differ)[0]}, ...); load the state of the same model."
             )
         self._count, self.num_skipped = state["count"], state["num_skipped"]
-        self._steps = list(zip(state["traces"].unbind(), state["norms"].unbind(), strict=True))
+        columns = (self._in_order(state, name).unbind() for name in ("traces", "norms"))
+        self._steps = list(zip(*columns, strict=True))
+
+    def _in_order(self, state: Mapping[str, Any], name: str) -> Tensor:
+        """Return an array of a state, whose last axis counts parameters, in the order of this model's."""
+        stored = list(state["parameters"])
+        found: Tensor = state[name][..., [stored.index(key) for key in self._parameters]]
+        return found
 
     def __deepcopy__(self, memo: Any) -> Self:
         return self  # it watches one model; a copied trainer's own is another

@@ -27,8 +27,10 @@ class ExampleMeter(Meter):
     norms of its per-example gradients. Parameters of other layers are left out: the noise scale is that of
     the parameters in `result().by_parameter`. Gradients count as those of the mean loss of a step; with a
     summed loss the noise scale is the same, variance and squared norm are too large by the squared number
-    of examples. A loss that divides by what differs from batch to batch (class weights, masked positions)
-    has noise in its divisor, which single examples do not show: a cross-entropy of this kind is refused.
+    of examples. The meter sees the gradient of the loss by the outputs and not the loss, which must be a mean
+    or sum over examples: one that mixes them otherwise (a contrastive loss, the root of a mean) is *not*
+    noticed. A loss that divides by what differs from batch to batch (class weights, masked positions) has
+    noise in its divisor, which single examples do not show: a cross-entropy of this kind is refused.
 
     At the first, second, fourth, eighth, ... measured step the sums of squared norms are compared with those
     of `variance.per_example` on the step's inputs and the gradients of its outputs, under the random numbers
@@ -63,11 +65,13 @@ class ExampleMeter(Meter):
 
     def __init__(self, model: nn.Module, *, population: int = 0, every: int = 1) -> None:
         refuse_coupled_examples(model)
-        self._checks, self._divided = 0, math.nan
+        self._checks, self._shared = 0, torch.full((2,), torch.nan, dtype=torch.float64)
         self._modules = recordable(model)
         super().__init__(model, population, every)
         covered = {name for key, module in self._modules.items() for name in _names(key, module)}
-        self._leave_out(self._parameters.keys() - covered, "belong to layers without a rule")
+        self._leave_out(
+            self._parameters.keys() - covered, "belong to several layers or to one without a rule"
+        )
         self._handles.append(model.register_forward_pre_hook(Hook(self._begin), with_kwargs=True))
         for name, module in self._modules.items():
             self._handles.append(module.register_forward_hook(self._recorder(name), with_kwargs=True))
@@ -179,10 +183,10 @@ class ExampleMeter(Meter):
         def loss(produced: Any, gradients: list[Tensor]) -> Tensor:
             leaves = pytree.tree_leaves(produced)
             parts = [
-                (leaves[i] * g).flatten(1).sum(1) if g.ndim > 1 else leaves[i] * g
+                torch.real(leaves[i] * g.conj()).reshape(len(g), -1).sum(1)
                 for i, g in zip(places, gradients, strict=True)
             ]
-            return cast("Tensor", sum(parts[1:], parts[0]))
+            return sum(parts[1:], parts[0])
 
         with preserved_randomness(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # which parameters take a slow path does not matter here
@@ -213,11 +217,12 @@ class ExampleMeter(Meter):
         self._leave_out(beyond, "have a gradient that does not come through the outputs (a weight penalty?)")
 
     def _require_one_divisor(self, shares: Tensor | None) -> None:
-        """Refuse examples that differ in weight where the sum of weights is the same at two checks."""
+        """Refuse weights that differ among examples and from check to check, where their sum does not."""
         if shares is None or float(shares.max() - shares.min()) < 0.01 * float(shares.max()):
             return
-        before, self._divided = self._divided, float(shares.sum())
-        if math.isclose(before, self._divided, rel_tol=1e-4):
+        sums = torch.stack([shares.sum(), shares.square().sum()]).double().cpu()
+        before, self._shared = self._shared, sums
+        if torch.isclose(before, sums, rtol=1e-4, atol=0).tolist() == [True, False]:
             raise CoupledExamples(
                 "the loss divides by a sum of class weights or by a number of unmasked positions, which "
                 "differs from batch to batch, so examples have no gradients of their own. Use NoiseMeter or "
@@ -297,7 +302,7 @@ def _shares(outputs: Tensor, gradient: Tensor) -> Tensor | None:
     The gradient is w (p - e_target) then, with p the softmax, so w follows from its lowest entry.
     """
     kind = torch.promote_types(outputs.dtype, torch.float32)
-    for axis in {1, outputs.ndim - 1} if outputs.ndim > 1 else ():
+    for axis in {1, outputs.ndim - 1} if outputs.ndim > 1 and not outputs.is_complex() else ():
         p, g = outputs.to(kind).softmax(axis), gradient.to(kind)
         lowest, target = g.min(axis, keepdim=True)
         left = 1 - p.gather(axis, target)

@@ -101,7 +101,7 @@ class NoiseMeter(Meter):
     def _see_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._is_due and torch.is_grad_enabled() and module is self._model:
             leaves = pytree.tree_leaves((args, kwargs))
-            self._shapes += [tuple(leaf.shape[:2]) for leaf in leaves if isinstance(leaf, Tensor)][:1]
+            self._shapes += [_example_axes(leaf) for leaf in leaves if isinstance(leaf, Tensor)][:1]
 
     @property
     def _norms_are_due(self) -> bool:
@@ -177,8 +177,9 @@ class NoiseMeter(Meter):
 
     @override
     def result(self, last: int | None = None) -> NoiseScale:
-        norms = norm_noise(self._norms[-last:] if last else self._norms, self._parameters)
-        return dataclasses.replace(super().result(last), norms=norms)
+        found = super().result(last)
+        start = -last // max(self.norms_every, 1) if last else 0  # they are measured every so many steps
+        return dataclasses.replace(found, norms=norm_noise(self._norms[start:], self._parameters))
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -188,4 +189,10 @@ class NoiseMeter(Meter):
     @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self._norms = list(state["other_norms"].unbind())
+        self._norms = list(self._in_order(state, "other_norms").unbind())
+
+
+def _example_axes(inputs: Tensor) -> tuple[int, ...]:
+    """Return the lengths of the axes that may count examples: the second, too, of a batch of sequences."""
+    is_sequences = inputs.ndim == 3 or (inputs.ndim == 2 and not inputs.is_floating_point())
+    return tuple(inputs.shape[: 2 if is_sequences else 1])
