@@ -72,6 +72,7 @@ def test_arrays_restore_the_state_bit_for_bit(optimizer_fn, dtype):
 def test_layer_selection_and_its_message():
     copies = Copies(network(), OPTIMIZERS["sgd"], (1,))
     assert copies.weights(0, "0.weight").shape == (64,)
+    assert copies.weights(0).shape == (sum(p.numel() for p in copies.models[0].parameters()),)
     with pytest.raises(ValueError, match=r"Unknown layer '0.weigth' among 6. Close names: 0.weight"):
         copies.weights(0, "0.weigth")
 

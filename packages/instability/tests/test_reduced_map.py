@@ -13,6 +13,7 @@ FIXED_POINT = 3.8652166217699
 
 def test_orbits_and_sharpness_match_golden(golden):
     path = PAPER.trajectory(START, golden["nonlinear_lrs"], 29).T
+    assert path.shape == (len(golden["nonlinear_lrs"]), 30)
     for lr, c, exact, sharpness in zip(
         golden["nonlinear_lrs"], path, golden["nonlinear_c"], golden["nonlinear_sharpness"], strict=True
     ):

@@ -23,6 +23,7 @@ from gdyn_common.seeding import generator
 from gdyn_common.spectral import lanczos, power_iteration
 from instability.copies import equal_bits
 from instability.metrics import real_array
+from instability.reach import check_reached
 from instability.streams import check_loss, check_model, unchanged
 
 __all__ = ["hessian_vector_product", "sharpness"]
@@ -37,8 +38,9 @@ def hessian_vector_product(
 
     Raises:
         TypeError: the loss is no scalar tensor with a gradient.
-        ValueError: nothing requires a gradient, a parameter is complex, the loss changes parameters, or an
-            operation of the model has no second derivative or a wrong one; the message names it.
+        ValueError: nothing requires a gradient, a parameter is complex, the loss changes parameters or
+            depends on none, or an operation of the model has no second derivative or a wrong one, which the
+            message names.
 
     >>> model = nn.Linear(2, 1, bias=False)
     >>> scales = torch.tensor([1.0, 3.0])
@@ -59,7 +61,9 @@ def hessian_vector_product(
     with _with_gradients(), unchanged(model):
         loss = check_loss(loss_of(model))
         has_custom = _check_graph(loss)
-        gradients = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+        found = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+        check_reached(found)
+        gradients = [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
     if any(g.layout != torch.strided for g in gradients):
         raise ValueError("a gradient is sparse and has no second derivative; pass sparse=False.")
     if versions != [p._version for p in parameters]:

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -19,16 +18,14 @@ def call(capsys, *arguments):
     return code, captured.out, captured.err
 
 
-def test_list_is_fast():
-    started = time.perf_counter()
-    run = subprocess.run(
-        [sys.executable, "-m", "instability", "list"], capture_output=True, text=True, check=True
-    )
-    usage = time.perf_counter() - started
+def test_list_imports_no_framework():
+    """It answers in 0.2 s, since what it would need seconds for is not loaded."""
+    command = [sys.executable, "-X", "importtime", "-m", "instability", "list"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "fig4-right" in run.stdout
-    assert (
-        usage < 5
-    )  # 0.2 s on an idle machine; the bound only catches the import of a framework on a busy one
+    loaded = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+    assert "instability.paper" in loaded
+    assert not loaded & {"torch", "scipy", "matplotlib", "hydra"}
 
 
 @pytest.mark.parametrize("command", ["run", "show", "thresholds", "sensitivity", "train", "accuracy-spread"])
@@ -139,18 +136,6 @@ def test_accuracy_spread_reads_arrays_and_run_folders(capsys, tmp_path):
     code, out, _ = call(capsys, "accuracy-spread", str(folder), "last=1")
     assert code == 0
     assert "swish" in out
-
-
-@pytest.mark.kill
-@pytest.mark.timeout(300)
-def test_killed_runs_resume_with_the_same_bytes(tmp_path):
-    check_killed_runs_resume(
-        "instability",
-        ["run", "fig3", "preset=smoke", "num_steps=400"],
-        tmp_path,
-        after_files=[0, 2, 5],
-        timeout_s=200,
-    )
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from instability.certificate.bits import digest, map_tensors, tensors
 from instability.copies import OptimizerFn, closed_step, trained_parameters
+from instability.reach import check_number, check_reached
 from instability.streams import RandomStreams, check_loss, check_model, unchanged
 
 __all__ = [
@@ -86,7 +87,7 @@ class TrainingRun:
         for name, value in _named(model):  # what scores it brings data of the model's own type
             value.data = value.data.to(dtypes.get(name, value.dtype))
         with unchanged(model), torch.no_grad():
-            self.score = float(training.evaluate(model))
+            self.score = check_number(training.evaluate(model), "evaluate")
         self._note("the score", (), self.score)
 
     def _step(
@@ -117,6 +118,7 @@ class TrainingRun:
                 loss.backward()
                 total = total + loss.detach().cpu()
             self.losses.append((float(total), expected))
+            check_reached(p.grad for p in trained_parameters(self.model, optimizer).values())
             for name, p in reversed(list(self.model.named_parameters())):
                 self._note(f"the gradient of {name}", (), p.grad)
             return total

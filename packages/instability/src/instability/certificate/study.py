@@ -23,6 +23,7 @@ from instability.certificate.run import Condition, Training, TrainingRun, first_
 from instability.copies import OptimizerFn
 from instability.determinism import float32_precision, numerical_settings
 from instability.metrics import average_relative_l1
+from instability.reach import check_function
 from instability.streams import unchanged
 
 __all__ = ["certify"]
@@ -61,8 +62,9 @@ def certify(
         The score, its significant digits, the effects by size, and what broke repeatability.
 
     Raises:
-        ValueError: there are no batches, they can be read once only, nothing is trained, or a condition is
-            unknown.
+        ValueError: there are no batches, they can be read once only, nothing is trained, a loss depends on no
+            trained weight, or a condition is unknown.
+        TypeError: a model or an optimiser is given instead of what makes it, or the score is no number.
 
     >>> x, y = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 2
     >>> found = certify(
@@ -81,6 +83,8 @@ def certify(
         raise ValueError("batches is empty; pass one batch for each step.")
     if unknown := set(conditions) - set(get_args(Condition)):
         raise ValueError(f"conditions={sorted(unknown)} are unknown. Allowed: {list(get_args(Condition))}.")
+    check_function(model_fn, "model_fn")
+    check_function(optimizer_fn, "optimizer_fn")
     training = Training(loss_of, model_fn, optimizer_fn, batches, evaluate, seed)
     with unchanged():
         trained = [p for p in training.start().parameters() if p.requires_grad]

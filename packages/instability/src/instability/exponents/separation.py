@@ -17,6 +17,7 @@ from torch import Tensor
 
 from instability.copies import Copies, LossOf
 from instability.exponents.training_step import SQUARES, varies
+from instability.reach import check_reached
 
 __all__ = ["lyapunov_estimate"]
 
@@ -37,7 +38,8 @@ def lyapunov_estimate(
         seed: of the first direction.
 
     Raises:
-        ValueError: there are not two unperturbed copies, or the separation is not positive and finite.
+        ValueError: there are not two unperturbed copies, the separation is not positive and finite, or a loss
+            depends on no trained weight of the copies.
         TypeError: the optimiser is LBFGS.
         FloatingPointError: a copy is no longer finite; the step is named.
 
@@ -62,6 +64,7 @@ def lyapunov_estimate(
     growth = []
     for number, loss_of in enumerate(losses, 1):
         copies.step(loss_of)
+        check_reached(p.grad for p in copies.trained(0).values())
         distance = _distance(copies)
         if not math.isfinite(distance):
             raise FloatingPointError(

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from instability.copies import rebuilt, trained_parameters, twin
 from instability.exponents.tangent import Map, State, has_tangent
 from instability.perturbed_sgd import PerturbedOptimizer
-from instability.streams import RandomStreams, check_loss
+from instability.reach import check_copyable, check_reached
+from instability.streams import RandomStreams, check_loss, check_model
 
 __all__ = ["SQUARES", "training_map", "varies"]
 
@@ -57,9 +58,9 @@ def training_map(
 
     Raises:
         TypeError: the optimiser is LBFGS, which evaluates the loss several times in a step; or there are
-            hooks, which a copy would lose.
-        ValueError: nothing is trained, parameters of no model are trained, or the optimiser keeps something
-            between its steps that is no tensor of a parameter.
+            hooks, which a copy would lose, or functions that hold a layer, which it would share.
+        ValueError: nothing is trained, parameters of no model are trained, the loss does not depend on them,
+            or the optimiser keeps something between its steps that is no tensor of a parameter.
 
     >>> import math
     >>> from instability.exponents.spectrum import lyapunov_exponents
@@ -73,6 +74,7 @@ def training_map(
         raise TypeError("LBFGS evaluates the loss several times in a step; use SensitivityProbe for it.")
     if isinstance(optimizer, PerturbedOptimizer):  # rounding has no tangent
         optimizer = optimizer.optimizer
+    check_copyable(check_model(model))
     streams = RandomStreams.now()
     mapped = _TrainingMap(*twin(model, optimizer), loss_of, before_step)
     after = RandomStreams.now()
@@ -99,6 +101,7 @@ class _Gradients(nn.Module):
         loss = check_loss(self._loss_of(self.model, number))
         moves = any(v is not None for v in tangents)
         found = torch.autograd.grad(loss, weights, allow_unused=True, create_graph=moves)
+        check_reached(found)
         pairs = [
             (g, v)
             for g, v in zip(found, tangents, strict=True)

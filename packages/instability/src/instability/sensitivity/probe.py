@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from gdyn_common.errors import require_count
 from instability.copies import Copies, LossOf, OptimizerFn, StepFn, equal_bits
 from instability.determinism import numerical_settings
 from instability.metrics import first_step_above, growth_rate, relative_l2
+from instability.reach import check_copyable, check_number, held, left_alone
 from instability.rounding import Rooms
 from instability.sensitivity.distance import layer_divergence
 from instability.sensitivity.report import CopyOutcome, SensitivityReport
-from instability.streams import unchanged
+from instability.streams import check_model, unchanged
 
 __all__ = ["SensitivityProbe"]
 
@@ -71,6 +76,7 @@ class SensitivityProbe:
         require_count("every", every)
         if isinstance(perturbations, int):
             raise ValueError(f"perturbations={perturbations} is one number; pass a list: (1, 1, 2, 3).")
+        check_copyable(check_model(model))
         self.copies = Copies(model, optimizer, perturbations)
         self.every = every
         self.num_steps = 0
@@ -97,7 +103,7 @@ class SensitivityProbe:
     def step(self, loss_of: LossOf) -> None:
         """Train every shadow copy on one loss; call it once per step of your loop, before your own update."""
         with unchanged():
-            self._advance(lambda: self.copies.step(loss_of))
+            self._advance(self.copies.step, loss_of)
 
     def advance(self, step: StepFn) -> None:
         """Make one whole step of your own with every shadow copy, before you make it with your model.
@@ -107,27 +113,23 @@ class SensitivityProbe:
                 clipping, ``optimizer.step()``. It returns the loss, or ``None``.
 
         Raises:
-            RuntimeError: the step changed your own model, or an earlier one ended in an exception.
+            RuntimeError: the step changed your own model, scheduler or gradient scaler, or an earlier one
+                ended in an exception.
         """
         with unchanged():
-            self._advance(lambda: self.copies.advance(step))
+            self._advance(self.copies.advance, step)
 
-    def _advance(self, make: Callable[[], list[float]]) -> None:
+    def _advance(self, make: Callable[[Any], list[float]], function: LossOf | StepFn) -> None:
         if self._optimizer is not None:
             self.copies.follow(self._optimizer)
             theirs = dict(self._model.named_parameters())
             if self._left_at < 0 and not all(
                 name in theirs and equal_bits(p.detach(), theirs[name].detach())
-                for name, p in self.copies.trained(0).items()
+                for name, p in self.copies.models[0].named_parameters()
             ):
                 self._left_at = self.num_steps
-        before = self._versions()
-        losses = make()
-        if changed := [name for name, version in self._versions().items() if before.get(name) != version]:
-            raise RuntimeError(
-                f"the step changed your own model ({changed[0]} or its gradient): use the model and the "
-                "optimiser that it is given, not yours."
-            )
+        with self._only_copies_change(function):
+            losses = make(function)
         self.num_steps += 1
         for index, loss in enumerate(losses):
             if not np.isfinite(loss):
@@ -137,10 +139,30 @@ class SensitivityProbe:
         if self.num_steps % self.every == 0:
             self._measure()
 
+    @contextlib.contextmanager
+    def _only_copies_change(self, function: LossOf | StepFn) -> Iterator[None]:
+        """Put back what belongs to other modules of the user, and refuse a change of the model itself."""
+        own, reached = set(self._model.modules()), list(held(function))
+        counting = [x for x in reached if isinstance(x, GradScaler | LRScheduler)]
+        before, counts = self._versions(), [x.state_dict() for x in counting]
+        with left_alone(x for x in reached if isinstance(x, nn.Module) and x not in own):
+            yield
+        if changed := [name for name, version in self._versions().items() if before.get(name) != version]:
+            raise RuntimeError(
+                f"the step changed your own model ({changed[0]} or its gradient): use the model and the "
+                "optimiser that it is given, not yours."
+            )
+        for x, count in zip(counting, counts, strict=True):
+            if x.state_dict() != count:
+                raise RuntimeError(
+                    f"the step changed your own {type(x).__name__}, which moves on with every copy: keep one "
+                    "scaler for each model, and call a scheduler after the step."
+                )
+
     def _versions(self) -> dict[str, tuple[object, ...]]:
-        """How often torch has changed each parameter of the user's model, and its gradient."""
-        named = self._model.named_parameters()
-        return {n: (p._version, id(p.grad), p.grad is not None and p.grad._version) for n, p in named}
+        """How often torch has changed each parameter and buffer of the user's model, and its gradient."""
+        named = (*self._model.named_parameters(), *self._model.named_buffers())
+        return {n: (t._version, id(t.grad), t.grad is not None and t.grad._version) for n, t in named}
 
     def _look_for_nonfinite(self, index: int) -> None:
         if self._nonfinite_at[index] < 0 and not self.copies.is_finite(index):
@@ -203,7 +225,7 @@ class SensitivityProbe:
         if evaluate is None:
             return float("nan")
         with unchanged(model):
-            return float(evaluate(model))
+            return check_number(evaluate(model), "evaluate")
 
     def report(self, evaluate: Callable[[nn.Module], float] | None = None) -> SensitivityReport:
         """Return what was measured so far.

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from gdyn_common.errors import require_count
 from instability.copies import OptimizerFn
+from instability.reach import check_function
 from instability.sensitivity.probe import SensitivityProbe
 from instability.sensitivity.report import SensitivityReport
-from instability.streams import unchanged
+from instability.streams import check_loss, unchanged
 
 __all__ = ["numerical_sensitivity"]
 
@@ -51,7 +52,7 @@ def numerical_sensitivity(
         seed: seed of torch's generator for the model, the data order and random layers; the caller's
             generator is left as it was.
         loss_fn: maps ``(model(inputs), targets)`` to a scalar. By default cross-entropy, or for a batch that
-            is a mapping the loss that the model returns (``outputs.loss``).
+            is a mapping the loss that the model returns (``outputs.loss`` or ``outputs["loss"]``).
         evaluate: optional score of a trained model, e.g. its test accuracy.
         every: measure every so many steps.
 
@@ -59,7 +60,8 @@ def numerical_sensitivity(
         The outcome of each copy, divergence curves in total and by layer, and the numerical settings.
 
     Raises:
-        ValueError: no steps, no data, or perturbations without a baseline.
+        ValueError: no steps, no data, perturbations without a baseline, or no class to tell from another.
+        TypeError: model, batches, outputs or score are of another kind.
 
     >>> x, y = torch.randn(32, 4, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 2
     >>> report = numerical_sensitivity(
@@ -69,6 +71,7 @@ def numerical_sensitivity(
     (True, True)
     """
     require_count("steps", steps)
+    check_function(model_fn, "model_fn")
     with unchanged():
         torch.manual_seed(seed)
         with SensitivityProbe(model_fn(), optimizer_fn, perturbations, every=every) as probe:
@@ -81,7 +84,7 @@ def numerical_sensitivity(
                     )
                 loss_of = partial(_loss, loss_fn, *(batch if is_pair else (batch, None)))
                 # Not `step`, which puts the streams back: random layers must draw anew in every step.
-                probe._advance(partial(probe.copies.step, loss_of))
+                probe._advance(probe.copies.step, loss_of)
         return probe.report(evaluate)
 
 
@@ -90,7 +93,30 @@ def _loss(loss_fn: Callable[[Any, Any], Tensor] | None, x: Any, y: Any, model: n
     outputs = model(**x) if isinstance(x, Mapping) else model(*arguments)
     if loss_fn is not None:
         return loss_fn(outputs, y)
-    return outputs.loss if y is None else nn.functional.cross_entropy(outputs, y)
+    if y is None:
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
+        if loss is None:
+            raise TypeError(
+                f"the model returned a {type(outputs).__name__} without a loss for a mapping as batch; "
+                "put the labels into it, or pass loss_fn."
+            )
+        return check_loss(loss)
+    if not (isinstance(outputs, Tensor) and isinstance(y, Tensor)):
+        raise TypeError(
+            f"the model returned a {type(outputs).__name__} and the targets are a {type(y).__name__}, no two "
+            "tensors for cross-entropy: pass loss_fn."
+        )
+    if outputs.ndim and outputs.shape[min(1, outputs.ndim - 1)] == 1:
+        raise ValueError(
+            f"the model returned the shape {tuple(outputs.shape)}: of one class, cross-entropy is always 0; "
+            "pass loss_fn."
+        )
+    if y.is_floating_point() and y.shape != outputs.shape:
+        raise ValueError(
+            f"the targets are {y.dtype} of shape {tuple(y.shape)}, which cross-entropy does not take for "
+            f"scores of shape {tuple(outputs.shape)}: pass whole numbers, or loss_fn."
+        )
+    return nn.functional.cross_entropy(outputs, y)
 
 
 def _batches(data: Iterable[Batch] | Callable[[int], Batch], steps: int) -> Iterator[Batch]:

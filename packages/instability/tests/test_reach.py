@@ -1,0 +1,334 @@
+"""Losses, steps and models that reach for something other than what they are given."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from types import MethodType
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from instability import (
+    Copies,
+    SensitivityProbe,
+    certify,
+    hessian_vector_product,
+    lyapunov_estimate,
+    numerical_sensitivity,
+    sharpness,
+    training_map,
+)
+
+X = torch.randn(16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+Y = torch.arange(16) % 3
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.5)
+
+
+def loss_of(model: nn.Module, *_) -> torch.Tensor:
+    return functional.cross_entropy(model(X), Y)
+
+
+def update(model, optimizer):
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    optimizer.step()
+
+
+OTHER = net()
+
+
+def of_another(*_) -> torch.Tensor:
+    return loss_of(OTHER)
+
+
+TOOLS = {
+    "training_map": lambda model: training_map(model, sgd(model.parameters()), of_another),
+    "lyapunov_estimate": lambda model: lyapunov_estimate(Copies(model, sgd, (1, 1)), [of_another]),
+    "sharpness": lambda model: sharpness(model, of_another),
+    "hessian_vector_product": lambda model: hessian_vector_product(model, of_another),
+    "certify": lambda model: certify(
+        of_another, lambda: model, sgd, [X], evaluate=lambda m: float(loss_of(m))
+    ),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_loss_of_another_model_says_nothing_about_this_one(tool):
+    """Exponent 0, sharpness 0 and a score that nothing moves: answers for a model that stands still."""
+    with pytest.raises(ValueError, match="depends on no trained weight of the model that it was given"):
+        TOOLS[tool](net())
+
+
+# models whose copies would compute with the first one's layers --------------------------------------
+
+
+class Remembers(nn.Module):
+    """Keeps what a layer gives by a hook, which is a closure, a method, or a partial object."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.kept = nn.Linear(4, 6).double(), nn.Linear(6, 3).double(), None
+        hooks = {
+            "closure": lambda module, given, output: setattr(self, "kept", output),
+            "method": self.keep,
+            "partial": partial(Remembers.keep, self),
+        }
+        self.first.register_forward_hook(hooks[kind])
+
+    def keep(self, module, given, output) -> None:
+        self.kept = output
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.first(x)
+        return self.last(torch.tanh(self.kept))
+
+
+def with_forward_of_its_own() -> nn.Module:
+    model = net()
+    model.forward = lambda x: model[2](torch.tanh(model[0](x)))
+    return model
+
+
+def with_a_function_of_this_file() -> nn.Module:
+    OTHER.forward = lambda x: OTHER[2](x[:, :1].expand(-1, 6))
+    return OTHER
+
+
+@pytest.mark.parametrize("tool", ["probe", "map"])
+@pytest.mark.parametrize(
+    "make", [lambda: Remembers("closure"), with_forward_of_its_own, with_a_function_of_this_file]
+)
+def test_a_function_that_holds_a_layer_would_share_it_with_the_copies(make, tool):
+    model = make()
+    attach = {
+        "probe": lambda: SensitivityProbe(model, sgd(model.parameters())),
+        "map": lambda: training_map(model, sgd(model.parameters()), loss_of),
+    }
+    try:
+        with pytest.raises(
+            TypeError, match=r"keeps the function .*<lambda>, which holds one of its own layers"
+        ):
+            attach[tool]()
+    finally:
+        vars(OTHER).pop("forward", None)
+
+
+def with_its_own_method() -> nn.Module:
+    model = net()
+    model.forward = MethodType(lambda self, x: self[2](torch.tanh(self[0](x))), model)
+    return model
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:  # torch keeps weak references to its weights
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell, self.last = nn.LSTM(1, 6, batch_first=True).double(), nn.Linear(6, 3).double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.cell(x[:, :, None])[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Remembers("method"),
+        lambda: Remembers("partial"),
+        with_its_own_method,
+        Recurrent,
+        lambda: torch.compile(net(), backend="eager"),
+    ],
+)
+def test_what_is_copied_with_its_layers_is_followed_bit_for_bit(make):
+    model = make()
+    optimizer = sgd(model.parameters())
+    start = copy.deepcopy(list(model.parameters()))
+    probe = SensitivityProbe(model, optimizer, (1, 1))
+    for _ in range(3):
+        probe.advance(update)
+        update(model, optimizer)
+    for p, q, before in zip(model.parameters(), probe.copies.models[0].parameters(), start, strict=True):
+        assert torch.equal(p, q)
+        assert not torch.equal(p, before)
+
+
+# what else the user has -----------------------------------------------------------------------------
+
+
+def discriminator() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1)).double()
+
+
+class Trainer:
+    def __init__(self, judge: nn.Module) -> None:
+        self.judge = judge
+
+    def loss(self, model: nn.Module) -> torch.Tensor:
+        return self.judge(model(X)).mean()
+
+
+@pytest.mark.parametrize("kind", ["closure", "bound", "attribute", "partial"])
+def test_a_discriminator_keeps_gradients_and_averages_of_its_own(kind):
+    judge, generator = discriminator(), net()
+    judge(torch.ones(8, 3).double()).sum().backward()
+    before = copy.deepcopy([(p.grad, p.grad.clone()) for p in judge.parameters()])
+    gradients = [p.grad for p in judge.parameters()]
+    buffers = copy.deepcopy(dict(judge.named_buffers()))
+    trainer = Trainer(judge)
+    losses = {
+        "closure": lambda m: judge(m(X)).mean(),
+        "bound": trainer.loss,
+        "attribute": lambda m: trainer.judge(m(X)).mean(),
+        "partial": partial(lambda other, m: other(m(X)).mean(), judge),
+    }
+    probe = SensitivityProbe(generator, sgd(generator.parameters()), (1, 1, 3))
+    probe.step(losses[kind])
+    assert probe.copies.same_bits(1)
+    assert (probe.copies.weights(0) != Copies(generator, sgd, (1,)).weights(0)).any()
+    for p, gradient, (_, values) in zip(judge.parameters(), gradients, before, strict=True):
+        assert p.grad is gradient
+        assert torch.equal(gradient, values)
+    assert all(torch.equal(b, buffers[name]) for name, b in judge.named_buffers())
+
+
+def test_a_network_in_the_loss_of_a_study_keeps_its_averages():
+    judge = discriminator()
+    buffers = copy.deepcopy(dict(judge.named_buffers()))
+    numerical_sensitivity(net, [(X, Y)], sgd, 2, (1, 3), loss_fn=lambda outputs, _: judge(outputs).mean())
+    assert all(torch.equal(b, buffers[name]) for name, b in judge.named_buffers())
+    assert all(p.grad is None for p in judge.parameters())
+
+
+def test_what_counts_the_steps_of_all_copies_is_refused():
+    model = net()
+    optimizer = sgd(model.parameters())
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    scaler = torch.amp.GradScaler("cpu", growth_interval=1)
+    update(model, optimizer)
+
+    def scheduled(one, its):
+        update(one, its)
+        scheduler.step()
+
+    def scaled(one, its):
+        its.zero_grad()
+        scaler.scale(loss_of(one)).backward()
+        scaler.step(its)
+        scaler.update()
+
+    for step, name in ((scheduled, "StepLR"), (scaled, "GradScaler")):
+        with pytest.raises(RuntimeError, match=f"changed your own {name}, which moves on with every copy"):
+            SensitivityProbe(model, optimizer).advance(step)
+
+
+def test_averages_of_the_users_own_model_are_no_business_of_the_copies():
+    model = discriminator()
+    probe = SensitivityProbe(model, sgd(model.parameters()))
+
+    def distil(one):
+        with torch.no_grad():
+            aim = model(X[:, :3])
+        return (one(X[:, :3]) - aim - 1).square().sum()
+
+    with pytest.raises(RuntimeError, match="the step changed your own model"):
+        probe.step(distil)
+
+
+def test_a_layer_set_free_in_mid_run_is_told_at_its_first_step():
+    model = net()
+    model[0].requires_grad_(False)
+    optimizer = sgd(model.parameters())
+    probe = SensitivityProbe(model, optimizer)
+    for number in range(4):
+        model[0].requires_grad_(number > 1)
+        probe.step(loss_of)
+        update(model, optimizer)
+    assert probe.report().left_at == 3
+
+
+# what a study is given ------------------------------------------------------------------------------
+
+
+class Answers(nn.Module):
+    """Returns its scores inside something."""
+
+    def __init__(self, wrap) -> None:
+        super().__init__()
+        self.net, self.wrap = net(), wrap
+
+    def forward(self, x, labels=None):
+        scores = self.net(x)
+        return self.wrap(scores, None if labels is None else functional.cross_entropy(scores, labels))
+
+
+def test_a_mapping_with_the_loss_is_as_good_as_an_object_with_it():
+    batch = {"x": X, "labels": Y}
+    reports = [
+        numerical_sensitivity(partial(Answers, wrap), [batch], sgd, 5, (1, 3))
+        for wrap in (lambda scores, loss: {"loss": loss}, lambda scores, loss: Loss(loss))
+    ]
+    plain = numerical_sensitivity(net, [(X, Y)], sgd, 5, (1, 3))
+    for report in reports:
+        assert (report.divergence == plain.divergence).all()
+        assert report.injected
+
+
+class Loss:
+    def __init__(self, loss: torch.Tensor) -> None:
+        self.loss = loss
+
+
+FLOATS = torch.randn(16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("make", "batch", "error", "message"),
+    [
+        (lambda: Answers(lambda s, _: {"logits": s}), (X, Y), TypeError, r"returned a dict .* pass loss_fn"),
+        (lambda: Answers(lambda s, _: (s, 1)), (X, Y), TypeError, r"returned a tuple .* pass loss_fn"),
+        (lambda: Answers(lambda s, _: s), {"x": X}, TypeError, r"a Tensor without a loss .* put the labels"),
+        (lambda: nn.Linear(4, 1).double(), (X, FLOATS[:, None]), ValueError, "of one class, cross-entropy"),
+        (lambda: nn.Linear(4, 1).double(), (X, Y), ValueError, "of one class, cross-entropy is always 0"),
+        (net, (X, FLOATS), ValueError, r"targets are torch.float64 of shape \(16,\)"),
+        (net, (X, Y.tolist()), TypeError, "the targets are a list"),
+        (net(), (X, Y), TypeError, "model_fn is a Sequential; pass a function that makes a new one"),
+    ],
+)
+def test_what_cross_entropy_does_not_take_is_named(make, batch, error, message):
+    with pytest.raises(error, match=message):
+        numerical_sensitivity(make, [batch], sgd, 2)
+
+
+def test_probabilities_are_targets():
+    soft = torch.softmax(X[:, :3], 1)
+    assert numerical_sensitivity(net, [(X, soft)], sgd, 2, (1, 3)).injected
+
+
+@pytest.mark.parametrize("score", [None, [0.5, 0.5], torch.ones(2)])
+def test_a_score_is_one_number(score):
+    with pytest.raises(TypeError, match=r"evaluate returned a .*; let it return one number"):
+        numerical_sensitivity(net, [(X, Y)], sgd, 1, evaluate=lambda model: score)
+    with pytest.raises(TypeError, match=r"evaluate returned a .*; let it return one number"):
+        certify(loss_of, net, sgd, [X], evaluate=lambda model: score)
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer", "name"),
+    [(net(), sgd, "model_fn is a Sequential"), (net, sgd(net().parameters()), "optimizer_fn is a SGD")],
+)
+def test_a_certificate_makes_every_run_anew(model, optimizer, name):
+    with pytest.raises(TypeError, match=name):
+        certify(loss_of, model, optimizer, [X], evaluate=lambda m: 0.0)
