@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 import torch
 from gauntlet import classes, draw, mlp
@@ -142,3 +145,84 @@ def test_parameters_that_cannot_be_differentiated_where_they_stand():
     plain[2].bias.data[1] = torch.inf
     with pytest.raises(ValueError, match="params holds non-finite values"):
         surface.hvp(None, x.float(), y, v)
+
+
+@pytest.mark.parametrize("refill", ["in place", "behind autograd's back"])
+def test_an_operator_keeps_the_batch_that_it_was_made_for(refill):
+    """The kept graph used the caller's memory, and gave a symmetric mix of two batches."""
+    model, x, y = mlp(), draw(9, 5), torch.arange(9) % 3
+    operator = LossSurface(model, CE).operator(None, (x, y))
+    identity = torch.eye(operator.n)
+    before = operator.matvec(identity)
+    if refill == "in place":
+        x.mul_(2)
+    else:
+        x.numpy()[:] *= 2
+    torch.testing.assert_close(operator.matvec(identity), before)
+
+
+def test_an_operator_keeps_the_parameters_that_it_holds_fixed():
+    model, x, y = mlp(), draw(9, 5), torch.arange(9) % 3
+    operator = LossSurface(model, CE, layers=["0"]).operator(None, (x, y))
+    identity = torch.eye(operator.n)
+    before = operator.matvec(identity)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(0.5)
+    torch.testing.assert_close(operator.matvec(identity), before)
+
+
+def test_a_weight_tied_by_an_attribute_is_refused():
+    model = nn.Sequential(nn.Linear(5, 3, bias=False), nn.Tanh(), nn.Linear(3, 5, bias=False))
+    tied = model[0].weight.t()
+    del model[2].weight
+    model[2].weight = tied
+    x = draw(4, 5)
+    surface = LossSurface(model, nn.MSELoss())
+    v = torch.ones(surface.n)
+    for call in (
+        lambda: surface.hvp(None, x, x, v),
+        lambda: surface.hessian(None, x, x),
+        lambda: surface.operator(None, (x, x)).matvec(v),
+    ):
+        with pytest.raises(ValueError, match=r"reaches parameter '0.weight' by a reference of its own"):
+            call()
+
+
+def test_a_hook_that_is_added_later_is_looked_at():
+    model, x, y = mlp(), draw(9, 5), torch.arange(9) % 3
+    surface = LossSurface(model, CE)
+    v = torch.ones(surface.n)
+    surface.hvp(None, x, y, v)
+    model[1].register_forward_hook(lambda module, inputs, output: output * output.detach())
+    with pytest.raises(ValueError, match="in another way than its derivative says"):
+        surface.hvp(None, x, y, v)
+
+
+def test_surfaces_on_one_model_take_turns_in_threads():
+    model, x, y = mlp(), draw(9, 5), torch.arange(9) % 3
+    own = list(model.parameters())
+    surfaces = [LossSurface(model, CE), LossSurface(model, nn.CrossEntropyLoss(reduction="sum"))]
+    v = torch.ones(surfaces[0].n)
+    expected = [surface.hvp(None, x, y, v) for surface in surfaces]
+    found = [[], []]
+
+    def work(index):
+        for _ in range(50):
+            found[index].append(surfaces[index].hvp(None, x, y, v))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=work, args=(index,)) for index in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(p is q for p, q in zip(own, model.parameters(), strict=True))
+    for products, right in zip(found, expected, strict=True):
+        assert len(products) == 50
+        for product in products:
+            torch.testing.assert_close(product, right)

@@ -72,7 +72,7 @@ class LossEvaluation:
         self.model, self.loss, self.memory_budget = model, loss, memory_budget
         self.layout = ParameterLayout.of(model, layers)
         self.dtype = _type_of_computation(model, dtype)
-        self._is_checked = False
+        self._checked: list[tuple[object, ...]] = []
 
     @property
     def n(self) -> int:
@@ -142,17 +142,20 @@ class LossEvaluation:
     def check_second_derivative(self, params: Parameters, x: Inputs, y: Any) -> None:
         """Compare a product with differences of the gradient, once, unless nothing but PyTorch's layers runs.
 
+        A module or forward hook that is new since then makes it look again.
+
         What is cut off from the graph, and what an operation's backward pass takes for a constant, moves with
         the parameters, but has no second derivative. In double precision where the first look says no.
 
         Raises:
             ValueError: If the gradient changes in another way than its derivative says.
         """
-        if self._is_checked:
+        parts = self.parts
+        now = [(module, *module._forward_hooks, *module._forward_pre_hooks) for module in parts.modules]
+        if parts.runs_only_torch or (self._checked and self._checked == now):
             return
         is_wrong, names = False, list[str]()
-        types = () if self.parts.runs_only_torch else (self.dtype, torch.float64)
-        for dtype in dict.fromkeys(types):
+        for dtype in dict.fromkeys((self.dtype, torch.float64)):
             part = LossEvaluation(self.model, self.loss, dtype, self.layout.names, self.memory_budget)
             try:
                 differs, is_wrong, names = part._compare_with_differences(params, x, y)
@@ -170,7 +173,7 @@ class LossEvaluation:
                 "hooks on tensors, or an autograd.Function whose backward pass cannot be differentiated"
                 f"{functions}. Write it with operations of PyTorch, or give what stays fixed with the batch."
             )
-        self._is_checked = True
+        self._checked = now
 
     def check_loss(self, output: Tensor, x: Inputs, y: Any) -> None:
         """Check the second derivative of the loss alone, by the model's output."""
@@ -258,7 +261,7 @@ class LossEvaluation:
             for module in () if hooks else parts.changing:
                 if module._backward_hooks or module._backward_pre_hooks:
                     vars(module).update(_backward_hooks={}, _backward_pre_hooks={})
-            new = {id(tensor): cast(tensor, self.dtype) for tensor in parts.of_loss}
+            new = {id(tensor): cast(tensor, self.dtype).clone() for tensor in parts.of_loss}
             with swapped(parts, new) if new else nullcontext():
                 yield watch
 

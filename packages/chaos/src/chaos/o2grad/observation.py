@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,17 @@ def untouched(parts: Parts) -> Iterator[Watch]:
 
     Batch norm in training mode uses batch statistics and keeps its running ones; attention runs in the form
     that has second derivatives; compiled modules run as they were written; inference mode, autocast and the
-    cache of parametrizations are off, whatever surrounds the call.
+    cache of parametrizations are off, whatever surrounds the call. Threads take turns.
     """
+    with _one_at_a_time:
+        yield from _untouched(parts)
+
+
+_one_at_a_time = RLock()
+"""Two evaluations of one model would each put back what the other had swapped."""
+
+
+def _untouched(parts: Parts) -> Iterator[Watch]:
     is_torch = parts.runs_only_torch  # whose layers write into no buffers but those that are swapped
     modules = [] if is_torch else parts.modules
     buffers = [(b, b.detach().clone()) for m in modules for b in m._buffers.values() if b is not None]

@@ -269,7 +269,7 @@ class CurvatureOperator:
             if not outputs:
                 outputs.append(self._averaging.weight(output, y, samples))
 
-        function.seen = seen
+        function.seen, function.is_kept = seen, True
         if self.kind == "hessian":
             lines = Linearisation(function, self.point, self.surface.memory_budget)
             return _Part(

@@ -168,6 +168,7 @@ class LossFunction:
         y: Targets, ``None`` where the loss takes the output only.
         dtype: Type of the computation.
         seen: Called with every output of the model.
+        is_kept: Whether a graph of it outlives the call, so that it must not follow the caller's tensors.
         live: Names of the differentiated ones by identity; a graph of this function must not reach them.
     """
 
@@ -179,6 +180,7 @@ class LossFunction:
     y: Any
     dtype: torch.dtype
     seen: Callable[[Any], None]
+    is_kept: bool = False
     live: dict[int, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -221,6 +223,8 @@ class LossFunction:
         else:
             buffers = {name: tensor.clone() for name, tensor in buffers.items()}
         others = {name: p.detach() for name, p in self.parts.parameters.items() if id(p) not in self.live}
+        if self.is_kept:
+            others = {name: tensor.clone() for name, tensor in others.items()}
         return {
             name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
             for name, tensor in (buffers | others).items()
@@ -237,7 +241,8 @@ class LossFunction:
     def value(self) -> Tensor:
         """Return the loss at the parameters that the model has."""
         x, y = batch = self.x, self.y
-        if not self.parts.keeps_inputs or any(tensor.is_inference() for tensor in tensors(batch)):
+        is_safe = self.parts.keeps_inputs and not self.is_kept
+        if not is_safe or any(tensor.is_inference() for tensor in tensors(batch)):
             x, y = copied(batch)
         output = call(self.model, x)
         self.seen(output)

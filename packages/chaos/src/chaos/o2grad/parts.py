@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _NormBase
 
 EMBEDDINGS = nn.Embedding, nn.EmbeddingBag
+_KINDS = Tensor, nn.Parameter  # other classes bring operations of their own
 _CHANGING = nn.RNNBase, _NormBase  # the layers of PyTorch that change their own attributes, or are made to
 
 
@@ -56,7 +57,7 @@ class Parts:
             is_known
             and not _hooks_of_all()
             and all(map(_is_of_torch, self.modules))
-            and not any(tensor._backward_hooks for _, _, tensor in self.places)
+            and not any(type(t) not in _KINDS or t._backward_hooks for _, _, t in self.places)
         )
         self.changing, self.keeps_inputs = self.modules, False
         if self.runs_only_torch:
@@ -126,7 +127,7 @@ def _is_of_torch(module: nn.Module) -> bool:
     return (
         _is_layer_of_torch(type(module))  # type: ignore[arg-type]
         and _is_plain_itself(module)
-        and True not in map(callable, vars(module).values())
+        and not any(callable(own) or isinstance(own, Tensor) for own in vars(module).values())
     )
 
 
