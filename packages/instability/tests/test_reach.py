@@ -141,9 +141,28 @@ class Recurrent(nn.Module):
         return self.last(self.cell(x[:, :, None])[0][:, -1])
 
 
+encode, decode = nn.Linear(4, 6).double(), nn.Linear(6, 3).double()
+
+
+class KeepsItsMethod(nn.Module):
+    """Built of layers that are globals of the names that its attributes have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.decode = encode, decode
+        self.way = self.plain
+
+    def plain(self, x: torch.Tensor) -> torch.Tensor:
+        return self.decode(torch.tanh(self.encode(x)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.way(x)
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        KeepsItsMethod,
         lambda: Remembers("method"),
         lambda: Remembers("partial"),
         with_its_own_method,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -93,11 +94,11 @@ def held(function: Any) -> Iterator[Any]:
             waiting += [entry for cell in cells for entry in _attributes(cell)]
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for inner in code.co_consts:
-        if isinstance(inner, CodeType):
-            yield from _names(inner)
+@lru_cache(1024)
+def _names(code: CodeType) -> frozenset[str]:
+    """Return what a function loads as globals; an attribute of the same name is no global."""
+    loads = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return frozenset(loads).union(*(_names(c) for c in code.co_consts if isinstance(c, CodeType)))
 
 
 def _attributes(value: Any) -> list[Any]:
