@@ -6,6 +6,7 @@ import copy
 from functools import partial
 from types import MethodType
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from instability import (
     certify,
     hessian_vector_product,
     lyapunov_estimate,
+    lyapunov_exponents,
     numerical_sensitivity,
     sharpness,
     training_map,
@@ -68,6 +70,40 @@ def test_a_loss_of_another_model_says_nothing_about_this_one(tool):
     """Exponent 0, sharpness 0 and a score that nothing moves: answers for a model that stands still."""
     with pytest.raises(ValueError, match="depends on no trained weight of the model that it was given"):
         TOOLS[tool](net())
+
+
+class Clears(torch.optim.SGD):
+    def step(self, closure=None):
+        super().step(closure)
+        self.zero_grad()
+
+
+def sometimes(model: nn.Module) -> torch.Tensor:
+    return 2.5 * model.weight.square().sum()
+
+
+def nothing(_: nn.Module) -> torch.Tensor:
+    return torch.zeros((), requires_grad=True)
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, Clears])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_step_may_have_nothing_to_learn(make, first):
+    """A batch without positives; the others multiply by 1 - 0.1 * 5."""
+    model = nn.Linear(1, 1, bias=False).double()
+    losses = [nothing if number % 2 == first else sometimes for number in range(4)]
+    growth = lyapunov_estimate(Copies(model, lambda p: make(p, lr=0.1), (1, 1)), losses)
+    np.testing.assert_allclose(np.exp(growth), [1, 0.5, 1, 0.5] if first == 0 else [0.5, 1, 0.5, 1])
+    step, state = training_map(model, make(model.parameters(), lr=0.1), lambda m, n: losses[n % 4](m))
+    exponent = lyapunov_exponents(step, state, num_steps=4).exponents[0]
+    np.testing.assert_allclose(exponent, np.log(0.5) / 2)
+
+
+def test_what_an_optimiser_keeps_is_there_from_step_0_on():
+    model = nn.Linear(1, 1, bias=False).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with pytest.raises(ValueError, match=r"step 1 makes what the optimiser keeps \(weight/momentum_buffer\)"):
+        training_map(model, optimizer, lambda m, number: sometimes(m) if number else nothing(m))
 
 
 # models whose copies would compute with the first one's layers --------------------------------------

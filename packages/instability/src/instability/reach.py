@@ -15,12 +15,15 @@ from torch.optim import Optimizer
 __all__ = ["check_copyable", "check_function", "check_number", "check_reached", "held", "left_alone"]
 
 
-def check_reached(gradients: Iterable[Tensor | None]) -> None:
-    """Raise ValueError if a loss has a gradient at none of the weights that are trained."""
+def check_reached(gradients: Iterable[Tensor | None], steps: str = "") -> None:
+    """Raise ValueError if a loss has a gradient at none of the weights that are trained.
+
+    One step may by design have nothing to learn: of several, pass what all of them reached.
+    """
     if all(gradient is None for gradient in gradients):
         raise ValueError(
-            "the loss depends on no trained weight of the model that it was given; let it use its argument, "
-            "not another model."
+            f"the loss depends on no trained weight of the model that it was given{steps}; let it use its "
+            "argument, not another model."
         )
 
 
