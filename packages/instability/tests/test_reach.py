@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from functools import partial
 from types import MethodType
 
@@ -257,6 +258,66 @@ def test_a_discriminator_keeps_gradients_and_averages_of_its_own(kind):
         assert p.grad is gradient
         assert torch.equal(gradient, values)
     assert all(torch.equal(b, buffers[name]) for name, b in judge.named_buffers())
+
+
+class Centred(nn.Module):
+    """A loss with a moving centre, in place or assigned anew, and a counter."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(3, dtype=torch.float64))
+        self.in_place, self.calls = in_place, 0
+
+    def forward(self, outputs: torch.Tensor) -> torch.Tensor:
+        loss = functional.cross_entropy(outputs, ((outputs.detach() - self.centre) / 0.1).softmax(1))
+        mean = outputs.detach().mean(0)
+        if self.in_place:
+            self.centre.mul_(0.9).add_(mean, alpha=0.1)
+        else:
+            self.centre = self.centre * 0.9 + mean * 0.1
+        self.calls = self.calls + 1
+        return loss
+
+
+def spectral() -> nn.Module:
+    judge, spectral_norm = discriminator(), nn.utils.parametrizations.spectral_norm
+    return nn.Sequential(spectral_norm(judge[0]), judge[2], spectral_norm(judge[3]))
+
+
+@pytest.mark.parametrize("make", [lambda: Centred(True), lambda: Centred(False), spectral])
+@pytest.mark.parametrize("make_optimizer", [sgd, partial(torch.optim.LBFGS, max_iter=3)])
+def test_every_copy_meets_a_network_in_the_loss_in_the_same_state(make, make_optimizer):
+    def run(with_probe: bool):
+        model, other = net(), make()
+        optimizer = make_optimizer(model.parameters())
+        probe = SensitivityProbe(model, optimizer, (1, 1, 2)) if with_probe else None
+
+        def closure():
+            optimizer.zero_grad()
+            loss = other(model(X)).mean()
+            loss.backward()
+            return loss
+
+        for _ in range(4):
+            if probe:
+                probe.step(lambda m: other(m(X)).mean())
+            optimizer.step(closure)
+        return model, other, probe
+
+    (alone, kept, _), (model, other, probe) = run(False), run(True)
+    assert all(torch.equal(a, b) for a, b in zip(kept.buffers(), other.buffers(), strict=True))
+    assert getattr(kept, "calls", 0) == getattr(other, "calls", 0)
+    for one in probe.copies.models:
+        for a, b, c in zip(alone.parameters(), model.parameters(), one.parameters(), strict=True):
+            assert torch.equal(a, b)
+            assert torch.equal(a, c)
+
+
+def test_a_lazy_network_and_a_proxy_of_something_gone_are_no_hindrance():
+    lazy, gone = nn.LazyBatchNorm1d(dtype=torch.float64), weakref.proxy(type("Thing", (), {})())
+    probe = SensitivityProbe(net(), sgd, (1, 1))
+    probe.step(lambda m: (gone, functional.cross_entropy(lazy(m(X)), Y))[1])
+    assert probe.copies.same_bits(1)
 
 
 def test_a_network_in_the_loss_of_a_study_keeps_its_averages():

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dis
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import ProxyTypes
 
 from torch import Tensor, nn
+from torch.jit import ScriptModule
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 __all__ = ["check_copyable", "check_function", "check_number", "check_reached", "held", "left_alone"]
@@ -77,7 +81,7 @@ def held(function: Any) -> Iterator[Any]:
     waiting, seen = [function], set()
     while waiting:
         value = waiting.pop()
-        if id(value) in seen or isinstance(value, type | ModuleType):
+        if type(value) in ProxyTypes or id(value) in seen or isinstance(value, type | ModuleType):
             continue
         seen.add(id(value))
         yield value
@@ -106,14 +110,19 @@ def _names(code: CodeType) -> frozenset[str]:
 
 def _attributes(value: Any) -> list[Any]:
     """Of a trainer and the like; torch's own objects and functions are no containers."""
+    if type(value) in ProxyTypes:  # what they stand for may be gone
+        return []
     is_plain = not isinstance(value, nn.Module | Tensor | type | ModuleType | FunctionType | MethodType)
     is_plain = is_plain and not type(value).__module__.startswith(("torch", "numpy", "builtins"))
     return list(vars(value).values()) if is_plain and hasattr(value, "__dict__") else []
 
 
 @contextlib.contextmanager
-def left_alone(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Put gradients and buffers of modules back that take part in a loss, such as a discriminator.
+def left_alone(modules: Iterable[nn.Module]) -> Iterator[Callable[[], None]]:
+    """Put back what modules keep that take part in a loss, such as a discriminator, and give a way to do so.
+
+    That is gradients, buffers and attributes, also where another object was assigned. Lazy modules that are
+    made in the block stay made.
 
     >>> other = nn.Linear(1, 1, bias=False)
     >>> with left_alone([other]):
@@ -123,13 +132,29 @@ def left_alone(modules: Iterable[nn.Module]) -> Iterator[None]:
     """
     modules = list(modules)
     gradients = [(p, p.grad) for module in modules for p in module.parameters() if p.requires_grad]
-    buffers = [(b, b.clone()) for module in modules for b in module.buffers()]
-    for p, _ in gradients:
-        p.grad = None
-    try:
-        yield
-    finally:
-        for p, gradient in gradients:
-            p.grad = gradient
+    every = {id(inner): inner for module in modules for inner in module.modules()}.values()
+    own = [
+        (module, dict(vars(module)), dict(module._buffers))
+        for module in every
+        if not isinstance(module, ScriptModule | LazyModuleMixin)
+    ]
+    buffers = [(b, b.clone()) for module in modules for b in module.buffers() if not is_lazy(b)]
+
+    def again() -> None:
+        for p, _ in gradients:
+            p.grad = None
+        for module, attributes, slots in own:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._buffers.clear()
+            module._buffers.update(slots)
         for b, values in buffers:
             b.data.copy_(values)
+
+    again()
+    try:
+        yield again
+    finally:
+        again()
+        for p, gradient in gradients:
+            p.grad = gradient

@@ -128,8 +128,8 @@ class SensitivityProbe:
                 for name, p in self.copies.models[0].named_parameters()
             ):
                 self._left_at = self.num_steps
-        with self._only_copies_change(function):
-            losses = make(function)
+        with self._only_copies_change(function) as alike:
+            losses = make(alike)
         self.num_steps += 1
         for index, loss in enumerate(losses):
             if not np.isfinite(loss):
@@ -140,13 +140,24 @@ class SensitivityProbe:
             self._measure()
 
     @contextlib.contextmanager
-    def _only_copies_change(self, function: LossOf | StepFn) -> Iterator[None]:
-        """Put back what belongs to other modules of the user, and refuse a change of the model itself."""
+    def _only_copies_change(self, function: LossOf | StepFn) -> Iterator[LossOf | StepFn]:
+        """Give the function as every copy is to meet it, and refuse a change of the model itself.
+
+        What belongs to other modules of the user is put back before each copy and afterwards.
+        """
         own, reached = set(self._model.modules()), list(held(function))
         counting = [x for x in reached if isinstance(x, GradScaler | LRScheduler)]
         before, counts = self._versions(), [x.state_dict() for x in counting]
-        with left_alone(x for x in reached if isinstance(x, nn.Module) and x not in own):
-            yield
+        with left_alone(x for x in reached if isinstance(x, nn.Module) and x not in own) as again:
+            last: list[nn.Module] = []
+
+            def alike(model: nn.Module, *rest: Any) -> Any:
+                if last != [model]:  # LBFGS evaluates a loss several times in a step
+                    again()
+                last[:] = [model]
+                return function(model, *rest)
+
+            yield alike
         if changed := [name for name, version in self._versions().items() if before.get(name) != version]:
             raise RuntimeError(
                 f"the step changed your own model ({changed[0]} or its gradient): use the model and the "
