@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import weakref
-from functools import partial
-from types import MethodType
+from functools import partial, wraps
+from types import MethodType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -235,8 +235,23 @@ class Trainer:
     def loss(self, model: nn.Module) -> torch.Tensor:
         return self.judge(model(X)).mean()
 
+    __call__ = loss
 
-@pytest.mark.parametrize("kind", ["closure", "bound", "attribute", "partial"])
+
+JUDGES: list[nn.Module] = []
+
+
+def of_the_judge(outputs: torch.Tensor) -> torch.Tensor:
+    return JUDGES[0](outputs).mean()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("closure", "bound", "attribute", "partial", "object", "partial object", "list", "nested"),
+        *("helper", "wrapped", "torch"),
+    ],
+)
 def test_a_discriminator_keeps_gradients_and_averages_of_its_own(kind):
     judge, generator = discriminator(), net()
     judge(torch.ones(8, 3).double()).sum().backward()
@@ -249,7 +264,16 @@ def test_a_discriminator_keeps_gradients_and_averages_of_its_own(kind):
         "bound": trainer.loss,
         "attribute": lambda m: trainer.judge(m(X)).mean(),
         "partial": partial(lambda other, m: other(m(X)).mean(), judge),
+        "object": trainer,
+        "partial object": partial(trainer),
+        "list": lambda m, judges=(judge,): judges[0](m(X)).mean(),
+        "nested": lambda m: nested.gan["judge"](m(X)).mean(),
+        "helper": partial(lambda helper, m: helper(m(X)), of_the_judge),
+        "wrapped": wraps(trainer.loss)(lambda m: trainer.loss(m)),
+        "torch": torch.enable_grad()(lambda m: judge(m(X)).mean()),
     }
+    nested = SimpleNamespace(gan={"judge": judge})
+    JUDGES[:] = [judge]
     probe = SensitivityProbe(generator, sgd(generator.parameters()), (1, 1, 3))
     probe.step(losses[kind])
     assert probe.copies.same_bits(1)
@@ -348,6 +372,47 @@ def test_what_counts_the_steps_of_all_copies_is_refused():
     for step, name in ((scheduled, "StepLR"), (scaled, "GradScaler")):
         with pytest.raises(RuntimeError, match=f"changed your own {name}, which moves on with every copy"):
             SensitivityProbe(model, optimizer).advance(step)
+
+
+def test_a_network_that_moves_on_with_every_copy_is_refused():
+    model, judge = net(), discriminator()
+    optimizer, theirs = sgd(model.parameters()), sgd(judge.parameters())
+    average = torch.optim.swa_utils.AveragedModel(model)
+
+    def averaged(one, its):
+        update(one, its)
+        average.update_parameters(one)
+
+    def against(one, its):
+        judge(one(X).detach()).sum().backward()
+        theirs.step()
+        update(one, its)
+
+    average.update_parameters(model)
+    for step, name in ((averaged, "AveragedModel"), (against, "Sequential")):
+        with pytest.raises(RuntimeError, match=f"changed your own {name} .*, which moves on with every copy"):
+            SensitivityProbe(model, optimizer).advance(step)
+
+
+def test_what_is_kept_for_each_copy_may_move_on():
+    """A scaler by model, and a trainer that knows its probe."""
+    model, scalers, trainer = net(), {}, SimpleNamespace()
+    optimizer = sgd(model.parameters())
+    trainer.probe = SensitivityProbe(model, optimizer, (1, 1))
+
+    def scaled(one, its):
+        trainer.last = one
+        scaler = scalers.setdefault(id(one), torch.amp.GradScaler("cpu", growth_interval=1))
+        its.zero_grad()
+        scaler.scale(loss_of(one)).backward()
+        scaler.step(its)
+        scaler.update()
+
+    for _ in range(3):
+        trainer.probe.advance(scaled)
+        scaled(model, optimizer)
+    for p, q in zip(model.parameters(), trainer.probe.copies.models[1].parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 def test_averages_of_the_users_own_model_are_no_business_of_the_copies():

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
+from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 from weakref import ProxyTypes
@@ -60,6 +63,8 @@ def check_copyable(model: nn.Module) -> None:
             waiting += value
         elif isinstance(value, MethodType):  # copied with the object that it is bound to
             waiting.append(value.__func__)
+        elif isinstance(value, FunctionType) and _package(value.__globals__["__name__"]) in _OTHERS:
+            waiting.append(vars(value).get("__wrapped__"))
         elif isinstance(value, FunctionType) and any(id(x) in own for x in held(value)):
             raise TypeError(
                 f"the model keeps the function {value.__qualname__}, which holds one of its own layers and "
@@ -68,37 +73,60 @@ def check_copyable(model: nn.Module) -> None:
 
 
 def held(function: Any) -> Iterator[Any]:
-    """Yield what a function reaches by closure, defaults, globals and the object it is bound to.
+    """Yield what a function reaches: closure, defaults, globals, and the object that it is bound to or is.
 
-    Likewise for functions among these; of objects that are no modules, their attributes. Globals are those
-    that the function's own file names.
+    Likewise for functions among these, decorated and partial ones, and for three levels of attributes of
+    objects that are no modules, of lists, and of dictionaries with names. Long ones are data: they are left
+    out. So are globals of installed packages.
 
     >>> layer = nn.Linear(1, 1)
     >>> any(x is layer for x in held(lambda x: layer(x)))
     True
     """
     names = getattr(getattr(function, "__func__", function), "__globals__", None)
-    waiting, seen = [function], set()
+    waiting, seen = deque([(function, 0)]), set()
     while waiting:
-        value = waiting.pop()
+        value, level = waiting.popleft()
         if type(value) in ProxyTypes or id(value) in seen or isinstance(value, type | ModuleType):
             continue
         seen.add(id(value))
         yield value
         if isinstance(value, partial):
-            waiting += [value.func, *value.args, *value.keywords.values()]
+            inside = [(x, level) for x in (value.func, *value.args, *value.keywords.values())]
         elif isinstance(value, MethodType):
-            waiting += [value.__self__, value.__func__, *_attributes(value.__self__)]
-        elif isinstance(value, FunctionType) and not str(value.__module__).startswith("torch"):
-            cells = []
-            for cell in value.__closure__ or ():
-                with contextlib.suppress(ValueError):  # not filled yet
-                    cells.append(cell.cell_contents)
-            cells += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-            if value.__globals__ is names:
-                cells += [names[n] for n in _names(value.__code__) if n in names]
-            waiting += cells
-            waiting += [entry for cell in cells for entry in _attributes(cell)]
+            inside = [(value.__self__, level), (value.__func__, level)]
+        elif isinstance(value, FunctionType):
+            inside = [(x, level) for x in _closed_over(value, names)]
+        elif level < 3:
+            inside = [(x, level + 1) for x in _entries(value)]
+        else:
+            inside = []
+        waiting += inside
+
+
+def _closed_over(function: FunctionType, names: Any) -> Iterator[Any]:
+    yield from filter(None, [vars(function).get("__wrapped__")])
+    module, path = (str(function.__globals__.get(name, "")) for name in ("__name__", "__file__"))
+    if _package(module) in _OTHERS:
+        return
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # not filled yet
+            yield cell.cell_contents
+    yield from (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    if function.__globals__ is names or not {"site-packages", "dist-packages"} & {*Path(path).parts}:
+        here = function.__globals__
+        yield from [here[name] for name in _names(function.__code__) if name in here]
+
+
+_OTHERS = (sys.stdlib_module_names | {"torch", "numpy", "instability", "gdyn_common"}) - {
+    "types",
+    "functools",
+}
+"""Packages whose functions and objects hold nothing of the user; a namespace or a cached function may."""
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
 
 
 @lru_cache(1024)
@@ -108,13 +136,17 @@ def _names(code: CodeType) -> frozenset[str]:
     return frozenset(loads).union(*(_names(c) for c in code.co_consts if isinstance(c, CodeType)))
 
 
-def _attributes(value: Any) -> list[Any]:
-    """Of a trainer and the like; torch's own objects and functions are no containers."""
-    if type(value) in ProxyTypes:  # what they stand for may be gone
+def _entries(value: Any) -> list[Any]:
+    """Of a trainer, a list of networks and the like; a dictionary by objects or numbers is one by copies."""
+    if isinstance(value, list | tuple | dict):
+        is_short = len(value) <= 100
+        if not isinstance(value, dict):
+            return list(value) if is_short else []
+        return list(value.values()) if is_short and all(isinstance(name, str) for name in value) else []
+    if isinstance(value, nn.Module | Tensor) or _package(type(value).__module__) in _OTHERS:
         return []
-    is_plain = not isinstance(value, nn.Module | Tensor | type | ModuleType | FunctionType | MethodType)
-    is_plain = is_plain and not type(value).__module__.startswith(("torch", "numpy", "builtins"))
-    return list(vars(value).values()) if is_plain and hasattr(value, "__dict__") else []
+    call = getattr(type(value), "__call__", None)  # noqa: B004 - the function itself is what is meant
+    return [*getattr(value, "__dict__", {}).values(), *([call] if isinstance(call, FunctionType) else [])]
 
 
 @contextlib.contextmanager

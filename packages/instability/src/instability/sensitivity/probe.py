@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -145,10 +146,13 @@ class SensitivityProbe:
 
         What belongs to other modules of the user is put back before each copy and afterwards.
         """
-        own, reached = set(self._model.modules()), list(held(function))
+        own = {inner for model in (self._model, *self.copies.models) for inner in model.modules()}
+        reached = list(held(function))
+        others = [x for x in reached if isinstance(x, nn.Module) and x not in own]
         counting = [x for x in reached if isinstance(x, GradScaler | LRScheduler)]
         before, counts = self._versions(), [x.state_dict() for x in counting]
-        with left_alone(x for x in reached if isinstance(x, nn.Module) and x not in own) as again:
+        weights = [(x, n, p, p._version) for x in others for n, p in x.named_parameters() if _is_counted(p)]
+        with left_alone(others) as again:
             last: list[nn.Module] = []
 
             def alike(model: nn.Module, *rest: Any) -> Any:
@@ -163,6 +167,12 @@ class SensitivityProbe:
                 f"the step changed your own model ({changed[0]} or its gradient): use the model and the "
                 "optimiser that it is given, not yours."
             )
+        for other, name, p, version in weights:
+            if p._version != version:
+                raise RuntimeError(
+                    f"the step changed your own {type(other).__name__} ({name}), which moves on with every "
+                    "copy: change it after the step, outside of what the probe is given."
+                )
         for x, count in zip(counting, counts, strict=True):
             if x.state_dict() != count:
                 raise RuntimeError(
@@ -290,3 +300,8 @@ class SensitivityProbe:
             visible=visible,
             settings=numerical_settings(dtype),
         )
+
+
+def _is_counted(p: Tensor) -> bool:
+    """Whether torch counts the changes of a parameter; a lazy one is made in its first use."""
+    return not (is_lazy(p) or p.is_inference())
