@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
-from types import MethodType
+import weakref
+from functools import partial, wraps
+from types import MethodType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +19,7 @@ from instability import (
     certify,
     hessian_vector_product,
     lyapunov_estimate,
+    lyapunov_exponents,
     numerical_sensitivity,
     sharpness,
     training_map,
@@ -68,6 +71,40 @@ def test_a_loss_of_another_model_says_nothing_about_this_one(tool):
     """Exponent 0, sharpness 0 and a score that nothing moves: answers for a model that stands still."""
     with pytest.raises(ValueError, match="depends on no trained weight of the model that it was given"):
         TOOLS[tool](net())
+
+
+class Clears(torch.optim.SGD):
+    def step(self, closure=None):
+        super().step(closure)
+        self.zero_grad()
+
+
+def sometimes(model: nn.Module) -> torch.Tensor:
+    return 2.5 * model.weight.square().sum()
+
+
+def nothing(_: nn.Module) -> torch.Tensor:
+    return torch.zeros((), requires_grad=True)
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, Clears])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_step_may_have_nothing_to_learn(make, first):
+    """A batch without positives; the others multiply by 1 - 0.1 * 5."""
+    model = nn.Linear(1, 1, bias=False).double()
+    losses = [nothing if number % 2 == first else sometimes for number in range(4)]
+    growth = lyapunov_estimate(Copies(model, lambda p: make(p, lr=0.1), (1, 1)), losses)
+    np.testing.assert_allclose(np.exp(growth), [1, 0.5, 1, 0.5] if first == 0 else [0.5, 1, 0.5, 1])
+    step, state = training_map(model, make(model.parameters(), lr=0.1), lambda m, n: losses[n % 4](m))
+    exponent = lyapunov_exponents(step, state, num_steps=4).exponents[0]
+    np.testing.assert_allclose(exponent, np.log(0.5) / 2)
+
+
+def test_what_an_optimiser_keeps_is_there_from_step_0_on():
+    model = nn.Linear(1, 1, bias=False).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with pytest.raises(ValueError, match=r"step 1 makes what the optimiser keeps \(weight/momentum_buffer\)"):
+        training_map(model, optimizer, lambda m, number: sometimes(m) if number else nothing(m))
 
 
 # models whose copies would compute with the first one's layers --------------------------------------
@@ -141,9 +178,28 @@ class Recurrent(nn.Module):
         return self.last(self.cell(x[:, :, None])[0][:, -1])
 
 
+encode, decode = nn.Linear(4, 6).double(), nn.Linear(6, 3).double()
+
+
+class KeepsItsMethod(nn.Module):
+    """Built of layers that are globals of the names that its attributes have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.decode = encode, decode
+        self.way = self.plain
+
+    def plain(self, x: torch.Tensor) -> torch.Tensor:
+        return self.decode(torch.tanh(self.encode(x)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.way(x)
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        KeepsItsMethod,
         lambda: Remembers("method"),
         lambda: Remembers("partial"),
         with_its_own_method,
@@ -179,8 +235,23 @@ class Trainer:
     def loss(self, model: nn.Module) -> torch.Tensor:
         return self.judge(model(X)).mean()
 
+    __call__ = loss
 
-@pytest.mark.parametrize("kind", ["closure", "bound", "attribute", "partial"])
+
+JUDGES: list[nn.Module] = []
+
+
+def of_the_judge(outputs: torch.Tensor) -> torch.Tensor:
+    return JUDGES[0](outputs).mean()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("closure", "bound", "attribute", "partial", "object", "partial object", "list", "nested"),
+        *("helper", "wrapped", "torch"),
+    ],
+)
 def test_a_discriminator_keeps_gradients_and_averages_of_its_own(kind):
     judge, generator = discriminator(), net()
     judge(torch.ones(8, 3).double()).sum().backward()
@@ -193,7 +264,16 @@ def test_a_discriminator_keeps_gradients_and_averages_of_its_own(kind):
         "bound": trainer.loss,
         "attribute": lambda m: trainer.judge(m(X)).mean(),
         "partial": partial(lambda other, m: other(m(X)).mean(), judge),
+        "object": trainer,
+        "partial object": partial(trainer),
+        "list": lambda m, judges=(judge,): judges[0](m(X)).mean(),
+        "nested": lambda m: nested.gan["judge"](m(X)).mean(),
+        "helper": partial(lambda helper, m: helper(m(X)), of_the_judge),
+        "wrapped": wraps(trainer.loss)(lambda m: trainer.loss(m)),
+        "torch": torch.enable_grad()(lambda m: judge(m(X)).mean()),
     }
+    nested = SimpleNamespace(gan={"judge": judge})
+    JUDGES[:] = [judge]
     probe = SensitivityProbe(generator, sgd(generator.parameters()), (1, 1, 3))
     probe.step(losses[kind])
     assert probe.copies.same_bits(1)
@@ -202,6 +282,66 @@ def test_a_discriminator_keeps_gradients_and_averages_of_its_own(kind):
         assert p.grad is gradient
         assert torch.equal(gradient, values)
     assert all(torch.equal(b, buffers[name]) for name, b in judge.named_buffers())
+
+
+class Centred(nn.Module):
+    """A loss with a moving centre, in place or assigned anew, and a counter."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(3, dtype=torch.float64))
+        self.in_place, self.calls = in_place, 0
+
+    def forward(self, outputs: torch.Tensor) -> torch.Tensor:
+        loss = functional.cross_entropy(outputs, ((outputs.detach() - self.centre) / 0.1).softmax(1))
+        mean = outputs.detach().mean(0)
+        if self.in_place:
+            self.centre.mul_(0.9).add_(mean, alpha=0.1)
+        else:
+            self.centre = self.centre * 0.9 + mean * 0.1
+        self.calls = self.calls + 1
+        return loss
+
+
+def spectral() -> nn.Module:
+    judge, spectral_norm = discriminator(), nn.utils.parametrizations.spectral_norm
+    return nn.Sequential(spectral_norm(judge[0]), judge[2], spectral_norm(judge[3]))
+
+
+@pytest.mark.parametrize("make", [lambda: Centred(True), lambda: Centred(False), spectral])
+@pytest.mark.parametrize("make_optimizer", [sgd, partial(torch.optim.LBFGS, max_iter=3)])
+def test_every_copy_meets_a_network_in_the_loss_in_the_same_state(make, make_optimizer):
+    def run(with_probe: bool):
+        model, other = net(), make()
+        optimizer = make_optimizer(model.parameters())
+        probe = SensitivityProbe(model, optimizer, (1, 1, 2)) if with_probe else None
+
+        def closure():
+            optimizer.zero_grad()
+            loss = other(model(X)).mean()
+            loss.backward()
+            return loss
+
+        for _ in range(4):
+            if probe:
+                probe.step(lambda m: other(m(X)).mean())
+            optimizer.step(closure)
+        return model, other, probe
+
+    (alone, kept, _), (model, other, probe) = run(False), run(True)
+    assert all(torch.equal(a, b) for a, b in zip(kept.buffers(), other.buffers(), strict=True))
+    assert getattr(kept, "calls", 0) == getattr(other, "calls", 0)
+    for one in probe.copies.models:
+        for a, b, c in zip(alone.parameters(), model.parameters(), one.parameters(), strict=True):
+            assert torch.equal(a, b)
+            assert torch.equal(a, c)
+
+
+def test_a_lazy_network_and_a_proxy_of_something_gone_are_no_hindrance():
+    lazy, gone = nn.LazyBatchNorm1d(dtype=torch.float64), weakref.proxy(type("Thing", (), {})())
+    probe = SensitivityProbe(net(), sgd, (1, 1))
+    probe.step(lambda m: (gone, functional.cross_entropy(lazy(m(X)), Y))[1])
+    assert probe.copies.same_bits(1)
 
 
 def test_a_network_in_the_loss_of_a_study_keeps_its_averages():
@@ -232,6 +372,47 @@ def test_what_counts_the_steps_of_all_copies_is_refused():
     for step, name in ((scheduled, "StepLR"), (scaled, "GradScaler")):
         with pytest.raises(RuntimeError, match=f"changed your own {name}, which moves on with every copy"):
             SensitivityProbe(model, optimizer).advance(step)
+
+
+def test_a_network_that_moves_on_with_every_copy_is_refused():
+    model, judge = net(), discriminator()
+    optimizer, theirs = sgd(model.parameters()), sgd(judge.parameters())
+    average = torch.optim.swa_utils.AveragedModel(model)
+
+    def averaged(one, its):
+        update(one, its)
+        average.update_parameters(one)
+
+    def against(one, its):
+        judge(one(X).detach()).sum().backward()
+        theirs.step()
+        update(one, its)
+
+    average.update_parameters(model)
+    for step, name in ((averaged, "AveragedModel"), (against, "Sequential")):
+        with pytest.raises(RuntimeError, match=f"changed your own {name} .*, which moves on with every copy"):
+            SensitivityProbe(model, optimizer).advance(step)
+
+
+def test_what_is_kept_for_each_copy_may_move_on():
+    """A scaler by model, and a trainer that knows its probe."""
+    model, scalers, trainer = net(), {}, SimpleNamespace()
+    optimizer = sgd(model.parameters())
+    trainer.probe = SensitivityProbe(model, optimizer, (1, 1))
+
+    def scaled(one, its):
+        trainer.last = one
+        scaler = scalers.setdefault(id(one), torch.amp.GradScaler("cpu", growth_interval=1))
+        its.zero_grad()
+        scaler.scale(loss_of(one)).backward()
+        scaler.step(its)
+        scaler.update()
+
+    for _ in range(3):
+        trainer.probe.advance(scaled)
+        scaled(model, optimizer)
+    for p, q in zip(model.parameters(), trainer.probe.copies.models[1].parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 def test_averages_of_the_users_own_model_are_no_business_of_the_copies():

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+import dis
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache, partial
+from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import ProxyTypes
 
 from torch import Tensor, nn
+from torch.jit import ScriptModule
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 __all__ = ["check_copyable", "check_function", "check_number", "check_reached", "held", "left_alone"]
 
 
-def check_reached(gradients: Iterable[Tensor | None]) -> None:
-    """Raise ValueError if a loss has a gradient at none of the weights that are trained."""
+def check_reached(gradients: Iterable[Tensor | None], steps: str = "") -> None:
+    """Raise ValueError if a loss has a gradient at none of the weights that are trained.
+
+    One step may by design have nothing to learn: of several, pass what all of them reached.
+    """
     if all(gradient is None for gradient in gradients):
         raise ValueError(
-            "the loss depends on no trained weight of the model that it was given; let it use its argument, "
-            "not another model."
+            f"the loss depends on no trained weight of the model that it was given{steps}; let it use its "
+            "argument, not another model."
         )
 
 
@@ -52,6 +63,8 @@ def check_copyable(model: nn.Module) -> None:
             waiting += value
         elif isinstance(value, MethodType):  # copied with the object that it is bound to
             waiting.append(value.__func__)
+        elif isinstance(value, FunctionType) and _package(value.__globals__["__name__"]) in _OTHERS:
+            waiting.append(vars(value).get("__wrapped__"))
         elif isinstance(value, FunctionType) and any(id(x) in own for x in held(value)):
             raise TypeError(
                 f"the model keeps the function {value.__qualname__}, which holds one of its own layers and "
@@ -60,56 +73,88 @@ def check_copyable(model: nn.Module) -> None:
 
 
 def held(function: Any) -> Iterator[Any]:
-    """Yield what a function reaches by closure, defaults, globals and the object it is bound to.
+    """Yield what a function reaches: closure, defaults, globals, and the object that it is bound to or is.
 
-    Likewise for functions among these; of objects that are no modules, their attributes. Globals are those
-    that the function's own file names.
+    Likewise for functions among these, decorated and partial ones, and for three levels of attributes of
+    objects that are no modules, of lists, and of dictionaries with names. Long ones are data: they are left
+    out. So are globals of installed packages.
 
     >>> layer = nn.Linear(1, 1)
     >>> any(x is layer for x in held(lambda x: layer(x)))
     True
     """
     names = getattr(getattr(function, "__func__", function), "__globals__", None)
-    waiting, seen = [function], set()
+    waiting, seen = deque([(function, 0)]), set()
     while waiting:
-        value = waiting.pop()
-        if id(value) in seen or isinstance(value, type | ModuleType):
+        value, level = waiting.popleft()
+        if type(value) in ProxyTypes or id(value) in seen or isinstance(value, type | ModuleType):
             continue
         seen.add(id(value))
         yield value
         if isinstance(value, partial):
-            waiting += [value.func, *value.args, *value.keywords.values()]
+            inside = [(x, level) for x in (value.func, *value.args, *value.keywords.values())]
         elif isinstance(value, MethodType):
-            waiting += [value.__self__, value.__func__, *_attributes(value.__self__)]
-        elif isinstance(value, FunctionType) and not str(value.__module__).startswith("torch"):
-            cells = []
-            for cell in value.__closure__ or ():
-                with contextlib.suppress(ValueError):  # not filled yet
-                    cells.append(cell.cell_contents)
-            cells += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-            if value.__globals__ is names:
-                cells += [names[n] for n in _names(value.__code__) if n in names]
-            waiting += cells
-            waiting += [entry for cell in cells for entry in _attributes(cell)]
+            inside = [(value.__self__, level), (value.__func__, level)]
+        elif isinstance(value, FunctionType):
+            inside = [(x, level) for x in _closed_over(value, names)]
+        elif level < 3:
+            inside = [(x, level + 1) for x in _entries(value)]
+        else:
+            inside = []
+        waiting += inside
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for inner in code.co_consts:
-        if isinstance(inner, CodeType):
-            yield from _names(inner)
+def _closed_over(function: FunctionType, names: Any) -> Iterator[Any]:
+    yield from filter(None, [vars(function).get("__wrapped__")])
+    module, path = (str(function.__globals__.get(name, "")) for name in ("__name__", "__file__"))
+    if _package(module) in _OTHERS:
+        return
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # not filled yet
+            yield cell.cell_contents
+    yield from (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    if function.__globals__ is names or not {"site-packages", "dist-packages"} & {*Path(path).parts}:
+        here = function.__globals__
+        yield from [here[name] for name in _names(function.__code__) if name in here]
 
 
-def _attributes(value: Any) -> list[Any]:
-    """Of a trainer and the like; torch's own objects and functions are no containers."""
-    is_plain = not isinstance(value, nn.Module | Tensor | type | ModuleType | FunctionType | MethodType)
-    is_plain = is_plain and not type(value).__module__.startswith(("torch", "numpy", "builtins"))
-    return list(vars(value).values()) if is_plain and hasattr(value, "__dict__") else []
+_OTHERS = (sys.stdlib_module_names | {"torch", "numpy", "instability", "gdyn_common"}) - {
+    "types",
+    "functools",
+}
+"""Packages whose functions and objects hold nothing of the user; a namespace or a cached function may."""
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@lru_cache(1024)
+def _names(code: CodeType) -> frozenset[str]:
+    """Return what a function loads as globals; an attribute of the same name is no global."""
+    loads = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return frozenset(loads).union(*(_names(c) for c in code.co_consts if isinstance(c, CodeType)))
+
+
+def _entries(value: Any) -> list[Any]:
+    """Of a trainer, a list of networks and the like; a dictionary by objects or numbers is one by copies."""
+    if isinstance(value, list | tuple | dict):
+        is_short = len(value) <= 100
+        if not isinstance(value, dict):
+            return list(value) if is_short else []
+        return list(value.values()) if is_short and all(isinstance(name, str) for name in value) else []
+    if isinstance(value, nn.Module | Tensor) or _package(type(value).__module__) in _OTHERS:
+        return []
+    call = getattr(type(value), "__call__", None)  # noqa: B004 - the function itself is what is meant
+    return [*getattr(value, "__dict__", {}).values(), *([call] if isinstance(call, FunctionType) else [])]
 
 
 @contextlib.contextmanager
-def left_alone(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Put gradients and buffers of modules back that take part in a loss, such as a discriminator.
+def left_alone(modules: Iterable[nn.Module]) -> Iterator[Callable[[], None]]:
+    """Put back what modules keep that take part in a loss, such as a discriminator, and give a way to do so.
+
+    That is gradients, buffers and attributes, also where another object was assigned. Lazy modules that are
+    made in the block stay made.
 
     >>> other = nn.Linear(1, 1, bias=False)
     >>> with left_alone([other]):
@@ -119,13 +164,29 @@ def left_alone(modules: Iterable[nn.Module]) -> Iterator[None]:
     """
     modules = list(modules)
     gradients = [(p, p.grad) for module in modules for p in module.parameters() if p.requires_grad]
-    buffers = [(b, b.clone()) for module in modules for b in module.buffers()]
-    for p, _ in gradients:
-        p.grad = None
-    try:
-        yield
-    finally:
-        for p, gradient in gradients:
-            p.grad = gradient
+    every = {id(inner): inner for module in modules for inner in module.modules()}.values()
+    own = [
+        (module, dict(vars(module)), dict(module._buffers))
+        for module in every
+        if not isinstance(module, ScriptModule | LazyModuleMixin)
+    ]
+    buffers = [(b, b.clone()) for module in modules for b in module.buffers() if not is_lazy(b)]
+
+    def again() -> None:
+        for p, _ in gradients:
+            p.grad = None
+        for module, attributes, slots in own:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._buffers.clear()
+            module._buffers.update(slots)
         for b, values in buffers:
             b.data.copy_(values)
+
+    again()
+    try:
+        yield again
+    finally:
+        again()
+        for p, gradient in gradients:
+            p.grad = gradient

@@ -7,6 +7,7 @@ Source: Benettin et al. 1980; Sec. 5.3 of Sun et al. 2022 for what it says about
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable
 
@@ -38,8 +39,8 @@ def lyapunov_estimate(
         seed: of the first direction.
 
     Raises:
-        ValueError: there are not two unperturbed copies, the separation is not positive and finite, or a loss
-            depends on no trained weight of the copies.
+        ValueError: there are not two unperturbed copies, the separation is not positive and finite, or the
+            loss depends on no trained weight of the copies in any step.
         TypeError: the optimiser is LBFGS.
         FloatingPointError: a copy is no longer finite; the step is named.
 
@@ -60,11 +61,21 @@ def lyapunov_estimate(
     with torch.no_grad():
         for b in copies.trained(1).values():
             b.add_(torch.randn(b.shape, generator=generator, dtype=b.dtype).to(b.device))
+    growth: list[float] = []
+    reached: set[Tensor] = set()  # seen while it happens: an optimiser may clear the gradients in its step
+    with contextlib.ExitStack() as hooks:
+        for p in copies.trained(0).values():
+            hooks.callback(p.register_post_accumulate_grad_hook(reached.add).remove)
+        _grow(copies, losses, separation, growth)
+    if growth:
+        check_reached(reached or [None], f" in any of {len(growth)} steps")
+    return np.array(growth)
+
+
+def _grow(copies: Copies, losses: Iterable[LossOf], separation: float, growth: list[float]) -> None:
     before = _rescale(copies, separation)
-    growth = []
     for number, loss_of in enumerate(losses, 1):
         copies.step(loss_of)
-        check_reached(p.grad for p in copies.trained(0).values())
         distance = _distance(copies)
         if not math.isfinite(distance):
             raise FloatingPointError(
@@ -74,7 +85,6 @@ def lyapunov_estimate(
             raise FloatingPointError(f"step {number}: the difference is rounded to zero; take float64.")
         growth.append(np.log(distance / before))
         before = _rescale(copies, separation)
-    return np.array(growth)
 
 
 def _state(copies: Copies) -> tuple[list[Tensor], list[Tensor]]:

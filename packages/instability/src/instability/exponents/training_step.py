@@ -59,8 +59,9 @@ def training_map(
     Raises:
         TypeError: the optimiser is LBFGS, which evaluates the loss several times in a step; or there are
             hooks, which a copy would lose, or functions that hold a layer, which it would share.
-        ValueError: nothing is trained, parameters of no model are trained, the loss does not depend on them,
-            or the optimiser keeps something between its steps that is no tensor of a parameter.
+        ValueError: nothing is trained, parameters of no model are trained, the loss depends on none
+            of them in its first three steps, or the optimiser keeps something between its steps that is no
+            tensor of a parameter.
 
     >>> import math
     >>> from instability.exponents.spectrum import lyapunov_exponents
@@ -94,6 +95,7 @@ class _Gradients(nn.Module):
         super().__init__()
         self.model = model
         self._loss_of = loss_of
+        self.reached: list[Tensor] = []  # one gradient, if any step had one
 
     def forward(
         self, number: int, weights: list[Tensor], tangents: list[Tensor | None]
@@ -101,7 +103,7 @@ class _Gradients(nn.Module):
         loss = check_loss(self._loss_of(self.model, number))
         moves = any(v is not None for v in tangents)
         found = torch.autograd.grad(loss, weights, allow_unused=True, create_graph=moves)
-        check_reached(found)
+        self.reached += [g.detach() for g in found if g is not None][: not self.reached]
         pairs = [
             (g, v)
             for g, v in zip(found, tangents, strict=True)
@@ -184,6 +186,11 @@ class _TrainingMap:
         optimizer.step()
         after = dict(weights)
         self._keep(after, {name: kept[w] for name, w in weights.items()}, number + 1)
+        if number and (new := sorted(after.keys() - state.keys())):
+            raise ValueError(
+                f"step {number} makes what the optimiser keeps ({new[0]}), which step 0 had not: let step 0 "
+                "reach every weight that is trained, or use lyapunov_estimate."
+            )
         return after
 
     def _keep(self, state: dict[str, Tensor], kept: Mapping[str, dict[str, Any]], number: int) -> None:
@@ -212,6 +219,7 @@ class _TrainingMap:
         Three steps, since a power iteration (spectral norm) has converged before the first one.
         """
         mapped = self({name: value.detach() for name, value in self(self.state, 0).items()}, 1)
+        check_reached(self._gradients.reached or [None], " in any of its first three steps")
         streams.restore()
         for number in range(3):
             optimizer.zero_grad()

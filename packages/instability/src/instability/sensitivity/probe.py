@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -128,8 +129,8 @@ class SensitivityProbe:
                 for name, p in self.copies.models[0].named_parameters()
             ):
                 self._left_at = self.num_steps
-        with self._only_copies_change(function):
-            losses = make(function)
+        with self._only_copies_change(function) as alike:
+            losses = make(alike)
         self.num_steps += 1
         for index, loss in enumerate(losses):
             if not np.isfinite(loss):
@@ -140,18 +141,38 @@ class SensitivityProbe:
             self._measure()
 
     @contextlib.contextmanager
-    def _only_copies_change(self, function: LossOf | StepFn) -> Iterator[None]:
-        """Put back what belongs to other modules of the user, and refuse a change of the model itself."""
-        own, reached = set(self._model.modules()), list(held(function))
+    def _only_copies_change(self, function: LossOf | StepFn) -> Iterator[LossOf | StepFn]:
+        """Give the function as every copy is to meet it, and refuse a change of the model itself.
+
+        What belongs to other modules of the user is put back before each copy and afterwards.
+        """
+        own = {inner for model in (self._model, *self.copies.models) for inner in model.modules()}
+        reached = list(held(function))
+        others = [x for x in reached if isinstance(x, nn.Module) and x not in own]
         counting = [x for x in reached if isinstance(x, GradScaler | LRScheduler)]
         before, counts = self._versions(), [x.state_dict() for x in counting]
-        with left_alone(x for x in reached if isinstance(x, nn.Module) and x not in own):
-            yield
+        weights = [(x, n, p, p._version) for x in others for n, p in x.named_parameters() if _is_counted(p)]
+        with left_alone(others) as again:
+            last: list[nn.Module] = []
+
+            def alike(model: nn.Module, *rest: Any) -> Any:
+                if last != [model]:  # LBFGS evaluates a loss several times in a step
+                    again()
+                last[:] = [model]
+                return function(model, *rest)
+
+            yield alike
         if changed := [name for name, version in self._versions().items() if before.get(name) != version]:
             raise RuntimeError(
                 f"the step changed your own model ({changed[0]} or its gradient): use the model and the "
                 "optimiser that it is given, not yours."
             )
+        for other, name, p, version in weights:
+            if p._version != version:
+                raise RuntimeError(
+                    f"the step changed your own {type(other).__name__} ({name}), which moves on with every "
+                    "copy: change it after the step, outside of what the probe is given."
+                )
         for x, count in zip(counting, counts, strict=True):
             if x.state_dict() != count:
                 raise RuntimeError(
@@ -279,3 +300,8 @@ class SensitivityProbe:
             visible=visible,
             settings=numerical_settings(dtype),
         )
+
+
+def _is_counted(p: Tensor) -> bool:
+    """Whether torch counts the changes of a parameter; a lazy one is made in its first use."""
+    return not (is_lazy(p) or p.is_inference())
