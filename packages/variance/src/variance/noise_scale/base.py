@@ -90,6 +90,11 @@ class Meter(ABC):
         return mark
 
     @property
+    def _had_noise(self) -> bool:
+        """Whether an earlier step held what has a variance, so that one without it ends an epoch."""
+        return bool(self._steps) or self.num_skipped > 0
+
+    @property
     def _is_due(self) -> bool:
         return self._count % self._every == 0
 
