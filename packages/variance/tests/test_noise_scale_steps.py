@@ -1,5 +1,6 @@
 """Which steps of a training loop count for the noise scale, are left out, or are refused."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from variance.errors import ConfigError
-from variance.noise_scale import NoiseMeter, NoiseScale
+from variance.noise_scale import ExampleMeter, NoiseMeter, NoiseScale
 
 
 def test_what_a_step_must_hold() -> None:
@@ -63,6 +64,30 @@ def test_steps_with_unequal_micro_batches_are_left_out() -> None:
         looped([4, 4, 1], nothing)
     with pytest.warns(UserWarning, match="none of which is micro_batch_size=4"):
         looped([8, 8], nothing)
+
+
+@pytest.mark.parametrize("kind", [NoiseMeter, ExampleMeter])
+@pytest.mark.parametrize("options", [{}, {"population": 9}], ids=["endless", "epochs"])
+def test_the_rest_of_an_epoch_is_left_out_and_counted(kind: Any, options: dict[str, int]) -> None:
+    """Nine examples in steps of eight: one is left, in one micro-batch."""
+    found = []
+    for has_rest in (True, False):
+        torch.manual_seed(0)
+        model = nn.Linear(6, 3)
+        meter = kind(model, 4, **options) if kind is NoiseMeter else kind(model, **options)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for epoch in torch.randn(3, 9, 6):
+                for batch in epoch.split(8)[: 1 + has_rest]:
+                    model.zero_grad()
+                    for part in batch.split(4 if kind is NoiseMeter else 8):
+                        model(part).square().mean().backward()
+                    meter.step()
+        assert len(caught) == has_rest  # once for all epochs
+        assert all("leaves out steps whose examples are" in str(one.message) for one in caught)
+        assert meter.num_skipped == 3 * has_rest
+        found.append(meter.state_dict()["traces"])
+    assert torch.equal(*found)
 
 
 def test_gradients_that_are_not_finite_are_left_out() -> None:

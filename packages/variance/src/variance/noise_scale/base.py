@@ -90,6 +90,11 @@ class Meter(ABC):
         return mark
 
     @property
+    def _had_noise(self) -> bool:
+        """Whether an earlier step held what has a variance, so that one without it ends an epoch."""
+        return bool(self._steps) or self.num_skipped > 0
+
+    @property
     def _is_due(self) -> bool:
         return self._count % self._every == 0
 
@@ -156,10 +161,16 @@ class Meter(ABC):
         """Whether a gradient is no longer as its last backward pass left it."""
         if gradient is None:
             return True
+        if world_size() > 1:
+            return False  # ranks add theirs
+        if _is_distributed():  # DistributedDataParallel of one process writes back what is there
+            left = self._corners.get(name)
+            found = _corner(self._parameters[name], gradient)
+            return left is None or float((found - left).double().norm()) > 0.02 * float(left.double().norm())
         place, version = _state_of(gradient)
         marked, last = (self._marks.get(key, (-1, -1)) for key in (name, _memory_of(gradient)))
-        # Gradients that are views of one tensor have one version for all. Ranks add theirs.
-        return world_size() == 1 and (place != marked[0] or version not in (marked[1], last[1]))
+        # Gradients that are views of one tensor have one version for all.
+        return place != marked[0] or version not in (marked[1], last[1])
 
     def _take_in(
         self, small: Mapping[str, Tensor], unit: float, draws: int, size: int, skip: str = ""

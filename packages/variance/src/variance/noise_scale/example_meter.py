@@ -36,7 +36,8 @@ class ExampleMeter(Meter):
     of `variance.per_example` on the step's inputs and the gradients of its outputs, under the random numbers
     of the step. Parameters that differ are left out from then on, with a warning. This takes about five
     passes. It needs a model whose outputs have the examples along their first axis: a model that returns its
-    own loss is refused, let it return its logits.
+    own loss is refused, let it return its logits. A step of one example after larger ones, as at the end of
+    an epoch, is left out with a warning, and counted in `num_skipped`.
 
     Args:
         model: The model that is trained, in a loop with one forward and backward pass per step (and rank).
@@ -138,6 +139,9 @@ class ExampleMeter(Meter):
         refuse_coupled_examples(self._model)
         self._require_untouched()
         if (n := found.num_examples) < 2:
+            if n == 1 and self._had_noise:
+                self._take_in({}, 1.0, world_size(), 1, "are fewer than two (on a rank)")
+                return
             raise ConfigError(f"a step of {n} example has no variance; use batches of at least 2.")
         sums = self._sums(found)
         if self._checks & (self._checks + 1) == 0 and math.isfinite(sum(map(float, sums.values()))):

@@ -25,9 +25,10 @@ class NoiseMeter(Meter):
     after the last backward pass of a step and before gradients are clipped, unscaled or cleared. Under
     `DistributedDataParallel` the ranks are micro-batches, too; the norms of all ranks are averaged by one
     all-reduce of a vector with one entry per parameter. Steps whose micro-batches are not all of the given
-    size, as at the end of an epoch, and steps with gradients that are not finite are left out, with a
-    warning. The loss of a micro-batch must be divided by what it holds itself: where all are divided by the
-    unmasked positions of the whole step, that micro-batches hold more or fewer of them counts as noise.
+    size, or a single one after steps of several, as at the end of an epoch, and steps with gradients that are
+    not finite are left out, with a warning, and counted in `num_skipped`. The loss of a micro-batch must be
+    divided by what it holds itself: where all are divided by the unmasked positions of the whole step, that
+    micro-batches hold more or fewer of them counts as noise.
 
     Args:
         model: The model that is trained.
@@ -110,6 +111,9 @@ class NoiseMeter(Meter):
     @override
     def _measure(self, loss_scale: float) -> None:
         micro, ranks = max((len(squares) for squares in self._squares.values()), default=0), world_size()
+        if micro * ranks == 1 and self._had_noise:
+            self._take_in({}, 1.0, 1, self.micro_batch_size, "are not in at least two micro-batches")
+            return
         if micro * ranks < 2:
             raise ConfigError(
                 f"{micro} backward pass on {ranks} rank: at least two micro-batches a step are needed. "
