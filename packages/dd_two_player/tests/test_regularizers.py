@@ -5,6 +5,7 @@ import pytest
 
 from dd_two_player.drift import Coefficients, PlayerTerms
 from dd_two_player.game import Game
+from dd_two_player.microscope import measure_drift
 from dd_two_player.regularizers import ESTIMATORS, split_batch
 from dd_two_player.toy_games import dirac_gan, dirac_gan_regularizers, random_smooth_game
 
@@ -258,3 +259,27 @@ def test_a_term_whose_direction_is_below_half_precision_is_kept(dtype, alone):
     plain = float(game.gradients(at, None)[0])
     assert found.dtype == dtype
     assert float(found) == pytest.approx(plain - 2e-5, rel=1e-2, abs=0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_with_operations_that_want_equal_types(dtype):
+    """Convolutions refuse operands of two types, so the batch is raised with the parameters."""
+
+    def conv(x, w):
+        return jax.lax.conv_general_dilated(x, w, (1,), "SAME")
+
+    def loss_disc(d, g, b):
+        fake = conv(conv(b["z"], g), d)
+        return jax.nn.softplus(-conv(b["x"], d)).mean() + jax.nn.softplus(fake).mean()
+
+    game = Game(loss_disc, lambda d, g, b: -loss_disc(d, g, b))
+    drawn = jax.random.normal(jax.random.key(0), (4, 2, 1, 3))
+    pair, batch = (drawn[0, :1], drawn[1, :1]), {"x": drawn[2], "z": drawn[3]}
+    terms = Coefficients(disc=PlayerTerms(other_dot_prod=-0.05))
+    expected = game.gradients(pair, batch, terms)[0]
+    halves = jax.tree.map(lambda a: a.astype(dtype), (pair, batch))
+    found = game.gradients(*halves, terms)[0]
+    assert found.dtype == dtype
+    assert jnp.allclose(found.astype("float32"), expected, atol=0.02)
+    measured, exact = (measure_drift(game, *at, (0.1, 0.1)).total for at in (halves, (pair, batch)))
+    assert measured.interaction == pytest.approx(exact.interaction, rel=0.05)

@@ -57,7 +57,6 @@ TOOLS = {
     "jacobian": lambda game: jacobian(modified_field(game, batch=BATCH), PARAMS),
     "flow": lambda game: modified_flow(game, Drift.of(RATES), batch=BATCH)(PARAMS),
     "step": lambda game: discrete_path(step_map(game, RATES, coefficients=TERMS, batch=BATCH), PARAMS, 1),
-    "runge-kutta": lambda game: runge_kutta_map(game, RATES, batch=BATCH)(PARAMS),
     "terms": lambda game: game.regularizer(
         "disc", PARAMS, BATCH, TERMS.disc, mask=PlayerTerms(False, False, True)
     ),
@@ -77,10 +76,49 @@ def test_what_needs_the_other_players_derivative_refuses_losses_that_stop_it(too
     TOOLS[tool](Game(loss_disc, loss_gen))
 
 
-def test_plain_gradients_of_such_losses_are_right():
-    found = Game(detached_disc, detached_gen).gradients(PARAMS, BATCH)
-    expected = Game(loss_disc, loss_gen).gradients(PARAMS, BATCH)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+@pytest.mark.parametrize(
+    "tool",
+    [
+        lambda game: game.gradients(PARAMS, BATCH),
+        lambda game: step_map(game, RATES, batch=BATCH)(PARAMS),
+        lambda game: runge_kutta_map(game, RATES, batch=BATCH)(PARAMS),
+    ],
+    ids=["gradients", "step", "runge-kutta"],
+)
+def test_plain_gradients_and_steps_of_such_losses_are_right(tool):
+    found, expected = tool(Game(detached_disc, detached_gen)), tool(Game(loss_disc, loss_gen))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("switch", lambda g: jnp.where(g > 0, 1.0, 2.0)),
+        ("sign", lambda g: jnp.sign(g)),
+        ("count", lambda g: (jnp.asarray(g) > 0).astype(jnp.float32)),
+        ("logged", lambda g: [jax.debug.callback(lambda x: None, g), 1.0][1]),
+    ],
+)
+def test_what_only_chooses_or_is_logged_is_no_stop(name, extra):
+    """Its derivative is zero, so nothing is missed."""
+    game = Game(lambda d, g, b: extra(g) * d * d + 0.0 * d, lambda d, g, b: (g - 2.0) ** 2)
+    assert float(game.gradients((2.0, 3.0), None, TERMS)[1]) == pytest.approx(2.0)
+
+
+def test_python_branches_on_parameters_work_outside_of_jit():
+    def loss(d, g, b):
+        return d * g if d > 0 else -d * g
+
+    found = Game(loss, lambda d, g, b: -loss(d, g, b)).gradients((2.0, 3.0), None, TERMS)
+    # by hand: own gradients g = 3 and -d = -2, and h / 2 times d = 2 and g = 3 of the interaction
+    assert [float(x) for x in found] == pytest.approx([3.1, -1.85], rel=1e-6)
+
+
+def test_a_batch_that_switches_a_stop_on_is_looked_at_by_itself():
+    game = Game(lambda d, g, b: d * (g if b["flag"] else stop(g)), lambda d, g, b: -d * g)
+    game.gradients((2.0, 3.0), {"flag": True}, TERMS)
+    with pytest.raises(ValueError, match="has no derivative there"):
+        game.gradients((2.0, 3.0), {"flag": False}, TERMS)
 
 
 def test_parameters_that_do_not_move_and_aux_may_be_stopped():

@@ -239,7 +239,6 @@ def _step(
         moved = apply_updates(params[player], jax.tree.map(jnp.conj, gradients[player]), rates[player])
         return (moved, params[1]) if player == 0 else (params[0], moved)
 
-    game.check_derivatives(params, batch)
     for players in turns.order():
         gradients = game.gradients(params, batch, coefficients, mask=turns.mask)
         for player in players:
@@ -268,7 +267,6 @@ def _runge_kutta(game: Game, order: int, params: Pair, rates: tuple[Any, Any], b
             for p, s, r in zip(params, slopes, rates, strict=True)
         )
 
-    game.check_derivatives(params, batch)
     slopes: list[Any] = []
     for node in TABLEAUX[order].nodes:
         slopes.append(game.gradients(moved(slopes[-1], node) if slopes else params, batch))

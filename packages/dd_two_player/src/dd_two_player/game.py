@@ -21,7 +21,7 @@ from dd_two_player.regularizers import (
     split_batch,
     weighted_slope,
 )
-from dd_two_player.stopped import seen_leaves, used_leaves
+from dd_two_player.stopped import moving_leaves, seen_leaves
 
 __all__ = ["Game", "GameValues"]
 
@@ -126,26 +126,33 @@ class Game:
         """Refuse losses that hide from autodiff how one player acts on the other.
 
         For its own gradient a loss may well stop that of the other player's parameters, or of what these
-        make. But interaction terms and drift are derivatives along the other player's step.
+        make. But interaction terms and drift are derivatives along the other player's step. A parameter that
+        is stopped in one term of a loss and not in another passes.
 
         Raises:
             ValueError: For a parameter that its player moves and the other's loss uses without a derivative.
         """
         check_pair(params)
-        if jax.tree.structure(params) in self._checked:
+        flags = tuple(leaf for leaf in jax.tree.leaves(batch) if isinstance(leaf, bool | int | float))
+        kind = (jax.tree.structure(params), jax.tree.structure(batch), flags)
+        if kind in self._checked:
             return
         params = (params[0], params[1])
         values = [lambda pair, f=f: f(*pair, batch)[0] for f in self._losses]
-        uses, sees = ([find(f, params)[0] for f in values] for find in (used_leaves, seen_leaves))
+        try:
+            moved = [moving_leaves(value, params)[0] for value in values]
+        except jax.errors.ConcretizationTypeError:
+            return  # Python code that branches on parameters cannot be traced, and is not looked at
+        seen = [seen_leaves(value, params)[0] for value in values]
         for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
             own = path[0].idx
-            if sees[own][i] and uses[1 - own][i] and not sees[1 - own][i]:
+            if i in seen[own] and i in moved[1 - own] and i not in seen[1 - own]:
                 raise ValueError(
                     f"the loss of {PLAYERS[1 - own]} uses {PLAYERS[own]}{jax.tree_util.keystr(path[1:])} but "
                     "has no derivative there, so that drift, regularisers and Jacobians would miss it; leave "
-                    "out stop_gradient (or rounding), which the gradients of a game do not need."
+                    "out stop_gradient, which the gradients of a game do not need."
                 )
-        self._checked.add(jax.tree.structure(params))
+        self._checked.add(kind)
 
     def _evaluate(self, index: int, disc: Params, gen: Params, batch: Any) -> tuple[Any, Any]:
         """Return a player's loss and what comes with it."""
@@ -173,7 +180,7 @@ class Game:
 
     @cached_property
     def _checked(self) -> set[Any]:
-        """Structures of parameters whose derivatives were looked at."""
+        """Structures of parameters and batches, with their numbers, whose derivatives were looked at."""
         return set()
 
     @property

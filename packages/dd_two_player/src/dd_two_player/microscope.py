@@ -286,6 +286,7 @@ def _products(
     gradients need not show. Half precision is raised to single: a step is hardly more than its rounding.
     """
     params = jax.tree.map(lambda a: jnp.asarray(a, jnp.promote_types(jnp.result_type(a), "float32")), params)
+    batch = jax.tree.map(lambda a: a.astype("float32") if _is_half(a) else a, batch)
 
     def descent(at: Pair, factors: Any) -> Pair:
         return _scaled(jax.tree.map(jnp.conj, game.gradients(at, batch)), tuple(-t for t in factors))
@@ -343,3 +344,7 @@ def _scaled(pair: Pair, factors: Any) -> Pair:
         for side, f in zip(pair, factors, strict=True)
     )
     return disc, gen
+
+
+def _is_half(value: Any) -> bool:
+    return hasattr(value, "dtype") and value.dtype in (jnp.float16, jnp.bfloat16)

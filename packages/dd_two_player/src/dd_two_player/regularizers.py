@@ -112,6 +112,7 @@ def weighted_slope(
         2.0
     """
     own = player_index(player)
+    batch = _single(batch)
 
     def along(index: int, at: list[Params], directions: dict[int, Params]) -> tuple[Any, Any, Any]:
         """Return loss ``index``, its slope along the directions of the players that move, and its aux."""
@@ -197,7 +198,11 @@ def check_even(size: int) -> None:
 
 def _single(tree: Params) -> Params:
     """Raise float16 to single precision: a weight times a gradient easily lies below its smallest number."""
-    return jax.tree.map(lambda a: a.astype("float32") if jax.numpy.result_type(a) == "float16" else a, tree)
+    return jax.tree.map(lambda a: a.astype("float32") if _is_half(a) else a, tree)
+
+
+def _is_half(value: Any) -> bool:
+    return hasattr(value, "astype") and value.dtype == "float16"
 
 
 def _scaled(tree: Params, factor: Any) -> Params:
