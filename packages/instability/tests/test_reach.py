@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from functools import partial, wraps
+from functools import lru_cache, partial, wraps
 from types import MethodType, SimpleNamespace
 
 import numpy as np
@@ -162,6 +162,39 @@ def test_a_function_that_holds_a_layer_would_share_it_with_the_copies(make, tool
         vars(OTHER).pop("forward", None)
 
 
+class Energy(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(1, 1, bias=False).double(), nn.Linear(1, 1, bias=False).double()
+        square = lambda *_: self.a.weight.square().sum()  # noqa: E731 - the fault is a function without a name
+        self.energy = {
+            "function": square,
+            "object": SimpleNamespace(of=square),
+            "partial": partial(square, 0),
+            "cached": lru_cache(0)(square),
+        }[kind]
+
+
+@pytest.mark.parametrize("tool", ["probe", "map", "estimate"])
+@pytest.mark.parametrize("kind", ["function", "object", "partial", "cached"])
+def test_a_layer_is_found_wherever_a_function_holds_it(kind, tool):
+    model = Energy(kind)
+    attach = {
+        "probe": lambda: SensitivityProbe(model, sgd(model.parameters())),
+        "map": lambda: training_map(model, sgd(model.parameters()), loss_of),
+        "estimate": lambda: lyapunov_estimate(Copies(model, sgd, (1, 1)), []),
+    }
+    with pytest.raises(TypeError, match=r"keeps the function .*<lambda>, which holds one of its own layers"):
+        attach[tool]()
+
+
+def with_a_logger() -> nn.Module:
+    model = net()
+    logger = SimpleNamespace(model=model, log=lambda output: None)
+    model[0].register_forward_hook(lambda module, given, output: logger.log(output))
+    return model
+
+
 def with_its_own_method() -> nn.Module:
     model = net()
     model.forward = MethodType(lambda self, x: self[2](torch.tanh(self[0](x))), model)
@@ -200,6 +233,7 @@ class KeepsItsMethod(nn.Module):
     "make",
     [
         KeepsItsMethod,
+        with_a_logger,
         lambda: Remembers("method"),
         lambda: Remembers("partial"),
         with_its_own_method,

@@ -13,6 +13,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 from weakref import ProxyTypes
 
+import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -48,36 +49,71 @@ def check_number(value: Any, name: str) -> float:
         raise TypeError(f"{name} returned a {type(value).__name__}; let it return one number.") from error
 
 
-def check_copyable(model: nn.Module) -> None:
+def check_copyable(model: nn.Module, *, is_copy: bool = False) -> None:
     """Raise TypeError if a model keeps a function that holds one of its own layers or weights.
 
-    Python copies no closure: the copies would compute with the layers of the first model.
+    Python copies no closure: the copies would compute with the layers of the first model. Of a copy just made
+    (``is_copy``), layers count that have the same weights. What holds an object that knows the whole model,
+    such as a logger, is taken to be no part of the computation.
     """
-    own = {id(x) for x in (*model.modules(), *model.parameters())}
+    own = {id(x): x for x in (*model.modules(), *model.parameters())}
+
+    def is_whole(x: Any) -> bool:
+        return x is model or (is_copy and _equal(x, model))
+
+    def is_own(x: Any) -> bool:
+        return id(x) in own or (is_copy and any(_equal(x, y) for y in own.values()))
+
     waiting: list[Any] = [value for module in model.modules() for value in vars(module).values()]
+    seen: dict[int, Any] = {}
     while waiting:
         value = waiting.pop()
+        if type(value) in ProxyTypes or id(value) in seen:
+            continue
+        seen[id(value)] = value
         if isinstance(value, Mapping):
             waiting += value.values()
         elif isinstance(value, list | tuple):
             waiting += value
+        elif isinstance(value, partial):
+            waiting += [value.func, *value.args, *value.keywords.values()]
         elif isinstance(value, MethodType):  # copied with the object that it is bound to
             waiting.append(value.__func__)
         elif isinstance(value, FunctionType) and _package(value.__globals__["__name__"]) in _OTHERS:
             waiting.append(vars(value).get("__wrapped__"))
-        elif isinstance(value, FunctionType) and any(id(x) in own for x in held(value)):
-            raise TypeError(
-                f"the model keeps the function {value.__qualname__}, which holds one of its own layers and "
-                "would share it with every copy; make it a method."
-            )
+        elif isinstance(value, FunctionType | CACHED):
+            function = vars(value).get("__wrapped__", value) if isinstance(value, CACHED) else value
+            if any(is_own(x) for x in held(function, is_whole)):
+                raise TypeError(
+                    f"the model keeps the function {value.__qualname__}, which holds one of its own layers "
+                    "and would share it with every copy; make it a method."
+                )
+        elif not any(map(is_whole, entries := _entries(value))):
+            waiting += entries
 
 
-def held(function: Any) -> Iterator[Any]:
+CACHED = type(lru_cache(1)(id))
+"""What functools makes of a function to be cached; Python does not copy it either."""
+
+
+def _equal(x: Any, y: Any) -> bool:
+    """Whether two layers or weights are trained and of the same kind and values."""
+    if type(x) is not type(y) or not isinstance(x, nn.Module | nn.Parameter):
+        return False
+    a, b = (list(one.parameters()) if isinstance(one, nn.Module) else [one] for one in (x, y))
+    alike = len(a) == len(b) > 0 and all(p.shape == q.shape for p, q in zip(a, b, strict=True))
+    return alike and all(
+        p.requires_grad and (p.dtype, p.device) == (q.dtype, q.device) and torch.equal(p, q)
+        for p, q in zip(a, b, strict=True)
+    )
+
+
+def held(function: Any, leaves_out: Callable[[Any], bool] = lambda _: False) -> Iterator[Any]:
     """Yield what a function reaches: closure, defaults, globals, and the object that it is bound to or is.
 
     Likewise for functions among these, decorated and partial ones, and for three levels of attributes of
     objects that are no modules, of lists, and of dictionaries with names. Long ones are data: they are left
-    out. So are globals of installed packages.
+    out. So are globals of installed packages, and objects with an attribute that ``leaves_out`` names.
 
     >>> layer = nn.Linear(1, 1)
     >>> any(x is layer for x in held(lambda x: layer(x)))
@@ -97,8 +133,8 @@ def held(function: Any) -> Iterator[Any]:
             inside = [(value.__self__, level), (value.__func__, level)]
         elif isinstance(value, FunctionType):
             inside = [(x, level) for x in _closed_over(value, names)]
-        elif level < 3:
-            inside = [(x, level + 1) for x in _entries(value)]
+        elif level < 3 and not any(map(leaves_out, entries := _entries(value))):
+            inside = [(x, level + 1) for x in entries]
         else:
             inside = []
         waiting += inside
