@@ -21,14 +21,14 @@ from variance.noise_scale.result import NoiseScale
 class NoiseMeter(Meter):
     """Reads the noise scale off the micro-batches of a training loop of your own.
 
-    Hooks on the parameters see every gradient as it arrives; only its squared norm is kept. Call `step`
-    after the last backward pass of a step and before gradients are clipped, unscaled or cleared. Under
-    `DistributedDataParallel` the ranks are micro-batches, too; the norms of all ranks are averaged by one
-    all-reduce of a vector with one entry per parameter. Steps whose micro-batches are not all of the given
-    size, or a single one after steps of several, as at the end of an epoch, and steps with gradients that are
-    not finite are left out, with a warning, and counted in `num_skipped`. The loss of a micro-batch must be
-    divided by what it holds itself: where all are divided by the unmasked positions of the whole step, that
-    micro-batches hold more or fewer of them counts as noise.
+    Hooks on the parameters see every gradient as it arrives; only its squared norm is kept. Call `step` after
+    the last backward pass of a step and before gradients are clipped, unscaled or cleared. A step is given up
+    by clearing all gradients instead. Under `DistributedDataParallel` the ranks are micro-batches, too; the
+    norms of all ranks are averaged by one all-reduce of a vector with one entry per parameter. Steps whose
+    micro-batches are not all of the given size, or a single one after steps of several, as at the end of an
+    epoch, and steps with gradients that are not finite are left out, with a warning, and counted in
+    `num_skipped`. The loss of a micro-batch must be divided by what it holds itself: where all are divided by
+    the unmasked positions of the whole step, that micro-batches hold more or fewer of them counts as noise.
 
     Args:
         model: The model that is trained.
@@ -88,6 +88,12 @@ class NoiseMeter(Meter):
         self._differences: dict[str, list[Tensor]] = {}
         self._shapes: list[tuple[int, ...]] = []  # of the inputs of each forward pass
         self._arrived_from: list[tuple[int, ...]] = []  # of the last forward pass before each micro-batch
+
+    @override
+    def _start_afresh(self) -> None:
+        last = self._shapes[-1:]
+        super()._start_afresh()
+        self._shapes = last
 
     @override
     def _take(self, name: str, p: Tensor, gradient: Tensor) -> None:
