@@ -143,7 +143,7 @@ def held(function: Any, leaves_out: Callable[[Any], bool] = lambda _: False) -> 
 def _closed_over(function: FunctionType, names: Any) -> Iterator[Any]:
     yield from filter(None, [vars(function).get("__wrapped__")])
     module, path = (str(function.__globals__.get(name, "")) for name in ("__name__", "__file__"))
-    if _package(module) in _OTHERS:
+    if _package(module) in _OTHERS and function.__globals__ is not names:
         return
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # not filled yet
