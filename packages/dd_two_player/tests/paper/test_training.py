@@ -203,7 +203,7 @@ def test_bad_references(content, message, trained, tmp_path, capsys):
         (["train", "device_count=64"], "device_count is 64; this machine shows JAX"),
         (
             ["train", "restore_path=/nowhere/last.npz"],
-            "/nowhere/last.npz cannot be read: No such file",
+            "checkpoint /nowhere/last.npz does not exist; give restore_path=<file or run folder>",
         ),
         (["train", "updates.scheme=rk"], "scheme is 'rk'; allowed: simultaneous, alternating, runge_kutta"),
         (
