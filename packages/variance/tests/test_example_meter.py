@@ -309,6 +309,10 @@ def test_what_a_step_must_be() -> None:
     meter = ExampleMeter(model)
     with pytest.raises(ConfigError, match="0 forward and backward passes"):
         meter.step()
+    model(x[:1]).square().mean().backward()
+    with pytest.raises(ConfigError, match="1 example has no variance"):
+        meter.step()
+    model.zero_grad()
     model(x)  # a forward pass without a backward pass does not count
     model(x).square().mean().backward()
     meter.step()
@@ -316,10 +320,6 @@ def test_what_a_step_must_be() -> None:
     for part in x.split(4):
         model(part).square().mean().backward()
     with pytest.raises(ConfigError, match="2 forward and backward passes"):
-        meter.step()
-    model.zero_grad()
-    model(x[:1]).square().mean().backward()
-    with pytest.raises(ConfigError, match="1 example has no variance"):
         meter.step()
     model.zero_grad()
     model(x).square().mean().backward()

@@ -3,15 +3,18 @@
 import os
 import socket
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from variance.errors import ConfigError
-from variance.noise_scale import NoiseMeter
+from variance.noise_scale import ExampleMeter, NoiseMeter
 
 
 def parallel_loop(index: int, kind: str) -> dict[str, torch.Tensor] | str:
@@ -82,3 +85,57 @@ def test_ranks_are_micro_batches() -> None:
             assert found["num_skipped"] == 4
         else:
             np.testing.assert_allclose(found["traces"], meter.state_dict()["traces"], rtol=1e-5)
+
+
+@contextmanager
+def group_of_one() -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def loop_of_one(
+    kind: Any, wrap: Callable[[nn.Module], nn.Module], change: Callable[[nn.Module, int], object]
+) -> torch.Tensor:
+    """Three steps, with something done after each backward pass."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    size = 4 if kind is NoiseMeter else 8
+    run, x = wrap(model), torch.randn(3, 8, 6)
+    with kind(model, 4) if kind is NoiseMeter else kind(model) as meter:
+        for batch in x:
+            model.zero_grad()
+            for i, part in enumerate(batch.split(size)):
+                run(part).square().mean().backward()
+                change(model, i)
+            meter.step()
+        return meter.state_dict()["traces"]
+
+
+@pytest.mark.parametrize("kind", [NoiseMeter, ExampleMeter])
+@pytest.mark.parametrize("as_view", [False, True])
+def test_a_group_of_one_process_is_as_good_as_none(kind: Any, as_view: bool) -> None:
+    def wrap(model: nn.Module) -> nn.Module:
+        return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=as_view)
+
+    plain = loop_of_one(kind, lambda model: model, lambda model, i: None)
+    with group_of_one():
+        torch.testing.assert_close(loop_of_one(kind, wrap, lambda model, i: None), plain)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda model, i: i == 1 and nn.utils.clip_grad_norm_(model.parameters(), 1e-3),
+            "after its last backward pass",
+        ),
+        (lambda model, i: i == 0 and model[1].zero_grad(set_to_none=False), "between two backward passes"),
+    ],
+    ids=["clipped", "partly cleared"],
+)
+def test_a_change_in_a_group_of_one_process_is_refused(change: Any, words: str) -> None:
+    with group_of_one(), pytest.raises(ConfigError, match=words):
+        loop_of_one(NoiseMeter, nn.parallel.DistributedDataParallel, change)

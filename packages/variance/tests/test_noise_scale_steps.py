@@ -1,5 +1,6 @@
 """Which steps of a training loop count for the noise scale, are left out, or are refused."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from variance.errors import ConfigError
-from variance.noise_scale import NoiseMeter, NoiseScale
+from variance.noise_scale import ExampleMeter, NoiseMeter, NoiseScale
 
 
 def test_what_a_step_must_hold() -> None:
@@ -63,6 +64,30 @@ def test_steps_with_unequal_micro_batches_are_left_out() -> None:
         looped([4, 4, 1], nothing)
     with pytest.warns(UserWarning, match="none of which is micro_batch_size=4"):
         looped([8, 8], nothing)
+
+
+@pytest.mark.parametrize("kind", [NoiseMeter, ExampleMeter])
+@pytest.mark.parametrize("options", [{}, {"population": 9}], ids=["endless", "epochs"])
+def test_the_rest_of_an_epoch_is_left_out_and_counted(kind: Any, options: dict[str, int]) -> None:
+    """Nine examples in steps of eight: one is left, in one micro-batch."""
+    found = []
+    for has_rest in (True, False):
+        torch.manual_seed(0)
+        model = nn.Linear(6, 3)
+        meter = kind(model, 4, **options) if kind is NoiseMeter else kind(model, **options)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for epoch in torch.randn(3, 9, 6):
+                for batch in epoch.split(8)[: 1 + has_rest]:
+                    model.zero_grad()
+                    for part in batch.split(4 if kind is NoiseMeter else 8):
+                        model(part).square().mean().backward()
+                    meter.step()
+        assert len(caught) == has_rest  # once for all epochs
+        assert all("leaves out steps whose examples are" in str(one.message) for one in caught)
+        assert meter.num_skipped == 3 * has_rest
+        found.append(meter.state_dict()["traces"])
+    assert torch.equal(*found)
 
 
 def test_gradients_that_are_not_finite_are_left_out() -> None:
@@ -148,20 +173,72 @@ def test_gradients_changed_before_the_step_are_refused(change: Callable[[int, nn
 @pytest.mark.parametrize(
     "change",
     [
-        lambda model: model.zero_grad(),
-        lambda model: model.zero_grad(set_to_none=False),
+        lambda model: model[0].zero_grad(),
+        lambda model: model[1].zero_grad(),
+        lambda model: model[1].zero_grad(set_to_none=False),
         lambda model: nn.utils.clip_grad_norm_(model.parameters(), 0.1),
     ],
-    ids=["cleared", "set to zero", "clipped"],
+    ids=["first layer", "last layer", "last layer set to zero", "clipped"],
 )
 def test_gradients_changed_between_micro_batches_are_refused(change: Callable[[nn.Module], None]) -> None:
-    """As where `step` is called once for several steps of the optimiser: the sum is not that of all."""
+    """The sum is not that of all."""
     model, x = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3)), torch.randn(16, 6)
     with NoiseMeter(model, 4) as meter:
         for part in x.split(4):
             change(model)
             model(part).square().mean().backward()
         with pytest.raises(ConfigError, match="changed or cleared between two backward passes"):
+            meter.step()
+
+
+@pytest.mark.parametrize("set_to_none", [False, True])
+@pytest.mark.parametrize("kind", [NoiseMeter, ExampleMeter])
+def test_a_step_is_given_up_by_clearing_all_gradients(kind: Any, set_to_none: bool) -> None:
+    """Before the loop, in mid-run, and twice in a row: the steps that count are those of a loop without."""
+    found = []
+    for gives_up in (True, False):
+        torch.manual_seed(0)
+        model, x = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3)), torch.randn(6, 8, 6)
+        size = 4 if kind is NoiseMeter else 8
+        with kind(model, 4) if kind is NoiseMeter else kind(model) as meter:
+            model[1].bias.requires_grad_(False).grad = torch.ones(3)  # left from before: of no step
+            for i, batch in enumerate(x):
+                is_given_up = i in (0, 3, 4)
+                if is_given_up and not gives_up:
+                    continue
+                torch.optim.SGD([p for p in model.parameters() if p.requires_grad]).zero_grad(set_to_none)
+                for part in batch[:5].split(5) if is_given_up else batch.split(size):
+                    model(part).square().mean().backward()
+                if not is_given_up:
+                    meter.step()
+            found.append(meter.state_dict()["traces"])
+            assert meter.num_skipped == 0
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("set_to_none", [False, True])
+def test_one_micro_batch_after_each_clearing_is_refused(set_to_none: bool) -> None:
+    """As where `step` is called once for several steps of the optimiser."""
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    with NoiseMeter(model, 4) as meter:
+        for part in torch.randn(16, 6).split(4):
+            model.zero_grad(set_to_none)
+            model(part).square().mean().backward()
+        with pytest.raises(ConfigError, match="at least two micro-batches"):
+            meter.step()
+
+
+@pytest.mark.parametrize("is_same_graph", [False, True])
+def test_what_follows_a_clearing_is_one_pass_of_its_own(is_same_graph: bool) -> None:
+    """Neither a second backward pass of the graph that was given up, nor two that were prepared before."""
+    model, x = nn.Linear(6, 3), torch.randn(3, 8, 6)
+    with ExampleMeter(model) as meter:
+        losses = [model(part).square().mean() for part in x]
+        losses[0].backward(retain_graph=True)
+        model.zero_grad()
+        for loss in losses[:1] if is_same_graph else losses[1:]:
+            loss.backward()
+        with pytest.raises(ConfigError, match=f"{0 if is_same_graph else 2} forward and backward passes"):
             meter.step()
 
 

@@ -59,13 +59,20 @@ class Meter(ABC):
         self._marks: dict[str | int, tuple[int, int]] = {}  # by name, and the last in each memory
         self._corners: dict[str, Tensor] = {}
 
+    def _start_afresh(self) -> None:
+        """Forget the passes of a step that was given up, but not the one that is in backward now."""
+        self._forget_gradients()
+
     def _attach(self, name: str, p: Tensor) -> Callable[[Tensor], None]:
         def see(gradient: tuple[Tensor]) -> None:
             if not self._is_due or name not in self._parameters:  # not due, or left out since
                 return
-            if name in self._arrived:
-                self._spoiled = self._spoiled or (name if self._is_changed(name, p.grad) else "")
-            elif p.grad is not None:
+            if name in self._arrived and self._is_changed(name, p.grad):
+                if any(_is_there(self._parameters[seen].grad) for seen in list(self._arrived)):
+                    self._spoiled = self._spoiled or name
+                else:  # all were cleared: the passes before were a step that was given up
+                    self._start_afresh()
+            elif name not in self._arrived and p.grad is not None:
                 self._left_over.append(squared_norm(p.grad))
             self._arrived.add(name)
             self._take(name, p, gradient[0].detach())
@@ -90,6 +97,11 @@ class Meter(ABC):
         return mark
 
     @property
+    def _had_noise(self) -> bool:
+        """Whether an earlier step held what has a variance, so that one without it ends an epoch."""
+        return bool(self._steps) or self.num_skipped > 0
+
+    @property
     def _is_due(self) -> bool:
         return self._count % self._every == 0
 
@@ -100,9 +112,9 @@ class Meter(ABC):
             loss_scale: What losses are multiplied by: `scaler.get_scale()` with a `GradScaler`.
 
         Raises:
-            ConfigError: Other passes than the meter reads were made, or gradients were cleared, clipped or
-                unscaled before, or not cleared after the last step, or are not the mean over ranks; or a
-                parameter is new or no longer frozen.
+            ConfigError: Other passes than the meter reads were made, or gradients were cleared (some between
+                two passes, or all after the last one), clipped or unscaled before, or not cleared after the
+                last step, or are not the mean over ranks; or a parameter is new or no longer frozen.
         """
         try:
             if not loss_scale > 0:
@@ -136,7 +148,8 @@ class Meter(ABC):
         if self._spoiled:
             raise ConfigError(
                 f"the gradient of '{self._spoiled}' was changed or cleared between two backward passes of a "
-                "step; let them add up, and call step() before each clipping and zero_grad."
+                "step; let them add up, and call step() before each clipping and zero_grad. To give a step "
+                "up, clear all gradients."
             )
         for name in self._arrived & self._parameters.keys():
             gradient = self._parameters[name].grad
@@ -156,10 +169,16 @@ class Meter(ABC):
         """Whether a gradient is no longer as its last backward pass left it."""
         if gradient is None:
             return True
+        if world_size() > 1:
+            return False  # ranks add theirs
+        if _is_distributed():  # DistributedDataParallel of one process writes back what is there
+            left = self._corners.get(name)
+            found = _corner(self._parameters[name], gradient)
+            return left is None or float((found - left).double().norm()) > 0.02 * float(left.double().norm())
         place, version = _state_of(gradient)
         marked, last = (self._marks.get(key, (-1, -1)) for key in (name, _memory_of(gradient)))
-        # Gradients that are views of one tensor have one version for all. Ranks add theirs.
-        return world_size() == 1 and (place != marked[0] or version not in (marked[1], last[1]))
+        # Gradients that are views of one tensor have one version for all.
+        return place != marked[0] or version not in (marked[1], last[1])
 
     def _take_in(
         self, small: Mapping[str, Tensor], unit: float, draws: int, size: int, skip: str = ""
@@ -371,6 +390,10 @@ def _is_distributed() -> bool:
 
 def _memory_of(gradient: Tensor) -> int:
     return id(gradient) if gradient.is_sparse else gradient.untyped_storage().data_ptr()
+
+
+def _is_there(gradient: Tensor | None) -> bool:
+    return gradient is not None and bool((gradient._values() if gradient.is_sparse else gradient).any())
 
 
 def _state_of(gradient: Tensor) -> tuple[int, int]:

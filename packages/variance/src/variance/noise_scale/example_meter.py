@@ -32,11 +32,14 @@ class ExampleMeter(Meter):
     noticed. A loss that divides by what differs from batch to batch (class weights, masked positions) has
     noise in its divisor, which single examples do not show: a cross-entropy of this kind is refused.
 
+    A step is given up by clearing all gradients instead of calling `step`.
+
     At the first, second, fourth, eighth, ... measured step the sums of squared norms are compared with those
     of `variance.per_example` on the step's inputs and the gradients of its outputs, under the random numbers
     of the step. Parameters that differ are left out from then on, with a warning. This takes about five
     passes. It needs a model whose outputs have the examples along their first axis: a model that returns its
-    own loss is refused, let it return its logits.
+    own loss is refused, let it return its logits. A step of one example after larger ones, as at the end of
+    an epoch, is left out with a warning, and counted in `num_skipped`.
 
     Args:
         model: The model that is trained, in a loop with one forward and backward pass per step (and rank).
@@ -83,6 +86,12 @@ class ExampleMeter(Meter):
         self._passes: list[_Pass] = []
         self._open: _Pass | None = None  # from the model's forward pass
         self._current: _Pass | None = None  # in backward
+
+    @override
+    def _start_afresh(self) -> None:
+        passes, current = [one for one in self._passes if not one.is_accumulated], self._current
+        super()._start_afresh()
+        self._passes, self._current = passes, None if current and current.is_accumulated else current
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._is_due and torch.is_grad_enabled() and module is self._model:
@@ -138,6 +147,9 @@ class ExampleMeter(Meter):
         refuse_coupled_examples(self._model)
         self._require_untouched()
         if (n := found.num_examples) < 2:
+            if n == 1 and self._had_noise:
+                self._take_in({}, 1.0, world_size(), 1, "are fewer than two (on a rank)")
+                return
             raise ConfigError(f"a step of {n} example has no variance; use batches of at least 2.")
         sums = self._sums(found)
         if self._checks & (self._checks + 1) == 0 and math.isfinite(sum(map(float, sums.values()))):

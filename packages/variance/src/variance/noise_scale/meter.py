@@ -21,13 +21,14 @@ from variance.noise_scale.result import NoiseScale
 class NoiseMeter(Meter):
     """Reads the noise scale off the micro-batches of a training loop of your own.
 
-    Hooks on the parameters see every gradient as it arrives; only its squared norm is kept. Call `step`
-    after the last backward pass of a step and before gradients are clipped, unscaled or cleared. Under
-    `DistributedDataParallel` the ranks are micro-batches, too; the norms of all ranks are averaged by one
-    all-reduce of a vector with one entry per parameter. Steps whose micro-batches are not all of the given
-    size, as at the end of an epoch, and steps with gradients that are not finite are left out, with a
-    warning. The loss of a micro-batch must be divided by what it holds itself: where all are divided by the
-    unmasked positions of the whole step, that micro-batches hold more or fewer of them counts as noise.
+    Hooks on the parameters see every gradient as it arrives; only its squared norm is kept. Call `step` after
+    the last backward pass of a step and before gradients are clipped, unscaled or cleared. A step is given up
+    by clearing all gradients instead. Under `DistributedDataParallel` the ranks are micro-batches, too; the
+    norms of all ranks are averaged by one all-reduce of a vector with one entry per parameter. Steps whose
+    micro-batches are not all of the given size, or a single one after steps of several, as at the end of an
+    epoch, and steps with gradients that are not finite are left out, with a warning, and counted in
+    `num_skipped`. The loss of a micro-batch must be divided by what it holds itself: where all are divided by
+    the unmasked positions of the whole step, that micro-batches hold more or fewer of them counts as noise.
 
     Args:
         model: The model that is trained.
@@ -89,6 +90,12 @@ class NoiseMeter(Meter):
         self._arrived_from: list[tuple[int, ...]] = []  # of the last forward pass before each micro-batch
 
     @override
+    def _start_afresh(self) -> None:
+        last = self._shapes[-1:]
+        super()._start_afresh()
+        self._shapes = last
+
+    @override
     def _take(self, name: str, p: Tensor, gradient: Tensor) -> None:
         squares = self._squares.setdefault(name, [])
         if p.grad is not None and len(squares) == 1 and self._norms_are_due:
@@ -110,6 +117,9 @@ class NoiseMeter(Meter):
     @override
     def _measure(self, loss_scale: float) -> None:
         micro, ranks = max((len(squares) for squares in self._squares.values()), default=0), world_size()
+        if micro * ranks == 1 and self._had_noise:
+            self._take_in({}, 1.0, 1, self.micro_batch_size, "are not in at least two micro-batches")
+            return
         if micro * ranks < 2:
             raise ConfigError(
                 f"{micro} backward pass on {ranks} rank: at least two micro-batches a step are needed. "
