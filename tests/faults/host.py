@@ -168,6 +168,9 @@ def variance(coordinator: str, index: int, folder: Path) -> None:
     if index == 0:
         arrays = meter.state_dict() | model.state_dict()
         np.savez(folder / "end.npz", **{name: np.asarray(array) for name, array in arrays.items()})
+    # Before the group: as its last owner the wrapper would wait for gloo's thread without giving it Python's
+    # lock, for which that thread may wait in turn to let go of the last sum.
+    del parallel
     torch.distributed.destroy_process_group()
 
 

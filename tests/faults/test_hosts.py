@@ -20,7 +20,7 @@ from gdyn_common.storage import read_arrays
 PROGRAM = Path(__file__).parent / "host.py"
 
 
-@pytest.mark.timeout(3600)  # against a hang; a busy machine takes minutes
+@pytest.mark.timeout(900)  # against a hang; a busy machine takes minutes
 @pytest.mark.parametrize("program", ["dd_two_player", "eigengame", "variance"])
 def test_one_of_two_processes_is_lost(program, tmp_path, tally):
     if importlib.util.find_spec(program) is None:
