@@ -38,7 +38,7 @@ class Form:
     runs: int
 
 
-SHORT = Form("short", kills=20, faults=1, inputs=2_000, mutations=200, runs=300)
+SHORT = Form("short", kills=20, faults=1, inputs=2_000, mutations=200, runs=1_000)
 LONG = Form("long", kills=200, faults=20, inputs=10_000, mutations=10_000, runs=10_000)
 
 

@@ -26,7 +26,10 @@ __all__ = ["check_copyable", "check_function", "check_number", "check_reached", 
 def check_reached(gradients: Iterable[Tensor | None], steps: str = "") -> None:
     """Raise ValueError if a loss has a gradient at none of the weights that are trained.
 
-    One step may by design have nothing to learn: of several, pass what all of them reached.
+    One step may by design have nothing to learn: of several, pass what all of them reached. Nothing counts
+    as reached if there is no gradient.
+
+    >>> check_reached([None, torch.zeros(1)])
     """
     if all(gradient is None for gradient in gradients):
         raise ValueError(
@@ -81,8 +84,8 @@ def check_copyable(model: nn.Module, *, is_copy: bool = False) -> None:
             waiting.append(value.__func__)
         elif isinstance(value, FunctionType) and _package(value.__globals__["__name__"]) in _OTHERS:
             waiting.append(vars(value).get("__wrapped__"))
-        elif isinstance(value, FunctionType | CACHED):
-            function = vars(value).get("__wrapped__", value) if isinstance(value, CACHED) else value
+        elif isinstance(value, FunctionType | _CACHED):
+            function = vars(value).get("__wrapped__", value) if isinstance(value, _CACHED) else value
             if any(is_own(x) for x in held(function, is_whole)):
                 raise TypeError(
                     f"the model keeps the function {value.__qualname__}, which holds one of its own layers "
@@ -92,7 +95,7 @@ def check_copyable(model: nn.Module, *, is_copy: bool = False) -> None:
             waiting += entries
 
 
-CACHED = type(lru_cache(1)(id))
+_CACHED = type(lru_cache(1)(id))
 """What functools makes of a function to be cached; Python does not copy it either."""
 
 

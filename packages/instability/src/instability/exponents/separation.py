@@ -69,7 +69,7 @@ def lyapunov_estimate(
             hooks.callback(p.register_post_accumulate_grad_hook(reached.add).remove)
         _grow(copies, losses, separation, growth)
     if growth:
-        check_reached(reached or [None], f" in any of {len(growth)} steps")
+        check_reached(reached, f" in any of {len(growth)} steps")
     return np.array(growth)
 
 

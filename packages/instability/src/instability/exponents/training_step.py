@@ -219,7 +219,7 @@ class _TrainingMap:
         Three steps, since a power iteration (spectral norm) has converged before the first one.
         """
         mapped = self({name: value.detach() for name, value in self(self.state, 0).items()}, 1)
-        check_reached(self._gradients.reached or [None], " in any of its first three steps")
+        check_reached(self._gradients.reached, " in any of its first three steps")
         streams.restore()
         for number in range(3):
             optimizer.zero_grad()
