@@ -1,4 +1,4 @@
-"""Losses that stop gradients: their own gradients are right, derivatives along the other player are not."""
+"""Losses that stop gradients: their own gradients are right, derivatives of these may not be."""
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from dd_two_player import (
     step_map,
 )
 from dd_two_player.flows import runge_kutta_map
+from dd_two_player.stopped import held_constant
 
 RATES = (0.1, 0.1)
 TERMS = Regularization.cancel_interaction().coefficients(Drift.of(RATES).coefficients)
@@ -151,3 +152,150 @@ def test_kinks_rounding_loops_and_branches_are_no_stops():
     found = game.gradients(params, 1.0, TERMS)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
     assert jacobian(modified_field(game, batch=1.0), params).shape == (6, 6)
+
+
+def through(name):
+    """Return ``x`` behind a stop that stands inside of something."""
+    return {
+        "plain": stop,
+        "jit": jax.jit(stop),
+        "checkpoint": lambda x: jax.checkpoint(lambda y: jnp.sin(stop(y)))(jnp.arcsin(x)),
+        "vmap": lambda x: jax.vmap(stop)(x[None])[0],
+        "scan": lambda x: jax.lax.scan(lambda c, y: (c + stop(x) * y, None), 0.0, jnp.full(4, 0.25))[0],
+        "while": lambda x: jax.lax.while_loop(lambda c: c[0] < 1, lambda c: (c[0] + 1, stop(x)), (0, x))[1],
+        "cond": lambda x: jax.lax.cond(x > -9.0, stop, lambda y: y, x),
+        "custom_jvp": lambda x: jax.nn.relu(stop(x)),
+        "inner gradient": lambda x: jax.grad(lambda y: y * stop(x))(1.0),
+    }[name]
+
+
+INSIDE = "plain", "jit", "checkpoint", "vmap", "scan", "while", "cond", "custom_jvp", "inner gradient"
+BOTH = Regularization.cancel_interaction().coefficients(Drift.of((0.2, 0.2)).coefficients)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("name", INSIDE)
+def test_a_stop_in_one_term_of_a_loss_and_not_in_another_is_refused(name, jitted):
+    """By hand: the field is (3 g, -d) and its mixed derivative 3, where autodiff sees the 1 of the critic."""
+    behind = through(name)
+    game = Game(lambda d, g, b: d * g + 2.0 * d * behind(g), lambda d, g, b: -d * g)
+    at = (jnp.float32(2.0), jnp.float32(0.5))
+    find = lambda p: game.gradients(p, None, BOTH)  # noqa: E731
+    with pytest.raises(ValueError, match="loss of disc uses gen behind stop_gradient"):
+        (jax.jit(find) if jitted else find)(at)
+    plain = game.gradients(at, None)
+    assert [float(x) for x in plain] == pytest.approx([1.5, -2.0])
+
+
+def test_the_drift_of_the_same_game_without_stop_is_that_of_hand():
+    game = Game(lambda d, g, b: 3.0 * d * g, lambda d, g, b: -d * g)
+    found = game.gradients((2.0, 0.5), None, BOTH)
+    # rate / 2 times J_DG u_G = 3 * -2 and J_GD u_D = -1 * 1.5: what cancels adds them with the sign turned
+    extra = [float(x) - y for x, y in zip(found, (1.5, -2.0), strict=True)]
+    assert [abs(e) for e in extra] == pytest.approx([0.6, 0.15], rel=1e-5)
+
+
+def test_a_gradient_penalty_whose_points_are_stopped_is_refused_and_trains_plainly():
+    """WGAN-GP: the critic sees the generator, the penalty sees its samples stopped."""
+
+    def critic(disc, x):
+        return jnp.tanh(x @ disc["w"]) * disc["v"]
+
+    def losses(held):
+        def disc_loss(disc, gen, batch):
+            slope = jax.grad(critic, 1)
+            points = 0.5 * (batch + held(made(gen)))
+            norms = jnp.linalg.norm(jax.vmap(slope, (None, 0))(disc, points), axis=1)
+            return (critic(disc, made(gen)) - critic(disc, batch)).mean() + ((norms - 1.0) ** 2).mean()
+
+        return disc_loss, lambda disc, gen, batch: -critic(disc, made(gen)).mean()
+
+    params = (PARAMS[0] | {"v": jnp.float32(0.7)}, PARAMS[1])
+    cheap, whole = (Game(*losses(held)) for held in (stop, lambda x: x))
+    with pytest.raises(ValueError, match=r"loss of disc uses gen\['scale'\] behind stop_gradient in some"):
+        cheap.gradients(params, BATCH, TERMS)
+    with pytest.raises(ValueError, match="behind stop_gradient"):
+        measure_drift(cheap, params, BATCH, RATES)
+    # the generator's terms need the discriminator's derivative, which is whole
+    only = PlayerTerms(False, False, True)
+    game = cheap, whole
+    one, other = (g.player_gradient("gen", params, BATCH, TERMS.gen, mask=only) for g in game)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, other)
+    one, other = (g.gradients(params, BATCH) for g in game)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, other)
+    assert np.isfinite(measure_drift(whole, params, BATCH, RATES).total.error)
+
+
+def test_a_players_own_parameters_behind_a_stop_are_refused_only_where_its_self_term_needs_them():
+    """By hand: of ``d stop(d)`` the gradient is d, and its derivative 1; autodiff says 0."""
+    game = Game(lambda d, g, b: d * stop(d) + d * g, lambda d, g, b: -d * g)
+    at = (jnp.float32(2.0), jnp.float32(0.5))
+    found = game.gradients(at, None, BOTH)
+    # J_DG u_G = -2 and J_GD u_D = -2.5, times rate / 2
+    assert [float(x) for x in found] == pytest.approx([2.5 + 0.2, -2.0 + 0.25], rel=1e-5)
+    every = Regularization.cancel_and_strengthen().coefficients(Drift.of((0.2, 0.2)).coefficients)
+    for tool in (
+        lambda: game.gradients(at, None, every),
+        lambda: jacobian(modified_field(game), at),
+        lambda: measure_drift(game, at, None, RATES),
+    ):
+        with pytest.raises(ValueError, match="loss of disc uses disc behind stop_gradient"):
+            tool()
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("jitted", [False, True])
+def test_a_stop_that_makes_no_difference_passes(jitted, scale):
+    """The largest entry is stopped in softmax and logsumexp; a term of one player moves no other."""
+
+    def loss(disc, gen, batch):
+        logits = scale * jnp.outer(batch[:, 0], disc["w"]) + made(gen)
+        attention = jax.nn.softmax(logits @ logits.T)
+        known = jax.nn.logsumexp(attention @ logits, axis=1) - jax.nn.log_softmax(logits)[:, 0]
+        return known.mean() + stop(gen["shift"] ** 2).sum()
+
+    def by_hand(disc, gen, batch):
+        logits = scale * jnp.outer(batch[:, 0], disc["w"]) + made(gen)
+        weights = jnp.exp(logits @ logits.T)
+        attention = weights / weights.sum(1, keepdims=True)
+        known = jnp.log(jnp.exp(attention @ logits).sum(1)) - jnp.log(
+            jnp.exp(logits)[:, 0] / jnp.exp(logits).sum(1)
+        )
+        return known.mean()
+
+    def find(loss):
+        game = Game(loss, lambda *a: -loss(*a))
+        tool = lambda p, b: game.gradients(p, b, TERMS)  # noqa: E731
+        return (jax.jit(tool) if jitted else tool)(PARAMS, BATCH)
+
+    found = find(loss)
+    if scale == 1.0:  # exponentials by hand overflow at the other
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), found, find(by_hand))
+
+
+def test_a_random_loss_is_looked_at_inside_of_a_compiled_step_and_its_log_stays_empty():
+    """Keys and closures may be traced; numbers that are drawn for the comparison reach no callback."""
+    logged = []
+
+    def loss(disc, gen, batch):
+        noise = jax.random.normal(batch["key"], ()) + batch["scale"]
+        jax.debug.callback(lambda x: logged.append(float(x)), disc)
+        return disc * gen * jax.nn.softmax(jnp.array([disc, gen]))[0] + disc * noise * stop(noise)
+
+    game = Game(loss, lambda d, g, b: -d * g)
+
+    @jax.jit
+    def step(params, key, scale):
+        return jax.vmap(lambda s: game.gradients(params, {"key": key, "scale": s}, BOTH))(scale)
+
+    found = step((jnp.float32(2.0), jnp.float32(0.5)), jax.random.key(3), jnp.ones(2))
+    jax.effects_barrier()
+    assert np.isfinite(found[0]).all()
+    assert logged
+    assert set(logged) == {2.0}
+
+
+def test_what_is_held_constant_on_purpose_passes():
+    game = Game(lambda d, g, b: d * g * held_constant(g), lambda d, g, b: -d * g)
+    # autodiff of g c: J_DG = c = 0.5, times u_G = -2 and rate / 2; the field itself is g^2
+    assert float(game.gradients((2.0, 0.5), None, BOTH)[0]) == pytest.approx(0.25 + 0.1 * 0.5 * 2.0, rel=1e-5)

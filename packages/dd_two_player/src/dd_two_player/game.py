@@ -21,7 +21,7 @@ from dd_two_player.regularizers import (
     split_batch,
     weighted_slope,
 )
-from dd_two_player.stopped import moving_leaves, seen_leaves
+from dd_two_player.stopped import hidden_leaves, moving_leaves, seen_leaves
 
 __all__ = ["Game", "GameValues"]
 
@@ -110,7 +110,7 @@ class Game:
         active = active_terms(chosen) if mask is None else active_terms(mask)
         check_pair(params)
         if any(map(any, active)):
-            self.check_derivatives(params, batch)
+            self._check(params, batch, _needed(0, active[0]) | _needed(1, active[1]))
         found = [jax.value_and_grad(self._losses[own], own, has_aux=True)(*params, batch) for own in (0, 1)]
         plain = (found[0][1], found[1][1])  # the factors under stop-gradient as well: computed once
         gradients = list(plain)
@@ -126,23 +126,48 @@ class Game:
         """Refuse losses that hide from autodiff how one player acts on the other.
 
         For its own gradient a loss may well stop that of the other player's parameters, or of what these
-        make. But interaction terms and drift are derivatives along the other player's step. A parameter that
-        is stopped in one term of a loss and not in another passes.
+        make. But interaction terms and drift are derivatives along the other player's step. They are compared
+        at one random point with what they would be if nothing was stopped. Stops that make no difference,
+        such as that of the largest entry in a softmax, pass.
 
         Raises:
-            ValueError: For a parameter that its player moves and the other's loss uses without a derivative.
+            ValueError: For a parameter that its player moves and the other's loss uses without a derivative,
+                in all or in some of its terms.
+        """
+        self._check(params, batch, {(player, along) for player in (0, 1) for along in (0, 1)})
+
+    def _check(self, params: Pair, batch: Any, needed: set[tuple[int, int]]) -> None:
+        """Refuse what `check_derivatives` does, if it spoils one of the derivatives that are needed.
+
+        Args:
+            params: Of both players.
+            batch: For the losses.
+            needed: Pairs of players: whose gradient is differentiated, and along whose step.
         """
         check_pair(params)
         flags = tuple(leaf for leaf in jax.tree.leaves(batch) if isinstance(leaf, bool | int | float))
         kind = (jax.tree.structure(params), jax.tree.structure(batch), flags)
-        if kind in self._checked:
-            return
         params = (params[0], params[1])
+        if kind not in self._hidden:
+            try:
+                self._hidden[kind] = self._looked_at(params, batch)
+            except jax.errors.ConcretizationTypeError:
+                return  # Python code that branches on parameters cannot be traced, and is not looked at
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        for player, leaf in sorted(self._hidden[kind]):
+            along = paths[leaf][0].idx
+            if (player, along) in needed:
+                name = f"{PLAYERS[along]}{jax.tree_util.keystr(paths[leaf][1:])}"
+                raise ValueError(
+                    f"the loss of {PLAYERS[player]} uses {name} behind stop_gradient in some of its terms, "
+                    "so that drift, regularisers and Jacobians would miss a part; leave out stop_gradient, "
+                    "or put what it stops into the batch."
+                )
+
+    def _looked_at(self, params: Pair, batch: Any) -> set[tuple[int, int]]:
+        """Return what is hidden in part, see `hidden_leaves`; refuse what is hidden as a whole."""
         values = [lambda pair, f=f: f(*pair, batch)[0] for f in self._losses]
-        try:
-            moved = [moving_leaves(value, params)[0] for value in values]
-        except jax.errors.ConcretizationTypeError:
-            return  # Python code that branches on parameters cannot be traced, and is not looked at
+        moved = [moving_leaves(value, params)[0] for value in values]
         seen = [seen_leaves(value, params)[0] for value in values]
         for i, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
             own = path[0].idx
@@ -152,7 +177,11 @@ class Game:
                     "has no derivative there, so that drift, regularisers and Jacobians would miss it; leave "
                     "out stop_gradient, which the gradients of a game do not need."
                 )
-        self._checked.add(kind)
+
+        def gradient(player: int, pair: Pair) -> Params:
+            return jax.grad(self._losses[player], player, has_aux=True)(*pair, batch)[0]
+
+        return hidden_leaves([partial(gradient, 0), partial(gradient, 1)], params)
 
     def _evaluate(self, index: int, disc: Params, gen: Params, batch: Any) -> tuple[Any, Any]:
         """Return a player's loss and what comes with it."""
@@ -179,9 +208,9 @@ class Game:
         return {}
 
     @cached_property
-    def _checked(self) -> set[Any]:
-        """Structures of parameters and batches, with their numbers, whose derivatives were looked at."""
-        return set()
+    def _hidden(self) -> dict[Any, set[tuple[int, int]]]:
+        """What `hidden_leaves` found, by the structures of parameters and batch, with its numbers."""
+        return {}
 
     @property
     def _losses(self) -> tuple[Callable[..., tuple[Any, Any]], Callable[..., tuple[Any, Any]]]:
@@ -204,7 +233,7 @@ class Game:
         estimator = sources.get("estimator", SAME_BATCH)
         whole = estimator.batches == "same" and (estimator.averaged or sources.get("num_shards", 1) == 1)
         if any(mask) and whole and not mask.self_norm:
-            self.check_derivatives(params, batch)
+            self._check(params, batch, _needed(own, mask))
             # One reverse pass for loss and regularisers. The self term needs the loss gradient by itself.
             frozen = frozen_gradients(self._losses, params, batch, frozen_needed(player, mask))
             slope = weighted_slope(player, self._losses, params, batch, terms, mask, frozen)
@@ -254,7 +283,7 @@ class Game:
             raise TypeError(f"estimator is {estimator!r}; pass one of ESTIMATORS[{', '.join(ESTIMATORS)}].")
         if not any(mask):
             return jax.tree.map(jnp.zeros_like, params[own])
-        self.check_derivatives(params, batch)
+        self._check(params, batch, _needed(own, mask))
         if estimator.batches == "two":
             if second_batch is None:
                 raise ValueError(f"estimator {estimator.name} needs two batches; pass second_batch.")
@@ -275,6 +304,16 @@ class Game:
             return estimate(differentiated, constant)
         per_shard = jax.vmap(estimate)(_cut(differentiated, num_shards), _cut(constant, num_shards))
         return jax.tree.map(lambda a: a.mean(0), per_shard)
+
+
+def _needed(own: int, mask: PlayerTerms) -> set[tuple[int, int]]:
+    """Return which derivatives a player's terms are made of: of whose gradient, along whose step."""
+    blocks = {
+        (own, own): mask.self_norm,
+        (1 - own, own): mask.other_norm,
+        (own, 1 - own): mask.other_dot_prod,
+    }
+    return {block for block, active in blocks.items() if active}
 
 
 def check_pair(params: Any) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+from jax.extend.core.primitives import copy_p, stop_gradient_p
 
-__all__ = ["moving_leaves", "seen_leaves"]
+__all__ = ["held_constant", "hidden_leaves", "moving_leaves", "seen_leaves"]
 
 _STEPS = frozenset({"ceil", "floor", "round", "sign"})  # constant but for jumps, so their derivative is zero
 _CALLS = frozenset({"checkpoint", "closed_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit"})
@@ -62,3 +66,192 @@ def _follow(program: Any, given: list[set[int]]) -> list[set[int]]:
             dtype = getattr(value.aval, "dtype", None)
             known[value] = found if dtype is not None and jnp.issubdtype(dtype, jnp.inexact) else set()
     return [moving(value) for value in program.outvars]
+
+
+@jax.jit
+def held_constant(value: Any) -> Any:
+    """Return a value that derivatives take for a constant, as ``stop_gradient``, and that may be one.
+
+    `hidden_leaves` passes over it: for what belongs to a network's state, as the vectors of spectral norm.
+
+    >>> jax.grad(lambda x: x * held_constant(x))(3.0).item()
+    3.0
+    """
+    return jax.lax.stop_gradient(value)
+
+
+def hidden_leaves(gradients: Sequence[Callable[[Any], Any]], at: tuple[Any, ...]) -> set[tuple[int, int]]:
+    """Return which derivatives of the gradients of a game autodiff gets wrong, because something is stopped.
+
+    Gradients are traced. Their derivatives along the players' steps are computed as autodiff does, and once
+    more with each ``stop_gradient`` replaced by the identity: so a step changes them. Both agree if nothing
+    is stopped, or if what is stopped makes no difference, as the largest entry in a softmax.
+
+    They are compared at two random points near ``at``, the second one positive. A difference that is no
+    rounding vanishes at one such point with probability zero, unless it is in a branch that is not taken
+    there. Traced values, of ``at`` or of what the functions close over, are drawn as well. A point where a
+    derivative is not finite tells nothing, nor does a stop within a custom derivative. Numbers are computed
+    only if something is stopped, in double precision if the functions work in it; what they log is left out.
+
+    Args:
+        gradients: For each player, a function of ``at`` that returns the gradient of its loss.
+        at: Parameters of the players.
+
+    Returns:
+        Pairs: the number of a player, and that of a leaf of ``at`` along which its gradient is misjudged.
+
+    >>> bilinear = lambda p: 3.0 * p[1], lambda p: 2.0 * p[0]
+    >>> hidden_leaves(bilinear, (1.0, 2.0))
+    set()
+    >>> hidden_leaves((lambda p: p[1] + 2.0 * jax.lax.stop_gradient(p[1]), bilinear[1]), (1.0, 2.0))
+    {(0, 1)}
+    """
+    try:
+        with jax.enable_x64(True):
+            return _hidden_leaves(gradients, at, wide=True)
+    except jax.errors.ConcretizationTypeError:
+        raise
+    except (TypeError, ValueError):  # functions that insist on their types are taken as they are
+        return _hidden_leaves(gradients, at, wide=False)
+
+
+def _hidden_leaves(
+    gradients: Sequence[Callable[[Any], Any]], at: tuple[Any, ...], wide: bool
+) -> set[tuple[int, int]]:
+    leaves, structure = jax.tree.flatten(at)
+    types = [jnp.result_type(leaf) for leaf in leaves]
+    types = [jnp.promote_types(t, "float64") if wide else t for t in types]
+    kinds = [jax.ShapeDtypeStruct(jnp.shape(leaf), t) for leaf, t in zip(leaves, types, strict=True)]
+
+    def trace(gradient: Callable[[Any], Any]) -> ClosedJaxpr:
+        return jax.make_jaxpr(lambda *x: jax.tree.leaves(gradient(jax.tree.unflatten(structure, x))))(*kinds)
+
+    with jax.default_matmul_precision("highest"):
+        traced = [trace(gradient) for gradient in gradients]
+    plain, lifted = ([_without_logs(program.jaxpr, lift) for program in traced] for lift in (False, True))
+    stopping = [player for player, (_, found) in enumerate(lifted) if "stop" in found]
+    if not stopping or any("effect" in found for _, found in lifted):
+        return set()
+
+    @jax.jit
+    def slopes(constants: Any, point: Any) -> Any:
+        return [_run(program, c, point) for (program, _), c in zip(plain, constants, strict=True)]
+
+    @partial(jax.jit, static_argnums=0)
+    def compare(player: int, constants: Any, point: Any, along: Any) -> tuple[Any, Any]:
+        one, other = (
+            jax.jvp(partial(_run, program, constants[player]), (point,), (along,))[1]
+            for program in (plain[player][0], lifted[player][0])
+        )
+        return _norm([a - b for a, b in zip(one, other, strict=True)]), _norm(one) + _norm(other)
+
+    owners = [player for player, side in enumerate(at) for _ in jax.tree.leaves(side)]
+    noise = max(_coarsest(program) for program, _ in plain) ** (1 / 3)
+    found: set[tuple[int, int]] = set()
+    with jax.ensure_compile_time_eval():
+        for positive in (False, True):
+            random = np.random.default_rng(0)
+            point = [_drawn(leaf, t, random, positive) for leaf, t in zip(leaves, types, strict=True)]
+            constants = [[_known(c, random) for c in program.consts] for program in traced]
+            step = [g for side in slopes(constants, point) for g in side]
+            step = [g * jnp.asarray(random.uniform(0.5, 1.5, g.shape), g.dtype) for g in step]
+
+            def along(player: int, chosen: set[int]) -> list[float]:
+                direction = [g if i in chosen else jnp.zeros_like(g) for i, g in enumerate(step)]  # noqa: B023
+                return [float(a) for a in compare(player, constants, point, direction)]  # noqa: B023
+
+            for player in stopping:
+                whole = along(player, set(range(len(step))))[1]
+                for owner in set(owners):
+                    block = {i for i, o in enumerate(owners) if o == owner}
+                    gap, size = along(player, block)
+                    least = noise * (size + 0.01 * whole)
+                    if gap > least:  # not so if it is not a number
+                        gaps = {i: along(player, {i})[0] for i in block}
+                        found |= {(player, i) for i in block if gaps[i] >= min(least, max(gaps.values()))}
+    return found
+
+
+def _coarsest(program: Any) -> float:
+    """Return the largest rounding of what a traced program computes."""
+    kinds = {
+        value.aval.dtype for step in program.eqns for value in step.outvars if hasattr(value.aval, "dtype")
+    }
+    inner = [
+        _coarsest(getattr(value, "jaxpr", value))
+        for step in program.eqns
+        for value in jax.tree.leaves(list(step.params.values()))
+        if isinstance(value, Jaxpr | ClosedJaxpr)
+    ]
+    return max(
+        [float(jnp.finfo(k).eps) for k in kinds if jnp.issubdtype(k, jnp.inexact)] + inner, default=0.0
+    )
+
+
+def _run(program: Jaxpr, constants: Any, point: Any) -> list[Any]:
+    found: list[Any] = jaxpr_as_fun(ClosedJaxpr(program, constants))(*point)
+    return found
+
+
+def _norm(leaves: list[Any]) -> Any:
+    wide = [jnp.abs(a).astype(jnp.promote_types(jnp.abs(a).dtype, "float32")) for a in leaves]
+    return jnp.sqrt(sum(((a**2).sum() for a in wide), jnp.zeros(())))
+
+
+def _without_logs(program: Any, lift: bool) -> tuple[Any, set[str]]:
+    """Return a traced program without calls that only log, and which of "stop" and "effect" it contains.
+
+    Args:
+        program: Traced, or any parameter of a step, such as the branches of a choice.
+        lift: Whether the identity takes the place of each stop.
+    """
+    if isinstance(program, ClosedJaxpr):
+        inner, found = _without_logs(program.jaxpr, lift)
+        return ClosedJaxpr(inner, program.consts), found
+    if isinstance(program, tuple | list) and any(isinstance(p, Jaxpr | ClosedJaxpr) for p in program):
+        parts, words = zip(*(_without_logs(part, lift) for part in program), strict=True)
+        made = type(program)(*parts) if hasattr(program, "_fields") else type(program)(parts)
+        return made, set().union(*words)
+    if not isinstance(program, Jaxpr):
+        return program, set()
+    steps, found = [], set()
+    for step in program.eqns:
+        inner = {key: _without_logs(value, lift) for key, value in step.params.items()}
+        calls = any(value is not step.params[key] for key, (value, _) in inner.items())
+        if step.effects and not calls:
+            if not step.outvars:
+                continue
+            found.add("effect")
+        if step.primitive is stop_gradient_p:
+            found.add("stop")
+            step = step.replace(primitive=copy_p) if lift else step
+        elif step.params.get("name") != "held_constant":
+            found = found.union(*(words for _, words in inner.values()))
+            step = step.replace(params={k: value for k, (value, _) in inner.items()}, effects=frozenset())
+        steps.append(step)
+    return program.replace(eqns=steps, effects=frozenset()), found
+
+
+def _drawn(leaf: Any, dtype: Any, random: np.random.Generator, positive: bool = False) -> Any:
+    """Return numbers near those of a leaf, or of the size of a network's weights where these are traced."""
+    shape = jnp.shape(leaf)
+    noise = random.standard_normal(shape)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        noise = noise + 1j * random.standard_normal(shape)
+    size = 0.0 if isinstance(leaf, jax.core.Tracer) else float(jnp.sqrt((jnp.abs(leaf) ** 2).mean()))
+    if size:
+        drawn = jnp.asarray(leaf, dtype) + jnp.asarray(0.3 * size * noise, dtype)
+    else:
+        drawn = jnp.asarray(noise / max(1.0, float(np.prod(shape[:-1]))) ** 0.5, dtype)
+    return jnp.abs(drawn).astype(dtype) if positive else drawn
+
+
+def _known(value: Any, random: np.random.Generator) -> Any:
+    """Return a constant of a program; of one that is traced, some value of its kind."""
+    if not isinstance(value, jax.core.Tracer):
+        return value
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return jax.random.split(jax.random.key(0, impl=jax.random.key_impl(value)), value.shape)
+    if jnp.issubdtype(value.dtype, jnp.inexact):
+        return _drawn(value, value.dtype, random)
+    return jnp.ones(value.shape, value.dtype)

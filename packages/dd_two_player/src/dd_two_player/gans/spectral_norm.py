@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from dd_two_player.stopped import held_constant
+
 __all__ = ["SpectralState", "initial_vectors", "normalize_weights"]
 
 Params = Any
@@ -58,13 +60,13 @@ def normalize_weights(
     factors = {}
     for path, weight in _weights(params):
         matrix = weight.reshape(-1, weight.shape[-1])
-        constant = jax.lax.stop_gradient(matrix)
+        constant = held_constant(matrix)
         u0 = state[path]["u0"]
         v = _normalize(u0 @ constant.T)
         u = _normalize(v @ constant)
         sigma = (v @ matrix @ u.T)[0, 0]
         zero = ~u.any()  # of a weight of zeros, which stays as it is
-        advanced[path] = {"u0": jnp.where(zero, u0, u), "sigma": jax.lax.stop_gradient(sigma)}
+        advanced[path] = {"u0": jnp.where(zero, u0, u), "sigma": held_constant(sigma)}
         factors[path] = jnp.where(zero, 1.0, sigma)
     if not apply:
         return params, advanced
