@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from instability.perturbed_sgd import PerturbedSGD, perturb_optimizer
+from instability.perturbed_sgd import SLICE, PerturbedSGD, perturb_optimizer
 from instability.rounding import Cast
 
 SETTINGS = {
@@ -86,6 +86,49 @@ def test_small_tensors_that_are_updated_together_get_the_bits_of_each_alone(dtyp
             if number or p.ndim:  # one of them begins later
                 p.grad = torch.randn(p.shape, generator=generator).to(dtype)
                 p.grad[p.grad.abs() < 0.3] *= 1e-38  # some would be subnormal
+                q.grad = p.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(together, alone, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_large_tensor_gets_the_bits_of_its_parts(dtype, momentum, k):
+    """It is updated slice by slice; parts of a few thousand entries are not."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(SLICE + 7777, generator=generator, dtype=dtype)
+    whole = torch.nn.Parameter(start.clone())
+    parts = [torch.nn.Parameter(part.clone()) for part in start.split(6000)]
+    settings = {"lr": 0.1, "momentum": momentum, "weight_decay": 5e-4, "perturbation": k}
+    optimizers = [PerturbedSGD([whole], **settings), PerturbedSGD(parts, **settings)]
+    for _ in range(3):
+        whole.grad = torch.randn(start.shape, generator=generator, dtype=dtype)
+        whole.grad[:5] *= 1e-38  # these would be subnormal
+        for part, gradient in zip(parts, whole.grad.split(6000), strict=True):
+            part.grad = gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.equal(whole, torch.cat(list(parts)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.cfloat])
+@pytest.mark.parametrize("at", ["update", "gradient"])
+def test_tensors_that_are_rounded_together_get_the_bits_of_each_alone(dtype, at):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 3), (17,), (), (0, 3), (300, 301), (5,), (SLICE + 77,)]
+    starts = [torch.randn(s, generator=generator).to(dtype) for s in shapes]
+    together, alone = ([torch.nn.Parameter(t.clone()) for t in starts] for _ in range(2))
+    optimizers = [
+        perturb_optimizer(torch.optim.SGD(params, lr=0.1, momentum=0.9), 3, at=at)
+        for params in (together, *([p] for p in alone))
+    ]
+    for number in range(3):
+        for p, q in zip(together, alone, strict=True):
+            if number or p.ndim:
+                p.grad = torch.randn(p.shape, generator=generator).to(dtype)
+                p.grad[p.grad.abs() < 0.3] *= 1e-38
                 q.grad = p.grad.clone()
         for optimizer in optimizers:
             optimizer.step()
@@ -240,6 +283,7 @@ def test_any_rounding_perturbation_can_be_used(problem):
         ({"perturbation": -1}, "pass an int >= 1"),
         ({"perturbation": True}, "pass an int >= 1"),
         ({"perturbation": 1.5}, "pass an int >= 1"),
+        ({"perturbation": 2**140}, "fits 64 bits"),
         ({"lr": -0.1}, "lr=-0.1 is not allowed"),
         ({"lr": float("nan")}, "lr=nan is not allowed"),
         ({"momentum": -1.0}, "momentum=-1.0 is not allowed"),
@@ -253,7 +297,7 @@ def test_bad_hyperparameters(settings, message):
         PerturbedSGD([torch.nn.Parameter(torch.ones(1))], **({"lr": 0.1} | settings))
 
 
-@pytest.mark.parametrize("k", [0, -1, True, 1.5])
+@pytest.mark.parametrize("k", [0, -1, True, 1.5, 2**63])
 def test_perturb_optimizer_checks_k(k):
     with pytest.raises(ValueError, match="pass an int >= 1"):
         perturb_optimizer(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1), k)

@@ -175,17 +175,27 @@ class Energy(nn.Module):
         }[kind]
 
 
-@pytest.mark.parametrize("tool", ["probe", "map", "estimate"])
+@pytest.mark.parametrize("tool", ["copies", "probe", "map", "estimate"])
 @pytest.mark.parametrize("kind", ["function", "object", "partial", "cached"])
 def test_a_layer_is_found_wherever_a_function_holds_it(kind, tool):
     model = Energy(kind)
     attach = {
+        "copies": lambda: Copies(model, sgd),
         "probe": lambda: SensitivityProbe(model, sgd(model.parameters())),
         "map": lambda: training_map(model, sgd(model.parameters()), loss_of),
         "estimate": lambda: lyapunov_estimate(Copies(model, sgd, (1, 1)), []),
     }
     with pytest.raises(TypeError, match=r"keeps the function .*<lambda>, which holds one of its own layers"):
         attach[tool]()
+
+
+def test_a_function_with_another_layer_of_the_same_values_is_no_layer_of_the_model():
+    """A frozen teacher that began as a copy."""
+    model = nn.Linear(1, 1, bias=False).double()
+    teacher = copy.deepcopy(model)
+    model.aim = lambda x, t=teacher: t(x).detach()
+    growth = lyapunov_estimate(Copies(model, lambda p: torch.optim.SGD(p, lr=0.1), (1, 1)), [sometimes] * 2)
+    np.testing.assert_allclose(np.exp(growth), 0.5)
 
 
 def with_a_logger() -> nn.Module:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from instability.metrics import average_relative_l1
 from instability.perturbed_sgd import PerturbedSGD, perturb_optimizer
+from instability.reach import check_copyable
 from instability.rounding import check_perturbation, is_power_of_two
 from instability.streams import RandomStreams, check_loss, check_model, graph_tensors
 
@@ -45,7 +46,8 @@ class Copies:
     Raises:
         ValueError: no perturbations, the first is not 1, the model has nothing to train, or the optimiser
             trains parameters of another.
-        TypeError: the model or its optimiser cannot be copied, or has hooks, which a copy would lose.
+        TypeError: the model or its optimiser cannot be copied, or has hooks, which a copy would lose, or
+            functions that hold a layer, which it would share.
 
     >>> copies = Copies(nn.Linear(2, 1), lambda p: PerturbedSGD(p, lr=0.1), perturbations=(1, 2, 3))
     >>> losses = copies.step(lambda model: model(torch.ones(1, 2)).square().sum())
@@ -269,7 +271,8 @@ def twin(model: nn.Module, optimizer: OptimizerFn | Optimizer) -> tuple[nn.Modul
     """Return a copy of the model with an optimiser of its own, made anew or copied with its state.
 
     Raises:
-        TypeError: they cannot be copied, or have hooks, which torch leaves behind.
+        TypeError: they cannot be copied, or have hooks, which torch leaves behind, or functions that hold a
+            layer, which the copy would share.
         ValueError: the optimiser trains parameters of another model.
     """
     if not (isinstance(optimizer, Optimizer) or callable(optimizer)):
@@ -277,7 +280,8 @@ def twin(model: nn.Module, optimizer: OptimizerFn | Optimizer) -> tuple[nn.Modul
             f"optimizer is a {type(optimizer).__name__}; pass one torch optimiser (several can be groups of "
             "one), or a function that makes one."
         )
-    for name, p in check_model(model).named_parameters():
+    check_copyable(check_model(model))
+    for name, p in model.named_parameters():
         if p._backward_hooks or p._post_accumulate_grad_hooks:
             raise TypeError(f"parameter {name} has a hook, which a copy would lose; do its work in the step.")
     if isinstance(optimizer, Optimizer):

@@ -6,7 +6,7 @@ Source: Sec. 4.1 of Sun et al. 2022.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -21,8 +21,10 @@ __all__ = ["PerturbedOptimizer", "PerturbedSGD", "perturb_optimizer"]
 Closure = Callable[[], float]
 Where = Literal["update", "gradient"]
 
-BUNDLE = 2**16
-"""Entries to update together; of more, weights, gradients and momentum no longer fit a cache."""
+BUNDLE = 2**17
+"""Entries of small tensors to update together: a call costs more than their arithmetic."""
+SLICE = 2**19
+"""Entries of a large tensor to update at once, so that what is read again is still in a cache."""
 
 
 class PerturbedSGD(Optimizer):
@@ -94,69 +96,100 @@ class PerturbedSGD(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameters in _bundles(group["params"]):
-                self._update(parameters, group)
+            trained = [p for p in group["params"] if p.grad is not None]
+            for parameters, gradients in _bundles(trained, [p.grad for p in trained]):
+                self._update(parameters, gradients, group)
         return loss
 
-    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        directions: Any = [p.grad for p in parameters]
-        if any(d.is_sparse for d in directions):
+    def _update(self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        if any(g.is_sparse for g in gradients):
             raise TypeError(
                 "PerturbedSGD does not support sparse gradients; use dense ones (e.g. sparse=False)."
             )
+        kept = [self.state[p].get("momentum_buffer") for p in parameters] if group["momentum"] != 0 else []
+        whole = [*parameters, *gradients, *kept]
+        if len(parameters) == 1 and (kept or group["perturbation"] > 1) and _is_long(whole):
+            for parameter, gradient, *buffers in _slices(whole):
+                self._subtract([parameter], [gradient], buffers, group)
+        else:
+            self._subtract(parameters, gradients, kept, group)
+
+    def _subtract(
+        self, parameters: list[Tensor], directions: Any, buffers: list[Any], group: dict[str, Any]
+    ) -> None:
         k, rate = group["perturbation"], group["lr"]
         if group["weight_decay"] != 0:
             directions = torch._foreach_add(directions, parameters, alpha=group["weight_decay"])
         if group["momentum"] != 0:
-            directions = self._with_momentum(parameters, directions, group)
+            directions = self._with_momentum(parameters, directions, buffers, group)
         if k > 1:
-            flat = directions[0] if len(directions) == 1 else torch.cat([d.reshape(-1) for d in directions])
+            if is_alone := len(directions) == 1:
+                flat = directions[0]
+            else:
+                flat, directions = self._rooms.flat(directions, "direction")
             small = underflows(flat, k, self._rooms)
             if small is not None:
                 plain = _split(torch.where(small, flat, 0), parameters)
                 torch._foreach_add_(parameters, plain, alpha=-float(rate))
-            flat, rate = torch.div(flat, k, out=self._rooms.like(flat, "size")), rate * k
+            quotient = torch.div(flat, k, out=self._rooms.like(flat, "size") if is_alone else flat)
             if small is not None:
-                flat.masked_fill_(small, 0)
-            directions = _split(flat, parameters)
+                quotient.masked_fill_(small, 0)
+            directions, rate = [quotient] if is_alone else directions, rate * k
         torch._foreach_add_(parameters, directions, alpha=-float(rate))
 
-    def _with_momentum(self, parameters: list[Tensor], directions: Any, group: dict[str, Any]) -> Any:
-        momentum, buffers, begun = group["momentum"], [], []
-        for parameter, direction in zip(parameters, directions, strict=True):
-            state = self.state[parameter]
-            if "momentum_buffer" in state:
-                begun.append((state["momentum_buffer"], direction))
-            else:
-                state["momentum_buffer"] = direction.clone()
-            buffers.append(state["momentum_buffer"])
+    def _with_momentum(
+        self, parameters: list[Tensor], directions: Any, buffers: list[Any], group: dict[str, Any]
+    ) -> Any:
+        begun = [(b, d) for b, d in zip(buffers, directions, strict=True) if b is not None]
+        for i, (parameter, direction) in enumerate(zip(parameters, directions, strict=True)):
+            if buffers[i] is None:
+                buffers[i] = self.state[parameter]["momentum_buffer"] = direction.clone()
         if begun:
             old, new = zip(*begun, strict=True)
             # A plain number would be rounded to half precision before it is multiplied.
-            torch._foreach_mul_(old, torch.tensor(float(momentum), dtype=torch.float64))
+            torch._foreach_mul_(old, torch.tensor(float(group["momentum"]), dtype=torch.float64))
             torch._foreach_add_(old, new, alpha=1 - group["dampening"])
-        return torch._foreach_add(directions, buffers, alpha=momentum) if group["nesterov"] else buffers
+        if not group["nesterov"]:
+            return buffers
+        return torch._foreach_add(directions, buffers, alpha=group["momentum"])
 
 
-def _bundles(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield those with a gradient, in lists of one type that fit a cache: calls cost more than small sums.
+def _bundles(*columns: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
+    """Yield the rows in lists of one type, none of more than ``BUNDLE`` entries but single ones.
 
-    What is not contiguous stands alone, since the strides decide how torch rounds.
+    What is not contiguous stands alone, since the strides decide how torch rounds; so does what is empty.
     """
-    bundle: list[Tensor] = []
-    total, last = 0, (torch.device("cpu"), torch.float32, False)
-    for p in parameters:
-        if p.grad is None:
-            continue
-        kind = (p.device, p.dtype, p.is_contiguous() and p.grad.is_contiguous())
-        total += p.numel()
-        if bundle and (total > BUNDLE or kind != last or not kind[2]):
-            yield bundle
-            bundle, total = [], p.numel()
-        bundle.append(p)
+    rows: list[tuple[Tensor, ...]] = []
+    total, last = 0, None
+    for row in zip(*columns, strict=True):
+        first = row[0]
+        size = first.numel()
+        is_dense = size > 0 and all(t.is_contiguous() for t in row)
+        kind = (first.device, first.dtype, is_dense)
+        total += size
+        if rows and (total > BUNDLE or kind != last or not is_dense):
+            yield tuple(map(list, zip(*rows, strict=True)))
+            rows, total = [], size
+        rows.append(row)
         last = kind
-    if bundle:
-        yield bundle
+    if rows:
+        yield tuple(map(list, zip(*rows, strict=True)))
+
+
+def _is_long(tensors: list[Any]) -> bool:
+    """Whether it pays to go through large tensors slice by slice, which must not change a bit.
+
+    Of half precision and complex numbers torch rounds the last few entries in another way.
+    """
+    return tensors[0].numel() > SLICE and all(
+        t is not None and t.is_cpu and t.dtype in (torch.float32, torch.float64) and t.is_contiguous()
+        for t in tensors
+    )
+
+
+def _slices(tensors: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    length = SLICE * torch.get_num_threads()  # each has a cache of its own
+    return zip(*(t.view(-1).split(length) for t in tensors), strict=True)
 
 
 def _split(flat: Tensor, parameters: list[Tensor]) -> list[Tensor]:
@@ -197,18 +230,42 @@ class PerturbedOptimizer(Optimizer):
             self._perturb_gradients()
             return self._inner_step(None)
         every = (p for group in self.param_groups for p in group["params"])
-        parameters = [p for p in every if p.is_floating_point() or p.is_complex()]
-        before = [self._rooms.like(p, f"before {number}").copy_(p) for number, p in enumerate(parameters)]
+        bundles = self._bundled([p for p in every if p.is_floating_point() or p.is_complex()])
+        before = [self._kept(bundle, f"before {number}") for number, bundle in enumerate(bundles)]
         loss = self._inner_step(closure)
-        for p, old in zip(parameters, before, strict=True):
-            update = torch.sub(p, old, out=old)
-            perturbed = self._rooms.like(p, "perturbed").copy_(update)
-            # What the perturbation adds is zero where it left the update alone: k = 1, 2, 4, ... stay exact.
-            change = self._round_again(perturbed).sub_(update)
-            if not torch.isfinite(change.sum()):  # an update beyond the largest number has no last digit
-                change.masked_fill_(~change.isfinite(), 0)
-            p.add_(change)
+        for bundle, old in zip(bundles, before, strict=True):
+            if len(bundle) > 1:
+                now, changes = self._rooms.flat(bundle, "now")
+                self._change(now, old, out=now)
+                torch._foreach_add_(bundle, changes)
+                continue
+            for p, o in self._pieces([*bundle, old]):
+                p.add_(self._change(p, o, out=self._rooms.like(p, "perturbed")))
         return loss
+
+    def _kept(self, bundle: list[Tensor], name: str) -> Tensor:
+        if len(bundle) > 1:
+            return self._rooms.flat(bundle, name)[0]
+        return self._rooms.like(bundle[0], name).copy_(bundle[0])
+
+    def _bundled(self, tensors: list[Tensor]) -> list[list[Tensor]]:
+        """Only ``k`` rounds each entry by itself; others may draw or scale by the tensor."""
+        if not isinstance(self.perturbation, ScaleDivide):
+            return [[t] for t in tensors]
+        return [bundle for (bundle,) in _bundles(tensors)]
+
+    def _pieces(self, tensors: list[Tensor]) -> Iterable[tuple[Tensor, ...]]:
+        is_cut = isinstance(self.perturbation, ScaleDivide) and _is_long(tensors)
+        return _slices(tensors) if is_cut else [tuple(tensors)]
+
+    def _change(self, now: Tensor, old: Tensor, out: Tensor) -> Tensor:
+        """Write to ``out`` what the perturbation adds to an update, and the update itself to ``old``."""
+        update = torch.sub(now, old, out=old)
+        # It is zero where the perturbation left the update alone: k = 1, 2, 4, ... stay exact.
+        change = self._round_again(update, out).sub_(update)
+        if not torch.isfinite(change.sum()):  # an update beyond the largest number has no last digit
+            change.masked_fill_(~change.isfinite(), 0)
+        return change
 
     def state_dict(self) -> dict[str, Any]:
         """Return the wrapped optimiser's state."""
@@ -236,16 +293,19 @@ class PerturbedOptimizer(Optimizer):
         return loss
 
     def _perturb_gradients(self) -> None:
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    # Of a sparse gradient the stored values: adding up repeated rows would round by itself.
-                    self._round_again(
-                        parameter.grad._values() if parameter.grad.is_sparse else parameter.grad
-                    )
+        every = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        # Of a sparse gradient the stored values: adding up repeated rows would round by itself.
+        for bundle in self._bundled([g._values() if g.is_sparse else g for g in every]):
+            if len(bundle) > 1:
+                flat, parts = self._rooms.flat(bundle, "direction")
+                self._round_again(flat, flat)
+                torch._foreach_copy_(bundle, parts)
+            else:
+                for (gradient,) in self._pieces(bundle):
+                    self._round_again(gradient, gradient)
 
-    def _round_again(self, direction: Tensor) -> Tensor:
-        """Perturb a direction in place."""
+    def _round_again(self, direction: Tensor, out: Tensor) -> Tensor:
+        """Write a perturbed direction to ``out``, which may be the direction itself."""
         if not isinstance(self.perturbation, ScaleDivide):
             moved, rate = self.perturbation(direction, 1.0)
             moved = moved * rate
@@ -254,12 +314,12 @@ class PerturbedOptimizer(Optimizer):
                     f"{self.perturbation!r} made a finite number infinite or NaN; take one of a larger "
                     "range, such as bfloat16's."
                 )
-            return direction.copy_(moved)
+            return out.copy_(moved)
         k = self.perturbation.k
         small = underflows(direction, k, self._rooms)
         if small is None:
-            return direction.div_(k).mul_(k)
-        return direction.copy_(torch.where(small, direction, direction / k * k))
+            return torch.div(direction, k, out=out).mul_(k)
+        return out.copy_(torch.where(small, direction, direction / k * k))
 
     def _evaluate_and_perturb(self, closure: Closure) -> float:
         with torch.enable_grad():

@@ -13,7 +13,6 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 from weakref import ProxyTypes
 
-import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -52,20 +51,16 @@ def check_number(value: Any, name: str) -> float:
         raise TypeError(f"{name} returned a {type(value).__name__}; let it return one number.") from error
 
 
-def check_copyable(model: nn.Module, *, is_copy: bool = False) -> None:
+def check_copyable(model: nn.Module) -> None:
     """Raise TypeError if a model keeps a function that holds one of its own layers or weights.
 
-    Python copies no closure: the copies would compute with the layers of the first model. Of a copy just made
-    (``is_copy``), layers count that have the same weights. What holds an object that knows the whole model,
-    such as a logger, is taken to be no part of the computation.
+    Python copies no closure: the copies would compute with the layers of the first model. What holds an
+    object that knows the whole model, such as a logger, is taken to be no part of the computation.
     """
-    own = {id(x): x for x in (*model.modules(), *model.parameters())}
+    own = {id(x) for x in (*model.modules(), *model.parameters())}
 
     def is_whole(x: Any) -> bool:
-        return x is model or (is_copy and _equal(x, model))
-
-    def is_own(x: Any) -> bool:
-        return id(x) in own or (is_copy and any(_equal(x, y) for y in own.values()))
+        return x is model
 
     waiting: list[Any] = [value for module in model.modules() for value in vars(module).values()]
     seen: dict[int, Any] = {}
@@ -86,7 +81,7 @@ def check_copyable(model: nn.Module, *, is_copy: bool = False) -> None:
             waiting.append(vars(value).get("__wrapped__"))
         elif isinstance(value, FunctionType | _CACHED):
             function = vars(value).get("__wrapped__", value) if isinstance(value, _CACHED) else value
-            if any(is_own(x) for x in held(function, is_whole)):
+            if any(id(x) in own for x in held(function, is_whole)):
                 raise TypeError(
                     f"the model keeps the function {value.__qualname__}, which holds one of its own layers "
                     "and would share it with every copy; make it a method."
@@ -97,18 +92,6 @@ def check_copyable(model: nn.Module, *, is_copy: bool = False) -> None:
 
 _CACHED = type(lru_cache(1)(id))
 """What functools makes of a function to be cached; Python does not copy it either."""
-
-
-def _equal(x: Any, y: Any) -> bool:
-    """Whether two layers or weights are trained and of the same kind and values."""
-    if type(x) is not type(y) or not isinstance(x, nn.Module | nn.Parameter):
-        return False
-    a, b = (list(one.parameters()) if isinstance(one, nn.Module) else [one] for one in (x, y))
-    alike = len(a) == len(b) > 0 and all(p.shape == q.shape for p, q in zip(a, b, strict=True))
-    return alike and all(
-        p.requires_grad and (p.dtype, p.device) == (q.dtype, q.device) and torch.equal(p, q)
-        for p, q in zip(a, b, strict=True)
-    )
 
 
 def held(function: Any, leaves_out: Callable[[Any], bool] = lambda _: False) -> Iterator[Any]:

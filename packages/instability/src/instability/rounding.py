@@ -43,10 +43,10 @@ def check_perturbation(k: object) -> int:
     >>> check_perturbation(3)
     3
     """
-    if isinstance(k, bool | np.bool_) or not isinstance(k, int | np.integer) or k < 1:
+    if isinstance(k, bool | np.bool_) or not isinstance(k, int | np.integer) or not 1 <= k < 2**63:
         raise ValueError(
-            f"perturbation={k!r} is not allowed: pass an int >= 1. 1 is the plain update, powers of two "
-            "change nothing, odd numbers from 3 on perturb."
+            f"perturbation={k!r} is not allowed: pass an int >= 1 that fits 64 bits. 1 is the plain update, "
+            "powers of two change nothing, odd numbers from 3 on perturb."
         )
     return int(k)
 
@@ -87,6 +87,7 @@ class Rooms:
 
     def __init__(self) -> None:
         self._kept: dict[tuple[object, ...], Tensor] = {}
+        self._joined: dict[tuple[object, ...], tuple[Tensor, list[Tensor]]] = {}
 
     def like(self, t: Tensor, name: str) -> Tensor:
         """Return a tensor like ``t`` with any content; the next of that name and layout overwrites it.
@@ -97,6 +98,17 @@ class Rooms:
         if key not in self._kept:
             self._kept[key] = torch.empty_like(t)
         return self._kept[key]
+
+    def flat(self, tensors: list[Tensor], name: str) -> tuple[Tensor, list[Tensor]]:
+        """Copy contiguous tensors of one type into one vector; return it and its parts in their shapes."""
+        key = (name, tensors[0].device, tensors[0].dtype, *(t.shape for t in tensors))
+        if key not in self._joined:
+            flat = tensors[0].new_empty(sum(t.numel() for t in tensors))
+            parts = flat.split([t.numel() for t in tensors])
+            self._joined[key] = flat, [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
+        flat, parts = self._joined[key]
+        torch._foreach_copy_(parts, tensors)
+        return flat, parts
 
 
 def underflows(direction: Float[Tensor, "*shape"], k: int, rooms: Rooms) -> Bool[Tensor, "*shape"] | None:

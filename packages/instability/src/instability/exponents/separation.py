@@ -18,7 +18,7 @@ from torch import Tensor
 
 from instability.copies import Copies, LossOf
 from instability.exponents.training_step import SQUARES, varies
-from instability.reach import check_copyable, check_reached
+from instability.reach import check_reached
 
 __all__ = ["lyapunov_estimate"]
 
@@ -41,7 +41,7 @@ def lyapunov_estimate(
     Raises:
         ValueError: there are not two unperturbed copies, the separation is not positive and finite, or the
             loss depends on no trained weight of the copies in any step.
-        TypeError: the optimiser is LBFGS, or the model keeps a function that holds one of its layers.
+        TypeError: the optimiser is LBFGS.
         FloatingPointError: a copy is no longer finite; the step is named.
 
     >>> from instability.perturbed_sgd import PerturbedSGD
@@ -57,7 +57,6 @@ def lyapunov_estimate(
         raise ValueError(f"separation={separation} must be positive and finite.")
     if isinstance(getattr(copies.optimizers[0], "optimizer", copies.optimizers[0]), torch.optim.LBFGS):
         raise TypeError("LBFGS keeps lists, whose difference cannot be scaled back; use SensitivityProbe.")
-    check_copyable(copies.models[0], is_copy=True)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for b in copies.trained(1).values():

@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 from instability.copies import rebuilt, trained_parameters, twin
 from instability.exponents.tangent import Map, State, has_tangent
 from instability.perturbed_sgd import PerturbedOptimizer
-from instability.reach import check_copyable, check_reached
-from instability.streams import RandomStreams, check_loss, check_model
+from instability.reach import check_reached
+from instability.streams import RandomStreams, check_loss
 
 __all__ = ["SQUARES", "training_map", "varies"]
 
@@ -75,7 +75,6 @@ def training_map(
         raise TypeError("LBFGS evaluates the loss several times in a step; use SensitivityProbe for it.")
     if isinstance(optimizer, PerturbedOptimizer):  # rounding has no tangent
         optimizer = optimizer.optimizer
-    check_copyable(check_model(model))
     streams = RandomStreams.now()
     mapped = _TrainingMap(*twin(model, optimizer), loss_of, before_step)
     after = RandomStreams.now()

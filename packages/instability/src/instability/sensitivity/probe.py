@@ -18,11 +18,11 @@ from gdyn_common.errors import require_count
 from instability.copies import Copies, LossOf, OptimizerFn, StepFn, equal_bits
 from instability.determinism import numerical_settings
 from instability.metrics import first_step_above, growth_rate, relative_l2
-from instability.reach import check_copyable, check_number, held, left_alone
+from instability.reach import check_number, held, left_alone
 from instability.rounding import Rooms
 from instability.sensitivity.distance import layer_divergence
 from instability.sensitivity.report import CopyOutcome, SensitivityReport
-from instability.streams import check_model, unchanged
+from instability.streams import unchanged
 
 __all__ = ["SensitivityProbe"]
 
@@ -77,7 +77,6 @@ class SensitivityProbe:
         require_count("every", every)
         if isinstance(perturbations, int):
             raise ValueError(f"perturbations={perturbations} is one number; pass a list: (1, 1, 2, 3).")
-        check_copyable(check_model(model))
         self.copies = Copies(model, optimizer, perturbations)
         self.every = every
         self.num_steps = 0
