@@ -78,6 +78,7 @@ class _Trained:
 
 def compute(config: ClusterCountConfig, run: Run) -> Result:
     """Train, then cluster with every K; D is the stratified variance of one draw per cluster."""
+    config.note_data(run)
     clustered, chance = (np.zeros((len(config.seeds), len(config.counts))) for _ in range(2))
     for row, seed in enumerate(run.progress(config.seeds, "seeds")):
         trained = cache(partial(_train, config, seed, run))  # not at all where every piece is stored
