@@ -23,7 +23,7 @@ from variance.paper.calibration import seconds_of
 from variance.paper.checks import require
 from variance.paper.training import Trainer
 from variance.paper.trajectory import NetworkConfig, follow, setting_for, trainer_for
-from variance.per_example.capture import Capture
+from variance.per_example.capturing import Capture
 from variance.sampling import StratifiedSampler
 
 CHECKPOINTS = 10
