@@ -10,7 +10,7 @@ from torch import nn
 
 from variance.losses import cross_entropy
 from variance.per_example import cost, quantities
-from variance.per_example.capture import capture
+from variance.per_example.capturing import capture
 from variance.per_example.cost import BYTES_PER_SECOND, FLOPS_PER_SECOND, Shape, choose
 
 TASKS = ("squared_norms", "gram", "second_moments", "inner_products")

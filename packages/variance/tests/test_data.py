@@ -38,8 +38,8 @@ def test_constructing_a_data_set_leaves_global_randomness_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"duplicates": (10, 1)}, r"duplicates=\(10, 1\): choose 1 to 9"),
-        ({"corrupt_percent": 101}, "must lie in"),
+        ({"duplicates": (10, 1)}, "duplicated examples is 10; pass a whole number from 1 to 9"),
+        ({"corrupt_percent": 101}, "corrupt_percent is 101; pass a number of at least 0, of at most 100"),
         ({"imbalance": (7, 2.0)}, "class 7 has 0 examples"),
         ({"max_size": 0}, "max_size is 0"),
     ],

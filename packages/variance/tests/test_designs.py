@@ -83,7 +83,7 @@ def test_standard_errors_of_epochs_vanish_with_the_epoch() -> None:
 def test_impossible_designs() -> None:
     with pytest.raises(ConfigError, match="allowed are independent, batches, epochs"):
         Design("random", 3)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="need the size of the population"):
+    with pytest.raises(ConfigError, match="population is 0; pass a whole number of at least 2"):
         Design("epochs")
 
 

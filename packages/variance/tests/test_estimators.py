@@ -31,7 +31,7 @@ from variance.estimators.ntk import inverse_row_sums
 from variance.gradient_clustering import BatchClustering, ClusteringOptions, OnlineClustering
 from variance.losses import cross_entropy, half_squared_error
 from variance.objective import Batch, Objective, Point
-from variance.per_example.capture import capture
+from variance.per_example.capturing import capture
 from variance.sampling import stratified_variance
 from variance.statistics import exact
 
@@ -372,13 +372,16 @@ def test_alpha_decays_to_zero(problem) -> None:  # type: ignore[no-untyped-def]
         (lambda o: SnapshotAverage(o, count=0), "count is 0"),
         (lambda o: GC(o, BatchClustering(2), average_points=0), "average_points is 0"),
         (lambda o: GC(o, BatchClustering(2), clamp=0.0), "clamp is 0.0"),
-        (lambda o: SVRG(o, snapshot_fraction=0.0), r"snapshot_fraction is 0.0; it must lie in \(0, 1\]"),
+        (
+            lambda o: SVRG(o, snapshot_fraction=0.0),
+            "snapshot_fraction is 0.0; pass a number above 0",
+        ),
         (lambda o: SVRG(o, clip="loss"), "allowed are mean, norm_var, snr"),
-        (lambda o: HeavyBall(o, momentum=1.0), r"momentum is 1.0; it must lie in \[0, 1\)"),
+        (lambda o: HeavyBall(o, momentum=1.0), "momentum is 1.0; pass a number of at least 0, below 1"),
         (lambda o: Adam(o, betas=(0.9, 1.0)), "beta is 1.0"),
-        (lambda o: KFAC(o, damping=0.0), "damping 0.0 must be positive"),
-        (lambda o: NTK(o, damping=0.0), "must be positive"),
-        (lambda o: KFAC(o, convolution="full"), "is mean, expand or reduce"),
+        (lambda o: KFAC(o, damping=0.0), "damping is 0.0; pass a number above 0"),
+        (lambda o: NTK(o, damping=0.0), "damping is 0.0; pass a number above 0"),
+        (lambda o: KFAC(o, convolution="full"), "convolution is 'full'; allowed are mean, expand, reduce"),
     ],
 )
 def test_bad_input(build, message: str, problem) -> None:  # type: ignore[no-untyped-def]

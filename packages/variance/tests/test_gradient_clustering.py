@@ -24,7 +24,7 @@ from variance.gradient_clustering import (
 )
 from variance.gradient_clustering.centres import squared_distances, truncated_svd
 from variance.gradient_clustering.initialisation import spread_out
-from variance.per_example.capture import capture
+from variance.per_example.capturing import capture
 from variance.sampling import clustering_objective, stratified_variance
 
 RTOL = 1e-9
@@ -342,7 +342,7 @@ def test_online_clustering_reinitialises_and_resumes(reinit: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_clusters": 0}, "num_clusters is 0; it must be at least 1"),
+        ({"num_clusters": 0}, "num_clusters is 0; pass a whole number"),
         ({"num_clusters": 41}, "num_clusters 41 exceeds the 40 examples"),
         ({"iterations": 0}, "iterations is 0"),
         ({"layers": ("9",)}, r"layers \('9',\) match nothing; weight layers are 0, 3, 5"),
@@ -351,9 +351,9 @@ def test_online_clustering_reinitialises_and_resumes(reinit: str) -> None:
         ({"init": [5, 5]}, r"init needs 2 different indices in 0..39, got \[5, 5\]"),
         ({"weighting": "size"}, "allowed are none, sequential, frozen"),
         ({"rank": 2}, "ranks above 1 need form='svd'"),
-        ({"chunk": 0}, "chunk 0 must be at least 1"),
+        ({"chunk": 0}, "chunk is 0; pass a whole number"),
         ({"whiten": True, "form": "mean"}, "whiten needs form='product'"),
-        ({"global_mean": -1.0}, "must not be negative"),
+        ({"global_mean": -1.0}, "global_mean is -1.0; pass a number of at least 0"),
     ],
 )
 def test_bad_input(change: dict[str, object], message: str) -> None:

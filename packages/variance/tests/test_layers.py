@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from variance.errors import UnsupportedLayer
-from variance.per_example.capture import capture
+from variance.per_example.capturing import capture
 from variance.per_example.layers import ConvLayer, Layer, WeightLayer, layer_for
 
 EXACT = {"rtol": 1e-10, "atol": 1e-13}  # float64: summation order only

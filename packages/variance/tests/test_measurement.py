@@ -51,7 +51,7 @@ def test_preserved_randomness_restores_all_global_states() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_draws": 2}, "num_draws is 2; the noise floor needs at least 3"),
+        ({"num_draws": 2}, "num_draws is 2; pass a whole number of at least 3"),
         ({"mode": "fast"}, "mode is 'fast'; allowed are unbiased, reference, exact"),
     ],
 )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from variance import per_example
 from variance.errors import NonFiniteGradient, UnsupportedLayer
 from variance.per_example import quantities
-from variance.per_example.capture import capture
+from variance.per_example.capturing import capture
 from variance.per_example.cost import Shape, choose
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}  # float64: summation order only

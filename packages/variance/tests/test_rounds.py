@@ -57,5 +57,5 @@ def test_weights_are_capped() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(ConfigError, match="weighting 'drop' is scale or repeat"):
+    with pytest.raises(ConfigError, match="weighting is 'drop'; allowed are scale, repeat"):
         RoundSampler(MinimumVariance(1, rate=1.0), ScoreMemory(1), weighting="drop")  # type: ignore[arg-type]

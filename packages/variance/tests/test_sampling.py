@@ -188,7 +188,7 @@ def test_within_cluster_and_robust_weights() -> None:
             "allowed are equal, proportional, neyman",
         ),  # type: ignore[arg-type]
         (lambda: ImportanceSampler(torch.tensor([1.0, 0.0])), "1 of 2 are not"),
-        (lambda: UniformSampler(0), "holds 0 examples"),
+        (lambda: UniformSampler(0), "num_examples is 0; pass a whole number"),
     ],
 )
 def test_bad_input(call, message: str) -> None:  # type: ignore[no-untyped-def]

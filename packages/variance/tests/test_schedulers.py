@@ -63,9 +63,9 @@ def test_minimum_variance_weights_cover_the_waiting() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: LinearRank(3, shares=(0.0, 1.0)), "must lie in"),
+        (lambda: LinearRank(3, shares=(0.0, 1.0)), "a share is 1.0; pass a number of at least 0, below 1"),
         (lambda: ExponentialSnooze(3, threshold="mode"), "Unknown threshold 'mode'"),
-        (lambda: MinimumVariance(3, rate=-1.0), "must not be negative"),
+        (lambda: MinimumVariance(3, rate=-1.0), "rate is -1.0; pass a number of at least 0"),
         (lambda: LinearRank(3, min_examples=4), "min_examples is 4"),
         (lambda: LinearRank(3).next_round(torch.ones(2)), "scores must be 3 numbers"),
     ],

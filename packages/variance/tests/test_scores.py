@@ -57,7 +57,7 @@ def test_normalisations() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ScoreMemory(0), "must be at least 1"),
+        (lambda: ScoreMemory(0), "num_examples is 0; pass a whole number"),
         (lambda: ScoreMemory(2).update(torch.tensor([0, 0]), torch.ones(2)), "indices repeat"),
         (lambda: ScoreMemory(2).read("rank"), "Unknown normalisation 'rank'"),
         (lambda: ScoreMemory(2).read("class"), "needs classes, one per example"),

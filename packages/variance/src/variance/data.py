@@ -9,9 +9,10 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from variance.errors import ConfigError
+from variance.errors import ConfigError, require_count, require_number
 from variance.losses import require_equally_many, take
 from variance.objective import Batch
+from variance.randomness import generator_of
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 """`augment(inputs, generator)`; all randomness from the generator."""
@@ -152,26 +153,22 @@ class IndexedDataset:
         num_classes: int | None = None,
         seed: int = 0,
     ) -> None:
-        generator = np.random.default_rng(seed)
+        generator = generator_of(seed)
+        require_number("corrupt_percent", corrupt_percent, 0, 100)
         targets = base.targets.cpu().numpy()
         source = np.arange(len(base))
         if max_size is not None:
-            if max_size < 1:
-                raise ConfigError(f"max_size is {max_size}; it must be at least 1.")
+            require_count("max_size", max_size)
             source = np.sort(generator.permutation(source)[:max_size])
         if imbalance is not None:
             source = _imbalanced(source, targets, *imbalance, generator)
         if duplicates is not None:
             count, times = duplicates
-            if not (0 < count <= len(source)) or times < 0:
-                raise ConfigError(
-                    f"duplicates=({count}, {times}): choose 1 to {len(source)} examples, times >= 0."
-                )
+            require_count("the number of duplicated examples", count, 1, len(source))
+            require_count("the times of duplicates", times, 0)
             source = np.concatenate(
                 [source, np.repeat(generator.choice(source, count, replace=False), times)]
             )
-        if not 0 <= corrupt_percent <= 100:
-            raise ConfigError(f"corrupt_percent is {corrupt_percent}; it must lie in [0, 100].")
         self.base, self.source = base, torch.from_numpy(source)
         self.targets = base.targets[self.source].clone()
         self.corrupted = np.zeros(len(source), dtype=bool)
@@ -205,10 +202,9 @@ def _imbalanced(
     source: np.ndarray, targets: np.ndarray, label: int, ratio: float, generator: np.random.Generator
 ) -> np.ndarray:
     members = source[targets[source] == label]
-    if len(members) == 0 or ratio < 0:
-        raise ConfigError(
-            f"imbalance=({label}, {ratio}): class {label} has {len(members)} examples; ratio must be >= 0."
-        )
+    require_number("the ratio of imbalance", ratio, 0)
+    if len(members) == 0:
+        raise ConfigError(f"imbalance=({label}, {ratio}): class {label} has 0 examples.")
     whole, part = divmod(ratio, 1.0)
     extra = generator.permutation(members)[: round(part * len(members))]
     others = source[targets[source] != label]

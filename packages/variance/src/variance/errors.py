@@ -1,4 +1,11 @@
-"""Errors a caller may want to catch; everything else is a plain ValueError or TypeError."""
+"""Errors a caller may want to catch, and checks of arguments; all else is a plain ValueError or TypeError."""
+
+import math
+import sys
+from collections.abc import Iterable
+from numbers import Real
+
+from gdyn_common.errors import require_count as _require_count
 
 
 class ConfigError(ValueError):
@@ -23,3 +30,51 @@ class CoupledExamples(ConfigError):  # noqa: N818 - public name
 
 class SlowPath(UserWarning):
     """Some parameters took the slow exact path, because the fast one did not fit this model."""
+
+
+def require_count(name: str, value: object, least: int = 1, most: float = math.inf) -> None:
+    """Refuse what is no whole number between two bounds; truth values are none.
+
+    Example:
+        >>> require_count("batch_size", True)
+        Traceback (most recent call last):
+        variance.errors.ConfigError: batch_size is True; pass a whole number of at least 1.
+    """
+    _require_count(name, value, least, most, error=ConfigError)
+
+
+def require_number(
+    name: str,
+    value: object,
+    least: float = -sys.float_info.max,
+    most: float = sys.float_info.max,
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> None:
+    """Refuse what is no number between the bounds: NaN, truth values, text, and infinity unless allowed.
+
+    Example:
+        >>> require_number("decay", math.nan, 0, below=1)
+        Traceback (most recent call last):
+        variance.errors.ConfigError: decay is nan; pass a number of at least 0, below 1.
+    """
+    if not isinstance(value, bool) and isinstance(value, Real):
+        number = float(value)
+        if least <= number <= most and above < number and (number < below or below == math.inf):
+            return
+    bounds = {"of at least": least, "above": above, "of at most": most, "below": below}
+    told = [f"{word} {bound:g}" for word, bound in bounds.items() if abs(bound) < sys.float_info.max]
+    raise ConfigError(f"{name} is {value!r}; pass a number {', '.join(told) or 'that is finite'}.")
+
+
+def require_word(name: str, value: object, allowed: Iterable[object]) -> None:
+    """Refuse what is none of some words.
+
+    Example:
+        >>> require_word("dead", "x", ("skip", "zero"))
+        Traceback (most recent call last):
+        variance.errors.ConfigError: dead is 'x'; allowed are skip, zero.
+    """
+    if value not in tuple(allowed):
+        raise ConfigError(f"{name} is {value!r}; allowed are {', '.join(map(str, allowed))}.")

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from variance.errors import ConfigError, CoupledExamples, NonFiniteGradient
+from variance.errors import ConfigError, CoupledExamples, NonFiniteGradient, require_number
 
 LossFunction = Callable[[Any, Any], Tensor]
 """`loss(outputs, targets)`, returning one loss per example or a scalar for the batch."""
@@ -103,17 +103,21 @@ def example_losses(loss: LossFunction, outputs: Any, targets: Any) -> Float[Tens
         Traceback (most recent call last):
         ...
         variance.errors.CoupledExamples: the loss of the batch is neither the mean nor the sum of the losses \
-of its examples (class weights, ignored or masked positions in a mean, or a loss that the model returned?), \
-so examples have no losses of their own; pass one of the model's outputs with reduction='none' or 'sum', \
-which says what one example counts.
+of its examples (class weights, ignored or masked positions in a mean?), so examples have no losses of their \
+own; pass it with reduction='none' or 'sum', which says what one example counts.
     """
     values, reduction = reduced(loss, outputs, targets)
+    if reduction == "other" and any(leaf.ndim == 0 for leaf in _tensors(outputs)):
+        raise CoupledExamples(
+            "the model returns a loss of the whole batch, from which examples have none of their own; pass a "
+            "loss of its other outputs (logits) with reduction='none' or 'sum', or use measure_model, which "
+            "takes it with use='draws'."
+        )
     if reduction == "other":
         raise CoupledExamples(
             "the loss of the batch is neither the mean nor the sum of the losses of its examples (class "
-            "weights, ignored or masked positions in a mean, or a loss that the model returned?), so "
-            "examples have no losses of their own; pass one of the model's outputs with reduction='none' or "
-            "'sum', which says what one example counts."
+            "weights, ignored or masked positions in a mean?), so examples have no losses of their own; pass "
+            "it with reduction='none' or 'sum', which says what one example counts."
         )
     return values
 
@@ -227,7 +231,11 @@ def smoothed_cross_entropy(
         outputs: Logits.
         targets: Class ids.
         smoothing: Weight of the uniform distribution, in [0, 1).
+
+    Raises:
+        ConfigError: A weight outside.
     """
+    require_number("smoothing", smoothing, 0, below=1)
     return F.cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)
 
 

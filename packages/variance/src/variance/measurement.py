@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ from torch.utils.data import (
 
 from variance import statistics
 from variance.data import DatasetPopulation, Population, TensorPopulation
-from variance.errors import ConfigError
+from variance.errors import ConfigError, require_count, require_word
 from variance.estimators import SGB, GradientEstimator
 from variance.estimators.sg import population_moments
 from variance.losses import LossFunction
@@ -66,8 +66,8 @@ class Measurement:
         names = [estimator.name for estimator in estimators]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"estimators {names} must be at least one, with distinct names.")
-        if mode not in ("unbiased", "reference", "exact"):
-            raise ConfigError(f"mode is '{mode}'; allowed are unbiased, reference, exact.")
+        require_word("mode", mode, get_args(Mode))
+        require_word("dead", dead, get_args(statistics.Dead))
         if mode != "exact":
             statistics.noise_floor(num_draws)
         self.estimators, self.stream, self.num_draws, self.mode, self.dead = (
@@ -257,12 +257,13 @@ def measure_model(
         >>> found["noise_scale_low"] < exact["noise_scale"] < found["noise_scale_high"]
         True
     """
+    require_count("batch_size", batch_size, 0)
+    require_count("seed", seed, 0)
+    require_word("use", use, ("draws", "all"))
     population, own_size = _population_of(inputs, targets)
     size = batch_size or own_size
     if size < 1:
         raise ConfigError("batch_size is missing; give the examples per draw.")
-    if use not in ("draws", "all"):
-        raise ConfigError(f"use is '{use}'; allowed are draws, all.")
     objective, live = Objective(model, loss), Point.of(model)
     if not live.parameters:
         raise ConfigError("the model has no trainable parameter; set requires_grad on some.")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from variance import losses as loss_functions
 from variance.errors import ConfigError, CoupledExamples
 from variance.losses import LossFunction
-from variance.per_example.capture import capture
+from variance.per_example.capturing import capture
 from variance.per_example.recording import (
     COUPLING,
     EXCLUSIVE,

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from variance.errors import require_count
+
 
 @dataclass(frozen=True, eq=False)
 class RandomState:
@@ -56,3 +58,16 @@ def preserved_randomness() -> Iterator[RandomState]:
             yield before
         finally:
             before.restore()
+
+
+def generator_of(seed: int | tuple[int, ...] | np.random.Generator) -> np.random.Generator:
+    """Return a generator as it is, or a new one of a seed.
+
+    Raises:
+        ConfigError: Neither, or a negative seed.
+    """
+    if isinstance(seed, np.random.Generator):
+        return seed
+    for part in seed if isinstance(seed, tuple) else (seed,):
+        require_count("seed", part, 0)
+    return np.random.default_rng(seed)

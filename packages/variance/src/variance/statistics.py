@@ -14,14 +14,14 @@ draws as independent would subtract noise that is not there.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from scipy.stats import t as student_t
 from torch import Tensor
 
-from variance.errors import ConfigError
+from variance.errors import ConfigError, NonFiniteGradient, require_count, require_word
 
 Dead = Literal["skip", "zero"]
 """What a coordinate whose second moment is zero contributes: nothing at all, or a ratio of 0."""
@@ -67,10 +67,8 @@ class Design:
     population: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("independent", "batches", "epochs"):
-            raise ConfigError(f"kind is '{self.kind}'; allowed are independent, batches, epochs.")
-        if self.kind != "independent" and self.population < 2:
-            raise ConfigError(f"draws by {self.kind} need the size of the population, at least 2.")
+        require_word("kind", self.kind, ("independent", "batches", "epochs"))
+        require_count("population", self.population, 0 if self.kind == "independent" else 2)
 
     def factors(self, num_draws: int, batch_size: int) -> tuple[float, float]:
         """Return Var(draw) and Var(mean of all draws) in units of one example's variance.
@@ -80,7 +78,12 @@ class Design:
         Example:
             >>> Design("epochs", population=12).factors(num_draws=3, batch_size=4)  # one epoch: no noise
             (0.18181818181818182, 0.0)
+
+        Raises:
+            ConfigError: A number that is no whole number of at least 1.
         """
+        require_count("num_draws", num_draws)
+        require_count("batch_size", batch_size)
         if self.kind == "independent":
             return 1 / batch_size, 1 / (num_draws * batch_size)
         own = batch_mean_factor(self.population, batch_size, replacement=False)
@@ -164,8 +167,10 @@ class ExactStatistics:
 
 
 def _require_draws(draws: Tensor, name: str) -> None:
-    if draws.ndim != 2:
+    if draws.ndim != 2 or draws.shape[1] == 0:
         raise ValueError(f"{name} has shape {tuple(draws.shape)}; draws must be (draws, parameters).")
+    if draws.is_complex():
+        raise ConfigError(f"{name} is complex; pass real and imaginary parts as coordinates.")
     if len(draws) < 3:
         raise ConfigError(
             f"{name} holds {len(draws)} draws; at least 3 are needed, because the noise floor 1 + 1/(m - 2) "
@@ -183,8 +188,7 @@ def noise_floor(num_draws: int) -> float:
     Raises:
         ConfigError: `num_draws` is below 3.
     """
-    if num_draws < 3:
-        raise ConfigError(f"num_draws is {num_draws}; the noise floor needs at least 3.")
+    require_count("num_draws", num_draws, 3)
     return 1 + 1 / (num_draws - 2)
 
 
@@ -209,6 +213,9 @@ def reference(
     draws_a, draws_b = torch.as_tensor(draws_a).detach(), torch.as_tensor(draws_b).detach()
     _require_draws(draws_a, "draws_a")
     _require_draws(draws_b, "draws_b")
+    given = (draws_a[0], draws_b[0], *([] if sg_mean is None else [torch.as_tensor(sg_mean)]))
+    if len(shapes := {tuple(one.shape) for one in given}) > 1:
+        raise ConfigError(f"draws_a, draws_b and sg_mean differ in their coordinates: {sorted(shapes)}.")
     return reference_about(draws_a.mean(0), draws_b, sg_mean)
 
 
@@ -235,6 +242,7 @@ def reference_about(
         power.addcmul_(draw, draw)
         m += 1
     noise_floor(m)
+    _require_finite("draws", spread, power)
     return ReferenceStatistics(
         mean=mean,
         avg_var=float(spread.sum()) / (m * p),
@@ -278,7 +286,8 @@ def unbiased(
         standard_errors: Also compute jackknife standard errors and the interval of the noise scale.
 
     Raises:
-        ConfigError: Fewer than three draws.
+        ConfigError: Fewer than three draws, or an argument that is not allowed.
+        NonFiniteGradient: A draw is NaN or infinite.
 
     Example:
         >>> draws = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 0.0]])
@@ -288,6 +297,7 @@ def unbiased(
     """
     draws = torch.as_tensor(draws).detach()
     _require_draws(draws, "draws")
+    draws = draws if draws.is_floating_point() else draws.double()
     running = RunningDraws(standard_errors=standard_errors)
     for draw in draws:
         running.add(draw.clone())
@@ -310,6 +320,7 @@ class RunningDraws:
     SKETCH = 2**16
 
     def __init__(self, *, standard_errors: bool = True, seed: int = 0) -> None:
+        require_count("seed", seed, 0)
         self.count = 0
         self._standard_errors, self._seed = standard_errors, seed
         self._norms: list[float] = []
@@ -350,9 +361,12 @@ class RunningDraws:
         """Return the statistics of all draws so far.
 
         Raises:
-            ConfigError: Fewer than three draws.
+            ConfigError: Fewer than three draws, or an argument that is not allowed.
+            NonFiniteGradient: A draw is NaN or infinite.
         """
         noise_floor(self.count)
+        require_word("dead", dead, get_args(Dead))
+        _require_finite("draws", self.spread, self.mean)
         n, mean, spread = self.count, self.mean, self.spread
         own, of_mean = (design or Design()).factors(n, batch_size)
         scale = 1 / (n - n * of_mean / own) if own > of_mean else 0.0  # from centred squares to a variance
@@ -454,6 +468,15 @@ def _square(values: Tensor) -> float:
     return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
 
 
+def _require_finite(what: str, *sums: Tensor) -> None:
+    """Refuse sums that are not finite: what they are sums of is not, or its squares leave the range."""
+    if not all(math.isfinite(float(values.sum(dtype=torch.float64))) for values in sums):
+        kind = str(sums[0].dtype).removeprefix("torch.")
+        raise NonFiniteGradient(
+            f"the {what} hold NaN or infinite values, or some whose squares are beyond {kind}; remove them."
+        )
+
+
 def _coordinate_ratios(variance: Tensor, power: Tensor) -> tuple[float, int]:
     """Return the sum of variance / second moment over live coordinates, and their number."""
     live = power > 0
@@ -478,6 +501,7 @@ def exact(
     Raises:
         ValueError: Empty population.
         ConfigError: `batch_size` below 1, or above N without replacement.
+        NonFiniteGradient: A gradient is NaN or infinite.
 
     Example:
         >>> exact(torch.tensor([[1.0], [3.0]]), batch_size=2).avg_var
@@ -486,9 +510,10 @@ def exact(
         0.0
     """
     g = torch.as_tensor(per_example_gradients).detach()
-    if g.ndim != 2 or len(g) == 0:
+    if g.ndim != 2 or g.numel() == 0 or g.is_complex():
         raise ValueError(
-            f"per_example_gradients has shape {tuple(g.shape)}; it must be (examples, parameters), not empty."
+            f"per_example_gradients has shape {tuple(g.shape)} and dtype {g.dtype}; it must be (examples, "
+            "parameters), real and not empty."
         )
     mean = g.mean(0, dtype=torch.float64)
     covariance_diagonal = torch.zeros_like(mean)
@@ -508,7 +533,16 @@ def from_moments(
     replacement: bool = True,
     dead: Dead = "zero",
 ) -> ExactStatistics:
-    """Evaluate `exact` from the population mean and variance of each coordinate."""
+    """Evaluate `exact` from the population mean and variance of each coordinate.
+
+    Raises:
+        ConfigError: A variance is negative, or an argument is not allowed.
+        NonFiniteGradient: A moment is NaN or infinite.
+    """
+    require_word("dead", dead, get_args(Dead))
+    _require_finite("gradients", mean, covariance_diagonal)
+    if float(covariance_diagonal.min()) < 0:
+        raise ConfigError("covariance_diagonal holds negative numbers; pass variances.")
     shrink = batch_mean_factor(num_examples, batch_size, replacement=replacement)
     variance = covariance_diagonal * shrink
     trace_cov, norm_sq = float(covariance_diagonal.sum(dtype=torch.float64)), _square(mean)
@@ -537,8 +571,8 @@ def batch_mean_factor(num_examples: int, batch_size: int, *, replacement: bool =
     Raises:
         ConfigError: The batch does not fit the population.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
+    require_count("num_examples", num_examples)
+    require_count("batch_size", batch_size)
     if replacement:
         return 1 / batch_size
     if batch_size > num_examples:

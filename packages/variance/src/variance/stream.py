@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from gdyn_common.seeding import generator as named_generator
 from variance.data import Population, examples_of
-from variance.errors import ConfigError
+from variance.errors import ConfigError, require_count
 from variance.losses import require_equally_many
 from variance.objective import Batch
 from variance.sampling.index_samplers import (
@@ -64,8 +64,8 @@ class DataStream(Stateful):
                 f"{type(population).__name__} cannot fetch by index; wrap it in TensorPopulation or "
                 "DatasetPopulation."
             )
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
+        require_count("batch_size", batch_size)
+        require_count("num_workers", num_workers, 0)
         self.population, self.batch_size = population, batch_size
         self.seed, self.name, self.num_workers = seed, name, num_workers
         self._make_sampler = make_sampler
@@ -85,7 +85,7 @@ class DataStream(Stateful):
 
     def next(self, count: int | None = None) -> Batch:
         """Return the next batch, of `count` examples where given (not with workers)."""
-        draw = self.sampler.draw(count or self.batch_size)
+        draw = self.sampler.draw(self.batch_size if count is None else count)
         seed = int(self._augmentation.integers(2**63))
         if self.num_workers == 0:
             return load(self.population, draw, seed)

@@ -1,5 +1,6 @@
 """`gdyn-variance train`: what it prints, stores and does a second time."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ SMALL = [
     "cluster_iterations=1",
     "max_size=100",
 ]
+
+WITH_DATA = ("F1", "F2", "F3", "F4", "F5", "F8", "F10", "gallery", "ad_hoc")
 
 
 def train(tmp_path: Path, *options: str) -> int:
@@ -111,3 +114,36 @@ def test_bad_input_is_one_line(
     error = capsys.readouterr().err.strip()
     assert message in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("command", ["train", *(f"run {name} preset=smoke" for name in WITH_DATA)])
+@pytest.mark.parametrize("root", ["absent", "empty"])
+def test_data_are_looked_for_where_the_key_says(
+    command: str,
+    root: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    options = ["dataset=mnist", f"data_root={root}", "download=false", "out=runs"]
+    assert dispatch(PAPER, COMMANDS, [*command.split(), *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"mnist not found in {root}. Run gdyn-data fetch mnist (12 MB)" in line
+
+
+def test_a_run_records_its_data(tmp_path: Path) -> None:
+    assert train(tmp_path) == 0
+    (stored,) = tmp_path.rglob("provenance.json")
+    assert json.loads(stored.read_text())["data"]["shape"] == [1437, 8, 8]
+
+
+def test_imagenet_is_looked_for_there_too_and_not_downloaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["dataset=imagenet", "max_size=0", f"data_root={tmp_path}"]
+    assert train(tmp_path / "runs", *options) == 2
+    assert f"{tmp_path}/imagenet/train not found; it must hold one folder" in capsys.readouterr().err
+    assert train(tmp_path / "runs", *options, "download=true") == 2
+    assert "are behind a login; put one folder per class into" in capsys.readouterr().err

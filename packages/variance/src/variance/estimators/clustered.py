@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from variance.data import Population
-from variance.errors import ConfigError, NotReady
+from variance.errors import ConfigError, NotReady, require_count, require_number
 from variance.estimators.base import Direction, GradientEstimator
 from variance.estimators.sg import passes
 from variance.gradient_clustering import BatchClustering, OnlineClustering
@@ -18,7 +18,7 @@ from variance.gradient_clustering.centres import dense_sums
 from variance.gradient_clustering.initialisation import Initialisation
 from variance.objective import Batch, Objective, Point, mean_point
 from variance.per_example import quantities
-from variance.per_example.capture import Capture
+from variance.per_example.capturing import Capture
 from variance.sampling.index_samplers import IndexSampler, UniformSampler
 from variance.sampling.stratified import StratifiedSampler, cluster_sizes
 from variance.statistics import ExactStatistics, batch_mean_factor, from_moments
@@ -31,8 +31,8 @@ class Stratified(GradientEstimator):
 
     def __init__(self, objective: Objective, *, clamp: float | None = None, **sampler_options: Any) -> None:
         super().__init__(objective)
-        if clamp is not None and clamp <= 0:
-            raise ConfigError(f"clamp is {clamp}; it must be positive, or None.")
+        if clamp is not None:
+            require_number("clamp", clamp, above=0)
         self.clamp = clamp
         self.assignment: Int[Tensor, "n"] | None = None
         self._sampler_options = sampler_options
@@ -163,8 +163,8 @@ class GC(Stratified):
         **sampler_options: Any,
     ) -> None:
         super().__init__(objective, clamp=clamp, **sampler_options)
-        if average_points < 1:
-            raise ConfigError(f"average_points is {average_points}; it must be at least 1.")
+        require_count("iterations", iterations)
+        require_count("average_points", average_points)
         self.clustering, self.iterations, self.init = clustering, iterations, init
         self.average_points = average_points
         self._points: list[Point] = []
@@ -218,6 +218,7 @@ class GCOnline(Stratified):
         self, objective: Objective, clustering: OnlineClustering, *, chunk: int = 128, **sampler_options: Any
     ) -> None:
         super().__init__(objective, **sampler_options)
+        require_count("chunk", chunk)
         self.clustering, self.chunk = clustering, chunk
 
     @override

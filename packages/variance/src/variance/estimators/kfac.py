@@ -9,7 +9,7 @@ Eschenhagen et al. 2023 (`expand` and `reduce`).
 """
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name
@@ -17,10 +17,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from variance.data import Population
-from variance.errors import ConfigError
+from variance.errors import ConfigError, require_count, require_number, require_word
 from variance.estimators.base import Direction, GradientEstimator
 from variance.objective import Batch, Objective, Point
-from variance.per_example.capture import Capture
+from variance.per_example.capturing import Capture
 from variance.per_example.layers import ConvLayer, WeightLayer
 
 ConvolutionFactors = Literal["mean", "expand", "reduce"]
@@ -94,13 +94,16 @@ class KFAC(GradientEstimator):
         seed: int = 0,
     ) -> None:
         super().__init__(objective)
-        if damping <= 0 or not 0 <= decay < 1:
-            raise ConfigError(f"damping {damping} must be positive and decay {decay} in [0, 1).")
-        if convolution not in ("mean", "expand", "reduce") or targets not in ("sampled", "given"):
-            raise ConfigError(
-                f"convolution '{convolution}' is mean, expand or reduce; targets '{targets}' sampled or "
-                "given."
-            )
+        require_number("learning_rate", learning_rate, 0)
+        require_count("seed", seed, 0)
+        require_number("damping", damping, above=0)
+        require_number("decay", decay, 0, below=1)
+        if kl_clip is not None:
+            require_number("kl_clip", kl_clip, above=0)
+        require_number("weight_decay", weight_decay, 0)
+        require_count("covariance_every", covariance_every)
+        require_word("convolution", convolution, get_args(ConvolutionFactors))
+        require_word("targets", targets, get_args(Targets))
         self.learning_rate, self.damping, self.decay, self.kl_clip = learning_rate, damping, decay, kl_clip
         self.weight_decay, self.covariance_every = weight_decay, covariance_every
         self.convolution, self.targets = convolution, targets
@@ -109,7 +112,7 @@ class KFAC(GradientEstimator):
         self._bases: dict[str, tuple[Tensor, Tensor]] = {}
         self._spectra: dict[str, Tensor] = {}
         self._biased: dict[str, bool] = {}
-        self._labels = torch.Generator().manual_seed(seed)
+        self._labels = torch.Generator().manual_seed(int(seed))
         self._step = 0
 
     def update_factors(self, found: Capture) -> None:

@@ -4,14 +4,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from variance.errors import ConfigError
+from variance.errors import require_number
 from variance.estimators.base import Direction, GradientEstimator
 from variance.objective import Batch, Objective, Point
-
-
-def _check_decay(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise ConfigError(f"{name} is {value}; it must lie in [0, 1).")
 
 
 class HeavyBall(GradientEstimator):
@@ -27,7 +22,7 @@ class HeavyBall(GradientEstimator):
 
     def __init__(self, objective: Objective, *, momentum: float = 0.9) -> None:
         super().__init__(objective)
-        _check_decay("momentum", momentum)
+        require_number("momentum", momentum, 0, below=1)
         self.momentum = momentum
         self.velocity: Tensor | None = None
 
@@ -64,6 +59,7 @@ class Nesterov(HeavyBall):
 
     def __init__(self, objective: Objective, *, learning_rate: float, momentum: float = 0.9) -> None:
         super().__init__(objective, momentum=momentum)
+        require_number("learning_rate", learning_rate, 0)
         self.learning_rate = learning_rate
 
     @override
@@ -93,8 +89,10 @@ class Adam(GradientEstimator):
         self, objective: Objective, *, betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8
     ) -> None:
         super().__init__(objective)
-        for beta in betas:
-            _check_decay("beta", beta)
+        first, second = betas
+        for beta in (first, second):
+            require_number("a beta", beta, 0, below=1)
+        require_number("epsilon", epsilon, 0)
         self.betas, self.epsilon = betas, epsilon
         self._first: Tensor | None = None
         self._second: Tensor | None = None

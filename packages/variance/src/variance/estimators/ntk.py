@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from variance.errors import ConfigError
+from variance.errors import require_number
 from variance.estimators.base import Direction, GradientEstimator
 from variance.objective import Batch, Objective, Point
 from variance.per_example import quantities
@@ -24,10 +24,7 @@ class NTK(GradientEstimator):
 
     def __init__(self, objective: Objective, *, damping: float = 1e-3, divide_by_batch: bool = False) -> None:
         super().__init__(objective)
-        if damping <= 0:
-            raise ConfigError(
-                f"damping is {damping}; it must be positive, because the Gram matrix may be singular."
-            )
+        require_number("damping", damping, above=0)  # the Gram matrix may be singular
         self.damping, self.divide_by_batch = damping, divide_by_batch
 
     @override

@@ -5,6 +5,7 @@ from jaxtyping import Int
 from typing_extensions import override
 
 from variance.data import Population
+from variance.errors import require_count
 from variance.estimators.base import Direction, GradientEstimator
 from variance.objective import Batch, Objective, Point
 from variance.per_example import quantities
@@ -24,6 +25,7 @@ class SGB(GradientEstimator):
 
     def __init__(self, objective: Objective, *, batch_factor: int = 1) -> None:
         super().__init__(objective)
+        require_count("batch_factor", batch_factor)
         self.batch_factor = batch_factor
         self.name = "SG-B" if batch_factor == 1 else f"SG-{batch_factor}B"
 

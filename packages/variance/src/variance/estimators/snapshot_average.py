@@ -4,7 +4,7 @@ import torch
 from typing_extensions import override
 
 from variance.data import Population
-from variance.errors import ConfigError
+from variance.errors import require_count
 from variance.estimators.base import Direction, GradientEstimator
 from variance.objective import Batch, Objective, Point
 
@@ -26,8 +26,7 @@ class SnapshotAverage(GradientEstimator):
 
     def __init__(self, objective: Objective, *, count: int = 3) -> None:
         super().__init__(objective)
-        if count < 1:
-            raise ConfigError(f"count is {count}; it must be at least 1.")
+        require_count("count", count)
         self.count = count
         self.points: list[Point] = []
 

@@ -6,7 +6,7 @@ direction = g_b(theta) - alpha m * (g_b(snapshot) - mean gradient at the snapsho
 Source: Johnson and Zhang 2013; the clipped variant of Faghri et al. 2020; alpha-SVRG of Yin et al. 2024.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from variance.data import Population
-from variance.errors import ConfigError, NotReady
+from variance.errors import NotReady, require_count, require_number, require_word
 from variance.estimators.base import Direction, GradientEstimator
 from variance.estimators.sg import EXACT_CHUNK, passes
 from variance.objective import Batch, Objective, Point
@@ -60,10 +60,13 @@ class SVRG(GradientEstimator):
         seed: int = 0,
     ) -> None:
         super().__init__(objective)
-        if not 0 < snapshot_fraction <= 1:
-            raise ConfigError(f"snapshot_fraction is {snapshot_fraction}; it must lie in (0, 1].")
-        if clip not in (None, "mean", "norm_var", "snr"):
-            raise ConfigError(f"clip is '{clip}'; allowed are mean, norm_var, snr or None.")
+        require_number("snapshot_fraction", snapshot_fraction, most=1, above=0)
+        require_number("alpha", alpha)
+        if alpha_decay_steps is not None:
+            require_count("alpha_decay_steps", alpha_decay_steps)
+        require_word("clip", clip, (*get_args(ClipTest), None))
+        require_number("clip_threshold", clip_threshold)
+        require_count("seed", seed, 0)
         self.snapshot_fraction, self.alpha, self.alpha_decay_steps = (
             snapshot_fraction,
             alpha,

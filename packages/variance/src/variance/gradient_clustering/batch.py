@@ -5,14 +5,14 @@ members of a split cluster are visited again.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from variance.errors import ConfigError
+from variance.errors import ConfigError, require_count, require_word
 from variance.gradient_clustering.centres import (
     Centres,
     ClusteringOptions,
@@ -22,7 +22,8 @@ from variance.gradient_clustering.centres import (
 )
 from variance.gradient_clustering.initialisation import CaptureAt, Initialisation, initial_centres
 from variance.losses import LossFunction, require_equally_many, require_finite, take
-from variance.per_example.capture import Capture, capture
+from variance.per_example.capturing import Capture, capture
+from variance.randomness import generator_of
 from variance.state import Stateful
 
 Weighting = Literal["none", "sequential", "frozen"]
@@ -130,17 +131,15 @@ class BatchClustering(Stateful):
         weighting: Weighting = "sequential",
         seed: int | np.random.Generator = 0,
     ) -> None:
-        if num_clusters < 1:
-            raise ConfigError(f"num_clusters is {num_clusters}; it must be at least 1.")
-        if weighting not in ("none", "sequential", "frozen"):
-            raise ConfigError(f"weighting is '{weighting}'; allowed are none, sequential, frozen.")
+        require_count("num_clusters", num_clusters)
+        require_word("weighting", weighting, get_args(Weighting))
         self.num_clusters, self.options, self.weighting = (
             num_clusters,
             options or ClusteringOptions(),
             weighting,
         )
         self.min_size, self.chunk = self.options.min_size, self.options.chunk
-        self.generator = np.random.default_rng(seed)
+        self.generator = generator_of(seed)
         self.centres: Centres | None = None
 
     def fit(
@@ -161,8 +160,7 @@ class BatchClustering(Stateful):
             raise ConfigError(
                 f"num_clusters {self.num_clusters} exceeds the {num_examples} examples; use fewer clusters."
             )
-        if iterations < 1:
-            raise ConfigError(f"iterations is {iterations}; it must be at least 1.")
+        require_count("iterations", iterations)
         if self.centres is None or init != "data":
             self.centres = initial_centres(
                 init, capture_at, num_examples, self.num_clusters, self.options, self.generator

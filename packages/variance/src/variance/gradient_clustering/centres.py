@@ -7,14 +7,14 @@ approximation of the mean gradient (which `svd` gives). Squared distances add ov
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from variance.errors import ConfigError
-from variance.per_example.capture import Capture
+from variance.errors import ConfigError, require_count, require_number, require_word
+from variance.per_example.capturing import Capture
 from variance.per_example.layers import ConvLayer, WeightLayer
 from variance.per_example.quantities import (
     cancels,
@@ -68,19 +68,17 @@ class ClusteringOptions:
     shuffle: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.global_mean, self.size_regularisation) < 0:
-            raise ConfigError(
-                f"global_mean {self.global_mean} and size_regularisation {self.size_regularisation} must not "
-                "be negative."
-            )
-        if self.chunk < 1 or self.min_size < 0:
-            raise ConfigError(
-                f"chunk {self.chunk} must be at least 1 and min_size {self.min_size} at least 0."
-            )
-        if self.rank < 1 or (self.rank > 1 and self.form != "svd"):
-            raise ConfigError(
-                f"rank {self.rank} with form '{self.form}': ranks above 1 need form='svd', all must be >= 1."
-            )
+        require_number("global_mean", self.global_mean, 0)
+        require_number("size_regularisation", self.size_regularisation, 0)
+        require_count("chunk", self.chunk)
+        require_count("min_size", self.min_size, 0)
+        require_count("rank", self.rank)
+        require_word("form", self.form, get_args(CentreForm))
+        require_word("compare", self.compare, get_args(Compare))
+        if isinstance(self.layers, str):
+            raise ConfigError(f"layers is {self.layers!r}; pass a tuple of names.")
+        if self.rank > 1 and self.form != "svd":
+            raise ConfigError(f"rank {self.rank} with form '{self.form}': ranks above 1 need form='svd'.")
         if self.include_bias and (self.form != "product" or self.compare != "gradients"):
             raise ConfigError("include_bias needs form='product' and compare='gradients'.")
         if self.compare != "gradients" and self.form != "product":
@@ -106,9 +104,14 @@ class ClusteringOptions:
             raise ConfigError(
                 "the model has no trainable Linear or Conv layer, so there is nothing to cluster."
             )
-        if not chosen:
+        unknown = tuple(
+            name
+            for name in self.layers or ()
+            if name not in weighted and (f"{name}.weight" if name else "weight") not in capture.shapes
+        )
+        if unknown or not chosen:
             raise ConfigError(
-                f"layers {self.layers} match nothing; weight layers are "
+                f"layers {unknown or self.layers} match nothing; weight layers are "
                 f"{', '.join(name or '(the model itself)' for name in weighted)}."
             )
         return chosen

@@ -5,6 +5,7 @@ and s_k = sum g_i over members. Moving one example changes two terms in closed f
 increases. Both back ends need inner products <g_i, s_k> only: of materialised gradients, or of a Gram matrix.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from variance.errors import ConfigError, NonFiniteGradient
+from variance.errors import ConfigError, NonFiniteGradient, require_count, require_number
 from variance.sampling.stratified import check_assignment
 
 RELATIVE_GAIN = 1e-12
@@ -131,13 +132,16 @@ def exact_moves_gram(
         ConfigError: The matrix exceeds `max_bytes`.
     """
     require_gram_fits(len(gram), max_bytes)
-    matrix = torch.as_tensor(gram).detach().cpu().double().numpy()
+    if gram.ndim != 2 or len(gram) != gram.shape[1]:
+        raise ConfigError(f"gram has shape {tuple(gram.shape)}; pass inner products of all pairs.")
+    inner_products = torch.as_tensor(gram).detach().cpu().double()
+    matrix, norms = inner_products.numpy(), inner_products.diagonal().numpy().copy()
+    _require_finite(norms)
+    _require_finite(inner_products.sum(1).numpy())
     ids, k = _start(assignment, len(matrix), num_clusters)
     products = np.zeros((len(matrix), k))  # <g_i, s_k>
     for cluster in range(k):
         products[:, cluster] = matrix[:, ids == cluster].sum(1)
-    norms = matrix.diagonal().copy()
-    _require_finite(norms)
 
     def inner(i: int) -> Any:
         return products[i]
@@ -155,6 +159,7 @@ def require_gram_fits(num_examples: int, max_bytes: int) -> None:
     Raises:
         ConfigError: 4 N^2 bytes (float32) exceed `max_bytes`.
     """
+    require_number("max_bytes", max_bytes, 0, math.inf)
     needed = 4 * num_examples**2
     if needed > max_bytes:
         raise ConfigError(
@@ -187,6 +192,7 @@ def _sweep(
     inner: Callable[[int], Any],
     moved: Callable[[int, int, int], None],
 ) -> ExactMoves:
+    require_count("sweeps", sweeps, 0)
     clusters = _Clusters(norms, ids, k, own_inner)
     assignments, objectives = [ids.copy()], [clusters.objective]
     for _ in range(sweeps):

@@ -12,7 +12,7 @@ from torch import Tensor
 from variance.errors import ConfigError
 from variance.gradient_clustering.centres import Centres, ClusteringOptions, RunningSums
 from variance.per_example import quantities
-from variance.per_example.capture import Capture
+from variance.per_example.capturing import Capture
 
 CaptureAt = Callable[[Int[Tensor, "n"]], Capture]
 """Captures the examples with the given indices, weight layers only."""

@@ -4,17 +4,18 @@ n_k <- beta n_k + (1 - beta) cnt_k and C_k <- (beta n_k_old C_k + (1 - beta) sum
 by factor.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from variance.errors import ConfigError, NotReady
+from variance.errors import ConfigError, NotReady, require_count, require_number, require_word
 from variance.gradient_clustering.centres import Centres, ClusteringOptions, RunningSums, squared_distances
 from variance.losses import require_finite
-from variance.per_example.capture import Capture
+from variance.per_example.capturing import Capture
+from variance.randomness import generator_of
 from variance.state import Stateful
 
 Reinitialise = Literal["largest", "data"]
@@ -50,13 +51,12 @@ class OnlineClustering(Stateful):
         reinit: Reinitialise = "largest",
         seed: int | np.random.Generator = 0,
     ) -> None:
-        if num_clusters < 1:
-            raise ConfigError(f"num_clusters is {num_clusters}; it must be at least 1.")
-        if not 0 <= decay < 1 or reinit_every < 1 or reinit not in ("largest", "data"):
-            raise ConfigError(
-                f"decay {decay} must be in [0, 1), reinit_every {reinit_every} >= 1, reinit '{reinit}' "
-                "largest or data."
-            )
+        require_count("num_clusters", num_clusters)
+        require_number("decay", decay, 0, below=1)
+        require_number("min_size", min_size, 0)
+        require_number("initial_size", initial_size, 0)
+        require_count("reinit_every", reinit_every)
+        require_word("reinit", reinit, get_args(Reinitialise))
         self.options = options or ClusteringOptions()
         if self.options.form != "product" or self.options.whiten or self.options.global_mean:
             raise ConfigError(
@@ -69,7 +69,7 @@ class OnlineClustering(Stateful):
             initial_size,
         )
         self.reinit_every, self.reinit = reinit_every, reinit
-        self.generator = np.random.default_rng(seed)
+        self.generator = generator_of(seed)
         self.num_batches = self.num_reinits = 0
         self.centres: Centres | None = None
         self.sizes: Float[Tensor, "k"] = torch.zeros(num_clusters, dtype=torch.float64)

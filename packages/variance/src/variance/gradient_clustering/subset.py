@@ -6,18 +6,18 @@ the centres.
 
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from variance.errors import ConfigError
+from variance.errors import ConfigError, require_count
 from variance.gradient_clustering.centres import ClusteringOptions, RunningSums, squared_distances
 from variance.gradient_clustering.exact import exact_moves_gram, require_gram_fits
 from variance.gradient_clustering.initialisation import spread_out
 from variance.losses import LossFunction, require_equally_many, take
-from variance.per_example.capture import Capture, capture
+from variance.per_example.capturing import Capture, capture
 from variance.per_example.quantities import weight_gram
+from variance.randomness import generator_of
 
 
 @torch.inference_mode(False)
@@ -64,13 +64,16 @@ def cluster_subset(
         True
     """
     num_examples = require_equally_many(x, y)
+    require_count("num_clusters", num_clusters)
+    require_count("subset_size", subset_size)
+    require_count("chunk", chunk)
     if not 1 <= num_clusters <= subset_size <= num_examples:
         raise ConfigError(
             f"num_clusters {num_clusters}, subset_size {subset_size} and the {num_examples} examples must "
             "rise in this order."
         )
     require_gram_fits(subset_size, max_bytes)
-    options, generator = ClusteringOptions(form="mean"), np.random.default_rng(seed)
+    options, generator = ClusteringOptions(form="mean"), generator_of(seed)
     order = torch.from_numpy(generator.permutation(num_examples))
     inside, outside = order[:subset_size].sort().values, order[subset_size:].sort().values
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gdyn_common.display import Axes, Figure
-from gdyn_common.errors import require_count
-from variance.errors import ConfigError
+from variance.errors import ConfigError, require_count
 from variance.noise_scale.norms import interval_of_inverse
 from variance.noise_scale.result import NoiseScale, plot_noise_scales
 from variance.per_example.recording import require_real
@@ -32,8 +31,8 @@ class Meter(ABC):
     """
 
     def __init__(self, model: nn.Module, population: int, every: int) -> None:
-        require_count("every", every, error=ConfigError)
-        require_count("population", population, 0, error=ConfigError)
+        require_count("every", every)
+        require_count("population", population, 0)
         if not isinstance(model, nn.Module):
             raise ConfigError(f"model is a {type(model).__name__}; pass a torch.nn.Module.")
         self._every, self._count = every, 0
@@ -117,8 +116,8 @@ class Meter(ABC):
                 last step, or are not the mean over ranks; or a parameter is new or no longer frozen.
         """
         try:
-            if not loss_scale > 0:
-                raise ConfigError(f"loss_scale is {loss_scale}; it must be positive.")
+            if not 0 < loss_scale < math.inf:
+                raise ConfigError(f"loss_scale is {loss_scale}; it must be positive and finite.")
             if self._is_due:
                 for name, p in self._model.named_parameters():
                     if p.requires_grad and id(p) not in self._known:
@@ -240,7 +239,7 @@ class Meter(ABC):
             ConfigError: Fewer than three steps.
         """
         if last is not None:
-            require_count("last", last, 3, error=ConfigError)
+            require_count("last", last, 3)
         return self._over(self._steps[-last:] if last else self._steps)
 
     def _over(self, steps: Sequence[tuple[Tensor, Tensor]]) -> NoiseScale:
@@ -273,8 +272,7 @@ class Meter(ABC):
         Raises:
             ConfigError: Fewer than three steps, or a window below 3.
         """
-        if window < 3:
-            raise ConfigError(f"window is {window}; an interval needs at least 3 steps.")
+        require_count("window", window, 3)
         count = len(self._steps)
         starts = range(0, max(count - 2, 1), window)
         found = [self._over(self._steps[start : start + window]) for start in starts]

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from variance.errors import ConfigError, CoupledExamples, UnsupportedLayer
 from variance.noise_scale.base import Hook, Meter, dense, squared_norm, world_size
-from variance.per_example.capture import capture
+from variance.per_example.capturing import capture
 from variance.per_example.layers import Call, EmbeddingLayer, Layer, WeightLayer, layer_for
 from variance.per_example.quantities import materialised, weight_squared_norms
 from variance.per_example.recording import recordable, refuse_coupled_examples

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from typing_extensions import override
 
-from gdyn_common.errors import require_count
-from variance.errors import ConfigError
+from variance.errors import ConfigError, require_count
 from variance.noise_scale.base import Hook, Meter, dense, squared_norm, world_size
 from variance.noise_scale.norms import NORMS, norm_noise
 from variance.noise_scale.result import NoiseScale
@@ -73,8 +72,8 @@ class NoiseMeter(Meter):
         norms_every: int = 0,
         every: int = 1,
     ) -> None:
-        require_count("micro_batch_size", micro_batch_size, error=ConfigError)
-        require_count("norms_every", norms_every, 0, error=ConfigError)
+        require_count("micro_batch_size", micro_batch_size)
+        require_count("norms_every", norms_every, 0)
         self.micro_batch_size, self.norms_every, self._divided = micro_batch_size, norms_every, divided
         self._norms: list[Tensor] = []
         self._axis: int | None = None

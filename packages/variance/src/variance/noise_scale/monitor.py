@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from gdyn_common.display import Axes, Figure, Shown
-from gdyn_common.errors import require_count
-from variance.errors import ConfigError
+from variance.errors import ConfigError, require_count
 from variance.losses import LossFunction
 from variance.measurement import GradientNoise, measure_model
 from variance.noise_scale.result import plot_noise_scales
@@ -32,7 +31,7 @@ class GradientMonitor(Shown):
         seed: Seed of the draws; every measurement has draws of its own.
 
     Raises:
-        ConfigError: `every` below 1.
+        ConfigError: `every` below 1, fewer than three draws, or a negative number.
 
     Example:
         >>> model = nn.Linear(4, 3)
@@ -60,7 +59,10 @@ class GradientMonitor(Shown):
         num_draws: int = 30,
         seed: int = 0,
     ) -> None:
-        require_count("every", every, error=ConfigError)
+        require_count("every", every)
+        require_count("batch_size", batch_size, 0)
+        require_count("num_draws", num_draws, 3)
+        require_count("seed", seed, 0)
         self.model, self.loss, self.inputs, self.targets = model, loss, inputs, targets
         self.batch_size, self.every, self.num_draws, self.seed = batch_size, every, num_draws, seed
         self.steps: list[int] = []

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gdyn_common.seeding import named_seed
-from gdyn_reproduce.data import load_dataset
+from gdyn_reproduce.data import Dataset, load_dataset
 from gdyn_reproduce.data.catalogue import data_folder
 from gdyn_reproduce.runs import Run
 from variance.data import DatasetPopulation, IndexedDataset, Population, TensorPopulation, shift_and_flip
@@ -48,6 +48,8 @@ class NetworkConfig(ComputeOptions):
     """
 
     dataset: str = "mnist"
+    data_root: str | None = None
+    download: bool = False
     model: str = "mnist-mlp"
     classes: int = 10
     corrupt_percent: float = 0.0
@@ -66,6 +68,25 @@ class NetworkConfig(ComputeOptions):
         require(self.num_steps >= 1 and self.batch_size >= 1, "num_steps and batch_size must be at least 1.")
         require(self.clusters >= 1, f"clusters={self.clusters} must be at least 1.")
         require(len(self.duplicates) in (0, 2), f"duplicates={self.duplicates}: empty or [n, times].")
+        require(
+            not (self.download and self.dataset == "imagenet"),
+            "download=true: the images of dataset=imagenet are behind a login; put one folder per class into "
+            "imagenet/train below data_root.",
+        )
+
+    def note_data(self, run: Run) -> None:
+        """Record which data a run is made of, known by their hashes; ImageNet's are not."""
+        if self.dataset != "imagenet":
+            run.note(data=self.training_set().provenance())
+
+    def training_set(self) -> Dataset:
+        """Return the images for training and their labels, as stored.
+
+        Example:
+            >>> NetworkConfig(dataset="digits").training_set().x.shape[1:]
+            (8, 8)
+        """
+        return load_dataset(self.dataset, "train", self.data_root, self.download)
 
 
 @dataclass
@@ -280,8 +301,9 @@ def population_for(config: NetworkConfig, seed: int) -> Population:
             not has_variant,
             "dataset=imagenet has no duplicates, corrupt_percent or max_size; leave them out.",
         )
-        return config.population(DatasetPopulation(ImageFolder(data_folder() / "imagenet" / "train")))
-    base = TensorPopulation(*_images(config.dataset), shift_and_flip if config.augment else None)
+        folder = data_folder(config.data_root) / "imagenet" / "train"
+        return config.population(DatasetPopulation(ImageFolder(folder)))
+    base = TensorPopulation(*_images(config.training_set()), shift_and_flip if config.augment else None)
     if not has_variant:
         return config.population(base)
     variant = IndexedDataset(
@@ -295,9 +317,8 @@ def population_for(config: NetworkConfig, seed: int) -> Population:
     return config.population(variant)
 
 
-def _images(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return standardised training images with a channel axis, and labels."""
-    found = load_dataset(name, "train")
+def _images(found: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return standardised images with a channel axis, and labels."""
     x = torch.from_numpy(np.asarray(found.x)).float()
     x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
     return (x - x.mean()) / x.std(), torch.from_numpy(np.asarray(found.y)).long()
@@ -399,6 +420,7 @@ def image_runs(
 ) -> dict[float, list[dict[str, np.ndarray]]]:
     """Return the measurements of every learning rate and seed, one stored piece each."""
     found: dict[float, list[dict[str, np.ndarray]]] = {}
+    config.note_data(run)
     jobs = [(rate, seed) for rate in config.learning_rates for seed in config.seeds]
     for rate, seed in run.progress(jobs, "training runs"):
         piece = run.piece(

@@ -7,7 +7,7 @@ parameters stay untouched.
 
 Linear layers are never materialised except by `gradients`; convolutions are, in chunks, by one grouped
 convolution; any other parameter is handled by `vmap(grad)`. `explain` prints the choices. Every model is
-checked against plain autograd on its first batch of a shape, see `variance.per_example.capture`.
+checked against plain autograd on its first batch of a shape, see `variance.per_example.capturing`.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from variance.errors import ConfigError
 from variance.losses import LossFunction
 from variance.per_example import quantities
-from variance.per_example.capture import Capture, capture
+from variance.per_example.capturing import Capture, capture
 from variance.per_example.cost import Task
 from variance.per_example.layers import WeightLayer
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from variance.errors import ConfigError
 from variance.losses import require_finite
 from variance.per_example.cost import CHUNK_BYTES, Choice, Shape, Task, choose
 from variance.per_example.layers import ConvLayer, WeightLayer
@@ -283,10 +284,18 @@ def _norm_totals(layer: WeightLayer) -> tuple[Tensor, Tensor]:
 
 
 def inner_products(capture: Capture, directions: Float[Tensor, "k p"]) -> Float[Tensor, "n k"]:
-    """Return the inner products of per-example gradients with flat directions."""
+    """Return the inner products of per-example gradients with flat directions.
+
+    Raises:
+        ConfigError: Directions of another shape.
+    """
     offsets, position = {}, 0
     for name, shape in capture.shapes.items():
         offsets[name] = slice(position, position := position + shape.numel())
+    if directions.ndim != 2 or directions.shape[1] != position:
+        raise ConfigError(
+            f"directions have shape {tuple(directions.shape)}; pass (k, {position}), one row each."
+        )
     total = capture.losses.new_zeros(len(capture), len(directions))
     for name, value in small_gradients(capture):
         total += value @ directions[:, offsets[name]].T

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
-from variance.errors import ConfigError
+from variance.errors import ConfigError, require_count
+from variance.randomness import generator_of
 from variance.state import Stateful
 
 
@@ -60,11 +61,10 @@ class UniformSampler(Stateful):
     def __init__(
         self, num_examples: int, seed: int | np.random.Generator = 0, *, replacement: bool = False
     ) -> None:
-        if num_examples < 1:
-            raise ConfigError(f"the population holds {num_examples} examples; at least 1 is needed.")
+        require_count("num_examples", num_examples)
         self.num_examples = num_examples
         self.epoch = 0
-        self._generator = np.random.default_rng(seed)
+        self._generator = generator_of(seed)
         self._replacement = replacement
         self._pending = np.empty(0, dtype=np.int64)
 
@@ -74,6 +74,7 @@ class UniformSampler(Stateful):
         Raises:
             ConfigError: Without replacement, more than the population holds.
         """
+        require_count("count", count)
         if not self._replacement and count > self.num_examples:
             raise ConfigError(
                 f"a batch of {count} exceeds the {self.num_examples} examples; draw with replacement or use "
@@ -110,7 +111,7 @@ class ImportanceSampler(Stateful):
     STATE = ("_generator", "probabilities")
 
     def __init__(self, scores: Float[Tensor, "n"], seed: int | np.random.Generator = 0) -> None:
-        self._generator = np.random.default_rng(seed)
+        self._generator = generator_of(seed)
         self.set_scores(scores)
 
     def set_scores(self, scores: Float[Tensor, "n"]) -> None:
@@ -121,17 +122,22 @@ class ImportanceSampler(Stateful):
         """
         values = torch.as_tensor(scores).detach().double().cpu().numpy()
         bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+        if values.ndim != 1:
+            raise ConfigError(f"scores have shape {values.shape}; pass one per example.")
         if len(values) == 0 or len(bad):
             raise ConfigError(
                 f"importance sampling needs positive finite scores; {len(bad)} of {len(values)} are not "
                 f"(first: {bad[:3].tolist()}). Add a small constant: such examples would never be drawn."
             )
+        if values.max() > np.finfo(float).max / len(values):  # else the sum overflows
+            values = values / values.max()
         self.num_examples = len(values)
         self.probabilities = values / values.sum()
         self._cumulative = np.cumsum(self.probabilities)
 
     def draw(self, count: int) -> Draw:
         """Draw `count` indices with weights 1/(N p)."""
+        require_count("count", count)
         indices = np.searchsorted(self._cumulative, self._generator.random(count), side="right").clip(
             max=self.num_examples - 1
         )

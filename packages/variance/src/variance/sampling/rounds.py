@@ -1,13 +1,15 @@
 """Training batches from a scheduler: random order within a round, a new round when it is used up."""
 
-from typing import Literal
+import math
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from variance.errors import ConfigError
+from variance.errors import require_count, require_number, require_word
+from variance.randomness import generator_of
 from variance.sampling.index_samplers import Draw
 from variance.sampling.schedulers import Scheduler
 from variance.sampling.scores import Normalisation, ScoreMemory
@@ -52,15 +54,17 @@ class RoundSampler(Stateful):
         normalisation: Normalisation = "none",
         classes: Int[Tensor, "n"] | None = None,
     ) -> None:
-        if weighting not in ("scale", "repeat") or cap < 1:
-            raise ConfigError(f"weighting '{weighting}' is scale or repeat; cap {cap} must be at least 1.")
+        require_word("weighting", weighting, ("scale", "repeat"))
+        require_word("normalisation", normalisation, get_args(Normalisation))
+        require_number("cap", cap, 1, math.inf)
         self.scheduler, self.memory, self.weighting, self.cap = scheduler, memory, weighting, cap
         self.normalisation, self.classes = normalisation, classes
-        self._generator = np.random.default_rng(seed)
+        self._generator = generator_of(seed)
         self._pending = np.empty(0, dtype=np.int64)
 
     def draw(self, count: int) -> Draw:
         """Draw `count` indices with their loss weights."""
+        require_count("count", count)
         while len(self._pending) < count:
             rows = self.scheduler.next_round(self.memory.read(self.normalisation, self.classes)).numpy()
             if self.weighting == "repeat":

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gdyn_common.errors import unknown
-from variance.errors import ConfigError
+from variance.errors import ConfigError, require_count, require_number
 from variance.sampling.thresholds import RULES, SelfTuningPercentile, Threshold
 from variance.state import Stateful
 
@@ -30,8 +30,8 @@ class Scheduler(Stateful, ABC):
     STATE: ClassVar[tuple[str, ...]] = ("round", "wait", "weights")
 
     def __init__(self, num_examples: int, *, min_examples: int = 1) -> None:
-        if not 1 <= min_examples <= num_examples:
-            raise ConfigError(f"min_examples is {min_examples}; it must lie in 1 to {num_examples}.")
+        require_count("num_examples", num_examples)
+        require_count("min_examples", min_examples, 1, num_examples)
         self.num_examples, self.min_examples = num_examples, min_examples
         self.round = 0
         self.wait = np.zeros(num_examples, dtype=np.int64)
@@ -80,10 +80,12 @@ class LinearRank(Scheduler):
         min_examples: int = 1,
     ) -> None:
         super().__init__(num_examples, min_examples=min_examples)
-        if not all(0 <= share < 1 for share in shares) or min(delays) < 0 or num_rounds < 1:
-            raise ConfigError(
-                f"shares {shares} must lie in [0, 1), delays {delays} >= 0, num_rounds {num_rounds} >= 1."
-            )
+        (first_share, last_share), (highest, lowest) = shares, delays
+        for share in (first_share, last_share):
+            require_number("a share", share, 0, below=1)
+        for delay in (highest, lowest):
+            require_number("a delay", delay, 0)
+        require_count("num_rounds", num_rounds)
         self.shares, self.delays, self.num_rounds = shares, delays, num_rounds
 
     def _snoozes(self, scores: np.ndarray, awake: np.ndarray) -> np.ndarray:
@@ -132,9 +134,11 @@ class ExponentialSnooze(Scheduler):
     ) -> None:
         super().__init__(num_examples, min_examples=min_examples)
         if threshold not in get_args(Threshold):
-            raise ConfigError(unknown("threshold", threshold, get_args(Threshold)))
-        if period < 1:
-            raise ConfigError(f"period is {period}; it must be at least 1.")
+            raise ConfigError(unknown("threshold", str(threshold), get_args(Threshold)))
+        is_percentile = threshold in ("percentile", "self-tuning")
+        require_number("value", value, *((0, 100) if is_percentile else ()))
+        require_count("period", period)
+        require_count("max_exponent", max_exponent, 0, 62)  # 2**63 rounds are beyond int64
         self.threshold, self.value, self.period, self.max_exponent = threshold, value, period, max_exponent
         self.exponent = np.zeros(num_examples, dtype=np.int64)
         self._tuned = SelfTuningPercentile(value)
@@ -169,8 +173,8 @@ class MinimumVariance(Scheduler):
 
     def __init__(self, num_examples: int, *, rate: float, max_wait: int = 100, min_examples: int = 1) -> None:
         super().__init__(num_examples, min_examples=min_examples)
-        if rate < 0 or max_wait < 0:
-            raise ConfigError(f"rate {rate} and max_wait {max_wait} must not be negative.")
+        require_number("rate", rate, 0)
+        require_count("max_wait", max_wait, 0)
         self.rate, self.max_wait = rate, max_wait
 
     def _snoozes(self, scores: np.ndarray, awake: np.ndarray) -> np.ndarray:

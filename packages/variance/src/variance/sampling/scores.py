@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gdyn_common.errors import unknown
-from variance.errors import ConfigError
+from variance.errors import ConfigError, require_count, require_number
 from variance.per_example import quantities
-from variance.per_example.capture import Capture
+from variance.per_example.capturing import Capture
 from variance.state import Stateful
 
 Score = Literal["loss", "norm", "alignment", "positive-alignment", "random", "one"]
@@ -71,10 +71,8 @@ class ScoreMemory(Stateful):
     STATE = ("_sums", "_last", "_visits")
 
     def __init__(self, num_examples: int, *, decay: float = 0.0, difference: bool = False) -> None:
-        if num_examples < 1 or not 0 <= decay < 1:
-            raise ConfigError(
-                f"num_examples {num_examples} must be at least 1 and decay {decay} lie in [0, 1)."
-            )
+        require_count("num_examples", num_examples)
+        require_number("decay", decay, 0, below=1)
         self.decay, self.difference = decay, difference
         self._sums, self._last = np.zeros(num_examples), np.zeros(num_examples)
         self._visits = np.zeros(num_examples, dtype=np.int64)

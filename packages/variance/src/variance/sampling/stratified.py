@@ -5,7 +5,7 @@ coordinates).
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
-from variance.errors import ConfigError
+from variance.errors import ConfigError, require_count, require_number, require_word
+from variance.losses import require_finite
+from variance.randomness import generator_of
 from variance.sampling.index_samplers import Draw
 from variance.state import Stateful
 
@@ -29,7 +31,7 @@ def check_assignment(
         ValueError: Wrong length, empty, negative ids or ids beyond `num_clusters - 1`.
     """
     ids = torch.as_tensor(assignment)
-    if ids.ndim != 1 or len(ids) == 0 or ids.is_floating_point():
+    if ids.ndim != 1 or len(ids) == 0 or ids.is_floating_point() or ids.is_complex():
         raise ValueError(
             f"assignment has shape {tuple(ids.shape)} and dtype {ids.dtype}; pass one integer per example."
         )
@@ -38,6 +40,8 @@ def check_assignment(
             f"assignment has {len(ids)} entries for {num_examples} examples; cluster again after the data "
             "changed."
         )
+    if num_clusters is not None:
+        require_count("num_clusters", num_clusters)
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or (num_clusters is not None and high >= num_clusters):
         allowed = "0 or more" if num_clusters is None else f"0 to {num_clusters - 1}"
@@ -65,8 +69,19 @@ def stratified_weights(assignment: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
 def cluster_variances(
     per_example_gradients: Float[Tensor, "n p"], assignment: Int[Tensor, "n"]
 ) -> Float[Tensor, "k"]:
-    """Return S_k^2, the mean squared distance of members to their mean (0 for one or no member)."""
+    """Return S_k^2, the mean squared distance of members to their mean (0 for one or no member).
+
+    Raises:
+        ValueError: Gradients that are no matrix of one row per example.
+        NonFiniteGradient: A gradient is NaN or infinite.
+    """
     g = torch.as_tensor(per_example_gradients).detach()
+    if g.ndim != 2 or g.is_complex():
+        raise ValueError(
+            f"per_example_gradients has shape {tuple(g.shape)} and dtype {g.dtype}; it must be (examples, "
+            "parameters) and real."
+        )
+    require_finite(g, "the gradient")
     ids = check_assignment(assignment, num_examples=len(g)).to(g.device)
     sizes = cluster_sizes(ids)
     pieces = list(zip(g.split(4096), ids.split(4096), strict=True))
@@ -115,8 +130,7 @@ def stratified_variance(
         >>> stratified_variance(torch.tensor([[0.0], [2.0], [5.0]]), torch.tensor([0, 0, 1]))  # (2/3)^2 * 1
         0.4444444444444444
     """
-    if draws_per_cluster < 1:
-        raise ConfigError(f"draws_per_cluster is {draws_per_cluster}; it must be at least 1.")
+    require_count("draws_per_cluster", draws_per_cluster)
     sizes = cluster_sizes(torch.as_tensor(assignment)).double()
     spread = cluster_variances(per_example_gradients, assignment).double().cpu()
     terms = (sizes / sizes.sum()) ** 2 * spread
@@ -141,7 +155,12 @@ def neyman_fractions(
 def neyman_variance(
     per_example_gradients: Float[Tensor, "n p"], assignment: Int[Tensor, "n"], batch_size: int = 1
 ) -> float:
-    """Return the variance (sum_k N_k S_k / N)^2 / B of the optimal allocation of B draws (Neyman 1934)."""
+    """Return the variance (sum_k N_k S_k / N)^2 / B of the optimal allocation of B draws (Neyman 1934).
+
+    Raises:
+        ConfigError: `batch_size` below 1.
+    """
+    require_count("batch_size", batch_size)
     sizes = cluster_sizes(torch.as_tensor(assignment)).double()
     spread = cluster_variances(per_example_gradients, assignment).double().cpu().sqrt()
     return float((sizes * spread).sum() / sizes.sum()) ** 2 / batch_size
@@ -189,7 +208,13 @@ class StratifiedSampler(Stateful):
         robust: tuple[float, float] | None = None,
         imbalance: bool = False,
     ) -> None:
-        self._generator = np.random.default_rng(seed)
+        require_word("allocation", allocation, get_args(Allocation))
+        require_number("floor", floor, 0)
+        if within_cluster is not None:
+            require_count("within_cluster", within_cluster, 0)
+        for factor in robust or ():
+            require_number("a factor of robust", factor, 0)
+        self._generator = generator_of(seed)
         self._allocation, self._floor = allocation, floor
         self._within, self._robust, self._imbalance = within_cluster, robust, imbalance
         self.set_assignment(assignment, spreads)
@@ -227,8 +252,6 @@ class StratifiedSampler(Stateful):
             return np.full(m, 1 / m)
         if self._allocation == "proportional":
             return sizes / sizes.sum()
-        if self._allocation != "neyman":
-            raise ConfigError(f"allocation is '{self._allocation}'; allowed are equal, proportional, neyman.")
         if spreads is None:
             raise ConfigError("allocation 'neyman' needs spreads=S_k by cluster id (see cluster_variances).")
         known = torch.as_tensor(spreads).detach().double().cpu().numpy()
@@ -271,7 +294,11 @@ class StratifiedSampler(Stateful):
             E[n_k]; the covariance of the n_k; and the expected variance of the sum of the draws within
             cluster k in units of S_k^2. Members are drawn without replacement until exhausted: of n = a
             N_k + b draws a full rounds do not vary, and the rest gives b (N_k - b)/(N_k - 1).
+
+        Raises:
+            ConfigError: `count` below 1.
         """
+        require_count("count", count)
         sizes = self._sizes[self._clusters].astype(float)
         m = len(sizes)
         if self._allocation == "equal":
@@ -299,6 +326,7 @@ class StratifiedSampler(Stateful):
 
     def draw(self, count: int) -> Draw:
         """Draw `count` indices with their weights."""
+        require_count("count", count)
         slots = self._slots(count)
         order = np.argsort(slots, kind="stable")
         ordered = slots[order]

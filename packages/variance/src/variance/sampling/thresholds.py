@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from variance.errors import require_number
 from variance.state import Stateful
 
 Threshold = Literal[
@@ -75,6 +76,8 @@ class SelfTuningPercentile(Stateful):
     QUIET = 0.02
 
     def __init__(self, start: float, *, step: float = 5.0, largest: float = 90.0) -> None:
+        for name, value in (("start", start), ("step", step), ("largest", largest)):
+            require_number(name, value, 0, 100)
         self.percentile, self.step, self.largest = start, step, largest
 
     def update(self, woken: int, asleep: int) -> float:

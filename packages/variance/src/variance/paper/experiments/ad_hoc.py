@@ -74,6 +74,7 @@ class AdHocConfig(NetworkConfig):
 
 def compute(config: AdHocConfig, run: Run) -> Result:
     """Train with every sampler; measure the variance of the unbiased ones halfway through plain training."""
+    config.note_data(run)
     names = ["uniform", *IDEAS, *(f"{name}, random scores" for name in SCHEDULERS), *UNBIASED]
     loss, variance = np.zeros((len(names), len(config.seeds))), np.zeros((len(UNBIASED), len(config.seeds)))
     for column, seed in enumerate(run.progress(config.seeds, "seeds")):

@@ -23,7 +23,7 @@ from variance.paper.calibration import seconds_of
 from variance.paper.checks import require
 from variance.paper.training import Trainer
 from variance.paper.trajectory import NetworkConfig, follow, setting_for, trainer_for
-from variance.per_example.capture import Capture
+from variance.per_example.capturing import Capture
 from variance.sampling import StratifiedSampler
 
 CHECKPOINTS = 10
@@ -78,6 +78,7 @@ class _Trained:
 
 def compute(config: ClusterCountConfig, run: Run) -> Result:
     """Train, then cluster with every K; D is the stratified variance of one draw per cluster."""
+    config.note_data(run)
     clustered, chance = (np.zeros((len(config.seeds), len(config.counts))) for _ in range(2))
     for row, seed in enumerate(run.progress(config.seeds, "seeds")):
         trained = cache(partial(_train, config, seed, run))  # not at all where every piece is stored

@@ -53,6 +53,7 @@ class GalleryConfig(NetworkConfig):
 
 def compute(config: GalleryConfig, run: Run) -> Result:
     """Train on partly random labels, cluster, and compare the clusters with labels and with corruption."""
+    config.note_data(run)
     seeds = run.progress(config.seeds, "seeds")
     pieces = [run.piece(f"seed={seed}", partial(_clusters, config, seed)) for seed in seeds]
     names = ("purity", "chance_purity", "corrupted_share", "chance_corrupted_share", "loss_contrast")

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, prune
 from variance import measure_model, per_example
 from variance.errors import ConfigError, CoupledExamples, NonFiniteGradient, UnsupportedLayer
 from variance.losses import cross_entropy
-from variance.per_example.capture import capture
+from variance.per_example.capturing import capture
 from variance.per_example.layers import LinearLayer
 
 EXACT = {"rtol": 1e-10, "atol": 1e-13}  # float64: summation order only
@@ -245,7 +245,7 @@ def test_batches_may_be_of_any_mapping(data: tuple[Tensor, Tensor]) -> None:
 
     rows = per_example.gradients(model, of_logits, UserDict(values=x), y)
     torch.testing.assert_close(rows, dense(model.body, x, y), **EXACT)
-    with pytest.raises(CoupledExamples, match="a loss that the model returned"):
+    with pytest.raises(CoupledExamples, match="the model returns a loss of the whole batch"):
         per_example.gradients(model, loss, batch, None)
 
 
