@@ -150,3 +150,22 @@ def test_a_function_of_numpy_is_refused_in_one_line():
             ValueError, match=r"write it with jax\.numpy, or call it through jax\.pure_callba"
         ):
             EigenGameGEVP(1).fit(function, dim=4)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        lambda V: V * jnp.sum(V**2),
+        lambda V: V / jnp.linalg.norm(V) * 10,
+        lambda V: V / jnp.linalg.norm(V, axis=1, keepdims=True) * 10,
+        lambda V: V * jnp.arange(1.0, 1 + len(V))[:, None],
+    ],
+    ids=["cube", "norm of all", "norm of each", "rows apart"],
+)
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_operators_that_are_not_linear_are_refused(operator, name):
+    """Products with it have no eigenvectors; some of these are symmetric for the vectors of one call."""
+    one = lambda V: V * jnp.arange(1.0, 6)  # noqa: E731
+    pair = {"X": operator, "B": one} if name == "A" else {"X": one, "B": operator}
+    with pytest.raises(ValueError, match=f"{name} is not (linear|symmetric)"):
+        EigenGameGEVP(1, random_state=0).fit(pair["X"], B=pair["B"], dim=5)

@@ -373,6 +373,44 @@ def test_data_that_change_between_readings_are_refused():
         EigenGame(2, random_state=0).fit(lambda: iter(draws.standard_normal((10, 100, 8))))
 
 
+def noisy(rows, draws):
+    return rows + 1e-3 * draws.standard_normal(rows.shape)
+
+
+def flipped(rows, draws):
+    return np.where(draws.random((len(rows), 1)) < 0.5, rows, rows[:, ::-1])
+
+
+def without_the_last(rows, draws):
+    return draws.permutation(rows)[:-20]
+
+
+def rotated(rows, draws):
+    return (rows - rows.mean(axis=0)) @ np.linalg.qr(draws.standard_normal((40, 40)))[0]
+
+
+@pytest.mark.parametrize("change", [noisy, flipped, without_the_last, rotated])
+def test_changes_that_leave_the_variance_are_refused_too(change):
+    """Of a shuffled loader that drops rows, of mirrored images, of noise that moves a variance by 1e-6."""
+    draws = np.random.default_rng(0)
+    X = draws.standard_normal((4000, 40)) * np.geomspace(1, 0.8, 40)
+    with pytest.raises(ValueError, match="X holds other rows than at the reading before"):
+        EigenGame(3, tol=1e-4, random_state=0).fit(lambda: iter([change(X, draws)]))
+
+
+@pytest.mark.parametrize(("center", "move"), [("running", 0), ("running", 1e4), (None, 3)])
+def test_equal_rows_in_another_order_and_other_batches_are_the_same(center, move):
+    draws = np.random.default_rng(0)
+    X = draws.standard_t(2, (4000, 40)) * np.geomspace(1, 0.3, 40) + move
+    X = X.astype(np.float32)
+    model = EigenGame(3, tol=1e-4, center=center, random_state=0)
+    model.fit(lambda: iter(np.array_split(draws.permutation(X), draws.integers(2, 40))))
+    assert model.n_passes_ > 3
+    wide = X.astype(np.float64) - (X.mean(axis=0, dtype=np.float64) if center else 0)
+    exact = np.linalg.svd(wide, full_matrices=False)[2][:3]
+    assert angles(model.components_, exact).max() < 1e-3
+
+
 @pytest.mark.parametrize("form", [csr_array, pytest.param("frame", id="frame")])
 def test_scores_of_any_form_go_back(data, form):
     model = EigenGame(2, random_state=0).fit(data)

@@ -283,6 +283,16 @@ def test_constant_columns_are_no_finding(rng, batch_size):
     np.testing.assert_array_equal(noisy.components_x_[:, -3:], 0)
 
 
+def test_constant_columns_of_partial_least_squares_make_no_noise(rng):
+    """A division by zero was seen by users who turn warnings into errors."""
+    X, y = rng.standard_normal((2, 300, 3))
+    y[:, 1] = 0
+    y[:, 0] += X[:, 2]
+    cross = np.linalg.solve(np.linalg.cholesky(np.cov(X.T, ddof=0)), np.cov(X.T, y.T, ddof=0)[:3, 3:])
+    model = EigenGamePLS(2, tol=1e-4, random_state=0).fit(X, y)
+    np.testing.assert_allclose(model.eigenvalues_, np.linalg.svd(cross)[1][:2], rtol=1e-5)
+
+
 def test_constant_columns_are_no_source(rng):
     sources = np.c_[rng.uniform(-1, 1, 3000), np.sign(rng.standard_normal(3000))]
     mixed = with_noise_of_rounding(rng, sources @ rng.standard_normal((2, 2)))

@@ -144,8 +144,9 @@ class Game(BaseEstimator):
             check_finite(np.asarray(rows), position)
             raise ValueError(
                 f"The update on batch {position} is not finite although the data are: "
-                f"learning_rate={self.learning_rate_} is too large, or the data overflow {self.dtype}; "
-                "lower the rate, or scale the data. The state before it was kept."
+                f"learning_rate={self.learning_rate_} is too large, or the data overflow {self.dtype}, as a "
+                "row does that is 1e10 times larger than the others; lower the rate, drop such rows, or "
+                "scale the data. The state before it was kept."
             )
         self._state = state
         self.n_samples_seen_ += n

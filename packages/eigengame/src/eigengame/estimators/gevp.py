@@ -33,6 +33,7 @@ from eigengame.exact import orient
 __all__ = ["EigenGameGEVP"]
 
 _ASYMMETRIC = 1e-6  # of the largest entry: more than rounding in single precision
+_MIX = np.array([[2, 1], [-1, 3]], np.float32)
 _NOISE = 1e3 * float(np.finfo(np.float64).eps)  # relative accuracy of products of matrices
 
 Operator = ArrayLike | Callable[[Any], Any]
@@ -299,17 +300,18 @@ class EigenGameGEVP(BaseEstimator):
         return matrix if matrix is None else jnp.asarray(matrix, np.float32)
 
     def _probe(self, products: Any, operators: Any, dim: int, seed: int) -> tuple[float, float]:
-        """Return the sizes of A and B; u'Av and v'Au agree for random u and v, or they are refused."""
+        """Return the sizes of A and B, which are refused unless they are linear and symmetric."""
         U = np.random.default_rng(seed).standard_normal((2, dim)).astype(np.float32)
         sizes = []
         try:
             pair = _apply(products, U, operators)
+            mixed = _apply(products, _MIX @ U, operators)
         except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
             raise ValueError(
                 "A or B turns what JAX traces into a number or an array of NumPy; write it with jax.numpy, "
                 "or call it through jax.pure_callback."
             ) from error
-        for name, product in zip("AB", pair, strict=True):
+        for name, product, other in zip("AB", pair, mixed, strict=True):
             if np.shape(product) != U.shape or not np.isfinite(product).all():
                 found = "values that are not finite" if np.shape(product) == U.shape else np.shape(product)
                 raise ValueError(
@@ -321,7 +323,14 @@ class EigenGameGEVP(BaseEstimator):
                     f"{name} is not symmetric: u'{name}v = {table[0, 1]:.4g} but v'{name}u = "
                     f"{table[1, 0]:.4g} for random u, v. Pass ({name} + {name}') / 2."
                 )
-            size = float(np.linalg.norm(np.asarray(product, np.float64)) / np.linalg.norm(U))
+            wide = np.asarray(product, np.float64)
+            apart = np.asarray(other, np.float64) - _MIX @ wide
+            if not np.linalg.norm(apart) <= 1e-2 * max(float(np.linalg.norm(wide)), 1e-30):
+                raise ValueError(
+                    f"{name} is not linear: {name} (2 u + v) is not 2 {name} u + {name} v for random u, v, "
+                    "or its rows depend on each other. Return the product with one fixed matrix."
+                )
+            size = float(np.linalg.norm(wide) / np.linalg.norm(U))
             sizes.append(size if 0 < size < np.inf else 1.0)
         return sizes[0], sizes[1]
 

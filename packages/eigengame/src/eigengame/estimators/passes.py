@@ -42,12 +42,26 @@ class Pass(NamedTuple):
         mean: Mean of the rows; zero without centring.
         total: Total variance.
         num_rows: Number of rows.
+        mark: C p for a fixed random p, by which two readings of a stream are told apart; empty for arrays.
     """
 
     products: NDArray
     mean: NDArray
     total: float
     num_rows: int
+    mark: NDArray
+
+    def distance(self, other: "Pass") -> float:
+        """Return how far mean and covariance of two readings are apart, 0 for equal rows in any order.
+
+        A random product sees any change of the covariance (Freivalds 1977), as its Frobenius norm does.
+        """
+        if not self.total or not self.mark.size:
+            return 0.0
+        moved = float(np.linalg.norm(self.mean - other.mean) / np.sqrt(self.total))
+        if not other.mark.size:  # of which the mean alone is known
+            return moved
+        return max(moved, float(np.linalg.norm(self.mark - other.mark) / self.total))
 
 
 @jax.jit
@@ -99,12 +113,15 @@ def one_pass(
     """
     d = W.shape[1]
     padded = np.pad(W, ((0, -W.shape[0] % multiple), (0, 0)))
+    streamed = not hasattr(data, "shape")
+    if streamed:  # what can change from one reading to the next
+        padded = np.concatenate([padded, np.random.default_rng(0).standard_normal((1, d))])
     empty = sums = _Sums(jnp.zeros(padded.shape, dtype), jnp.zeros(d, dtype), jnp.zeros((), dtype))
     totals = [np.zeros(part.shape) for part in empty]
     start = np.zeros(d, dtype) if shift is None else shift.astype(dtype)
     device_W, count, pending = jnp.asarray(padded, dtype), 0, 0
     size = batch_size
-    if hasattr(data, "shape"):
+    if not streamed:
         size = min(max(int(2**22 // d), _BLOCK), _ROWS, data.shape[0])
         batches: Iterable[NDArray] = (dense_rows(data, part) for part in chunks(data, size))
     else:
@@ -121,10 +138,10 @@ def one_pass(
         if pending >= _ROWS:
             totals, sums, pending = _added(totals, sums), empty, 0
     products, offset, squares = (part / count for part in _added(totals, sums))
-    products = products[: W.shape[0]]
     offset = np.zeros(d) if shift is None else offset
-    products = products - np.outer(W @ offset, offset)
-    return Pass(products, start + offset, float(squares - offset @ offset), count)
+    products = products - np.outer(padded @ offset, offset)
+    mark = products[-1] if streamed else np.zeros(0)
+    return Pass(products[: W.shape[0]], start + offset, float(squares - offset @ offset), count, mark)
 
 
 def _added(totals: list[NDArray], sums: _Sums) -> list[NDArray]:

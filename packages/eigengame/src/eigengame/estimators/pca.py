@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 _MAX_PASSES = 50  # over the data with n_epochs="auto"; a spectral gap of 1 % takes about 20
 _SAME = 1e-3  # two readings of the same rows differ by less, in single precision and whatever their order
+_EQUAL = 5e-6  # thirty times what rounding moves mean and covariance of equal rows
 _SMALL = 4096  # the exact solver of algorithm="auto" forms a square matrix of at most this side
 
 Data = ArrayLike | Iterable[ArrayLike] | Callable[[], Iterable[ArrayLike]]
@@ -284,20 +285,23 @@ class EigenGame(Components, Saved):
 
     def _refine(self, data: Any, num_rows: int | None = None) -> Self:
         """Take the passes; `num_rows` is the number of rows, if it is known."""
-        found = Pass(np.zeros(0), np.array(gather(self._state.mean), np.float64), 0.0, 0)
+        found = Pass(np.zeros(0), np.array(gather(self._state.mean), np.float64), 0.0, 0, np.zeros(0))
         held = self._streamed()
         first = None if num_rows is None else float(self._state.aux.total)
 
         def products(W: NDArray) -> tuple[NDArray, NDArray]:
             nonlocal found, first, num_rows
-            found = one_pass(
-                data,
-                W,
-                frame=self._frame,
-                shift=found.mean if self.center == "running" else None,
-                batch_size=self.batch_size,
-                multiple=self._state.k,
-                dtype=self.dtype,
+            before, found = (
+                found,
+                one_pass(
+                    data,
+                    W,
+                    frame=self._frame,
+                    shift=found.mean if self.center == "running" else None,
+                    batch_size=self.batch_size,
+                    multiple=self._state.k,
+                    dtype=self.dtype,
+                ),
             )
             self.n_passes_ += 1
             num_rows = num_rows or found.num_rows
@@ -306,12 +310,19 @@ class EigenGame(Components, Saved):
                     f"X had {num_rows} rows and now has {found.num_rows}: pass data that are the same at "
                     "every reading; a callable must return a fresh iterable of all batches."
                 )
-            first = found.total if first is None else first
             if first and abs(found.total / first - 1) > _SAME:
                 raise ValueError(
                     f"The variance of X is {found.total / first:.4g} times that of the reading before: "
                     "pass data that are the same at every reading, without random changes."
                 )
+            # the game holds the mean of its reading, with the rounding of as many steps
+            far = _EQUAL if before.num_rows else 20 * _EQUAL
+            if first is not None and found.distance(before) > far:
+                raise ValueError(
+                    "X holds other rows than at the reading before: pass data that are the same at every "
+                    "reading, without random changes and without a shuffled loader that drops its last rows."
+                )
+            first = found.total if first is None else first
             return found.products, W
 
         W = np.concatenate([held.V, held.AV / max(float(held.values.max(initial=0)), 1e-300)])

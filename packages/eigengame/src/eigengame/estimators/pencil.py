@@ -296,9 +296,9 @@ class PencilEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 continue
             if self._problem == "pls" and index == 1:
                 weights = frame_of(view, mean, 0.0, whiten=False)
-                largest = np.max(1 / weights, where=weights > 0, initial=0)
-                shares = np.where(weights > 0, 1 / np.where(weights > 0, weights, 1), 0) / (largest or 1)
-                size = float(largest * np.sqrt(np.square(shares).mean()))
+                units = np.where(weights > 0, 1 / np.where(weights > 0, weights, 1), 0)
+                largest = units.max()
+                size = float(largest * np.sqrt(np.square(units / (largest or 1)).mean()))
                 fresh = np.full(view.shape[1], 1 / size if size else 0.0)
             else:
                 fresh = frame_of(view, mean, float(self.epsilon), whiten=whiten)
