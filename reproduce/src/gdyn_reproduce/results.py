@@ -135,8 +135,12 @@ def _cells(*cells: str) -> str:
 
 
 def figures_table(paper: Paper, records: Sequence[Record]) -> str:
-    """Return the Markdown table of a README: a row per figure with picture, verdicts, command and cost."""
-    pictures = {record.header.figure: record.header.preset for record in records}
+    """Return the Markdown table of a README: a row per figure with picture, verdicts and cost.
+
+    The picture is that of the largest preset with a record, where possible one made by today's code.
+    """
+    fresh_last = sorted(records, key=lambda record: not is_stale(paper, record))
+    pictures = {record.header.figure: record.header.preset for record in fresh_last}
     lines = ["| figure | shows | verdicts | cost |", "|---|---|---|---|"]
     for figure in paper.figures:
         tallies = {scale: tally(paper, records, PAPER_KINDS, [scale], figure.id) for scale in SCALES} | {
