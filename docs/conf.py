@@ -161,9 +161,13 @@ def unlink_files(app, relative_path, parent_docname, content):
         content[0] = text.replace("](../../docs/", "](../")
 
 
-def name_cells(app, page, template, context, doctree):
-    """Write the name of its column into every cell of a table, where a phone shows it."""
-    context["body"] = re.sub(r"<table.*?</table>", _with_columns, context.get("body", ""), flags=re.DOTALL)
+_UNLINKED = re.compile(r'(?<!">)<img [^>]*src="([^"]*)"[^>]*>')
+
+
+def finish_page(app, page, template, context, doctree):
+    """Fit a page to a phone: cells of tables name their columns, a tap opens a picture at full size."""
+    body = _UNLINKED.sub(r'<a href="\1">\g<0></a>', context.get("body", ""))
+    context["body"] = re.sub(r"<table.*?</table>", _with_columns, body, flags=re.DOTALL)
 
 
 def _with_columns(table):
@@ -179,7 +183,7 @@ def _with_columns(table):
 def setup(app):
     """Register the hooks and the renderer of formulas."""
     app.connect("include-read", unlink_files)
-    app.connect("html-page-context", name_cells)
+    app.connect("html-page-context", finish_page)
     app.connect("builder-inited", write_reference)
     app.connect("builder-inited", draw_moving_pictures)
     app.add_html_math_renderer("drawn", (visit_inline_formula, None), (visit_displayed_formula, None))

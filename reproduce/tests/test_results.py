@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -128,6 +129,18 @@ def test_records_come_in_the_order_of_the_paper(checkout):
         add_a_run(checkout, preset)
     records = committed(checkout / "packages/toy_paper/results", PAPER)
     assert [record.header.preset for record in records] == ["quick", "paper"]
+
+
+def test_a_readme_shows_no_picture_of_earlier_code_where_there_is_another(checkout):
+    for preset in ("quick", "paper"):
+        add_a_run(checkout, preset)
+    readme = checkout / "packages/toy_paper/README.md"
+    assert "results/fig1-paper.png" in generated(checkout)[readme]
+    record = checkout / "packages/toy_paper/results/fig1-paper.json"
+    body = json.loads(record.read_text())
+    body["header"]["code"] = "of last year"
+    record.write_text(json.dumps(body))
+    assert "results/fig1-quick.png" in generated(checkout)[readme]
 
 
 def test_all_generated_files_of_a_checkout(checkout):

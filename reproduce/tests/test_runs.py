@@ -118,6 +118,12 @@ def test_a_missing_metric_is_an_error_and_loses_no_computation(tmp_path, monkeyp
     assert len(load_records(tmp_path / "fresh")) == 1
 
 
+def test_a_record_is_described_in_the_words_of_today(tmp_path):
+    record = run(tmp_path)
+    old = dataclasses.replace(record, header=dataclasses.replace(record.header, shows="Terse."))
+    assert rejudge(PAPER, old).header == record.header
+
+
 def test_a_record_of_other_code_is_stale_and_surprises_nobody(tmp_path, monkeypatch):
     record = run(tmp_path)
     monkeypatch.setattr("gdyn_reproduce.sources.digest", lambda *_: "newer")

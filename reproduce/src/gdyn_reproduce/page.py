@@ -19,9 +19,9 @@ from gdyn_reproduce.strips import band_strip
 
 OUTCOMES: tuple[Outcome, ...] = ("holds", "fails", "undecided", "stale", "not judged here")
 _KIND_NAMES = {
-    "number": "numbers of the paper",
-    "statement": "statements of the paper",
-    "check": "our own checks",
+    "number": "Numbers of the paper",
+    "statement": "Statements of the paper",
+    "check": "Our own checks",
 }
 _LARGEST_DOWNLOAD = 60_000  # bytes of compressed numbers that a page carries for one figure
 
@@ -109,6 +109,8 @@ def caption(shows: str, verdicts: Sequence[Any]) -> str:
     'Expected: All rise. Measured: 1 of 2 claims holds. Fails: The norm rises.'
     >>> caption("All rise.", [rises])
     'Expected: All rise. Measured: the claim holds.'
+    >>> caption("All rise.", [Verdict(outcome="fails", statement="The norm rises.")])
+    'Expected: All rise. Fails: The norm rises.'
     >>> caption("All rise.", 2 * [Verdict(outcome="stale", statement="The loss rises.")])
     'Expected: All rise. Made by earlier code: The loss rises; The loss rises.'
     """
@@ -116,8 +118,9 @@ def caption(shows: str, verdicts: Sequence[Any]) -> str:
     held = sum(verdict.outcome == "holds" for verdict in judged)
     found = f"Expected: {shows}"
     if judged and held == len(judged):
-        found += f" Measured: {'the claim holds' if held == 1 else f'all {held} claims hold'}."
-    elif judged:
+        all_of_them = {1: "the claim holds", 2: "both claims hold"}.get(held, f"all {held} claims hold")
+        found += f" Measured: {all_of_them}."
+    elif len(judged) > 1:
         found += f" Measured: {held or 'none'} of {len(judged)} claims {'holds' if held < 2 else 'hold'}."
     for outcome, name in (("fails", "Fails"), ("undecided", "Undecided"), ("stale", "Made by earlier code")):
         words = [verdict.statement.rstrip(".") for verdict in verdicts if verdict.outcome == outcome]
@@ -208,7 +211,7 @@ def _made(records: Sequence[Record]) -> str:
     facts = [record.provenance for record in records]
     days = sorted(str(fact["finished"])[:10] for fact in facts if fact.get("finished"))
     parts = [f"Computed {days[0]}" + (f" to {days[-1]}" if days[-1] != days[0] else "")] if days else []
-    machines = dict.fromkeys(f"{f['cpu']}, {f.get('cores', 'unknown')} cores" for f in facts if f.get("cpu"))
+    machines = dict.fromkeys(f"{f['cpu']} ({f.get('cores', 'unknown')} cores)" for f in facts if f.get("cpu"))
     commits = dict.fromkeys(str(fact["commit"]) for fact in facts if fact.get("commit"))
     parts += [f"on {'; '.join(machines)}"] if machines else []
     parts += [f"at commit {', '.join(commits)}"] if 0 < len(commits) <= 3 else []

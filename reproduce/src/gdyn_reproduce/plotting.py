@@ -140,7 +140,7 @@ def _spread(wanted: list[float], height: float) -> list[float]:
 def plain(value: float, digits: int = 4) -> str:
     """Spell a number for a picture: from 0.001 to 100 000 as it stands, beyond as 2·10⁻⁷."""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{float(f'{value:.{digits}g}'):g}"
+        return f"{float(f'{value:.{digits}g}'):g}".replace("-", "\N{MINUS SIGN}")  # matplotlib's own minus
     factor, power = f"{value:.{digits - 1}e}".split("e")
     factor = factor.rstrip("0").rstrip(".") if "." in factor else factor
     sign, factor = ("-", factor[1:]) if factor.startswith("-") else ("", factor)

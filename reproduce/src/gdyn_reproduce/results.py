@@ -135,8 +135,12 @@ def _cells(*cells: str) -> str:
 
 
 def figures_table(paper: Paper, records: Sequence[Record]) -> str:
-    """Return the Markdown table of a README: a row per figure with picture, verdicts, command and cost."""
-    pictures = {record.header.figure: record.header.preset for record in records}
+    """Return the Markdown table of a README: a row per figure with picture, verdicts and cost.
+
+    The picture is that of the largest preset with a record, where possible one made by today's code.
+    """
+    fresh_last = sorted(records, key=lambda record: not is_stale(paper, record))
+    pictures = {record.header.figure: record.header.preset for record in fresh_last}
     lines = ["| figure | shows | verdicts | cost |", "|---|---|---|---|"]
     for figure in paper.figures:
         tallies = {scale: tally(paper, records, PAPER_KINDS, [scale], figure.id) for scale in SCALES} | {
@@ -344,8 +348,8 @@ Generated from `packages/*/results/*.json` by `make results`; not edited by hand
 A *number* is printed by the paper, a *statement* is said by it in words; both are claims of the paper. A
 *check* is our own: an identity, a null control, a test of a tool. *holds* and *fails* mean that the 90 %
 interval of the measured value lies inside or outside the accepted band; *undecided* that it reaches over an
-end, that a gate failed, or that no control was rejected; *stale* that the numbers were made by earlier code
-than today's, so they count for nothing; *not run* that no record exists at that scale. Of several records of
+end, that a requirement is not met, or that no control was rejected; *stale* that the numbers were made by earlier
+code than today's, so they count for nothing; *not run* that no record exists at that scale. Of several records of
 one claim the worst counts. A *scaled* record says nothing about the paper's own numbers.
 """
 

@@ -340,7 +340,7 @@ def code_of(figure: Figure) -> str:
 
 
 def rejudge(paper: Paper, record: Record) -> Record:
-    """Judge a stored record by the claims as they are registered now.
+    """Judge a stored record by the claims as they are registered now, and say what it shows in today's words.
 
     A record that other code has made is *stale*: none of its verdicts is one on today's code.
 
@@ -355,7 +355,8 @@ def rejudge(paper: Paper, record: Record) -> Record:
         verdicts = judge_all(claims, record.measurements, scale=scale, preset=name)
     else:
         verdicts = [_stale(claim, record, scale, name) for claim in claims]
-    return dataclasses.replace(record, verdicts=tuple(verdicts))
+    header = dataclasses.replace(record.header, shows=figure.shows)
+    return dataclasses.replace(record, header=header, verdicts=tuple(verdicts))
 
 
 def _stale(claim: Claim, record: Record, scale: str, preset: str) -> Verdict:

@@ -182,6 +182,7 @@ class AsymptoticExponents:
             (line,) = axes.plot(range(1, len(curve) + 1), curve, "o-", label=f"exponent {number}")
             axes.axhline(mean, color=line.get_color(), linestyle="--", linewidth=0.8)
         axes.set(title="Exponents by window (dashed: mean)", xlabel="window", ylabel="growth per step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
         return axes.figure
 

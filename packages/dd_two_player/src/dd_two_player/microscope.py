@@ -121,13 +121,19 @@ class DriftReport(Shown):
         """
         axes = axes_for(axes)
         places = np.arange(len(self.layers))
-        for shift, name in ((-0.2, "self_term"), (0.2, "interaction")):
+        for shift, name in ((-0.1, "self_term"), (0.1, "interaction")):
             sizes = [getattr(row, name) / row.step if row.step else 0.0 for row in self.layers]
-            axes.barh(places + shift, sizes, 0.4, label=name.replace("_", " "))
+            axes.plot(sizes, places + shift, "o", label=name.replace("_", " "))
         axes.set_yticks(places, [f"{row.player} {row.layer}" for row in self.layers])
         axes.invert_yaxis()
-        axes.set(title="Drift of one step by layer", xlabel="size relative to the step", xscale="log")
-        axes.legend()
+        axes.set(title="Drift of one step by layer", xlabel="size relative to the step")
+        axes.set_xscale("log", nonpositive="mask")
+        low, high = axes.get_xlim()
+        axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5) if high < 100 * low else (1,))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        axes.grid(axis="x", alpha=0.25)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the dots, which may lie anywhere
         return axes.figure
 
 

@@ -6,14 +6,16 @@ from matplotlib.figure import Figure
 from dd_two_player import DriftMicroscope, Game, measure_drift
 
 
-def test_drift_by_layer_has_a_bar_pair_for_every_layer():
+def test_drift_by_layer_has_a_dot_of_each_term_for_every_layer():
+    """``L_D = a b = -L_G``: no self term; the interaction is ``h / 2`` times own over other parameter."""
     game = Game(lambda p, t, _: p["a"] * t["b"], lambda p, t, _: -p["a"] * t["b"])
     axes = Figure().subplots()
     report = measure_drift(game, ({"a": 1.0}, {"b": 2.0}), None, (0.1, 0.1))
     assert report.plot(axes) is axes.figure
     assert [label.get_text() for label in axes.get_yticklabels()] == ["disc ['a']", "gen ['b']"]
-    assert len(axes.patches) == 4
-    assert len(report.plot().axes[0].patches) == 4
+    found = {line.get_label(): line.get_xdata() for line in report.plot().axes[0].lines}
+    np.testing.assert_allclose(found["interaction"], [0.05 / 2, 0.05 * 2], rtol=1e-6)
+    np.testing.assert_array_equal(found["self term"], [0, 0])
     assert "disc" in report._repr_html_()
 
 

@@ -127,6 +127,7 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
                 variance = self.explained_variance_[chosen]
                 axes.plot(index[chosen], variance, "o", color="C0", fillstyle=fill, label=label)
         axes.set(title="Variance along each component", xlabel="component", ylabel="variance")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
         return axes.figure
 

@@ -43,7 +43,7 @@ FIGURES = (
     _figure(
         "images-fashion-mnist",
         source="mu paper, Sec. 5.2, on Fashion-MNIST",
-        shows="The same on clothes instead of digits.",
+        shows="On clothes, as on digits, small batches leave alpha and GHA further from the truth than mu.",
         experiment="image_minibatches",
         config="ImagesConfig",
         in_default=False,
@@ -142,7 +142,7 @@ FIGURES = (
     _figure(
         "passes",
         source="our own: passes over the data to a stated accuracy",
-        shows="Passes over the data until cosines, span and streak are right: EigenGame and five others.",
+        shows="EigenGame reaches cosines of .99 in as few passes over the data as the best of five others.",
         experiment="passes",
         config="PassesConfig",
         scales={"paper": "scaled"},

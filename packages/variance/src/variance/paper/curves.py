@@ -88,8 +88,8 @@ def plot_training(result: Result, title: str) -> Figure:
                 band(ax, steps[drawn], columns[f"{name}.{metric}"][:, drawn], label, colour)
             for ax in axes:
                 ax.lines[-1].set_linestyle(dash)
-    axes[0].set(yscale="log", xlabel="step", title="average variance")
-    axes[1].set(xlabel="step", title="normalised variance")
+    axes[0].set(yscale="log", xlabel="step", title="Average variance")
+    axes[1].set(xlabel="step", title="Normalised variance")
     label_curves(axes[1])
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return figure

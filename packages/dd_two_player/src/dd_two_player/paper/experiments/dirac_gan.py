@@ -70,7 +70,7 @@ def plot(result: Result) -> Any:
     styles = itertools.cycle(("-", "-", "--", ":", "-", "--"))  # some curves coincide
     for name, label in LABELS.items():
         axes[1].semilogy(np.linalg.norm(result.arrays[name], axis=1), next(styles), label=label)
-    axes[1].set(xlabel="step", title="distance from the equilibrium", ylim=(1e-3, 5))
+    axes[1].set(xlabel="step", title="Distance from the equilibrium", ylim=(1e-3, 5))
     axes[0].legend(loc="center")
     label_curves(axes[1])
     return figure

@@ -39,12 +39,13 @@ def plot(result: Result) -> Any:
     rates = {arm: [at for name, _, at in (x.partition("@") for x in labels) if name == arm] for arm in arms}
     pairs = rates[arms[0]]
     if len(arms) <= 4:  # distances on the left, samples in two columns beside them
-        figure, axes = new_figure(2, 3, figsize=(7.8, 4.6), gridspec_kw={"width_ratios": [1.6, 1, 1]})
+        figure, axes = new_figure(2, 3, figsize=(7.8, 4.8), gridspec_kw={"width_ratios": [1.6, 1, 1]})
         place: Any = np.s_[:, 0]
         sheets = axes[:, 1:]
     else:  # distances on top, samples in four columns under them
         below = -(-len(arms) // 4)
-        figure, axes = new_figure(1 + below, 4, figsize=(7.8, 3.4 + 2.3 * below))
+        heights = {"height_ratios": [1.6] + [1] * below}
+        figure, axes = new_figure(1 + below, 4, figsize=(7.8, 3.2 + 2.0 * below), gridspec_kw=heights)
         place, sheets = np.s_[0, :], axes[1:]
     for ax in axes.flat:
         ax.set_axis_off()
@@ -55,7 +56,7 @@ def plot(result: Result) -> Any:
         ax.imshow(_tiled(result.arrays[f"{arm}@{last}/pictures"]), cmap="gray", vmin=0, vmax=1)
         lost = int((~np.isfinite(distances)).sum())
         note = f"\n{lost} of {distances.size} not finite" if lost else ""
-        ax.set_title(f"{arm.replace('_', ' ')}, {last}{note}", color=f"C{i}")
+        ax.set_title(f"{arm.replace('_', ' ')}\n{last}{note}", color=f"C{i}")
     untrained = float(result.arrays["untrained"].mean())
     plane.axhline(untrained, color="0.5", linestyle="--", linewidth=0.8)
     plane.annotate(
@@ -68,7 +69,7 @@ def plot(result: Result) -> Any:
     )
     plane.set_xticks(range(len(pairs)), pairs)
     plane.set(
-        title="Frechet distance of samples from data",
+        title="Fréchet distance of samples from data",
         xlabel="learning rates, discriminator:generator",
         yscale="log",
         xlim=(-0.5, len(pairs) - 0.5),

@@ -62,7 +62,9 @@ def plot(result: Result) -> Any:
             ("flow", "--", "flow"),
         ):
             ax.plot(*result.arrays[name].T, style, markersize=4, linewidth=1, label=label)
-        ax.set(title=f"{scheme} updates", xlabel="discriminator", ylabel="generator", aspect="equal")
+        ax.set(
+            title=f"{scheme.capitalize()} updates", xlabel="discriminator", ylabel="generator", aspect="equal"
+        )
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 

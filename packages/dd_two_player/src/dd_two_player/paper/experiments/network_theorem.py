@@ -112,7 +112,7 @@ def plot(result: Result) -> Any:
     for (name, errors), ax in zip(games.items(), axes[0], strict=True):
         for k, label in enumerate(LABELS.values()):
             ax.loglog(rates, np.exp(np.log(errors[:, k]).mean(0)), "o-", label=label)
-        ax.set_title(f"{name} losses")
+        ax.set_title(f"{name.capitalize()} losses")
     axes[0, 0].set_ylabel("distance at the end")
     label_curves(axes[0, -1])
     figure.suptitle(

@@ -65,6 +65,6 @@ def plot(result: Result) -> Any:
         ax.plot(fine, result.arrays[f"{case}_principal"][:, 0], label="principal flow (real part)")
         ax.plot(fine, result.arrays[f"{case}_igr"][:, 0], label="IGR flow")
         ax.plot(fine, result.arrays[f"{case}_gradient_flow"][:, 0], "--", label="gradient flow")
-        ax.set(title=f"{case} learning rate", xlabel="time", ylabel="first coordinate")
+        ax.set(title=f"Descent at a {case} learning rate", xlabel="time", ylabel="first coordinate")
     axes[0].legend()
     return figure

@@ -59,7 +59,7 @@ def plot(result: Result) -> Any:
                 continue
             label = "flow" if convention == "none" else LABELS[kind].format(convention)
             axes[1].loglog(result.arrays["small_rates"], mean, style, color=f"C{number}", label=label)
-    axes[1].set_title("random games, unequal rates")
+    axes[1].set_title("Random games, unequal rates")
     for ax in axes:
         ax.set(xlabel="learning rate", ylabel="tracking error")
     for ax in axes:

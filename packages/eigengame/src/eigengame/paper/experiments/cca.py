@@ -73,7 +73,7 @@ def plot(result: Result) -> Figure:
         error = np.maximum(1 - cosines, 1e-16)
         left.plot(np.arange(1, cosines.size + 1), error, "o-", color=COLOURS[row % 8], label=f"seed {row}")
     left.set(
-        title="two synthetic views",
+        title="Two synthetic views",
         xlabel="component",
         ylabel="1 - |cosine| with the exact vector",
         yscale="log",
@@ -83,7 +83,7 @@ def plot(result: Result) -> Figure:
     right.plot(index, result.arrays["image_exact"][0], color=COLOURS[0], label="exact")
     right.plot(index, result.arrays["image_found"].T, "o", color=COLOURS[1])
     right.plot([], [], "o", color=COLOURS[1], label="EigenGame, full batch")
-    right.set(title="left and right halves of images", xlabel="component", ylabel="canonical correlation")
+    right.set(title="Left and right halves of images", xlabel="component", ylabel="canonical correlation")
     right.legend()
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)

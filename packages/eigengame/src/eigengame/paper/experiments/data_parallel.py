@@ -94,7 +94,7 @@ def plot(result: Result) -> Figure:
         for colour, copies in zip(COLOURS, result.arrays["copies"], strict=False):
             label = "1 copy" if copies == 1 else f"{copies} copies"
             band(axis, result.arrays["steps"], result.arrays[f"{method}/{copies}"], label, colour)
-        title = {"mu": "mu", "alpha_local": "alpha, penalties of each copy"}.get(method, method)
+        title = {"mu": "Under mu", "alpha_local": "Under alpha, penalties of each copy"}.get(method, method)
         axis.set(title=title, xlabel="step", yscale="log")
     for axis in axes:  # whose limits are shared, hence known only now
         label_curves(axis)

@@ -160,7 +160,7 @@ def plot(result: Result) -> Figure:
                 label=target,
             )
         title = {"gap5": "variances 5 % apart", "geometric": "geometric spectrum"}.get(dataset, dataset)
-        axis.set(xscale="log", title=title, yticks=range(len(order)), yticklabels=order)
+        axis.set(xscale="log", title=title.capitalize(), yticks=range(len(order)), yticklabels=order)
         axis.invert_yaxis()
     axes[-1, 0].set_xlabel(f"passes over the data ({LIMIT}: never)")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=len(TARGETS))

@@ -68,7 +68,7 @@ def plot(result: Result) -> Figure:
     for colour, cosines in zip(COLOURS, result.arrays["cosines"], strict=False):
         left.plot(index, np.maximum(1 - cosines, 1e-16), "o-", color=colour)
     left.set(
-        title="partial least squares",
+        title="Partial least squares",
         xlabel="component",
         ylabel="1 - |cosine| with the exact vector",
         yscale="log",
@@ -80,7 +80,7 @@ def plot(result: Result) -> Figure:
     right.plot([], [], "_", color=COLOURS[0], label="exact pencil")
     right.plot([], [], "o", color=COLOURS[1], fillstyle="none", label="EigenGame")
     right.set(
-        title="independent components",
+        title="Independent components",
         xlabel="source",
         ylabel="|correlation| with the source",
         xticks=index,

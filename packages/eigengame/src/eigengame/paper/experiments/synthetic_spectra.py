@@ -85,7 +85,7 @@ def plot(result: Result) -> Figure:
         curves = {name.split("/")[1]: array for name, array in result.arrays.items() if name.startswith(kind)}
         for colour, (method, values) in zip(COLOURS, curves.items(), strict=False):
             band(axis, result.arrays["steps"], values, method.replace("_", " "), colour)
-        axis.set(xlabel="step", title=f"{kind} spectrum")
+        axis.set(xlabel="step", title=f"{kind.capitalize()} spectrum")
         label_curves(axis)
     axes[0, 0].set_ylabel("longest correct streak")
     return figure

@@ -82,15 +82,15 @@ def plot(result: Result) -> Figure:
             strict=True,
         ):
             colour = COLOURS[sizes.index(abs(float(degrees))) % len(COLOURS)]
-            label = f"{degrees:g}°" if degrees >= 0 else "_"
+            label = f"first player off by {degrees:g}°" if degrees >= 0 else "_"
             axis.plot(result.arrays["theta"], sampled, color=colour, label=label)
             axis.plot(result.arrays["theta"], exact, color=colour, linestyle="--")
-        axis.set(xlabel="angle of the second player (degrees)", title=f"Its utility under {kind}")
+        axis.set(xlabel="angle of the second player (degrees)", title=f"Under {kind}")
     figure.legend(
         *axes[0].get_legend_handles_labels(),
         loc="outside upper left",
         ncols=len(sizes),
-        title="First player off, either way, by (dashed: exact; solid: mean over samples)",
+        title="Utility of the second player (dashed: exact; solid: mean over minibatches)",
         alignment="left",
     )
     return figure

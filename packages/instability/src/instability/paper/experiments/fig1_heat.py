@@ -105,7 +105,7 @@ def plot(result: Result) -> Figure:
         for colour, time, profile in zip(COLOURS, arrays[f"{name}_times"], arrays[name], strict=False):
             axis.plot(profile, color=colour, label=f"t = {time:g}")
         side = "below" if time_step <= heat.VON_NEUMANN_LIMIT else "above"
-        axis.set(xlabel="x", title=f"time step {time_step:g}, {side} the bound 0.5")
+        axis.set(xlabel="x", title=f"Time step {time_step:g}, {side} the bound 0.5")
     axes[0].set_ylabel("temperature u")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
     return figure

@@ -57,8 +57,8 @@ def plot(result: Result) -> Figure:
     middle = np.sqrt(low * high)
     figure, axes = new_figure(1, 2)
     for axis, chosen, title in (
-        (axes[0], arrays["weight_decays"] < middle, f"around the lower bound {plain(low, 5)}"),
-        (axes[1], arrays["weight_decays"] >= middle, f"around the upper bound {plain(high, 5)}"),
+        (axes[0], arrays["weight_decays"] < middle, f"Around the lower bound {plain(low, 5)}"),
+        (axes[1], arrays["weight_decays"] >= middle, f"Around the upper bound {plain(high, 5)}"),
     ):
         for colour, i in zip(COLOURS, np.flatnonzero(chosen), strict=False):
             style = "-" if arrays["stable"][i] else "--"

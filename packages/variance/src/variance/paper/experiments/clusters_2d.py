@@ -136,7 +136,9 @@ def plot(result: Result) -> Figure:
                 ax.scatter(*points[chosen].T, marker="o^"[label], s=14, color=f"C{k}")
             ax.scatter(*points[a["flipped"]].T, facecolors="none", edgecolors="k", s=50)
             ax.set(
-                title=f"{space}, centres: {form}", xlabel=axis_names[space][0], ylabel=axis_names[space][1]
+                title=f"{space.capitalize()}, centres: {form}",
+                xlabel=axis_names[space][0],
+                ylabel=axis_names[space][1],
             )
         row[1].annotate(
             f"variance left: {float(a[f'ratio|{form}']):.2f}",

@@ -246,8 +246,8 @@ def plot(result: Result) -> Figure:
         ax = axes[j, i] if turned else axes[i, j]
         for name in ESTIMATORS:
             ax.plot(a["ratios"], a[f"mean|{name}"][i, j].mean(-1), "o-", label=name, color=COLOURS[name])
-        duplicates = f"{fraction:.0%} duplicates".replace("%", " %") if fraction else "no duplicates"
-        ax.set(xscale="log", yscale="log", title=duplicates if turned else f"rate {rate:g}")
+        duplicates = f"{fraction:.0%} duplicates".replace("%", " %") if fraction else "No duplicates"
+        ax.set(xscale="log", yscale="log", title=duplicates if turned else f"Learning rate {rate:g}")
     for ax in axes[-1]:
         ax.set_xlabel("features / examples")
     for ax in axes[:, 0]:

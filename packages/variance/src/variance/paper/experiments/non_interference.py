@@ -109,7 +109,8 @@ def plot(result: Result) -> Figure:
     ax.set(
         title="Weights after training with and without measuring the variance",
         xlabel="largest difference of any weight",
-        xlim=(-1e-10, max(1e-9, 1.1 * largest.max())),
+        xlim=(-0.1, 1.0) if largest.max() == 0 else (-0.1 * largest.max(), 1.1 * largest.max()),
+        xticks=[0] if largest.max() == 0 else ax.get_xticks(),
     )
     ax.invert_yaxis()
     return figure
