@@ -1,5 +1,6 @@
 """Losses that stop gradients: their own gradients are right, derivatives of these may not be."""
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -299,3 +300,33 @@ def test_what_is_held_constant_on_purpose_passes():
     game = Game(lambda d, g, b: d * g * held_constant(g), lambda d, g, b: -d * g)
     # autodiff of g c: J_DG = c = 0.5, times u_G = -2 and rate / 2; the field itself is g^2
     assert float(game.gradients((2.0, 0.5), None, BOTH)[0]) == pytest.approx(0.25 + 0.1 * 0.5 * 2.0, rel=1e-5)
+
+
+def test_the_vectors_of_haikus_spectral_norm_are_state():
+    """Compared with the same network whose two vectors are given as numbers."""
+
+    def network(x):
+        w = hk.get_parameter("w", [2, 3], init=hk.initializers.RandomNormal())
+        return jnp.tanh(x @ hk.SpectralNorm(eps=1e-12)(w)).sum(1)
+
+    net = hk.transform_with_state(network)
+    x = jax.random.normal(jax.random.key(0), (5, 2))
+    disc, state = net.init(jax.random.key(1), x)
+    u64, w64 = np.asarray(state["spectral_norm"]["u0"], float), np.asarray(disc["~"]["w"], float)
+    v64 = u64 @ w64.T / np.linalg.norm(u64 @ w64.T)
+    u64 = v64 @ w64 / np.linalg.norm(v64 @ w64)
+
+    def by_layer(disc, x):
+        return net.apply(disc, state, None, x)[0].mean()
+
+    def by_hand(disc, x):
+        w = disc["~"]["w"]
+        return jnp.tanh(x @ (w / (v64 @ w @ u64.T)[0, 0])).sum(1).mean()
+
+    found = []
+    for critic in (by_layer, by_hand):
+        game = Game(
+            lambda d, g, b, c=critic: c(d, made(g)) - c(d, b), lambda d, g, b, c=critic: -c(d, made(g))
+        )
+        found.append(game.gradients((disc, PARAMS[1]), x, TERMS))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), *found)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +17,8 @@ from jax.extend.core.primitives import copy_p, stop_gradient_p
 __all__ = ["held_constant", "hidden_leaves", "moving_leaves", "seen_leaves"]
 
 _STEPS = frozenset({"ceil", "floor", "round", "sign"})  # constant but for jumps, so their derivative is zero
+_JAX = str(Path(jax.__file__).parent)
+_LAYERS = re.compile(r"-packages/(haiku|flax|equinox)/")
 _CALLS = frozenset({"checkpoint", "closed_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit"})
 
 
@@ -89,9 +93,10 @@ def hidden_leaves(gradients: Sequence[Callable[[Any], Any]], at: tuple[Any, ...]
 
     They are compared at two random points near ``at``, the second one positive. A difference that is no
     rounding vanishes at one such point with probability zero, unless it is in a branch that is not taken
-    there. Traced values, of ``at`` or of what the functions close over, are drawn as well. A point where a
-    derivative is not finite tells nothing, nor does a stop within a custom derivative. Numbers are computed
-    only if something is stopped, in double precision if the functions work in it; what they log is left out.
+    there. Layers of haiku, flax and equinox stop on purpose: what they stop counts as their state. Traced
+    values, of ``at`` or of what the functions close over, are drawn as well. A point where a derivative is
+    not finite tells nothing, nor does a stop within a custom derivative. Numbers are computed only if
+    something is stopped, in double precision if the functions work in it; what they log is left out.
 
     Args:
         gradients: For each player, a function of ``at`` that returns the gradient of its loss.
@@ -223,13 +228,22 @@ def _without_logs(program: Any, lift: bool) -> tuple[Any, set[str]]:
                 continue
             found.add("effect")
         if step.primitive is stop_gradient_p:
-            found.add("stop")
-            step = step.replace(primitive=copy_p) if lift else step
+            if not _is_of_a_layer(step):
+                found.add("stop")
+                step = step.replace(primitive=copy_p) if lift else step
         elif step.params.get("name") != "held_constant":
             found = found.union(*(words for _, words in inner.values()))
             step = step.replace(params={k: value for k, (value, _) in inner.items()}, effects=frozenset())
         steps.append(step)
     return program.replace(eqns=steps, effects=frozenset()), found
+
+
+def _is_of_a_layer(step: Any) -> bool:
+    """Whether a layer of haiku, flax or equinox stops, as spectral norm does, whose vectors are its state."""
+    for frame in step.source_info.traceback.frames if step.source_info.traceback else ():
+        if not frame.file_name.startswith(_JAX):
+            return bool(_LAYERS.search(frame.file_name))
+    return False
 
 
 def _drawn(leaf: Any, dtype: Any, random: np.random.Generator, positive: bool = False) -> Any:
