@@ -86,7 +86,7 @@ KEYS: Mapping[str, tuple[str, Callable[[str, Any], None]]] = {
     "num_components": ("Number of eigenvectors or components.", _positive_count),
 }
 
-_COUNT = re.compile(r"(num|max)_\w+|\w+_(size|every|steps|epochs|width)|epochs|milestones|drop_at")
+_COUNT = re.compile(r"(num|max)_\w+|\w+_(size|every|steps|epochs|width)|milestones|drop_at")
 """Names of counts, of steps among them: whatever else they mean, they are not negative."""
 
 OTHER_NAMES = {

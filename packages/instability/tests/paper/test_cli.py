@@ -117,7 +117,7 @@ def test_sensitivity_reports(capsys):
 
 def test_train_prints_accuracies(capsys):
     code, out, _ = call(
-        capsys, "train", "epochs=1", "tiny_blocks=1", "tiny_width=4", "train_size=96", "perturbation=3"
+        capsys, "train", "num_epochs=1", "tiny_blocks=1", "tiny_width=4", "train_size=96", "perturbation=3"
     )
     assert code == 0
     assert "epoch 1: train" in out
@@ -145,7 +145,7 @@ def test_killed_trainings_resume_with_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     check_killed_runs_resume(
         "instability",
-        ["run", "table1", "preset=smoke", "epochs=30"],
+        ["run", "table1", "preset=smoke", "num_epochs=30"],
         tmp_path,
         after_files=[0, 1],
         timeout_s=300,

@@ -96,18 +96,18 @@ class TrainConfig(DigitsConfig):
 
     Attributes:
         perturbation: The integer k of the update; 1 is plain SGD.
-        epochs: Passes over the data.
+        num_epochs: Passes over the data.
         milestones: Epochs at which the learning rate is divided by 10.
     """
 
     perturbation: int = 1
-    epochs: int = 8
+    num_epochs: int = 8
     milestones: list[int] = field(default_factory=lambda: [6])
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_perturbations([1, self.perturbation])
-        require_count("epochs", self.epochs)
+        require_count("num_epochs", self.num_epochs)
 
 
 @dataclass
@@ -198,7 +198,9 @@ def train(config: TrainConfig) -> None:
     seed = config.seeds[0]
     images = load_configured_images(config, seed)
     epoch = images.steps_per_epoch(config.batch_size)
-    plan = TrainingPlan.of(config, config.epochs * epoch, milestones=[m * epoch for m in config.milestones])
+    plan = TrainingPlan.of(
+        config, config.num_epochs * epoch, milestones=[m * epoch for m in config.milestones]
+    )
     # Trained without a baseline beside it: a single copy's own perturbation is what was asked for.
     copies = make_copies(build_model(config, images, seed), plan, [1])
     for group in copies.optimizers[0].param_groups:

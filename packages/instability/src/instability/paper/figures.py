@@ -36,7 +36,7 @@ DIGITS = {"dataset": "digits", "train_size": 1200, "model": "tiny", "batch_size"
 TABLE1_DIGITS = DIGITS | {
     "activations": ["swish"],
     "perturbations": [1, 3, 5],
-    "epochs": 9,
+    "num_epochs": 9,
     "milestones": [7],
     "last": 2,
 }
@@ -76,7 +76,13 @@ FIGURES = (
         smoke=(
             "2 s",
             SMOKE_DIGITS
-            | {"activations": ["swish"], "perturbations": [1, 3], "epochs": 2, "milestones": [1], "last": 1},
+            | {
+                "activations": ["swish"],
+                "perturbations": [1, 3],
+                "num_epochs": 2,
+                "milestones": [1],
+                "last": 1,
+            },
         ),
     ),
     _figure(
@@ -96,7 +102,7 @@ FIGURES = (
                 "activations": ["relu"],
                 "perturbations": [1, 3, 5],
                 "seeds": [1, 2, 3],
-                "epochs": 8,
+                "num_epochs": 8,
                 "milestones": [4, 6],
                 "last": 2,
             },
@@ -104,7 +110,13 @@ FIGURES = (
         smoke=(
             "2 s",
             SMOKE_DIGITS
-            | {"activations": ["relu"], "perturbations": [1, 3], "epochs": 1, "milestones": [], "last": 1},
+            | {
+                "activations": ["relu"],
+                "perturbations": [1, 3],
+                "num_epochs": 1,
+                "milestones": [],
+                "last": 1,
+            },
         ),
     ),
     _figure(

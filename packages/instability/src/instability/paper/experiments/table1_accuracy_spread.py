@@ -29,7 +29,7 @@ class Table1Config(NetworkConfig):
     Attributes:
         activations: Activations to train with; they replace `activation`.
         perturbations: The integers k; null controls run beside the first seed.
-        epochs: Passes over the data.
+        num_epochs: Passes over the data.
         milestones: Epochs at which the learning rate is divided by 10.
         last: Final epochs whose accuracies are averaged.
     """
@@ -37,7 +37,7 @@ class Table1Config(NetworkConfig):
     activations: list[str] = field(default_factory=lambda: ["relu", "swish"])
     perturbations: list[int] = field(default_factory=lambda: [1, 3, 5, 7, 9, 11])
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5, 6])
-    epochs: int = 200
+    num_epochs: int = 200
     milestones: list[int] = field(default_factory=lambda: [40, 80, 120, 160])
     last: int = 10
     momentum: float = 0.9
@@ -47,8 +47,8 @@ class Table1Config(NetworkConfig):
         super().__post_init__()
         check_not_empty("activations", self.activations)
         check_perturbations(self.perturbations)
-        if not 1 <= self.last <= self.epochs:
-            raise ValueError(f"last={self.last} must lie between 1 and epochs={self.epochs}.")
+        if not 1 <= self.last <= self.num_epochs:
+            raise ValueError(f"last={self.last} must lie between 1 and num_epochs={self.num_epochs}.")
 
 
 def compute(config: Table1Config, run: Run) -> Result:
@@ -93,7 +93,7 @@ def compute(config: Table1Config, run: Run) -> Result:
 def estimate(config: Table1Config) -> Estimate:
     """Time a few updates of one copy and count all trainings."""
     trainings = len(config.activations) * (len(config.seeds) * len(config.perturbations) + len(NULL_CONTROLS))
-    return training_cost(config, trainings * config.epochs * steps_per_epoch(config))
+    return training_cost(config, trainings * config.num_epochs * steps_per_epoch(config))
 
 
 def plot(result: Result) -> Figure:
@@ -124,7 +124,9 @@ def plot(result: Result) -> Figure:
 def _train(config: Table1Config, run: Run, activation: str, seed: int) -> dict[str, np.ndarray | float]:
     images = load_configured_images(config, seed)
     epoch = images.steps_per_epoch(config.batch_size)
-    plan = TrainingPlan.of(config, config.epochs * epoch, milestones=[m * epoch for m in config.milestones])
+    plan = TrainingPlan.of(
+        config, config.num_epochs * epoch, milestones=[m * epoch for m in config.milestones]
+    )
     controls = NULL_CONTROLS if seed == config.seeds[0] else []
     copies = make_copies(
         build_model(config, images, seed, activation), plan, [*config.perturbations, *controls]
