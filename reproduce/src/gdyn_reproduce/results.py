@@ -349,8 +349,8 @@ A *number* is printed by the paper, a *statement* is said by it in words; both a
 *check* is our own: an identity, a null control, a test of a tool. *holds* and *fails* mean that the 90 %
 interval of the measured value lies inside or outside the accepted band; *undecided* that it reaches over an
 end, that a requirement is not met, or that no control was rejected; *stale* that the numbers were made by
-earlier code than today's, so they count for nothing; *not run* that no record exists at that scale. Of several
-records of one claim the worst counts. A *scaled* record says nothing about the paper's own numbers.
+earlier code than today's, so they count for nothing; *not run* that no record exists at that scale. Of
+several records of one claim the worst counts. A *scaled* record says nothing about the paper's own numbers.
 """
 
 
