@@ -375,7 +375,7 @@ def test_what_older_hooks_do_to_a_gradient_is_a_change(kind: Any) -> None:
             for part in x.split(4) if kind is NoiseMeter else [x]:
                 model(part).square().mean().backward()
             with pytest.raises(
-                ConfigError, match="was changed|changed or cleared|at least two micro-batches"
+                ConfigError, match=r"was changed|changed or cleared|at least two micro-batches"
             ):
                 meter.step()
 
