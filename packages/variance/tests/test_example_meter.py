@@ -139,18 +139,29 @@ def tokens(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def mean_of_weighted(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    weights = torch.tensor([1.0, 9.0, 2.0])
-    return F.cross_entropy(outputs, targets, weight=weights, reduction="none").mean()
+    return F.cross_entropy(outputs, targets, weight=WEIGHTS, reduction="none").mean()
 
 
+WEIGHTS = torch.tensor([1.0, 9.0, 2.0])
 LOSSES = {  # loss, targets of the inputs, whether it divides by what differs
-    "class weights": (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0, 2.0])), None, True),
-    "twice that": (lambda o, t: 2 * F.cross_entropy(o, t, weight=torch.tensor([1.0, 9.0, 2.0])), None, True),
+    "class weights": (nn.CrossEntropyLoss(weight=WEIGHTS), None, True),
+    "twice that": (lambda o, t: 2 * F.cross_entropy(o, t, weight=WEIGHTS), None, True),
     "classes along axis 1": (lambda o, t: F.cross_entropy(o.mT, t), masked(lambda x: x > 4), True),
     "masked tokens": (tokens, masked(lambda x: x > 4), True),
     "as many masked": (tokens, masked(lambda x: torch.arange(5).expand_as(x) < 4), False),
     "mean": (F.cross_entropy, None, False),
     "weights in a plain mean": (mean_of_weighted, None, False),
+    "class weights, smoothed": (nn.CrossEntropyLoss(WEIGHTS, label_smoothing=0.2), None, True),
+    "masked and smoothed": (
+        lambda o, t: F.cross_entropy(o.mT, t, label_smoothing=0.1),
+        masked(lambda x: x > 4),
+        True,
+    ),
+    "smoothed weights in a plain mean": (
+        lambda o, t: F.cross_entropy(o, t, WEIGHTS, reduction="none", label_smoothing=0.2).mean(),
+        None,
+        False,
+    ),
     "label smoothing": (lambda o, t: F.cross_entropy(o, t, label_smoothing=0.1), None, False),
     "squares": (lambda o, t: F.mse_loss(o, F.one_hot(t, 3).float()), None, False),
 }

@@ -29,6 +29,10 @@ def parallel_loop(index: int, kind: str) -> dict[str, torch.Tensor] | str:
             model.zero_grad()
             size = 2 if (kind, index) == ("short", 1) and step else 4
             part = (torch.arange(8) + 8 * step)[4 * index : 4 * index + size]
+            if kind == "cleared":  # a micro-batch whose gradient is written over with zeros
+                with run.no_sync():
+                    F.cross_entropy(run(x[part.flip(0)]), y[part]).backward()
+                model.zero_grad(set_to_none=False)
             F.cross_entropy(run(x[part]), y[part]).backward()
             if kind.startswith("own"):
                 for p in model.parameters():
@@ -46,7 +50,7 @@ def rank(index: int, port: int, results: Any) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=index, world_size=2)
     warnings.simplefilter("ignore")
-    for kind in ("plain", "own mean", "own sum", "clipped", "short"):
+    for kind in ("plain", "own mean", "own sum", "clipped", "short", "cleared"):
         found = parallel_loop(index, kind)
         results.put(
             (kind, index, found if isinstance(found, str) else {k: v.tolist() for k, v in found.items()})
@@ -76,7 +80,7 @@ def test_ranks_are_micro_batches() -> None:
         for part in (torch.arange(8) + 8 * step).split(4):
             F.cross_entropy(model(x[part]), y[part]).backward()
         meter.step()
-    for _ in range(10):
+    for _ in range(12):
         kind, _, found = results.get()
         if kind in ("clipped", "own sum"):
             assert "not the mean of those of all ranks" in found

@@ -352,3 +352,69 @@ def test_noise_below_rounding_is_said() -> None:
         model(torch.ones(4, 3)).square().mean().backward()
     with pytest.warns(UserWarning, match=r"below the rounding of gradients in torch\.float32"):
         meter.step()
+
+
+@pytest.mark.parametrize("kind", [NoiseMeter, ExampleMeter])
+def test_what_older_hooks_do_to_a_gradient_is_a_change(kind: Any) -> None:
+    """A hook that was there before the meter halves or clears gradients: the variance was that of others."""
+
+    def halve(p: Any) -> None:
+        p.grad.mul_(0.5)
+
+    def clear(p: Any) -> None:
+        p.grad.zero_()
+
+    def replace(p: Any) -> None:
+        p.grad = p.grad / 2
+
+    for act in (halve, clear, replace):
+        model, x = nn.Linear(6, 3), torch.randn(8, 6)
+        for p in model.parameters():
+            p.register_post_accumulate_grad_hook(act)
+        with kind(model, 4) if kind is NoiseMeter else kind(model) as meter:
+            for part in x.split(4) if kind is NoiseMeter else [x]:
+                model(part).square().mean().backward()
+            with pytest.raises(
+                ConfigError, match=r"was changed|changed or cleared|at least two micro-batches"
+            ):
+                meter.step()
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+def test_what_hooks_of_the_backward_pass_make_is_the_gradient(is_before: bool) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(6, 3), torch.randn(5, 8, 6)
+
+    def traces(factor: float) -> torch.Tensor:
+        copied = nn.Linear(6, 3)
+        copied.load_state_dict(model.state_dict())
+
+        def scale() -> None:
+            for p in copied.parameters():
+                p.register_hook(lambda gradient: factor * gradient)
+
+        if is_before:
+            scale()
+        with NoiseMeter(copied, 4) as meter:
+            if not is_before:
+                scale()
+            for batch in x:
+                copied.zero_grad()
+                for part in batch.split(4):
+                    copied(part).square().mean().backward()
+                meter.step()
+            found: torch.Tensor = meter.state_dict()["traces"]
+            return found
+
+    torch.testing.assert_close(traces(0.5), 0.25 * traces(1.0))
+
+
+def test_older_hooks_that_only_look_do_not_matter() -> None:
+    model, x, seen = nn.Linear(6, 3), torch.randn(8, 6), []
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(lambda p: seen.append(float(p.grad.norm())))
+    with NoiseMeter(model, 4) as meter:
+        for part in x.split(4):
+            model(part).square().mean().backward()
+        meter.step()
+    assert len(seen) == 4

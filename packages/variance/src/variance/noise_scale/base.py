@@ -48,6 +48,9 @@ class Meter(ABC):
         for name, p in self._parameters.items():
             self._handles.append(p.register_hook(self._attach(name, p)))
             self._handles.append(p.register_post_accumulate_grad_hook(self._mark(name)))
+            hooks = getattr(p, "_post_accumulate_grad_hooks", None) or {}
+            for key in list(hooks)[:-1]:  # behind ours, so that what they do to the gradient is a change
+                hooks[key] = hooks.pop(key)
         self._steps: list[tuple[Tensor, Tensor]] = []
         self._forget_gradients()
 
@@ -55,6 +58,7 @@ class Meter(ABC):
         self._arrived: set[str] = set()
         self._left_over: list[Tensor] = []
         self._spoiled = ""
+        self._held: set[str] = set()  # gradients that are not zero, where there are ranks
         self._marks: dict[str | int, tuple[int, int]] = {}  # by name, and the last in each memory
         self._corners: dict[str, Tensor] = {}
 
@@ -66,7 +70,7 @@ class Meter(ABC):
         def see(gradient: tuple[Tensor]) -> None:
             if not self._is_due or name not in self._parameters:  # not due, or left out since
                 return
-            if name in self._arrived and self._is_changed(name, p.grad):
+            if name in self._arrived and (self._is_changed(name, p.grad) or self._is_cleared(name, p.grad)):
                 if any(_is_there(self._parameters[seen].grad) for seen in list(self._arrived)):
                     self._spoiled = self._spoiled or name
                 else:  # all were cleared: the passes before were a step that was given up
@@ -92,6 +96,8 @@ class Meter(ABC):
                 self._marks[name] = self._marks[_memory_of(p.grad)] = _state_of(p.grad)
                 if _is_distributed():
                     self._corners[name] = _corner(p, p.grad)
+                if world_size() > 1 and (bool(self._corners[name].any()) or _is_there(p.grad)):
+                    self._held.add(name)
 
         return mark
 
@@ -163,6 +169,16 @@ class Meter(ABC):
             raise ConfigError(
                 "gradients of the last step were not cleared; call zero_grad before the next backward pass."
             )
+
+    def _is_cleared(self, name: str, gradient: Tensor | None) -> bool:
+        """Whether zeros were written over a gradient, which on several ranks is all that tells."""
+        if (
+            name not in self._held
+            or gradient is None
+            or bool(_corner(self._parameters[name], gradient).any())
+        ):
+            return False
+        return not _is_there(gradient)
 
     def _is_changed(self, name: str, gradient: Tensor | None) -> bool:
         """Whether a gradient is no longer as its last backward pass left it."""

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from variance.errors import ConfigError, CoupledExamples, UnsupportedLayer
 from variance.noise_scale.base import Hook, Meter, dense, squared_norm, world_size
+from variance.noise_scale.divisor import shares
 from variance.per_example.capturing import capture
 from variance.per_example.layers import Call, EmbeddingLayer, Layer, WeightLayer, layer_for
 from variance.per_example.quantities import materialised, weight_squared_norms
@@ -30,7 +31,8 @@ class ExampleMeter(Meter):
     of examples. The meter sees the gradient of the loss by the outputs and not the loss, which must be a mean
     or sum over examples: one that mixes them otherwise (a contrastive loss, the root of a mean) is *not*
     noticed. A loss that divides by what differs from batch to batch (class weights, masked positions) has
-    noise in its divisor, which single examples do not show: a cross-entropy of this kind is refused.
+    noise in its divisor, which single examples do not show: a cross-entropy of this kind is refused,
+    with label smoothing, too (class weights and smoothing together up to 256 classes in a batch).
 
     A step is given up by clearing all gradients instead of calling `step`.
 
@@ -205,8 +207,8 @@ class ExampleMeter(Meter):
             found.random_state.restore()
             captured = capture(self._model, loss, found.inputs, [outputs[i] for i in places])
         produced = pytree.tree_leaves(captured.outputs)
-        shares = [_shares(produced[i].detach(), gradient / loss_scale) for i, gradient in outputs.items()]
-        self._require_one_divisor(next((one for one in shares if one is not None), None))
+        read = (shares(produced[i].detach(), gradient / loss_scale) for i, gradient in outputs.items())
+        self._require_one_divisor(next((one for one in read if one is not None), None))
         expected = materialised(captured)
         squares = {name: float(squared_norm(value)) for name, value in expected.items()}
         floor = 1e-6 * sum(squares.values())
@@ -228,11 +230,11 @@ class ExampleMeter(Meter):
         }
         self._leave_out(beyond, "have a gradient that does not come through the outputs (a weight penalty?)")
 
-    def _require_one_divisor(self, shares: Tensor | None) -> None:
+    def _require_one_divisor(self, weights: Tensor | None) -> None:
         """Refuse weights that differ among examples and from check to check, where their sum does not."""
-        if shares is None or float(shares.max() - shares.min()) < 0.01 * float(shares.max()):
+        if weights is None or float(weights.max() - weights.min()) < 0.01 * float(weights.max()):
             return
-        sums = torch.stack([shares.sum(), shares.square().sum()]).double().cpu()
+        sums = torch.stack([weights.sum(), weights.square().sum()]).cpu()
         before, self._shared = self._shared, sums
         if torch.isclose(before, sums, rtol=1e-4, atol=0).tolist() == [True, False]:
             raise CoupledExamples(
@@ -306,26 +308,6 @@ class _Pass:
                 "model with tensors, or in dictionaries, lists and tuples, or use NoiseMeter."
             )
         return len(first)
-
-
-def _shares(outputs: Tensor, gradient: Tensor) -> Tensor | None:
-    """Return the weight of each example in a loss that adds up cross-entropies; None for another loss.
-
-    The gradient is w (p - e_target) then, with p the softmax, so w follows from its lowest entry.
-    """
-    kind = torch.promote_types(outputs.dtype, torch.float32)
-    for axis in {1, outputs.ndim - 1} if outputs.ndim > 1 and not outputs.is_complex() else ():
-        p, g = outputs.to(kind).softmax(axis), gradient.to(kind)
-        lowest, target = g.min(axis, keepdim=True)
-        left = 1 - p.gather(axis, target)
-        weights = torch.where(lowest < 0, -lowest / left, 0.0)
-        rebuilt = weights * p.scatter_add(axis, target, -torch.ones_like(p))
-        if float((rebuilt - g).norm()) < 0.01 * float(g.norm()):
-            counted = (lowest < 0).flatten(1)
-            known = counted & (left > 0.01).flatten(1)  # else w is rounding
-            mean = (weights.flatten(1) * known).sum(1) / known.sum(1)
-            return torch.where(counted.any(1), mean.nan_to_num(float(mean.nanmean())), 0.0) * counted.sum(1)
-    return None
 
 
 def _names(name: str, module: nn.Module) -> list[str]:
