@@ -5,6 +5,7 @@ import pytest
 
 from dd_two_player.paper import PAPER
 from dd_two_player.paper.cli import COMMANDS
+from dd_two_player.paper.config import DTYPES
 from dd_two_player.paper.toy_config import ToyConfig
 from gdyn_reproduce.cli import dispatch
 
@@ -36,6 +37,30 @@ def test_principal_flow_prints_equal_ends(tmp_path, capsys):
 def test_dal_command(tmp_path, capsys):
     report = run(capsys, "dal", "num_steps=5", "num_examples=32", "width=4", f"out={tmp_path}")
     assert np.isfinite(report["DAL final loss"])
+
+
+def test_commands_compute_where_and_as_they_are_told(tmp_path, capsys):
+    small = ["num_steps=5", "num_examples=32", "width=4", f"out={tmp_path}", "device=cpu"]
+    single, double = (run(capsys, "dal", *small, f"dtype={d}")["DAL final loss"] for d in DTYPES)
+    assert single == float(np.float32(single))
+    assert double != float(np.float32(double))
+    for arguments in (["toy", "dirac"], ["toy", "ring8", "num_steps=2"], ["dal", *small[:3]]):
+        assert dispatch(PAPER, COMMANDS, [*arguments, "device=cpu:99", f"out={tmp_path}"]) != 0
+        assert "device is 'cpu:99'; JAX sees" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["classifier=foo"], "'foo' is not a SavedModel folder; classifier is auto, PATH or"),
+        (["classifier=foo", "eval_every=0"], "eval_every=0 makes no scores; leave one of them out"),
+        (["dataset=ring8", "nets.gen=PointMLP", "classifier=foo"], "Allowed: auto, modes, none"),
+    ],
+)
+def test_train_looks_at_its_classifier_before_the_first_step(arguments, told, tmp_path, capsys):
+    assert dispatch(PAPER, COMMANDS, ["train", "num_steps=1", *arguments, f"out={tmp_path}"]) != 0
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_direction_that_one_step_removes_is_zero_and_not_nan(tmp_path, capsys):

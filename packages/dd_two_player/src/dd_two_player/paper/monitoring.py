@@ -67,11 +67,14 @@ class Observer:
         gan: Networks and losses.
         samples: The training data.
         folder: The run's folder.
+        classifier: Of the scores; by default that of the configuration, once it is needed.
     """
 
-    def __init__(self, config: TrainConfig, gan: Gan, samples: Samples, folder: Path) -> None:
+    def __init__(
+        self, config: TrainConfig, gan: Gan, samples: Samples, folder: Path, classifier: Any = None
+    ) -> None:
         self.config, self.gan, self.samples, self.folder = config, gan, samples, folder
-        self._classifier: Any = None
+        self._classifier = classifier
         self._lines = folder / "scores.jsonl"
 
     def rewind(self, step: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dd_two_player.paper.config import choice, require
+from dd_two_player.paper.config import DTYPES, choice, require
 from gdyn_reproduce.runs import RunOptions
 
 __all__ = ["DalConfig", "PrincipalFlowConfig", "ToyConfig"]
@@ -24,6 +24,8 @@ class ToyConfig(RunOptions):
         correct: Cancel the drift's interaction and self terms in this convention: none, paper or joint.
         damping: Of the linear game.
         start: Start of both scalars.
+        device: Where to compute; by default where JAX does.
+        dtype: float32 or float64 for the mixtures; the games of two scalars are played in float64.
     """
 
     game: str = "dirac"
@@ -35,6 +37,8 @@ class ToyConfig(RunOptions):
     correct: str = "none"
     damping: float = 0.09
     start: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    device: str | None = None
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         choice("game", self.game, ("linear", "dirac", "mog16", "ring8"))
@@ -43,7 +47,11 @@ class ToyConfig(RunOptions):
         choice("correct", self.correct, ("none", "paper", "joint"))
         require("start", self.start, len(self.start) == 2, "two numbers")
         require("num_steps", self.num_steps, self.num_steps >= 0, "integers of at least 0")
-        self.num_steps = self.num_steps or (2000 if self.game in ("mog16", "ring8") else 200)
+        mixture = self.game in ("mog16", "ring8")
+        self.num_steps = self.num_steps or (2000 if mixture else 200)
+        choice("dtype", self.dtype or "float64", DTYPES)
+        if self.dtype == "float32" and not mixture:
+            raise ValueError(f"dtype is float32, and {self.game} is played in float64; leave out dtype.")
         for name in ("learning_rate", "gen_learning_rate"):
             value = getattr(self, name)
             good = value is None or 0 < value < float("inf")
@@ -89,6 +97,8 @@ class DalConfig(RunOptions):
         width: Hidden units.
         num_examples: Training examples.
         seed: Of the weights.
+        device: Where to compute; by default where JAX does.
+        dtype: float32 or float64.
     """
 
     learning_rate: float = 1.0
@@ -98,8 +108,11 @@ class DalConfig(RunOptions):
     width: int = 32
     num_examples: int = 256
     seed: int = 0
+    device: str | None = None
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        choice("dtype", self.dtype, DTYPES)
         for name in ("learning_rate", "cap"):
             require(name, getattr(self, name), 0 < getattr(self, name) < float("inf"), "positive and finite")
         for name in ("num_steps", "width", "num_examples"):

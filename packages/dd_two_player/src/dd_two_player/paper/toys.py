@@ -14,6 +14,7 @@ import numpy as np
 
 from dd_two_player.drift import Coefficients, PlayerTerms, drift_coefficients
 from dd_two_player.flows import discrete_path, integrate, modified_field, runge_kutta_map, step_map
+from dd_two_player.paper import engine
 from dd_two_player.paper.config import TrainConfig
 from dd_two_player.paper.digits_network import descend, digits_network
 from dd_two_player.paper.toy_config import DalConfig, PrincipalFlowConfig, ToyConfig
@@ -39,7 +40,7 @@ def toy(config: ToyConfig) -> int:
         print(json.dumps(dataclasses.asdict(config)))
         return 0
     folder = _folder(config, "toy")
-    with jax.enable_x64(True):
+    with engine.computing(config.device, "float64"):
         game = dirac_gan() if config.game == "dirac" else linear_game((config.damping, config.damping))
         rates = (config.learning_rate, config.gen_learning_rate or config.learning_rate)
         start = (jnp.asarray(config.start[0]), jnp.asarray(config.start[1]))
@@ -118,14 +119,15 @@ def dal(config: DalConfig) -> int:
         print(json.dumps(dataclasses.asdict(config)))
         return 0
     folder = _folder(config, "dal")
-    network = digits_network(config.num_examples, config.width)
-    start = network.start(config.seed)
     runs = {}
-    for name, power in (("fixed", 0.0), ("DAL", config.power)):
-        optimizer = dal_transformation(
-            exact_hvp(network.loss), learning_rate=config.learning_rate, power=power, cap=config.cap
-        )
-        runs[name] = descend(network.loss, optimizer, config.num_steps)(start)
+    with engine.computing(config.device, config.dtype):
+        network = digits_network(config.num_examples, config.width)
+        start = network.start(config.seed)
+        for name, power in (("fixed", 0.0), ("DAL", config.power)):
+            optimizer = dal_transformation(
+                exact_hvp(network.loss), learning_rate=config.learning_rate, power=power, cap=config.cap
+            )
+            runs[name] = descend(network.loss, optimizer, config.num_steps)(start)
     steps = np.arange(config.num_steps)
     columns = {f"{name} {key}": values for name, run in runs.items() for key, values in run.items()}
     _write_csv(folder / "path.csv", {"step": steps, **columns})
@@ -143,7 +145,6 @@ def _mixture(config: ToyConfig) -> int:
     """Train a small GAN on a mixture, and with Runge-Kutta's method, which stays near the flow, beside it."""
     from dd_two_player.gans.checkpoints import restore_checkpoint
     from dd_two_player.gans.mixtures import mixture_scores
-    from dd_two_player.paper import engine
     from dd_two_player.paper.data import load_samples
     from dd_two_player.paper.monitoring import draw_points, draw_samples
     from dd_two_player.paper.training import LAST, run_folder, train
@@ -192,7 +193,8 @@ def _mixture_run(config: ToyConfig, scheme: str) -> TrainConfig:
         },
         "grad_regularizes": {"dd_coeffs_multiplier": {"disc": terms, "gen": terms}},
     }
-    run = {name: getattr(config, name) for name in ("out", "overwrite", "dry_run", "num_steps")}
+    same = ("out", "overwrite", "dry_run", "num_steps", "device")
+    run = {name: getattr(config, name) for name in same} | {"dtype": config.dtype or "float32"}
     made = keys.build(TrainConfig, values | run)
     assert isinstance(made, TrainConfig)
     return made

@@ -21,8 +21,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dd_two_player.gans.checkpoints import restore_checkpoint, save_checkpoint
 from dd_two_player.gans.steps import Hyperparameters, Step, TrainState, draw_latents
 from dd_two_player.paper import engine
-from dd_two_player.paper.config import TrainConfig
-from dd_two_player.paper.data import BatchStream, Samples, load_samples
+from dd_two_player.paper.classifiers import Classifier, load_classifier
+from dd_two_player.paper.config import TrainConfig, choice
+from dd_two_player.paper.data import MIXTURES, BatchStream, Samples, load_samples
 from dd_two_player.regularization import active_terms
 from gdyn_common.logging import JsonLines
 from gdyn_common.storage import RECOMPUTE, FolderLock, atomic_write
@@ -54,6 +55,7 @@ def train(config: TrainConfig) -> int:
     with engine.computing(config.device, config.dtype):
         _warn_about_momentum(config)
         samples = load_samples(config.dataset, "train", config.data_root, download=config.download)
+        classifier = _own_classifier(config, samples)
         trainer = engine.build(config, samples.shape)
         stream = BatchStream(samples, config.batch_size, config.seed)
         start, advance, draw = _placed(config, trainer, stream)
@@ -68,7 +70,21 @@ def train(config: TrainConfig) -> int:
             start_anew(folder)
         with hold(folder) as lock:
             state = _first_state(config, start(config.seed), folder / LAST)
-            return _train(config, samples, trainer, state, advance, draw, lock)
+            return _train(config, samples, classifier, trainer, state, advance, draw, lock)
+
+
+def _own_classifier(config: TrainConfig, samples: Samples) -> Classifier | None:
+    """Return the classifier of the scores, if it is one of the user's: a wrong one ends before it starts."""
+    if samples.name in MIXTURES:
+        choice("classifier", config.classifier, ("auto", "modes", "none"))
+        return None
+    if config.classifier in ("auto", "none"):
+        return None
+    if not config.eval_every:
+        raise ValueError(
+            f"classifier is {config.classifier!r}, and eval_every=0 makes no scores; leave one of them out."
+        )
+    return load_classifier(config.classifier, samples)
 
 
 def _placed(
@@ -100,6 +116,7 @@ def _placed(
 def _train(
     config: TrainConfig,
     samples: Samples,
+    classifier: Classifier | None,
     trainer: engine.Trainer,
     state: TrainState,
     advance: Step,
@@ -115,7 +132,7 @@ def _train(
         return 0
     atomic_write(folder / "config.json", dump_json(dataclasses.asdict(config)))
     atomic_write(folder / "provenance.json", dump_json(collect(0.0) | {"data": samples.provenance}))
-    observer = monitoring.Observer(config, trainer.gan, samples, folder)
+    observer = monitoring.Observer(config, trainer.gan, samples, folder, classifier)
     observer.rewind(first + 1)
     tracker = JsonLines(folder / "metrics.jsonl")
     tracker.rewind(first + 1)
