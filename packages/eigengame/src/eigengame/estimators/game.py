@@ -21,6 +21,7 @@ from eigengame.sharding import gather
 
 __all__ = ["Game"]
 
+_DEVIATIONS = 3  # standard ones of what the weights of a stream do
 _COLLAPSED = 0.01  # directions in which the averaged players span less than this share are not their finding
 
 FIXED = ("n_components", "learning_rate", "momentum", "center", "optimizer", "mesh", "dtype")
@@ -216,6 +217,7 @@ class Game(BaseEstimator):
         The variances of n rows whose weights w_t sum to 1 differ from those with weights 1 / n as an estimate
         from 1 / sum (w_t - 1 / n)**2 samples does; for Gaussian data the angles follow (Anderson 1963).
         Total variances of both weights that differ by more than Gaussian ones do count as fewer samples.
+        Three standard deviations are added: one would be exceeded by every eighth value.
         """
         n, last = max(int(self._state.count), 1), self._streamed_rows
         # the sum: last / n**2 where the last rows weigh twice, 1 / (3 n) where weights grow linearly
@@ -223,16 +225,17 @@ class Game(BaseEstimator):
         if total > 0:
             shift = float(self._state.aux.total) / total - 1
             excess = max(excess, shift**2 * total**2 / (2 * float(np.square(values).sum()) or np.inf))
+        deviations = _DEVIATIONS * np.sqrt(excess)
         k, d = found.angles.size, self._state.mean.size
         below = np.full(d - rest, max(total - values.sum(), 0) / max(d - rest, 1))
         others, own = np.append(values, below), values[:k, None]
         gaps = np.square(own - others)
         gaps[np.arange(k), np.arange(k)] = np.inf
-        spread = np.sqrt(excess * np.sum(own * others / np.maximum(gaps, np.finfo(float).tiny), axis=1))
+        spread = np.sqrt(np.sum(own * others / np.maximum(gaps, np.finfo(float).tiny), axis=1))
         return replace(
             found,
-            angles=np.minimum(found.angles + spread, np.pi / 2),
-            value_errors=found.value_errors + values[:k] * np.sqrt(2 * excess),
+            angles=np.minimum(found.angles + deviations * spread, np.pi / 2),
+            value_errors=found.value_errors + deviations * np.sqrt(2) * values[:k],
         )
 
     def _adopt(self, block: Block, mean: NDArray, total: float) -> None:
