@@ -138,7 +138,15 @@ def test_labels_between_powers_of_ten_do_not_run_together(tmp_path, ends, labels
 
 def test_numbers_in_pictures_are_plain_and_not_rounded_to_another_tick(tmp_path):
     numbers = (0.025, 51984, 0, -0.01, 1e5, 2.1e8, -2e-7)
-    spelled = "0.025", "51980", "0", "-0.01", "$10^{5}$", "$2.1\\cdot10^{8}$", "$-2\\cdot10^{-7}$"
+    spelled = (
+        "0.025",
+        "51980",
+        "0",
+        "\N{MINUS SIGN}0.01",
+        "$10^{5}$",
+        "$2.1\\cdot10^{8}$",
+        "$-2\\cdot10^{-7}$",
+    )
     assert tuple(map(plain, numbers)) == spelled
     with house_style():
         figure, axes = new_figure()

@@ -59,3 +59,32 @@ def test_a_loss_that_is_no_mean_over_examples_is_not_split_or_turned(loss, condi
     )
     assert "more than rounding" in next(e.skipped for e in found.effects if e.condition == condition)
     assert found.digits == math.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("condition", ["split", "order"])
+@pytest.mark.parametrize(
+    ("loss", "is_mean"),
+    [
+        (lambda m, b: functional.cross_entropy(m(b[0]), b[1]), True),
+        (lambda m, b: functional.cross_entropy(m(b[0]).float(), b[1]), True),
+        (lambda m, b: functional.cross_entropy(m(b[0].bfloat16()).bfloat16(), b[1]), True),
+        (lambda m, b: functional.cross_entropy(m(b[0]), b[1]) + 1e-3 * b[0][0].abs().sum(), False),
+        (lambda m, b: functional.cross_entropy(m(b[0]).float(), b[1]) * (1 + 0.02 * (b[1][1] == 1)), False),
+    ],
+    ids=["mean", "upcast mean", "mean in bfloat16", "first example", "factor"],
+)
+def test_half_precision_hides_no_loss_that_is_no_mean(loss, is_mean, condition, dtype):
+    """What is wrong is less than half of the digits of the type."""
+    if dtype == torch.float16 and is_mean and "bfloat16" in str(loss.__code__.co_names):
+        pytest.skip("it gives the layer another type")
+    batches = [(X.to(dtype), Y)]
+    found = certify(
+        loss,
+        lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).to(dtype),
+        lambda p: torch.optim.SGD(p, lr=0.1),
+        batches,
+        evaluate=lambda m: float(loss(m, batches[0])),
+        conditions=[condition],
+    )
+    assert ("more than rounding" in found.effects[0].skipped) is not is_mean

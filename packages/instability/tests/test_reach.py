@@ -396,26 +396,59 @@ def test_a_network_in_the_loss_of_a_study_keeps_its_averages():
     assert all(p.grad is None for p in judge.parameters())
 
 
-def test_what_counts_the_steps_of_all_copies_is_refused():
+def test_a_scheduler_that_counts_the_steps_of_all_copies_is_refused():
     model = net()
     optimizer = sgd(model.parameters())
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
-    scaler = torch.amp.GradScaler("cpu", growth_interval=1)
     update(model, optimizer)
 
     def scheduled(one, its):
         update(one, its)
         scheduler.step()
 
-    def scaled(one, its):
+    with pytest.raises(RuntimeError, match="changed your own StepLR, which moves on with every copy"):
+        SensitivityProbe(model, optimizer).advance(scheduled)
+
+
+def scaled_by(scaler):
+    def step(one, its):
         its.zero_grad()
-        scaler.scale(loss_of(one)).backward()
+        scaler.scale(16 * functional.cross_entropy(one(X.float()), Y)).backward()
         scaler.step(its)
         scaler.update()
 
-    for step, name in ((scheduled, "StepLR"), (scaled, "GradScaler")):
-        with pytest.raises(RuntimeError, match=f"changed your own {name}, which moves on with every copy"):
-            SensitivityProbe(model, optimizer).advance(step)
+    return step
+
+
+def test_a_gradient_scaler_may_be_shared():
+    """All copies make the steps of a run without a probe, and the scaler too, some of which overflow."""
+    ends = []
+    for is_probed in (False, True):
+        model = net().float()
+        optimizer = sgd(model.parameters())
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**124, growth_interval=1)
+        step = scaled_by(scaler)
+        probe = SensitivityProbe(model, optimizer, (1, 1, 2))
+        scales = []
+        for _ in range(6):
+            if is_probed:
+                probe.advance(step)
+            step(model, optimizer)
+            scales.append(scaler.get_scale())
+        ends.append((scales, [p.tolist() for p in model.parameters()]))
+    assert ends[0] == ends[1]
+    assert len(set(ends[0][0])) > 1
+    for copied in probe.copies.models:
+        assert [p.tolist() for p in copied.parameters()] == ends[0][1]
+
+
+def test_a_gradient_scaler_of_the_copies_alone_is_refused():
+    model = net().float()
+    probe = SensitivityProbe(model, sgd(model.parameters()))
+    step = scaled_by(torch.amp.GradScaler("cpu"))
+    probe.advance(step)
+    with pytest.raises(RuntimeError, match="a gradient scaler has not moved since the copies did"):
+        probe.advance(step)
 
 
 def test_a_network_that_moves_on_with_every_copy_is_refused():
@@ -433,7 +466,13 @@ def test_a_network_that_moves_on_with_every_copy_is_refused():
         update(one, its)
 
     average.update_parameters(model)
-    for step, name in ((averaged, "AveragedModel"), (against, "Sequential")):
+
+    def by_data(one, its):
+        update(one, its)
+        for p, q in zip(average.module.parameters(), one.parameters(), strict=True):
+            p.data.lerp_(q.data, 0.1)
+
+    for step, name in ((averaged, "AveragedModel"), (against, "Sequential"), (by_data, "AveragedModel")):
         with pytest.raises(RuntimeError, match=f"changed your own {name} .*, which moves on with every copy"):
             SensitivityProbe(model, optimizer).advance(step)
 

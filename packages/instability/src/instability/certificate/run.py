@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ __all__ = [
     "Training",
     "TrainingRun",
     "first_difference",
+    "half_the_digits",
     "layer_label",
     "length",
     "streams_digest",
@@ -58,7 +60,8 @@ class TrainingRun:
     def __init__(self, training: Training, condition: Condition = "repeat", *, watched: bool = False) -> None:
         self.events: list[tuple[str, str, str]] = []
         self.draws = False
-        self.losses: list[tuple[float, float]] = []  # with that of the whole batch at the same weights
+        # With that of the whole batch at the same weights, and how far apart rounding may bring the two.
+        self.losses: list[tuple[float, float, float]] = []
         self.changed_buffer = ""
         self._watched = watched
         self.model = model = training.start()
@@ -106,9 +109,10 @@ class TrainingRun:
         device = parameters[0].device.type
 
         def evaluate() -> Tensor:
-            total, expected = torch.zeros(()), math.nan
+            total, pair, expected = torch.zeros(()), None, math.nan
             if condition in ("order", "split"):
                 with unchanged(self.model), torch.no_grad():
+                    pair = _in_float64(loss_of, self.model, whole, parts)
                     expected = float(loss_of(model, _changed(whole, "repeat")))
             for part in parts:
                 with torch.autocast(device, torch.bfloat16, enabled=condition == "autocast"):
@@ -117,7 +121,7 @@ class TrainingRun:
                 self._note("the loss", (), loss)
                 loss.backward()
                 total = total + loss.detach().cpu()
-            self.losses.append((float(total), expected))
+            self.losses.append(pair or (float(total), expected, half_the_digits(self.model)))
             check_reached(p.grad for p in trained_parameters(self.model, optimizer).values())
             for name, p in reversed(list(self.model.named_parameters())):
                 self._note(f"the gradient of {name}", (), p.grad)
@@ -176,6 +180,33 @@ def first_difference(first: TrainingRun, second: TrainingRun) -> str:
 def layer_label(name: str, module: nn.Module) -> str:
     """Return how a layer is called in a certificate."""
     return f"layer {name or '(the whole model)'} ({type(module).__name__})"
+
+
+def half_the_digits(model: nn.Module) -> float:
+    """Return the relative difference that is taken for rounding: half of the coarsest parameter's digits."""
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point() or p.is_complex()}
+    return float(max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5)
+
+
+def _in_float64(
+    loss_of: Callable[[nn.Module, Any], Tensor], model: nn.Module, whole: Any, parts: list[Any]
+) -> tuple[float, float, float] | None:
+    """Compare in float64 what half precision cannot tell from rounding, if the loss can be taken there."""
+    level = torch.finfo(torch.float32).eps ** 0.5  # a loss may go through float32
+    if half_the_digits(model) <= level:
+        return None
+    try:
+        wide = copy.deepcopy(model)
+        for _, value in _named(wide):
+            value.data = _widened(value.data)
+        losses = [loss_of(wide, _changed(batch, "float64")) for batch in (whole, *parts)]
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    if any(torch.finfo(loss.dtype).eps ** 0.5 > level for loss in losses):
+        return None
+    expected, *found = (float(loss) for loss in losses)
+    sizes = [length(part) for part in parts] if len(parts) > 1 else [1]
+    return sum(x * n for x, n in zip(found, sizes, strict=True)) / sum(sizes), expected, level
 
 
 def streams_digest() -> str:

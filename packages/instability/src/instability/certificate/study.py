@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from instability.certificate.batch_dependence import batch_dependent_layers
 from instability.certificate.result import COARSER, Certificate, Effect
-from instability.certificate.run import Condition, Training, TrainingRun, first_difference, length
+from instability.certificate.run import (
+    Condition,
+    Training,
+    TrainingRun,
+    first_difference,
+    half_the_digits,
+    length,
+)
 from instability.copies import OptimizerFn
 from instability.determinism import float32_precision, numerical_settings
 from instability.metrics import average_relative_l1
@@ -123,10 +130,10 @@ def _effect(training: Training, condition: Condition, baseline: TrainingRun, aga
 
 def _another_loss(condition: Condition, baseline: TrainingRun, run: TrainingRun) -> str:
     """Name the first loss that differs by more than half of the digits from that at equal weights."""
-    pairs = run.losses if condition in ("order", "split") else [(run.losses[0][0], baseline.losses[0][0])]
-    parameters = [p for p in baseline.model.parameters() if p.is_floating_point() or p.is_complex()]
-    level = max(torch.finfo(p.dtype).eps for p in parameters) ** 0.5
-    for number, (loss, expected) in enumerate(pairs, 1):
+    pairs = run.losses
+    if condition not in ("order", "split"):
+        pairs = [(run.losses[0][0], baseline.losses[0][0], half_the_digits(baseline.model))]
+    for number, (loss, expected, level) in enumerate(pairs, 1):
         if abs(loss - expected) > level * abs(expected):
             return (
                 f"loss {number} is {loss:.6g} instead of {expected:.6g}, more than rounding: it is no mean "

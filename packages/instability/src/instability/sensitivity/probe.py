@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -92,6 +93,7 @@ class SensitivityProbe:
         self._nonfinite_at = [-1] * len(self.copies.models)
         self._broken_control_at = -1
         self._rooms = Rooms()
+        self._scales: dict[GradScaler, dict[str, Any]] = {}
 
     def __enter__(self) -> SensitivityProbe:
         return self
@@ -110,11 +112,12 @@ class SensitivityProbe:
 
         Args:
             step: takes a model and its optimiser and does all that your loop does in a step: accumulation,
-                clipping, ``optimizer.step()``. It returns the loss, or ``None``.
+                clipping, ``optimizer.step()``. It returns the loss, or ``None``. Every copy meets your
+                gradient scaler as your own step is about to.
 
         Raises:
-            RuntimeError: the step changed your own model, scheduler or gradient scaler, or an earlier one
-                ended in an exception.
+            RuntimeError: the step changed your own model, scheduler or another network, or uses a gradient
+                scaler that your own step does not, or an earlier one ended in an exception.
         """
         with unchanged():
             self._advance(self.copies.advance, step)
@@ -148,15 +151,21 @@ class SensitivityProbe:
         own = {inner for model in (self._model, *self.copies.models) for inner in model.modules()}
         reached = list(held(function))
         others = [x for x in reached if isinstance(x, nn.Module) and x not in own]
-        counting = [x for x in reached if isinstance(x, GradScaler | LRScheduler)]
-        before, counts = self._versions(), [x.state_dict() for x in counting]
-        weights = [(x, n, p, p._version) for x in others for n, p in x.named_parameters() if _is_counted(p)]
-        with left_alone(others) as again:
+        schedulers = [(x, x.state_dict()) for x in reached if isinstance(x, LRScheduler)]
+        before = self._versions()
+        weights = [
+            (x, n, p, _sum_of_bits(p)) for x in others for n, p in x.named_parameters() if not is_lazy(p)
+        ]
+        with (
+            left_alone(others) as again,
+            self._scalers_left_alone([x for x in reached if isinstance(x, GradScaler)]) as scale_again,
+        ):
             last: list[nn.Module] = []
 
             def alike(model: nn.Module, *rest: Any) -> Any:
                 if last != [model]:  # LBFGS evaluates a loss several times in a step
                     again()
+                    scale_again()
                 last[:] = [model]
                 return function(model, *rest)
 
@@ -166,18 +175,39 @@ class SensitivityProbe:
                 f"the step changed your own model ({changed[0]} or its gradient): use the model and the "
                 "optimiser that it is given, not yours."
             )
-        for other, name, p, version in weights:
-            if p._version != version:
+        for other, name, p, bits in weights:
+            if _sum_of_bits(p) != bits:
                 raise RuntimeError(
                     f"the step changed your own {type(other).__name__} ({name}), which moves on with every "
                     "copy: change it after the step, outside of what the probe is given."
                 )
-        for x, count in zip(counting, counts, strict=True):
-            if x.state_dict() != count:
+        for scheduler, count in schedulers:
+            if scheduler.state_dict() != count:
                 raise RuntimeError(
-                    f"the step changed your own {type(x).__name__}, which moves on with every copy: keep one "
-                    "scaler for each model, and call a scheduler after the step."
+                    f"the step changed your own {type(scheduler).__name__}, which moves on with every copy: "
+                    "call it after the step."
                 )
+
+    @contextlib.contextmanager
+    def _scalers_left_alone(self, scalers: list[GradScaler]) -> Iterator[Callable[[], None]]:
+        """Put back the user's scalers, which only the user's own step moves on, and give a way to do so."""
+        counts = {x: x.state_dict() for x in scalers}
+        if any(count == self._scales.get(x) for x, count in counts.items()):
+            raise RuntimeError(
+                "a gradient scaler has not moved since the copies did: let your own step use it, too, or "
+                "keep one for each model in a dictionary by model."
+            )
+        own = [(x, {name: _copied(value) for name, value in vars(x).items()}) for x in scalers]
+
+        def again() -> None:
+            for x, attributes in own:
+                vars(x).update({name: _copied(value) for name, value in attributes.items()})
+
+        try:
+            yield again
+            self._scales = {x: count for x, count in counts.items() if x.state_dict() != count}
+        finally:
+            again()
 
     def _versions(self) -> dict[str, tuple[object, ...]]:
         """How often torch has changed each parameter and buffer of the user's model, and its gradient."""
@@ -301,6 +331,12 @@ class SensitivityProbe:
         )
 
 
-def _is_counted(p: Tensor) -> bool:
-    """Whether torch counts the changes of a parameter; a lazy one is made in its first use."""
-    return not (is_lazy(p) or p.is_inference())
+def _sum_of_bits(p: Tensor) -> int:
+    """Tell whether a tensor has changed, also by ``p.data``, whose changes torch does not count."""
+    values = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return int(values.view(integers[values.element_size()]).sum())
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else copy.copy(value)
