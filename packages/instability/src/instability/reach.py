@@ -28,7 +28,7 @@ def check_reached(gradients: Iterable[Tensor | None], steps: str = "") -> None:
     One step may by design have nothing to learn: of several, pass what all of them reached. Nothing counts
     as reached if there is no gradient.
 
-    >>> check_reached([None, torch.zeros(1)])
+    >>> check_reached([None, Tensor([0.0])])
     """
     if all(gradient is None for gradient in gradients):
         raise ValueError(
