@@ -348,9 +348,9 @@ Generated from `packages/*/results/*.json` by `make results`; not edited by hand
 A *number* is printed by the paper, a *statement* is said by it in words; both are claims of the paper. A
 *check* is our own: an identity, a null control, a test of a tool. *holds* and *fails* mean that the 90 %
 interval of the measured value lies inside or outside the accepted band; *undecided* that it reaches over an
-end, that a requirement is not met, or that no control was rejected; *stale* that the numbers were made by earlier
-code than today's, so they count for nothing; *not run* that no record exists at that scale. Of several records of
-one claim the worst counts. A *scaled* record says nothing about the paper's own numbers.
+end, that a requirement is not met, or that no control was rejected; *stale* that the numbers were made by
+earlier code than today's, so they count for nothing; *not run* that no record exists at that scale. Of
+several records of one claim the worst counts. A *scaled* record says nothing about the paper's own numbers.
 """
 
 
