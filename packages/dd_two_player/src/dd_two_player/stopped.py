@@ -18,6 +18,7 @@ __all__ = ["held_constant", "hidden_leaves", "moving_leaves", "seen_leaves"]
 
 _STEPS = frozenset({"ceil", "floor", "round", "sign"})  # constant but for jumps, so their derivative is zero
 _JAX = str(Path(jax.__file__).parent)
+_FUNCTIONS = re.compile(r"/_src/(nn|ops|scipy)/")
 _LAYERS = re.compile(r"-packages/(haiku|flax|equinox)/")
 _CALLS = frozenset({"checkpoint", "closed_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit"})
 
@@ -89,14 +90,15 @@ def hidden_leaves(gradients: Sequence[Callable[[Any], Any]], at: tuple[Any, ...]
 
     Gradients are traced. Their derivatives along the players' steps are computed as autodiff does, and once
     more with each ``stop_gradient`` replaced by the identity: so a step changes them. Both agree if nothing
-    is stopped, or if what is stopped makes no difference, as the largest entry in a softmax.
+    is stopped, or if what is stopped makes no difference, as the largest entry in a softmax of one's own.
 
     They are compared at two random points near ``at``, the second one positive. A difference that is no
     rounding vanishes at one such point with probability zero, unless it is in a branch that is not taken
-    there. Layers of haiku, flax and equinox stop on purpose: what they stop counts as their state. Traced
-    values, of ``at`` or of what the functions close over, are drawn as well. A point where a derivative is
-    not finite tells nothing, nor does a stop within a custom derivative. Numbers are computed only if
-    something is stopped, in double precision if the functions work in it; what they log is left out.
+    there. JAX's own softmax and the like are known to make none. Layers of haiku, flax and equinox stop on
+    purpose: what they stop counts as their state. Traced values, of ``at`` or of what the functions close
+    over, are drawn as well. A point where a derivative is not finite tells nothing, nor does a stop within a
+    custom derivative. Numbers are computed only if something is stopped, in double precision if the functions
+    work in it; what they log is left out.
 
     Args:
         gradients: For each player, a function of ``at`` that returns the gradient of its loss.
@@ -116,7 +118,7 @@ def hidden_leaves(gradients: Sequence[Callable[[Any], Any]], at: tuple[Any, ...]
             return _hidden_leaves(gradients, at, wide=True)
     except jax.errors.ConcretizationTypeError:
         raise
-    except (TypeError, ValueError):  # functions that insist on their types are taken as they are
+    except (TypeError, ValueError, RuntimeError):  # functions that insist on their types stay as they are
         return _hidden_leaves(gradients, at, wide=False)
 
 
@@ -228,7 +230,7 @@ def _without_logs(program: Any, lift: bool) -> tuple[Any, set[str]]:
                 continue
             found.add("effect")
         if step.primitive is stop_gradient_p:
-            if not _is_of_a_layer(step):
+            if not _is_meant(step):
                 found.add("stop")
                 step = step.replace(primitive=copy_p) if lift else step
         elif step.params.get("name") != "held_constant":
@@ -238,11 +240,16 @@ def _without_logs(program: Any, lift: bool) -> tuple[Any, set[str]]:
     return program.replace(eqns=steps, effects=frozenset()), found
 
 
-def _is_of_a_layer(step: Any) -> bool:
-    """Whether a layer of haiku, flax or equinox stops, as spectral norm does, whose vectors are its state."""
+def _is_meant(step: Any) -> bool:
+    """Whether JAX's own softmax and the like stop, where it makes no difference, or a layer of a library.
+
+    Spectral norm of haiku, flax and equinox does: its vectors are its state.
+    """
     for frame in step.source_info.traceback.frames if step.source_info.traceback else ():
         if not frame.file_name.startswith(_JAX):
             return bool(_LAYERS.search(frame.file_name))
+        if _FUNCTIONS.match(frame.file_name, len(_JAX)):
+            return True
     return False
 
 

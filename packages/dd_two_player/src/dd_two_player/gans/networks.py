@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dd_two_player.gans.convolution import Method, conv2d, conv2d_transpose
-from dd_two_player.gans.named import named
+from dd_two_player.gans.naming import named
 
 __all__ = [
     "DISCRIMINATORS",

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from dd_two_player.gans.named import named
+from dd_two_player.gans.naming import named
 from dd_two_player.runge_kutta import apply_updates
 
 __all__ = ["OPTIMIZERS", "make_optimizer", "make_schedule"]

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dd_two_player.gans.mixtures import STANDARD_DEVIATION, mixture_modes
-from dd_two_player.gans.named import named
+from dd_two_player.gans.naming import named
 from gdyn_common.errors import unknown
 from gdyn_common.seeding import generator
 from gdyn_reproduce.data import load_dataset, names

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from dd_two_player.gans import losses as known
 from dd_two_player.gans.model import Gan
-from dd_two_player.gans.named import named
+from dd_two_player.gans.naming import named
 from dd_two_player.gans.networks import build_discriminator, build_generator
 from dd_two_player.gans.optimizers import make_optimizer, make_schedule
 from dd_two_player.gans.steps import (
