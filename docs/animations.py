@@ -23,6 +23,7 @@ def draw_all(folder: Path) -> None:
         with house_style():
             figure, update = draw()
             figure.set_dpi(80)
+            figure.get_layout_engine().set(h_pad=0.1)  # inches; a title would touch the upper edge
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # once is enough
             frames = [*range(FRAMES - WHOLE, FRAMES), *range(FRAMES - WHOLE)]
