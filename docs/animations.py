@@ -12,6 +12,8 @@ from gdyn_reproduce.plotting import COLOURS, house_style, new_figure
 
 RESULTS = Path(__file__).parents[1] / "packages"
 FRAMES = 40
+WHOLE = 8
+"""Frames that show the whole picture. They come first, for readers whose pictures do not move."""
 
 
 def draw_all(folder: Path) -> None:
@@ -21,9 +23,11 @@ def draw_all(folder: Path) -> None:
         with house_style():
             figure, update = draw()
             figure.set_dpi(80)
+            figure.get_layout_engine().set(h_pad=0.1)  # inches; a title would touch the upper edge
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # once is enough
-            moving = FuncAnimation(figure, update, frames=FRAMES, blit=False)
+            frames = [*range(FRAMES - WHOLE, FRAMES), *range(FRAMES - WHOLE)]
+            moving = FuncAnimation(figure, update, frames=frames, blit=False)
             moving.save(folder / f"{name}.gif", PillowWriter(fps=10))
 
 
@@ -46,7 +50,7 @@ def _game() -> tuple[Any, Any]:
             (line,) = axis.plot([], [], style, color=colour, markersize=4, linewidth=1, label=label)
             drawn.append((line, numbers[name]))
         ends = np.concatenate([path for _, path in drawn[-3:]])
-        axis.set(title=f"{scheme} updates", xlabel="discriminator", aspect="equal")
+        axis.set(title=f"{scheme.capitalize()} updates", xlabel="discriminator", aspect="equal")
         axis.set_xlim(1.1 * ends[:, 0].min(), 1.1 * ends[:, 0].max())
         axis.set_ylim(1.1 * ends[:, 1].min(), 1.1 * ends[:, 1].max())
     axes[0].set_ylabel("generator")
@@ -54,7 +58,7 @@ def _game() -> tuple[Any, Any]:
 
     def update(frame: int) -> None:
         for line, path in drawn:
-            line.set_data(*path[: 1 + round((len(path) - 1) * min(1.0, (frame + 1) / (FRAMES - 8)))].T)
+            line.set_data(*path[: 1 + round((len(path) - 1) * min(1.0, (frame + 1) / (FRAMES - WHOLE)))].T)
 
     return figure, update
 
@@ -76,7 +80,7 @@ def _edge() -> tuple[Any, Any]:
     )
 
     def update(frame: int) -> None:
-        shown = max(1, round(len(grid) * min(1.0, (frame + 1) / (FRAMES - 8))))
+        shown = max(1, round(len(grid) * min(1.0, (frame + 1) / (FRAMES - WHOLE))))
         points.set_data(np.tile(grid[:shown], len(attractor)), attractor[:, :shown].ravel())
         now.set_xdata([grid[shown - 1]] * 2)
 
