@@ -112,7 +112,7 @@ FIGURES = (
     _figure(
         "network-theorem",
         source=f"{GAMES}, theorems on the modified flows",
-        shows="Three GANs of digits: descent, its flow and modified flow, with terms of the drift cancelled.",
+        shows="Descent on three GANs follows its modified flow, and its flow where the drift is cancelled.",
         experiment="network_theorem",
         config="NetworkTheoremConfig",
         quick=("60 s", {}),
@@ -121,7 +121,7 @@ FIGURES = (
     _figure(
         "gan-simultaneous",
         source=f"{GAMES}, CIFAR-10 with simultaneous updates",
-        shows="Samples and distances with the interaction drift left, cancelled, or replaced by SGA.",
+        shows="Cancelling the interaction drift brings samples closer to the data; doubling drives them off.",
         experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
         **_study(
@@ -138,7 +138,7 @@ FIGURES = (
     _figure(
         "gan-alternating",
         source=f"{GAMES}, CIFAR-10 with alternating updates, ratios of rates",
-        shows="Alternating against simultaneous updates at four ratios of learning rates.",
+        shows="Alternating updates come closer to the data than simultaneous ones, at four ratios of rates.",
         experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
         **_study(
@@ -159,7 +159,7 @@ FIGURES = (
     _figure(
         "ode-gan-adam",
         source=f"{GAMES}, comparison with Runge-Kutta (ODE-GAN) and Adam",
-        shows="Descent, Runge-Kutta of order 4 and Adam at equal numbers of gradients.",
+        shows="At equal numbers of gradients Adam ends nearer to the data than descent, and RK4 farther.",
         experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
         in_default=False,
@@ -172,7 +172,7 @@ FIGURES = (
     _figure(
         "ratio-law",
         source=f"{GAMES}, interaction terms of alternating updates and the ratio of rates",
-        shows="Alternating updates with the interaction left, cancelled and doubled, by the ratio of rates.",
+        shows="Cancelling the interaction helps alternating updates at low ratios of rates, harms at high.",
         experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
         in_default=False,
@@ -183,7 +183,7 @@ FIGURES = (
     _figure(
         "gan-grid",
         source=f"{GAMES}, CIFAR-10 over a grid of learning rates",
-        shows="All methods at three ratios of rates over twenty seeds.",
+        shows="At three ratios of rates cancelling the interaction brings samples closer to the data.",
         experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
         in_default=False,
@@ -210,7 +210,7 @@ FIGURES = (
     _figure(
         "mnist",
         source=f"{GAMES}, released MNIST configuration",
-        shows="MNIST samples with the interaction drift left and cancelled.",
+        shows="Cancelling the interaction drift does no harm on MNIST.",
         experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
         in_default=False,
@@ -247,7 +247,7 @@ FIGURES = (
     _figure(
         "flow-orders",
         source=f"{FLOW}, continuous models and their orders",
-        shows="Local errors of gradient flow, IGR, principal flow and third-order flow.",
+        shows="Local errors have order 2 (gradient flow), 3 (IGR, principal flow) and 4 (third-order flow).",
         experiment="flow_orders",
         config=f"{CONFIG}:FlowOrdersConfig",
         **_theory("20 s", seeds=[0]),
@@ -263,7 +263,7 @@ FIGURES = (
     _figure(
         "dal-sweep",
         source=f"{FLOW}, drift adjusted learning",
-        shows="DAL-1 and DAL-0.5 against a sweep of fixed rates: stability and test accuracy.",
+        shows="The drift adjusted rate needs no sweep; its smaller power is better, and less stable.",
         experiment="dal_sweep",
         config="dd_two_player.paper.flow_config:DalSweepConfig",
         in_default=False,
@@ -273,7 +273,7 @@ FIGURES = (
     _figure(
         "continuous-models",
         source=f"{FLOW}, continuous models of a network's training",
-        shows="One step of descent on a network against its continuous models, below and at the edge.",
+        shows="A step of the principal flow ends nearer to descent than other flows, below and at the edge.",
         experiment="continuous_models",
         config="dd_two_player.paper.flow_config:ContinuousModelsConfig",
         in_default=False,

@@ -88,7 +88,7 @@ FIGURES = (
     _figure(
         "table1-fashion-mnist",
         source="Table 1 (Fashion-MNIST, reduced)",
-        shows="The spread over perturbations and over seeds for ResNet8 on the real Fashion-MNIST.",
+        shows="On the real Fashion-MNIST accuracies differ over perturbations about as much as over seeds.",
         experiment="table1_accuracy_spread",
         config="Table1Config",
         not_run="no record yet; run it with GDYN_DATA_DIR set",
@@ -135,7 +135,7 @@ FIGURES = (
     _figure(
         "fig2-right",
         source="Figure 2, right",
-        shows="The same in a single layer in the middle of the network.",
+        shows="In a single layer in the middle of the network copies separate, too.",
         experiment="fig2_divergence",
         config="Fig2Config",
         not_run="3.56 million updates of two ResNet56 on CIFAR-10; runnable and resumable with preset=paper",
@@ -169,7 +169,7 @@ FIGURES = (
     _figure(
         "table2",
         source="Table 2",
-        shows="Each weight decay's growth factor, predicted from the spectrum and measured.",
+        shows="The growth per step that the spectrum predicts for each weight decay is the measured one.",
         experiment="table2_thresholds",
         config="instability.paper.linear_runs:LinearConfig",
         quick=("5 s, 1 core", SMALL_LINEAR),
@@ -202,7 +202,7 @@ FIGURES = (
     _figure(
         "reduced-map",
         source="ours, beside Figure 4",
-        shows="Attractor and Lyapunov exponent of the exact one-dimensional map over learning rates.",
+        shows="Beyond 2 / sharpness the one-dimensional map ends in a cycle or in chaos, by learning rate.",
         experiment="reduced_map_regimes",
         config="ReducedMapConfig",
         scales={"quick": "paper size"},
@@ -212,7 +212,7 @@ FIGURES = (
     _figure(
         "beyond-rank-one",
         source="ours, beside Figure 4",
-        shows="Exponents of the one-layer network beyond 2 / sharpness on noise and on scanned digits.",
+        shows="Just beyond 2 / sharpness the one-layer network still forgets rounding, on noise and digits.",
         experiment="beyond_rank_one",
         config="BeyondRankOneConfig",
         quick=("30 s, 1 core", {}),

@@ -202,7 +202,7 @@ FIGURES = (
     _figure(
         "F9",
         "noisy linear regression",
-        "Loss and variance: SVRG below gradient clustering below SG-2B below SG-B.",
+        "Loss and variance rank alike: SVRG lowest, then gradient clustering, SG-2B and SG-B.",
         "fig9_linear_regression",
         config="LinearRegressionConfig",
         quick=("2 min, 1 core", LINE),
@@ -242,7 +242,7 @@ FIGURES = (
     _figure(
         "ad_hoc",
         "beyond the paper; the zero gradients and ad-hoc sampling of its code's README",
-        "What sampling by loss or norm, by strata and by clusters is worth at equal budget.",
+        "At equal budget ad-hoc sampling beats plain batches, and clusters leave the least variance.",
         "ad_hoc",
         config="AdHocConfig",
         quick=("80 s, 1 core", {}),
