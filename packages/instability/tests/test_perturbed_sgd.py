@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from instability.perturbed_sgd import SLICE, PerturbedSGD, perturb_optimizer
 from instability.rounding import Cast
@@ -363,3 +364,42 @@ def test_powers_of_two_change_no_bit_whatever_the_layout(dtype, layout):
     plain = trained(1)
     for k in (2, 4):
         assert all(torch.equal(a, b) for a, b in zip(plain, trained(k), strict=True))
+
+
+class InPlace:
+    """A perturbation of one's own that writes into what it is given."""
+
+    def __call__(self, direction, rate):
+        return direction.mul_(1.5), rate
+
+
+@pytest.mark.parametrize("at", ["update", "gradient"])
+def test_a_perturbation_of_ones_own_may_work_in_place(at):
+    p = nn.Parameter(torch.zeros(3))
+    p.grad = torch.tensor([1.0, 2.0, 4.0])
+    perturb_optimizer(torch.optim.SGD([p], lr=1.0), InPlace(), at=at).step()
+    assert p.tolist() == [-1.5, -3.0, -6.0]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: PerturbedSGD(p, lr=1e-3, momentum=0.9, perturbation=3),
+        lambda p: perturb_optimizer(torch.optim.SGD(p, lr=1e-3), 3, at="gradient"),
+        lambda p: perturb_optimizer(torch.optim.SGD(p, lr=1e-3), 3, at="update"),
+    ],
+)
+def test_no_memory_is_piled_up_where_other_parameters_are_trained_in_each_step(make):
+    """Stochastic depth: as many sets of parameters as there are steps."""
+    parameters = [nn.Parameter(torch.randn(20 + i, 20)) for i in range(24)]
+    optimizer = make(parameters)
+
+    def step():
+        for p in parameters:
+            p.grad = torch.randn_like(p) if torch.rand(()) < 0.5 else None
+        optimizer.step()
+        return sum(t.untyped_storage().nbytes() for t in optimizer._rooms._kept.values())
+
+    whole = sum(p.nbytes for p in parameters)
+    assert max(step() for _ in range(400)) <= 3 * whole
+    assert len(optimizer._rooms._joined) <= 256

@@ -307,7 +307,8 @@ class PerturbedOptimizer(Optimizer):
     def _round_again(self, direction: Tensor, out: Tensor) -> Tensor:
         """Write a perturbed direction to ``out``, which may be the direction itself."""
         if not isinstance(self.perturbation, ScaleDivide):
-            moved, rate = self.perturbation(direction, 1.0)
+            # It may work in place, and the direction itself is needed to see what it changed.
+            moved, rate = self.perturbation(direction if out is direction else out.copy_(direction), 1.0)
             moved = moved * rate
             if bool((direction.isfinite() & ~moved.isfinite()).any()):
                 raise FloatingPointError(

@@ -90,10 +90,12 @@ class Rooms:
         self._joined: dict[tuple[object, ...], tuple[Tensor, list[Tensor]]] = {}
 
     def like(self, t: Tensor, name: str) -> Tensor:
-        """Return a tensor like ``t`` with any content; the next of that name and layout overwrites it.
+        """Return a tensor like ``t`` with any content; the next of that name overwrites it.
 
         Of the same strides, too: torch rounds in another way where those of two operands differ.
         """
+        if t.is_contiguous():
+            return self._room(name, t, t.numel()).view(t.shape)
         key = (name, t.shape, t.stride(), t.device, t.dtype)
         if key not in self._kept:
             self._kept[key] = torch.empty_like(t)
@@ -103,12 +105,26 @@ class Rooms:
         """Copy contiguous tensors of one type into one vector; return it and its parts in their shapes."""
         key = (name, tensors[0].device, tensors[0].dtype, *(t.shape for t in tensors))
         if key not in self._joined:
-            flat = tensors[0].new_empty(sum(t.numel() for t in tensors))
+            if len(self._joined) == _JOINED:
+                self._joined.clear()
+            flat = self._room(name, tensors[0], sum(t.numel() for t in tensors))
             parts = flat.split([t.numel() for t in tensors])
             self._joined[key] = flat, [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
         flat, parts = self._joined[key]
         torch._foreach_copy_(parts, tensors)
         return flat, parts
+
+    def _room(self, name: str, t: Tensor, size: int) -> Tensor:
+        """Return ``size`` entries of a room that grows to the largest that was asked for."""
+        key = (name, t.device, t.dtype)
+        if key not in self._kept or len(self._kept[key]) < size:
+            self._joined.clear()  # of views of the room that was too small
+            self._kept[key] = t.new_empty(size)
+        return self._kept[key][:size]
+
+
+_JOINED = 256
+"""Sets of tensors whose views are kept; where the set changes with each step, they are made anew."""
 
 
 def underflows(direction: Float[Tensor, "*shape"], k: int, rooms: Rooms) -> Bool[Tensor, "*shape"] | None:
