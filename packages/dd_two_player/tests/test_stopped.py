@@ -288,6 +288,22 @@ def test_of_jaxs_own_functions_nothing_is_computed(monkeypatch):
     assert np.isfinite(game.gradients((2.0, 0.5), jnp.arange(3.0), BOTH)).all()
 
 
+def test_losses_that_look_at_their_types_are_compared_in_these():
+    """By hand: the terms add rate / 2 times J_DG u_G = 2 and J_GD u_D = 0.5, as without a look."""
+    weights = {"float32": 1.0}
+
+    def plain(d, g, b):
+        assert g.dtype == jnp.float32
+        return d * g * weights[g.dtype.name]
+
+    at = (jnp.float32(2.0), jnp.float32(0.5))
+    found = Game(plain, lambda *a: -plain(*a)).gradients(at, None, BOTH)
+    assert [float(x) for x in found] == pytest.approx([0.5 + 0.1 * 2.0, -2.0 + 0.1 * 0.5], rel=1e-5)
+    half_stopped = lambda d, g, b: plain(d, g, b) + d * stop(g)  # noqa: E731
+    with pytest.raises(ValueError, match="uses gen behind stop_gradient in some"):
+        Game(half_stopped, lambda *a: -plain(*a)).gradients(at, None, BOTH)
+
+
 def test_a_random_loss_is_looked_at_inside_of_a_compiled_step_and_its_log_stays_empty():
     """Keys and closures may be traced; numbers that are drawn for the comparison reach no callback."""
     logged = []

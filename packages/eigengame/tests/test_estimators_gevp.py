@@ -169,3 +169,10 @@ def test_operators_that_are_not_linear_are_refused(operator, name):
     pair = {"X": operator, "B": one} if name == "A" else {"X": one, "B": operator}
     with pytest.raises(ValueError, match=f"{name} is not (linear|symmetric)"):
         EigenGameGEVP(1, random_state=0).fit(pair["X"], B=pair["B"], dim=5)
+
+
+def test_a_second_matrix_in_the_place_of_y_is_refused():
+    A = np.diag([3.0, 2.0, 1.0])
+    for second in (np.eye(3), csr_array(np.eye(3)), lambda V: V):
+        with pytest.raises(ValueError, match=r"pass it by name: fit\(A, B=B\)"):
+            EigenGameGEVP(1).fit(A, second)

@@ -113,31 +113,37 @@ def hidden_leaves(gradients: Sequence[Callable[[Any], Any]], at: tuple[Any, ...]
     >>> hidden_leaves((lambda p: p[1] + 2.0 * jax.lax.stop_gradient(p[1]), bilinear[1]), (1.0, 2.0))
     {(0, 1)}
     """
+    narrow = _trace(gradients, at, wide=False)
+    if not any("stop" in _without_logs(program.jaxpr, False)[1] for program in narrow):
+        return set()
     try:
         with jax.enable_x64(True):
-            return _hidden_leaves(gradients, at, wide=True)
-    except jax.errors.ConcretizationTypeError:
-        raise
-    except (TypeError, ValueError, RuntimeError):  # functions that insist on their types stay as they are
-        return _hidden_leaves(gradients, at, wide=False)
+            return _compare(_trace(gradients, at, wide=True), at, wide=True)
+    except Exception:  # functions that insist on their types, in whatever words, are taken as they are
+        return _compare(narrow, at, wide=False)
 
 
-def _hidden_leaves(
-    gradients: Sequence[Callable[[Any], Any]], at: tuple[Any, ...], wide: bool
-) -> set[tuple[int, int]]:
+def _kinds(at: tuple[Any, ...], wide: bool) -> list[Any]:
+    """Return the types of the leaves, or double precision ones in their places."""
+    types = [jnp.result_type(leaf) for leaf in jax.tree.leaves(at)]
+    return [jnp.promote_types(t, "float64") if wide else t for t in types]
+
+
+def _trace(gradients: Sequence[Callable[[Any], Any]], at: tuple[Any, ...], wide: bool) -> list[ClosedJaxpr]:
     leaves, structure = jax.tree.flatten(at)
-    types = [jnp.result_type(leaf) for leaf in leaves]
-    types = [jnp.promote_types(t, "float64") if wide else t for t in types]
-    kinds = [jax.ShapeDtypeStruct(jnp.shape(leaf), t) for leaf, t in zip(leaves, types, strict=True)]
-
-    def trace(gradient: Callable[[Any], Any]) -> ClosedJaxpr:
-        return jax.make_jaxpr(lambda *x: jax.tree.leaves(gradient(jax.tree.unflatten(structure, x))))(*kinds)
-
+    shaped = [jax.ShapeDtypeStruct(jnp.shape(a), t) for a, t in zip(leaves, _kinds(at, wide), strict=True)]
     with jax.default_matmul_precision("highest"):
-        traced = [trace(gradient) for gradient in gradients]
+        return [
+            jax.make_jaxpr(lambda *x, g=g: jax.tree.leaves(g(jax.tree.unflatten(structure, x))))(*shaped)
+            for g in gradients
+        ]
+
+
+def _compare(traced: list[ClosedJaxpr], at: tuple[Any, ...], wide: bool) -> set[tuple[int, int]]:
+    leaves, types = jax.tree.leaves(at), _kinds(at, wide)
     plain, lifted = ([_without_logs(program.jaxpr, lift) for program in traced] for lift in (False, True))
     stopping = [player for player, (_, found) in enumerate(lifted) if "stop" in found]
-    if not stopping or any("effect" in found for _, found in lifted):
+    if any("effect" in found for _, found in lifted):
         return set()
 
     @jax.jit

@@ -163,7 +163,7 @@ class EigenGameGEVP(BaseEstimator):
 
         Args:
             X: The matrix A, (d, d) dense or sparse, or a function V -> A V traced by JAX.
-            y: Ignored.
+            y: Ignored, so that pipelines may pass one; a second matrix in its place is refused.
             B: As `X`; None is the identity. Both must be functions, or both matrices.
             dim: Dimension d; needed with functions only.
 
@@ -172,6 +172,8 @@ class EigenGameGEVP(BaseEstimator):
                 positive along the vectors, or k exceeds d.
         """
         self._validate_params()
+        if callable(y) or len(getattr(y, "shape", ())) == 2:
+            raise ValueError("y is a second matrix, and ignored; pass it by name: fit(A, B=B).")
         if callable(X):
             if not (isinstance(dim, int | np.integer) and (B is None or callable(B))):
                 raise ValueError(
