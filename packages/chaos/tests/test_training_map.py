@@ -314,3 +314,36 @@ def test_an_optimiser_that_also_trains_what_the_surface_leaves_out_is_refused():
     with pytest.raises(ValueError, match=r"also trains \d\.weight, which layers= leaves out"):
         TrainingMap(surface, torch.optim.SGD(others, lr=0.1), data)
     assert TrainingMap(surface, torch.optim.SGD(part, lr=0.1), data).n == sum(p.numel() for p in part)
+
+
+class Weighted(nn.Module):
+    """A loss with a parameter of its own."""
+
+    def __init__(self, *, used):
+        super().__init__()
+        self.log_weight, self.used = nn.Parameter(torch.tensor(0.2).double()), used
+
+    def forward(self, output, y):
+        return CE(output, y) * (self.log_weight.exp() if self.used else 1.0)
+
+
+@pytest.mark.parametrize("tool", [TrainingMap, lambda *a: asymptotic_exponents(*a, 1, num_windows=2)])
+def test_an_optimiser_that_trains_a_parameter_of_the_loss_is_refused(tool):
+    model, data, scale = network(), batches(3), torch.tensor(1.5).double().requires_grad_()
+    loss = Weighted(used=True)
+    sgd = torch.optim.SGD([*model.parameters(), *loss.parameters()], lr=0.1)
+    with pytest.raises(ValueError, match=r"also trains parameter 'log_weight' of the loss"):
+        tool(LossSurface(model, loss), sgd, data)
+    sgd = torch.optim.SGD([*model.parameters(), scale], lr=0.1)
+    with pytest.raises(ValueError, match=r"also trains parameter of shape \(\) \(number 0\)"):
+        tool(LossSurface(model, lambda output, y: CE(scale * output, y)), sgd, data)
+    assert loss.log_weight.grad is None
+    assert scale.grad is None
+
+
+def test_an_optimiser_may_train_what_does_not_move_the_loss():
+    model, data, loss = network(), batches(3), Weighted(used=False)
+    sgd = torch.optim.SGD([*model.parameters(), *loss.parameters(), nn.Parameter(torch.ones(2))], lr=0.1)
+    Y = TrainingMap(LossSurface(model, loss), sgd, data).dense()
+    oracle = differences(lambda point: trained(torch.optim.SGD, {"lr": 0.1}, data, point), flat(model))
+    assert (Y - oracle).abs().max() < 1e-6

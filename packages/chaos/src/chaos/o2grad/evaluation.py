@@ -261,7 +261,8 @@ class LossEvaluation:
             for module in () if hooks else parts.changing:
                 if module._backward_hooks or module._backward_pre_hooks:
                     vars(module).update(_backward_hooks={}, _backward_pre_hooks={})
-            new = {id(tensor): cast(tensor, self.dtype).clone() for tensor in parts.of_loss}
+            # Still functions of their own, so that it shows what the loss depends on.
+            new = {id(t): (t.to(self.dtype) if t.is_floating_point() else t).clone() for t in parts.of_loss}
             with swapped(parts, new) if new else nullcontext():
                 yield watch
 

@@ -97,11 +97,13 @@ class CurvatureOperator:
                 f"data is a {type(data).__name__}, which can be read once; pass a list or loader."
             )
         self._data = data
-        self._kept: _Part | None = None
+        self._kept: _Part | None = None  # of a single batch, whose graph serves all products
         self._eps = torch.finfo(point.dtype).eps
         self._loss: float | None = None
         with untouched(Parts()):
             self._averaging = self._find_averaging()
+            if is_batch(data):  # now, since batch and model may change before the first product
+                (self._kept,) = self._parts()
 
     @property
     def n(self) -> int:
@@ -250,15 +252,12 @@ class CurvatureOperator:
         return start / np.linalg.norm(start) + (gradient / norm if 0 < norm < math.inf else 0.0)
 
     def _parts(self) -> Iterator[_Part]:
-        """Yield the batches; the graph of a single one is kept between calls."""
+        """Yield the batches."""
         for x, y in pairs(self._data):
             if self.kind == "hessian":
                 self.surface.check_second_derivative(self.point, x, y)
             with self.surface.evaluation(x, y) as function, torch.no_grad():
-                part = self._linearised(function)
-                if is_batch(self._data):
-                    self._kept = part
-                yield part
+                yield self._linearised(function)
 
     def _linearised(self, function: LossFunction) -> _Part:
         outputs: list[Any] = []
@@ -282,6 +281,7 @@ class CurvatureOperator:
     def _gauss_newton(self, x: Inputs, y: Any) -> Product:
         loss, targets = self.surface.loss, () if y is None else (copied(y),)
         function = self.surface.function(x, None)
+        function.is_kept = True
         leaves, at = leaves_of(function, self.point)
         sizes = [leaf.numel() for leaf in leaves]
 

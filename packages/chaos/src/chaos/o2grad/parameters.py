@@ -182,6 +182,7 @@ class LossFunction:
     seen: Callable[[Any], None]
     is_kept: bool = False
     live: dict[int, str] = field(init=False)
+    _constants: dict[str, Tensor] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Note the model's own parameters before they are swapped."""
@@ -215,7 +216,16 @@ class LossFunction:
             return self.value()
 
     def constants(self) -> dict[str, Tensor]:
-        """What is held fixed: copies of buffers, and parameters outside the layout, cast to the type."""
+        """What is held fixed: copies of buffers, and parameters outside the layout, cast to the type.
+
+        Where a graph is kept they stay what they were: a checkpoint runs the model again in each product.
+        """
+        if not self.is_kept:
+            return self._constants_now()
+        self._constants = self._constants_now() if self._constants is None else self._constants
+        return copy.deepcopy(self._constants)
+
+    def _constants_now(self) -> dict[str, Tensor]:
         memories = {tensor.untyped_storage()._cdata for tensor in self.parts.buffers.values()}
         buffers = {name: tensor.detach() for name, tensor in self.parts.buffers.items()}
         if len(memories) < len(buffers):
