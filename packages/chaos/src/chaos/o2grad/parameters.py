@@ -169,6 +169,7 @@ class LossFunction:
         dtype: Type of the computation.
         seen: Called with every output of the model.
         is_kept: Whether a graph of it outlives the call, so that it must not follow the caller's tensors.
+        look: Called with a linearisation of it, to look at its second derivatives.
         live: Names of the differentiated ones by identity; a graph of this function must not reach them.
     """
 
@@ -181,6 +182,7 @@ class LossFunction:
     dtype: torch.dtype
     seen: Callable[[Any], None]
     is_kept: bool = False
+    look: Callable[[Any], None] | None = None
     live: dict[int, str] = field(init=False)
     _constants: dict[str, Tensor] | None = field(init=False, default=None)
 
