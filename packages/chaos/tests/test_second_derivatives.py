@@ -217,7 +217,7 @@ def test_the_look_is_taken_once_and_never_at_layers_of_pytorch(kind, first, monk
 
 
 def by_differences(surface, x, y, v, h=1e-4):
-    """v' H v by second differences of the loss itself, which sees through detach."""
+    """Second differences of the loss itself, v' H v, which see through detach."""
     values = [surface.value_and_gradient(surface.point(None) + s * v, x, y)[0] for s in (h, 0.0, -h)]
     return float(values[0] - 2 * values[1] + values[2]) / h**2
 

@@ -149,8 +149,7 @@ class TrainingMap:
         )
 
     def _columns(self, V: Tensor) -> Tensor:
-        if V.ndim not in (1, 2) or V.shape[0] != self.n:
-            raise ValueError(f"V has shape {tuple(V.shape)}; the model has {self.n} parameters (rows).")
+        self.surface.check_columns(V)
         return V.to(self.end).reshape(self.n, -1)
 
     def _hvp(self, t: int, rows: Tensor) -> Tensor:

@@ -165,8 +165,9 @@ class LossEvaluation:
     def check_second_derivative(self, params: Parameters, x: Inputs, y: Any) -> None:
         """Compare a product with differences of the gradient, once, unless nothing but PyTorch's layers runs.
 
-        A module or forward hook that is new since then makes it look again, and so does, in a product, a graph
-        of other operations: a part may be cut off by a flag, or for some batches only.
+        A module or forward hook that is new since then makes it look again, and so does, in a product, a
+        graph of other operations: a part may be cut off by a flag, or for some batches only. What is cut off
+        for some batches only by the same operations, as by ``torch.where``, is seen on none but the first.
 
         What is cut off from the graph, and what an operation's backward pass takes for a constant, moves with
         the parameters, but has no second derivative. In double precision where the first look says no.
@@ -198,13 +199,14 @@ class LossEvaluation:
         last = found[-1]
         if last.hidden:
             raise ValueError(
-                f"Parameter {last.hidden!r} moves the loss but gets no gradient (it is read through detach or "
-                "no_grad), so its curvature is unknown. Call requires_grad_(False) on it, or restrict layers=."
+                f"Parameter {last.hidden!r} moves the loss but gets no gradient (it is read through detach "
+                "or no_grad), so its curvature is unknown. Call requires_grad_(False) on it, or restrict "
+                "layers=."
             )
         if last.is_wrong and (layer := _moving_norm(self.parts)):
             raise ValueError(
-                f"The spectral norm of {layer} follows the weights in training mode without a gradient, so second "
-                "derivatives are wrong. Call .eval() on the model."
+                f"The spectral norm of {layer} follows the weights in training mode without a gradient, so "
+                "second derivatives are wrong. Call .eval() on the model."
             )
         if last.is_wrong:
             functions = f" (here {', '.join(last.functions)})" if last.functions else ""
@@ -291,8 +293,12 @@ class LossEvaluation:
         """Refuse directions that are not those of this model's parameters.
 
         Raises:
-            ValueError: If V has another number of rows than there are parameters.
+            TypeError: If V is no tensor of real numbers.
+            ValueError: If it has another number of rows than there are parameters.
         """
+        if not isinstance(V, Tensor) or V.is_complex():
+            kind = str(V.dtype) if isinstance(V, Tensor) else type(V).__name__
+            raise TypeError(f"V is a {kind}; pass a tensor of real numbers, (n,) or (n, k).")
         if V.ndim not in (1, 2) or V.shape[0] != self.n:
             raise ValueError(
                 f"V has {V.shape[0] if V.ndim else 0} rows; this model has {self.n} parameters "

@@ -23,6 +23,7 @@ from chaos.o2grad.batches import Batch, Inputs, copied, is_batch, join, num_samp
 from chaos.o2grad.budget import check_budget
 from chaos.o2grad.generic import Linearisation, leaves_of, pull, random_normal, results_below, rounding_of
 from chaos.o2grad.observation import plain_autograd, untouched
+from chaos.o2grad.parameters import check_finite
 from chaos.o2grad.parts import Parts
 from gdyn_common.errors import unknown
 from gdyn_common.seeding import generator as named_generator
@@ -104,6 +105,7 @@ class CurvatureOperator:
             self._averaging = self._find_averaging()
             if is_batch(data):  # now, since batch and model may change before the first product
                 (self._kept,) = self._parts()
+                check_finite(self._kept.value)
 
     @property
     def n(self) -> int:
@@ -144,6 +146,7 @@ class CurvatureOperator:
         return out.div_(total)
 
     def _check_same(self, loss: float) -> None:
+        check_finite(loss)
         first = self._loss = loss if self._loss is None else self._loss
         if abs(loss - first) > 1e3 * self._eps * abs(first):
             raise ValueError(
@@ -387,7 +390,7 @@ class CurvatureOperator:
             ) from None
         observed = [self._observe(averaging, *batch) for batch in (first, second, both)]
         averaging.compare(observed[0], observed[1], observed[2].value, self._eps)
-        return not averaging.is_known
+        return not averaging.is_known or not observed[0].weight + observed[1].weight
 
     def _observe(self, averaging: Averaging, x: Inputs, y: Any) -> Observed:
         weights: list[float] = []

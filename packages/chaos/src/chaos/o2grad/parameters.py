@@ -282,6 +282,19 @@ def check_scalar(value: Tensor) -> Tensor:
     return value
 
 
+def check_finite(loss: Tensor | float) -> None:
+    """Refuse a loss whose curvature would be made of numbers that mean nothing.
+
+    Raises:
+        ValueError: If it is not finite.
+    """
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"The loss is {float(loss)}, so it has no curvature: targets are not finite or all of them "
+            "ignored, or the model overflows. Leave such batches out."
+        )
+
+
 def all_finite(tensor: Tensor) -> bool:
     """Whether no entry is NaN or infinite; a finite sum, which is quick, says so."""
     return math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())

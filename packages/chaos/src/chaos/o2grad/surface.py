@@ -19,7 +19,7 @@ from chaos.o2grad.hessian import Hessian
 from chaos.o2grad.jacobian import Jacobian
 from chaos.o2grad.losses import Loss, output_hessian
 from chaos.o2grad.operators import CurvatureOperator, Kind
-from chaos.o2grad.parameters import ParameterLayout, Parameters
+from chaos.o2grad.parameters import ParameterLayout, Parameters, check_finite
 from chaos.o2grad.triangle import LowerTriangle
 from gdyn_common.spectral import Estimate, SpectralDensity
 
@@ -159,6 +159,7 @@ class LossSurface(LossEvaluation):
             in_place = params is None and V.ndim == 1 and function.can_stay
             point = None if in_place else self.point(params, function.parts)
             lines = Linearisation(function, point, self.memory_budget)
+            check_finite(lines.value)
             V = V.to(lines.gradients[0])
             return lines.product(V, last=True) if V.ndim == 1 else lines.products(V.T).T
 
@@ -173,6 +174,8 @@ class LossSurface(LossEvaluation):
             jacobian = self.jacobian(point, function.x)
             with function.at(self.layout.unflatten(point)):
                 output = self.output(function.x)
+                targets = () if function.y is None else (copied(function.y),)
+                check_finite(self.loss(output, *targets))
             self.check_loss(output, function.x, function.y)
             curvature = output_hessian(self.loss, output, copied(function.y))
         batch, outputs, n = jacobian.shape
