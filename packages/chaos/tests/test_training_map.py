@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from trainings import CE, SETTINGS, batches, differences, flat, network, trained
+from trainings import CE, SETTINGS, batches, differences, flat, network, trained, trained_as
 
 from chaos import (
     AveragedRule,
@@ -347,3 +347,14 @@ def test_an_optimiser_may_train_what_does_not_move_the_loss():
     Y = TrainingMap(LossSurface(model, loss), sgd, data).dense()
     oracle = differences(lambda point: trained(torch.optim.SGD, {"lr": 0.1}, data, point), flat(model))
     assert (Y - oracle).abs().max() < 1e-6
+
+
+def test_the_padding_of_an_embedding_is_a_constant():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 3, padding_idx=0), nn.Flatten(), nn.Linear(6, 3)).double()
+    data = [(torch.tensor([[0, 1], [2, 3], [4, 0], [1, 2]]), torch.arange(4) % 3)] * 3
+    sgd, start = torch.optim.SGD(model.parameters(), lr=0.3), flat(model)
+    Y = TrainingMap(LossSurface(model, CE), sgd, data).dense()
+    oracle = differences(lambda point: trained_as(model, sgd, data, point), start)
+    assert (Y - oracle)[:, 3:].abs().max() < 1e-8
+    assert torch.equal(Y[:, :3], torch.eye(len(start), 3).double())

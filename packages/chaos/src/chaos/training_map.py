@@ -45,7 +45,8 @@ class TrainingMap:
     """A training run from a point along given batches, and products by its tangent matrix.
 
     The model and the optimiser are not changed: the run is made on copies. As in PyTorch, a parameter that a
-    batch does not reach stays as it is, weight decay and momentum included.
+    batch does not reach stays as it is, weight decay and momentum included. The padding of an embedding is a
+    constant: its columns of Y are those of the identity (with weight decay, of what that does to it).
 
     Args:
         surface: The loss.

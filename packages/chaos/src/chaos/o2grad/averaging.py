@@ -126,6 +126,9 @@ class Averaging:
         total = first.weight + second.weight
         if not total:  # of ignored targets only, which say nothing
             return
+        for observed in (first, second):
+            if observed.weight:
+                check_finite(observed.value)
         predictions: dict[Rule, float] = {"sum": first.value + second.value}
         weighted = (o.weight * o.value for o in (first, second) if o.weight)
         predictions["divisor" if self.rule == "divisor" else "mean"] = sum(weighted) / total

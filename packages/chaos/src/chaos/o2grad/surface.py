@@ -32,8 +32,9 @@ class LossSurface(LossEvaluation):
     product with a random vector, computed from the module itself; where the fast result disagrees, a
     warning is given and the generic backend takes over. Before the first product a surface compares one with
     differences of the gradient, unless nothing but layers of PyTorch runs, and refuses what autograd has
-    wrong. Hooks of the backward pass on modules and parameters are no part of the loss. Threads take turns;
-    none may train the model meanwhile.
+    wrong. Hooks of the backward pass on modules and parameters are no part of the loss. The rows of an
+    embedding that ``padding_idx`` names are constants, as in training: their rows and columns are 0. Threads
+    take turns; none may train the model meanwhile.
 
     Args:
         model: Any module with parameters that require a gradient.
