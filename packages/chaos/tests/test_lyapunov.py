@@ -428,3 +428,9 @@ def test_what_is_no_hessian_changes_nothing():
         tracker.update(lambda V: V[:2])
     assert tracker.num_steps == 0
     assert torch.equal(tracker.Y, torch.eye(3, dtype=torch.float64))
+
+
+def test_a_function_may_write_into_the_columns_that_it_is_given():
+    tracker = LyapunovTracker(3, h=0.1)
+    tracker.update(lambda V: V.mul_(0.5))
+    assert (tracker.Y - 0.95 * torch.eye(3, dtype=torch.float64)).abs().max() < 1e-15

@@ -302,7 +302,7 @@ class LyapunovTracker:
                 f"H is a {type(H).__name__}; pass a Hessian, Eigenpairs, a tensor ({self.n}, {self.n}), or a "
                 "function from columns to H times them."
             )
-        return H
+        return lambda V: H(V.clone())  # which it may write into
 
     def _reorthonormalise(self) -> None:
         Q, R = torch.linalg.qr(self._joint())
