@@ -223,6 +223,16 @@ and shares no code with ours.
 In each of these calls the library also compares its Hessian with one Hessian-vector product of the module.
 Where they disagree it warns and takes the slower, general way, or refuses.
 
+What stays fixed is a constant here too. So are the rows of an embedding that `padding_idx` names:
+PyTorch gives them no gradient, training does not move them, and their rows and columns of the Hessian
+are 0, although the loss may depend on them. A tangent matrix keeps 1 on their diagonal, and 0 elsewhere
+in their columns: it says nothing of what another start of these rows would change.
+
+Values that are cut off from the graph (`detach`) are looked for where a model has code of its own, by
+differences of the gradient at the first batch, and again where the operations differ. Not seen is what
+the same operations cut off at other batches only, as `torch.where(far, h.detach(), h)` does where no
+sample of the first batch is far.
+
 ## Tangents of training
 
 Ten steps. The second column is the tangent of the whole update map against central differences of training

@@ -262,6 +262,10 @@ def test_non_finite_leaves_parameters_untouched():
         ({"noise_fac": 0.0}, "noise_fac is 0.0"),
         ({"k": -1}, "k is -1"),
         ({"prune_start": -2}, "prune_start is -2"),
+        ({"prune_start": 1.5}, "prune_start is 1.5"),
+        ({"k": True}, "k is True"),
+        ({"noise": "yes"}, "noise is 'yes'; pass True or False"),
+        ({"prune_global": "yes"}, "prune_global is 'yes'; pass True or False"),
         ({"prune_global": True}, "prune_global needs global_eigenpairs"),
     ],
 )
@@ -278,6 +282,7 @@ EYE = torch.eye(3)
     [
         (None, "Step 0 prunes .* and needs curvature"),
         (torch.eye(5), "curvature has n = 5; the optimiser's parameters have n = 3"),
+        (torch.tensor(1.0), r"shape \(\); a Hessian is \(3, 3\)"),
         (torch.ones(3, 2), r"shape \(3, 2\); a Hessian is \(3, 3\)"),
         (torch.tensor([[1.0, 1, 0], [0, 1, 0], [0, 0, 1]]), "not symmetric"),
         ((torch.ones(3), 2 * EYE), "not orthonormal"),
@@ -480,3 +485,24 @@ def test_pairs_of_some_directions_say_that_the_others_are_pruned():
         CGD(model.parameters(), lr=0.1, prune_set="pos").step(some)
     for options in ({"prune_set": "pos", "k": 1}, {"prune_set": "chaotic"}):  # which leave the others alone
         CGD(model.parameters(), lr=0.1, **options).step(some)
+
+
+@pytest.mark.parametrize("curvature", [torch.eye(2).to_sparse(), torch.eye(2) + 0j])
+def test_a_matrix_that_is_not_real_and_dense_is_refused(curvature):
+    w = torch.nn.Parameter(torch.zeros(2))
+    w.grad = torch.ones(2)
+    with pytest.raises(TypeError, match=r"The matrix is (sparse|complex); pass a real dense one"):
+        CGD([w], lr=0.1).step(curvature)
+    assert not w.any()
+
+
+def test_a_state_of_another_pruning_is_refused():
+    w = torch.nn.Parameter(torch.zeros(2))
+    state = CGD([w], lr=0.2, prune_set="neg").state_dict()
+    other = CGD([w], lr=0.1)
+    with pytest.raises(ValueError, match="is of a CGD with prune_set='neg', and this one has 'chaotic'"):
+        other.load_state_dict(state)
+    assert other.param_groups[0]["lr"] == 0.1
+    same = CGD([w], lr=0.1, prune_set="neg")
+    same.load_state_dict(state)
+    assert same.param_groups[0]["lr"] == 0.2

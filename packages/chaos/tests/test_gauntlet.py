@@ -428,9 +428,9 @@ def test_a_model_that_couples_samples_has_no_fisher_matrix():
     torch.manual_seed(0)
     net = mlp()
     net[1].forward = lambda h: torch.tanh(h - h.mean(0))
-    operator = LossSurface(net, nn.CrossEntropyLoss()).operator(None, (draw(6, 5), classes(6)), "fisher")
+    surface = LossSurface(net, nn.CrossEntropyLoss())
     with pytest.raises(ValueError, match="gradients of single samples do not add up"):
-        operator.matvec(torch.ones(39, dtype=torch.float64))
+        surface.operator(None, (draw(6, 5), classes(6)), "fisher")
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def test_golden_local_exponents():
         {"momentum": 0.5},
         {"momentum": 0.9, "nesterov": True},
         {"momentum": 0.5, "dampening": 0.3},
+        {"momentum": 0.5, "dampening": 1.5},
         {"weight_decay": 0.2},
         {"momentum": 0.9, "nesterov": True, "weight_decay": 0.05},
     ],
@@ -106,6 +107,26 @@ def test_augmented_tangent_equals_central_differences_of_theta_and_velocity():
     state = torch.cat([tracker.Y, tracker.G])
     assert tangent_error(step, torch.ones(4, dtype=torch.float64), state) < 1e-9
     assert abs(tracker.exponents().sum() - 2 * math.log(mu)) < 1e-12  # det of heavy ball is mu^n per step
+
+
+@pytest.mark.parametrize("options", [{"dampening": 0.3}, {"nesterov": True}, {"weight_decay": 0.1}])
+def test_the_augmented_tangent_of_a_new_optimiser(options):
+    """Its block of the parameters is that of training by PyTorch, whose first velocity is not dampened."""
+    A = torch.tensor([[1.0, 0.3], [0.3, -0.5]], dtype=torch.float64)
+    tracker = LyapunovTracker(2, 0.1, 0.9, augmented=True, **options)
+
+    def trained(theta):
+        theta = theta.clone().requires_grad_()
+        sgd = torch.optim.SGD([theta], lr=0.1, momentum=0.9, **options)
+        for _ in range(5):
+            sgd.zero_grad()
+            (theta @ A @ theta / 2).backward()
+            sgd.step()
+        return theta.detach()
+
+    for _ in range(5):
+        tracker.update(A)
+    assert tangent_error(trained, torch.ones(2, dtype=torch.float64), tracker.Y[:, :2]) < 1e-9
 
 
 def test_sum_of_exponents_is_the_log_determinant():
@@ -361,11 +382,36 @@ def test_rounding_does_not_pass_for_a_growth_factor():
         ({"h": math.inf}, "h is inf"),
         ({"h": 0.1, "method": "qr", "reorthonormalise_every": 0}, "reorthonormalise_every is 0"),
         ({"h": 0.1, "initial": torch.ones(2, 2)}, r"initial has shape \(2, 2\); pass columns \(3, k\)"),
+        ({"h": 0.1, "initial": torch.ones(3)}, r"initial has shape \(3,\); pass columns \(3, k\)"),
+        ({"h": 0.1, "n": 0}, "n is 0"),
+        ({"h": 0.1, "dtype": torch.int64}, r"dtype is torch\.int64"),
+        ({"h": 0.1, "dtype": torch.float16}, r"dtype is torch\.float16"),
+        ({"h": 0.1, "method": "vectors", "num_vectors": 2.5}, r"num_vectors is 2\.5"),
+        ({"h": 0.1, "method": "qr", "reorthonormalise_every": 1.5}, r"reorthonormalise_every is 1\.5"),
+        ({"h": 0.1, "num_vectors": 2, "initial": torch.ones(3, 2)}, "num_vectors goes with"),
+        (
+            {"h": 0.1, "method": "vectors", "num_vectors": 2, "initial": torch.ones(3, 1)},
+            "num_vectors is 2, and initial has 1 columns",
+        ),
+        ({"h": 0.1, "momentum": -0.5}, r"momentum is -0\.5; it must be finite and not negative"),
+        ({"h": 0.1, "weight_decay": -1}, "weight_decay is -1; it must be"),
+        ({"h": 0.1, "dampening": math.inf}, "dampening is inf"),
+        ({"h": 0.1, "nesterov": True}, "nesterov needs momentum and no dampening"),
+        ({"h": 0.1, "nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov needs momentum and no"),
+        *(
+            ({"h": 0.1, "momentum": 0.9, "recurrence": "published", **more}, "is that of plain momentum")
+            for more in ({"nesterov": True}, {"dampening": 0.1}, {"augmented": True})
+        ),
+        ({"h": 0.1, "augmented": True}, "augmented tracks a velocity, so it needs momentum"),
+        *(
+            ({"h": 0.1, "momentum": 0.9, "augmented": True, **more}, "augmented tracks all 2 n directions")
+            for more in ({"method": "vectors", "num_vectors": 2}, {"initial": torch.ones(3, 2)})
+        ),
     ],
 )
 def test_options_of_the_tracker_that_mean_nothing(options, message):
     with pytest.raises(ValueError, match=message):
-        LyapunovTracker(3, **options)
+        LyapunovTracker(**{"n": 3, **options})
 
 
 def test_what_is_no_hessian_changes_nothing():
@@ -373,7 +419,18 @@ def test_what_is_no_hessian_changes_nothing():
     for wrong in (np.eye(3), (torch.ones(3), torch.eye(3))):
         with pytest.raises(TypeError, match=f"H is a {type(wrong).__name__}; pass a Hessian"):
             tracker.update(wrong)
+    for wrong in (torch.eye(3).to_sparse(), torch.eye(3) + 0j):
+        with pytest.raises(TypeError, match=r"The matrix is (sparse|complex); pass a real dense one"):
+            tracker.update(wrong)
+    with pytest.raises(ValueError, match="The matrix is not symmetric"):
+        tracker.update(torch.ones(3, 3).triu())
     with pytest.raises(ValueError, match="H times columns"):
         tracker.update(lambda V: V[:2])
     assert tracker.num_steps == 0
     assert torch.equal(tracker.Y, torch.eye(3, dtype=torch.float64))
+
+
+def test_a_function_may_write_into_the_columns_that_it_is_given():
+    tracker = LyapunovTracker(3, h=0.1)
+    tracker.update(lambda V: V.mul_(0.5))
+    assert (tracker.Y - 0.95 * torch.eye(3, dtype=torch.float64)).abs().max() < 1e-15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import threading
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from gauntlet import classes, draw, mlp
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from chaos.o2grad import LossSurface
 
@@ -170,6 +172,48 @@ def test_an_operator_keeps_the_parameters_that_it_holds_fixed():
         for p in model.parameters():
             p.mul_(0.5)
     torch.testing.assert_close(operator.matvec(identity), before)
+
+
+class Scaled(nn.Module):
+    """Reads a buffer, at once or when a checkpoint runs it again."""
+
+    def __init__(self, *, again):
+        super().__init__()
+        self.inner, self.again = mlp(), again
+        self.register_buffer("scale", torch.tensor(1.5, dtype=torch.float64))
+
+    def forward(self, x):
+        if not self.again:
+            return self.inner(x) * self.scale
+        return checkpoint(lambda x: self.inner(x) * self.scale, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "checkpoint"])
+@pytest.mark.parametrize("kind", ["hessian", "gauss_newton", "fisher"])
+def test_an_operator_is_of_the_time_when_it_was_made(kind, again):
+    """Not of its first product, although the graph of a single batch is kept."""
+    model, x, y = Scaled(again=again), draw(9, 5), torch.arange(9) % 3
+    surface = LossSurface(model, CE, layers=["inner.0"])
+    first, rest = model.inner[0], copy.deepcopy(model.inner[1:])
+
+    def outputs(w):
+        return rest(x @ w[:20].view(4, 5).T + w[20:]) * 1.5
+
+    w = torch.cat([first.weight.detach().reshape(-1), first.bias.detach()])
+    A = torch.func.hessian(lambda z: CE(z.view(9, 3), y))(outputs(w).reshape(-1))
+    J = torch.func.jacrev(lambda w: outputs(w).reshape(-1))(w)
+    each = torch.func.jacrev(lambda w: nn.functional.cross_entropy(outputs(w), y, reduction="none"))(w)
+    H = torch.func.hessian(lambda w: CE(outputs(w), y))(w)
+    dense = {"hessian": H, "gauss_newton": J.T @ A @ J, "fisher": each.T @ each / 9}[kind].detach()
+    v = torch.linspace(-1, 1, surface.n).double()
+    operator = surface.operator(None, (x, y), kind)
+    with torch.no_grad():
+        x.mul_(2)
+        y.fill_(0)
+        model.scale.mul_(3)
+        model.inner[2].weight.zero_()
+    for _ in range(2):
+        torch.testing.assert_close(operator.matvec(v), dense @ v)
 
 
 def test_a_weight_tied_by_an_attribute_is_refused():

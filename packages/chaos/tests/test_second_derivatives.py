@@ -214,3 +214,106 @@ def test_the_look_is_taken_once_and_never_at_layers_of_pytorch(kind, first, monk
         counts.append(len(calls))
     assert counts == [first, first + 1, first + 2]  # first also the point and one near it
     assert set(calls) == {torch.float32}
+
+
+def by_differences(surface, x, y, v, h=1e-4):
+    """Second differences of the loss itself, v' H v, which see through detach."""
+    values = [surface.value_and_gradient(surface.point(None) + s * v, x, y)[0] for s in (h, 0.0, -h)]
+    return float(values[0] - 2 * values[1] + values[2]) / h**2
+
+
+HIDDEN = {
+    "a branch": lambda net, x: net.seen(x) + net.hidden(x).detach(),
+    "in the gradient alone": lambda net, x: net.seen(x) * net.hidden(x).detach(),
+    "a target": lambda net, x: (net.seen(x) - net.hidden(x).detach()) ** 2,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("compute", HIDDEN.values(), ids=HIDDEN)
+def test_a_parameter_that_is_read_through_detach_only_is_refused(compute, dtype):
+    """Its curvature was zero, which is not that of the loss."""
+    torch.manual_seed(0)
+    model = Net(compute, seen=nn.Linear(4, 3), hidden=nn.Linear(4, 3)).to(dtype)
+    x, y = torch.randn(6, 4).to(dtype), torch.arange(6) % 3
+    surface = LossSurface(model, nn.CrossEntropyLoss())
+    v = torch.zeros(surface.n, dtype=dtype)
+    v[15:] = 1
+    if dtype == torch.float64:
+        v[15:] = torch.linspace(-1, 1, 15)
+        assert abs(by_differences(surface, x, y, v)) > 1e-3
+    message = r"'hidden.weight' moves the loss but gets no gradient .*requires_grad_\(False\)"
+    for call in (
+        lambda: surface.hvp(None, x, y, v),
+        lambda: surface.hessian(None, x, y),
+        lambda: surface.operator(None, (x, y)).matvec(v),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    model.hidden.requires_grad_(False)
+    part = LossSurface(model, nn.CrossEntropyLoss())
+    part.hvp(None, x, y, v[:15])
+    if dtype == torch.float64:
+        w = torch.linspace(-1, 1, 15, dtype=dtype)
+        assert abs(by_differences(part, x, y, w) - w @ part.hvp(None, x, y, w)) < 1e-5
+
+
+def test_what_does_not_move_the_loss_may_be_there():
+    """A layer that is not called, and a threshold, at which nothing has a slope."""
+    torch.manual_seed(0)
+    model = Net(
+        lambda net, x: net.used(x) * (x[:, :1] > net.threshold),
+        used=nn.Linear(4, 3),
+        idle=nn.Linear(2, 2),
+        threshold=nn.Parameter(torch.zeros(())),
+    ).double()
+    x, y = torch.randn(6, 4).double(), torch.arange(6) % 3
+    surface = LossSurface(model, nn.CrossEntropyLoss())
+    v = torch.linspace(-1, 1, surface.n).double()
+    assert abs(v @ surface.hvp(None, x, y, v) - by_differences(surface, x, y, v)) < 1e-5
+
+
+CUT_LATER = {  # by a plain attribute, and for some batches only
+    "a flag": lambda net, h, x: h.detach() if net.cut else h,
+    "a batch": lambda net, h, x: h.detach() if x.mean() > 5 else h,
+    "another branch": lambda net, h, x: h.detach() + x if net.cut else h + x.detach(),
+}
+
+
+@pytest.mark.parametrize("tool", ["hvp", "hessian", "operator"])
+@pytest.mark.parametrize("cut", CUT_LATER.values(), ids=CUT_LATER)
+def test_what_is_cut_off_after_the_first_product_is_refused(cut, tool):
+    torch.manual_seed(0)
+    model = Net(
+        lambda net, x: net.last(net.first(x) * cut(net, net.first(x).tanh(), x)),
+        first=nn.Linear(4, 4),
+        last=nn.Linear(4, 3),
+    ).double()
+    model.cut = False
+    x, y = torch.randn(6, 4).double(), torch.arange(6) % 3
+    surface = LossSurface(model, nn.CrossEntropyLoss())
+    v = torch.linspace(-1, 1, surface.n).double()
+    calls = {
+        "hvp": lambda x: surface.hvp(None, x, y, v),
+        "hessian": lambda x: surface.hessian(None, x, y).matvec(v),
+        "operator": lambda x: surface.operator(None, [(x, y)]).matvec(v),
+    }
+    for _ in range(2):
+        assert abs(v @ calls[tool](x) - by_differences(surface, x, y, v)) < 1e-5
+    model.cut = True
+    with pytest.raises(ValueError, match="second derivatives are wrong"):
+        calls[tool](x + 10)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_a_spectral_norm_in_training_mode_is_refused_and_in_evaluation_right(norm, seed):
+    torch.manual_seed(100 + seed)
+    model = nn.Sequential(norm(nn.Linear(4, 4)), nn.Tanh(), nn.Linear(4, 3)).double()
+    x, y = torch.randn(5, 4).double(), torch.arange(5) % 3
+    surface = LossSurface(model, nn.CrossEntropyLoss())
+    v = torch.linspace(-1, 1, surface.n).double()
+    with pytest.raises(ValueError, match=r"spectral norm of '0\S*' .* Call \.eval\(\) on the model"):
+        surface.hvp(None, x, y, v)
+    model.eval()
+    assert abs(v @ surface.hvp(None, x, y, v) - by_differences(surface, x, y, v)) < 1e-5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from gauntlet import Net
 from networks import dense_oracle, golden_network
 from torch import nn
 
-from chaos import CGD
+from chaos import CGD, TrainingMap
 from chaos.o2grad import LossSurface, ParameterLayout, Residual
 
 CE = nn.CrossEntropyLoss()
@@ -407,3 +408,60 @@ def test_vectors_of_another_type():
     H = LossSurface(model, CE).hessian(None, torch.randn(4, 5, dtype=torch.float64), torch.arange(4) % 3)
     v = torch.ones(H.n)
     assert torch.equal(H.matvec(v), H.matvec(v.double()))
+
+
+TOOLS = {
+    "hvp": lambda s, x, y: s.hvp(None, x, y, torch.ones(s.n, dtype=s.dtype)),
+    "hessian": lambda s, x, y: s.hessian(None, x, y),
+    "gauss-newton": lambda s, x, y: s.gauss_newton(None, x, y),
+    "of a batch": lambda s, x, y: s.operator(None, (x, y)),
+    "gauss-newton of a batch": lambda s, x, y: s.operator(None, (x, y), "gauss_newton"),
+    "of a loader": lambda s, x, y: s.trace(None, [(x, y), (x, y)]),
+}
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["layers of PyTorch", "code of a user"])
+@pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
+def test_a_loss_that_is_not_finite_has_no_curvature(tool, own):
+    """Its Hessian was zero or finite in part."""
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), torch.randn(6, 4)
+    targets = torch.zeros(6, 3)
+    targets[2, 1] = math.nan
+    for loss, y in (
+        (nn.MSELoss(), targets),
+        (nn.CrossEntropyLoss(ignore_index=-1), torch.full((6,), -1)),
+    ):
+        mine = (lambda output, y, loss=loss: loss(output, y)) if own else loss
+        with pytest.raises(ValueError, match="The loss is nan"):
+            tool(LossSurface(model, mine), x, y)
+
+
+def test_a_loader_whose_first_batches_hold_ignored_targets_only():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    x, y, loss = torch.randn(12, 4).double(), torch.arange(12) % 3, nn.CrossEntropyLoss(ignore_index=-1)
+    y[:6] = -1
+    surface = LossSurface(model, loss)
+    v = torch.linspace(-1, 1, surface.n).double()
+    loader = [(x[i : i + 3], y[i : i + 3]) for i in range(0, 12, 3)]
+    for kind in ("hessian", "gauss_newton", "fisher"):
+        product = surface.operator(None, loader, kind).matvec(v)
+        assert (product - surface.operator(None, (x[6:], y[6:]), kind).matvec(v)).abs().max() < 1e-13
+    model.insert(1, nn.BatchNorm1d(5).double())
+    with pytest.raises(ValueError, match="the model couples the samples"):
+        LossSurface(model, loss).operator(None, loader)
+
+
+@pytest.mark.parametrize("V", [np.ones(15), torch.ones(15) + 0j, [1.0] * 15])
+def test_what_is_no_vector_is_refused(V):
+    model, x, y = nn.Linear(4, 3), torch.randn(6, 4), torch.arange(6) % 3
+    surface = LossSurface(model, nn.CrossEntropyLoss())
+    run = TrainingMap(surface, torch.optim.SGD(model.parameters(), lr=0.1), [(x, y)])
+    for product in (
+        lambda: surface.hvp(None, x, y, V),
+        lambda: surface.operator(None, (x, y)).matvec(V),
+        lambda: run.product(V),
+        lambda: run.transposed_product(V),
+    ):
+        with pytest.raises(TypeError, match=r"V is a .*; pass a tensor of real numbers"):
+            product()

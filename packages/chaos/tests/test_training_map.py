@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from trainings import CE, SETTINGS, batches, differences, flat, network, trained
+from trainings import CE, SETTINGS, batches, differences, flat, network, trained, trained_as
 
 from chaos import (
     AveragedRule,
@@ -314,3 +314,47 @@ def test_an_optimiser_that_also_trains_what_the_surface_leaves_out_is_refused():
     with pytest.raises(ValueError, match=r"also trains \d\.weight, which layers= leaves out"):
         TrainingMap(surface, torch.optim.SGD(others, lr=0.1), data)
     assert TrainingMap(surface, torch.optim.SGD(part, lr=0.1), data).n == sum(p.numel() for p in part)
+
+
+class Weighted(nn.Module):
+    """A loss with a parameter of its own."""
+
+    def __init__(self, *, used):
+        super().__init__()
+        self.log_weight, self.used = nn.Parameter(torch.tensor(0.2).double()), used
+
+    def forward(self, output, y):
+        return CE(output, y) * (self.log_weight.exp() if self.used else 1.0)
+
+
+@pytest.mark.parametrize("tool", [TrainingMap, lambda *a: asymptotic_exponents(*a, 1, num_windows=2)])
+def test_an_optimiser_that_trains_a_parameter_of_the_loss_is_refused(tool):
+    model, data, scale = network(), batches(3), torch.tensor(1.5).double().requires_grad_()
+    loss = Weighted(used=True)
+    sgd = torch.optim.SGD([*model.parameters(), *loss.parameters()], lr=0.1)
+    with pytest.raises(ValueError, match=r"also trains parameter 'log_weight' of the loss"):
+        tool(LossSurface(model, loss), sgd, data)
+    sgd = torch.optim.SGD([*model.parameters(), scale], lr=0.1)
+    with pytest.raises(ValueError, match=r"also trains parameter of shape \(\) \(number 0\)"):
+        tool(LossSurface(model, lambda output, y: CE(scale * output, y)), sgd, data)
+    assert loss.log_weight.grad is None
+    assert scale.grad is None
+
+
+def test_an_optimiser_may_train_what_does_not_move_the_loss():
+    model, data, loss = network(), batches(3), Weighted(used=False)
+    sgd = torch.optim.SGD([*model.parameters(), *loss.parameters(), nn.Parameter(torch.ones(2))], lr=0.1)
+    Y = TrainingMap(LossSurface(model, loss), sgd, data).dense()
+    oracle = differences(lambda point: trained(torch.optim.SGD, {"lr": 0.1}, data, point), flat(model))
+    assert (Y - oracle).abs().max() < 1e-6
+
+
+def test_the_padding_of_an_embedding_is_a_constant():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 3, padding_idx=0), nn.Flatten(), nn.Linear(6, 3)).double()
+    data = [(torch.tensor([[0, 1], [2, 3], [4, 0], [1, 2]]), torch.arange(4) % 3)] * 3
+    sgd, start = torch.optim.SGD(model.parameters(), lr=0.3), flat(model)
+    Y = TrainingMap(LossSurface(model, CE), sgd, data).dense()
+    oracle = differences(lambda point: trained_as(model, sgd, data, point), start)
+    assert (Y - oracle)[:, 3:].abs().max() < 1e-8
+    assert torch.equal(Y[:, :3], torch.eye(len(start), 3).double())

@@ -224,3 +224,19 @@ def test_a_gradient_of_exactly_zero(kind):
     batch = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)  # of curvature 2
     run = TrainingMap(LossSurface(model, nn.MSELoss()), kind(model.parameters(), lr=0.1, eps=0.01), [batch])
     assert abs(run.dense().item() - (1 - 0.1 * 2 / 0.01)) < 1e-12
+
+
+@pytest.mark.parametrize("model_type", [torch.bfloat16, torch.float32])
+def test_rates_of_groups_are_not_rounded_to_the_type_of_the_parameters(model_type):
+    """The map is that of the same training in the type of the computation."""
+    model, data = network().to(model_type), batches(4)
+    surface = LossSurface(model, CE, dtype=torch.float64)
+    groups = [
+        {"params": model[0].parameters(), "lr": 0.3, "weight_decay": 0.1},
+        {"params": model[2].parameters(), "lr": 0.07},
+    ]
+    run = TrainingMap(surface, torch.optim.SGD(groups, lr=0.1), data)
+    twin = copy.deepcopy(model).double()
+    groups[0]["params"], groups[1]["params"] = twin[0].parameters(), twin[2].parameters()
+    expected = trained_as(twin, torch.optim.SGD(groups, lr=0.1), data, surface.point(None))
+    assert (run.end - expected).abs().max() < 1e-14

@@ -23,6 +23,11 @@ GLOBAL_RULES = ("exponents", "published")
 #: Relative asymmetry and deviation from orthonormality above which a given curvature is refused.
 CURVATURE_TOLERANCE = 1e-5
 
+_OF_STATE = (
+    *("gamma", "k", "prune_set", "prune_k", "prune_start", "prune_global", "global_rule"),
+    *("noise", "noise_fac", "noise_on_null"),
+)
+
 Curvature = Hessian | Eigenpairs | Tensor | tuple[Tensor, Tensor]
 
 
@@ -84,10 +89,13 @@ class Pruning:
             )
         if not math.isfinite(self.gamma):
             raise ValueError(f"gamma is {self.gamma}; it is a share and must be finite.")
-        if self.k is not None and not (self.k >= 0 and self.k % 1 == 0):
+        if self.k is not None and (isinstance(self.k, bool) or not (self.k >= 0 and self.k % 1 == 0)):
             raise ValueError(f"k is {self.k}; pass a count of directions >= 0, or None for the whole set.")
-        if not self.prune_start >= 0:
+        if not (self.prune_start >= 0 and self.prune_start % 1 == 0):
             raise ValueError(f"prune_start is {self.prune_start}; it is a step number >= 0.")
+        for name in ("prune_global", "noise", "noise_on_null"):
+            if getattr(self, name) not in (False, True):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; pass True or False.")
         if self.prune_global and self.global_eigenpairs is None:
             raise ValueError("prune_global needs global_eigenpairs, the stored pairs of a tangent matrix.")
 
@@ -371,18 +379,29 @@ class CGD(torch.optim.SGD):
         return {key: value for key, value in vars(self).items() if key[0] != "_" and key != "step"}
 
     def state_dict(self) -> dict[str, Any]:
-        """State of SGD plus the step count and the generator."""
+        """State of SGD plus the step count, the generator, and what is pruned."""
         state = super().state_dict()
         state["cgd"] = {
             "num_steps": self.num_steps,
             "generator": None if self.generator is None else self.generator.get_state(),
+            "pruning": {name: getattr(self, name) for name in _OF_STATE},
         }
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned, here or of ``torch.optim.SGD``."""
+        """Restore what :meth:`state_dict` returned, here or of ``torch.optim.SGD``.
+
+        Raises:
+            ValueError: If it prunes otherwise than this one.
+        """
         state = dict(state_dict)
         own = state.pop("cgd", None)
+        for name, value in (own or {}).get("pruning", {}).items():
+            if value != getattr(self, name):
+                raise ValueError(
+                    f"The state is of a CGD with {name}={value!r}, and this one has {getattr(self, name)!r}; "
+                    "make it with the same options."
+                )
         super().load_state_dict(state)
         if own is None:  # of plain SGD, which counts no steps
             return
@@ -412,17 +431,14 @@ def as_eigenpairs(curvature: Curvature, n: int) -> Eigenpairs:
             raise FloatingPointError("The Hessian is not finite; nothing was changed.")
         return curvature.eigh()
     if isinstance(curvature, Tensor):
-        _check_size(curvature.shape[0], n)
+        if curvature.ndim:
+            _check_size(len(curvature), n)
         if curvature.shape != (n, n):
             raise ValueError(f"curvature has shape {tuple(curvature.shape)}; a Hessian is ({n}, {n}).")
+        check_symmetric(curvature)
         if not torch.isfinite(curvature).all():
             raise FloatingPointError("The Hessian is not finite; nothing was changed.")
         curvature = curvature.detach().to(torch.promote_types(curvature.dtype, torch.float32))
-        asymmetry = float((curvature - curvature.T).abs().max())
-        if asymmetry > CURVATURE_TOLERANCE * float(curvature.abs().max()):
-            raise ValueError(
-                f"The matrix is not symmetric (largest |A - A'| is {asymmetry:.2g}); pass (A + A') / 2."
-            )
         return Eigenpairs.of((curvature + curvature.T) / 2)
     is_pair = isinstance(curvature, tuple | list) and len(curvature) == 2
     if not (is_pair and all(isinstance(part, Tensor) for part in curvature)):
@@ -446,6 +462,24 @@ def as_eigenpairs(curvature: Curvature, n: int) -> Eigenpairs:
             f"The columns of V are not orthonormal (deviation {deviation:.2g}); orthonormalise them."
         )
     return Eigenpairs.from_pairs(w, V)
+
+
+def check_symmetric(matrix: Float[Tensor, "n n"]) -> None:
+    """Refuse a matrix that is no real symmetric one.
+
+    Raises:
+        TypeError: If it is sparse or complex.
+        ValueError: If it is not symmetric.
+    """
+    if matrix.layout is not torch.strided or matrix.is_complex():
+        kind = "complex" if matrix.is_complex() else "sparse"
+        raise TypeError(f"The matrix is {kind}; pass a real dense one.")
+    matrix = matrix.detach().to(torch.promote_types(matrix.dtype, torch.float32))
+    asymmetry = float((matrix - matrix.T).abs().max())
+    if asymmetry > CURVATURE_TOLERANCE * float(matrix.abs().max()):
+        raise ValueError(
+            f"The matrix is not symmetric (largest |A - A'| is {asymmetry:.2g}); pass (A + A') / 2."
+        )
 
 
 def _shapes(shapes: Iterable[torch.Size]) -> str:

@@ -21,11 +21,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from chaos.cgd import check_symmetric
 from chaos.exponents import Spectrum, resolution, snap_neutral
 from chaos.o2grad import Eigenpairs, Hessian
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.frames import InputFrame
 from chaos.o2grad.observation import full_precision
+from gdyn_common.errors import require_count
 
 METHODS = ("svd", "qr", "vectors")
 RECURRENCES = ("exact", "published")
@@ -51,7 +53,11 @@ class OptimiserMap:
         momentum, dampening, weight_decay, nesterov: Of the optimiser.
         recurrence: ``"published"`` reproduces the original's momentum recurrence (h G instead of h mu G,
             G_0 = H_0), which contradicts finite differences.
-        augmented: Track (theta, v) of heavy ball, 2n x 2n, instead of the theta-theta block.
+        augmented: Track (theta, v), 2n x 2n, instead of the theta-theta block. Like everything here it begins
+            with a new optimiser, whose first velocity is not dampened.
+
+    Raises:
+        ValueError: For options out of range, or that do not go together.
     """
 
     momentum: float = 0.0
@@ -63,13 +69,29 @@ class OptimiserMap:
 
     def __post_init__(self) -> None:
         _check("recurrence", self.recurrence, RECURRENCES)
+        for name in ("momentum", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be finite and not negative.")
+        if not math.isfinite(self.dampening):
+            raise ValueError(f"dampening is {self.dampening}; it must be finite.")
+        if self.nesterov and (not self.momentum or self.dampening):
+            raise ValueError("nesterov needs momentum and no dampening, as in torch.optim.SGD.")
+        if self.recurrence == "published" and (self.nesterov or self.dampening or self.augmented):
+            raise ValueError(
+                "recurrence='published' is that of plain momentum; leave out nesterov, dampening and "
+                "augmented, or take recurrence='exact'."
+            )
+        if self.augmented and not self.momentum:
+            raise ValueError("augmented tracks a velocity, so it needs momentum; leave it out.")
         if self.momentum >= 1:
             warnings.warn(
                 f"momentum is {self.momentum}; the optimiser's own map expands at momentum >= 1.",
                 stacklevel=4,
             )
 
-    def advance(self, Y: Tensor, G: Tensor | None, A: Tensor, h: float) -> tuple[Tensor, Tensor | None]:
+    def advance(
+        self, Y: Tensor, G: Tensor | None, A: Tensor, h: float, *, is_first: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the tangents of parameters and velocity after a step, where ``A = H Y + c Y``."""
         if not self.momentum:
             return Y.sub_(A, alpha=h), G
@@ -78,7 +100,7 @@ class OptimiserMap:
             return Y - h * (A + previous), self.momentum * previous + A
         if G is None:
             return Y - h * (A + self.momentum * A if self.nesterov else A), A
-        G.mul_(self.momentum).add_(A, alpha=1 - self.dampening)
+        G.mul_(self.momentum).add_(A, alpha=1 if is_first else 1 - self.dampening)
         return Y.sub_(A + self.momentum * G if self.nesterov else G, alpha=h), G
 
 
@@ -134,14 +156,26 @@ class LyapunovTracker:
         _check("method", method, METHODS)
         if not 0 < h < math.inf:
             raise ValueError(f"h is {h}; the learning rate must be positive and finite.")
-        if reorthonormalise_every < 1:
-            raise ValueError(
-                f"reorthonormalise_every is {reorthonormalise_every}; it is a number of steps >= 1."
-            )
+        require_count("n", n)
+        require_count("reorthonormalise_every", reorthonormalise_every)
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype is {dtype}; tangent vectors are held in torch.float32 or torch.float64.")
         self.map = OptimiserMap(momentum, **options)
         augmented = self.map.augmented
-        if (method == "vectors") != (num_vectors is not None) and initial is None:
+        if augmented and (method == "vectors" or initial is not None):
+            raise ValueError(
+                "augmented tracks all 2 n directions; it goes with method='svd' or 'qr', without initial."
+            )
+        if (num_vectors is not None) != (method == "vectors") and (num_vectors or initial is None):
             raise ValueError("num_vectors goes with method='vectors': pass both or neither.")
+        if num_vectors is not None:
+            require_count("num_vectors", num_vectors, most=n)
+        if initial is not None and (initial.ndim != 2 or len(initial) != n):
+            raise ValueError(f"initial has shape {tuple(initial.shape)}; pass columns ({n}, k).")
+        if initial is not None and num_vectors not in (None, initial.shape[1]):
+            raise ValueError(
+                f"num_vectors is {num_vectors}, and initial has {initial.shape[1]} columns; leave it out."
+            )
         size = (2 * n, 2 * n) if augmented else (n, num_vectors or n)
         instead = "Use method='vectors' with num_vectors=k, which holds n k numbers and takes Hessian-vector "
         instead += "products, or pass a larger memory_budget."
@@ -164,13 +198,9 @@ class LyapunovTracker:
 
     def _start(self, initial: Tensor | None, k: int | None, dtype: torch.dtype) -> Tensor:
         if initial is not None:
-            if initial.ndim != 2 or len(initial) != self.n:
-                raise ValueError(f"initial has shape {tuple(initial.shape)}; pass columns ({self.n}, k).")
             return initial.to(dtype).clone(memory_format=torch.contiguous_format)
         if k is None:
             return torch.eye(self.n, dtype=dtype, device="cpu")
-        if not 1 <= k <= self.n:
-            raise ValueError(f"num_vectors is {k}; it must lie between 1 and n = {self.n}.")
         generator = torch.Generator("cpu").manual_seed(0)
         random = torch.randn(self.n, k, generator=generator, dtype=dtype, device="cpu")
         Q: Tensor = torch.linalg.qr(random).Q
@@ -195,7 +225,7 @@ class LyapunovTracker:
 
         Raises:
             TypeError: If H is none of these.
-            ValueError: If H, or what the function returns, has another size.
+            ValueError: If H, or what the function returns, has another size, or a matrix is not symmetric.
             FloatingPointError: If H is not finite; the tangent vectors stay as they were.
         """
         product = self._product(H)
@@ -211,7 +241,7 @@ class LyapunovTracker:
                 A = A - gamma * _discarded_part(keep, A)
             if self.map.weight_decay:
                 A = A + self.map.weight_decay * self.Y
-            self.Y, self.G = self.map.advance(self.Y, self.G, A, self.h)
+            self.Y, self.G = self.map.advance(self.Y, self.G, A, self.h, is_first=not self.num_steps)
         self.num_steps += 1
         if self.method != "svd" and self.num_steps % self.reorthonormalise_every == 0:
             self._reorthonormalise()
@@ -265,13 +295,14 @@ class LyapunovTracker:
         if isinstance(H, Tensor):
             if H.shape != (self.n, self.n):
                 raise ValueError(f"The Hessian has shape {tuple(H.shape)}; expected ({self.n}, {self.n}).")
+            check_symmetric(H)
             return lambda V: H.to(V.dtype) @ V
         if not callable(H):
             raise TypeError(
                 f"H is a {type(H).__name__}; pass a Hessian, Eigenpairs, a tensor ({self.n}, {self.n}), or a "
                 "function from columns to H times them."
             )
-        return H
+        return lambda V: H(V.clone())  # which it may write into
 
     def _reorthonormalise(self) -> None:
         Q, R = torch.linalg.qr(self._joint())

@@ -45,7 +45,8 @@ class TrainingMap:
     """A training run from a point along given batches, and products by its tangent matrix.
 
     The model and the optimiser are not changed: the run is made on copies. As in PyTorch, a parameter that a
-    batch does not reach stays as it is, weight decay and momentum included.
+    batch does not reach stays as it is, weight decay and momentum included. The padding of an embedding is a
+    constant: its columns of Y are those of the identity (with weight decay, of what that does to it).
 
     Args:
         surface: The loss.
@@ -149,8 +150,7 @@ class TrainingMap:
         )
 
     def _columns(self, V: Tensor) -> Tensor:
-        if V.ndim not in (1, 2) or V.shape[0] != self.n:
-            raise ValueError(f"V has shape {tuple(V.shape)}; the model has {self.n} parameters (rows).")
+        self.surface.check_columns(V)
         return V.to(self.end).reshape(self.n, -1)
 
     def _hvp(self, t: int, rows: Tensor) -> Tensor:
@@ -312,7 +312,7 @@ def _begin(
         )
     if isinstance(optimizer, torch.optim.Optimizer):
         named = dict(surface.model.named_parameters())
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        held = {id(p) for p in _held(optimizer)}
         for name, p in named.items():
             if p.requires_grad and id(p) in held and name not in surface.layout.names:
                 raise ValueError(
@@ -342,12 +342,16 @@ def _training(
     batches: Batches,
 ) -> Iterator[tuple[tuple[Any, Any], Point, Step]]:
     """Train; yield the batch of each step, the point before it, and the step as a function of the point."""
-    passes_over, first = isinstance(optimizer, torch.optim.Optimizer), None
+    passes_over, first, others = isinstance(optimizer, torch.optim.Optimizer), None, dict[str, Tensor]()
+    if isinstance(optimizer, torch.optim.Optimizer):
+        others = _others(surface, optimizer)
     for t, batch in enumerate(batches):
         x, y = next(pairs(batch))
         if not all_finite(theta):
             raise FloatingPointError(f"Training diverged: the parameters are not finite before step {t}.")
         gradient, reached = _gradient(surface, theta, x, y)
+        if others:
+            _check_others(surface, others, theta, x, y)
         if not all_finite(gradient):
             raise FloatingPointError(f"Training diverged: the gradient is not finite at step {t}.")
         if first is None:
@@ -363,6 +367,34 @@ def _training(
             _check_rule(step, (theta, gradient, state))
         yield (x, y), (theta, gradient, state), step
         theta, state = step(theta, gradient, state)
+
+
+def _held(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    return (p for group in optimizer.param_groups for p in group["params"])
+
+
+def _others(surface: LossSurface, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimiser trains besides the model, by name."""
+    own = {id(p) for p in surface.model.parameters()}
+    loss = surface.loss.named_parameters() if isinstance(surface.loss, torch.nn.Module) else ()
+    names = {id(p): f"{name!r} of the loss" for name, p in loss}
+    others = [p for p in _held(optimizer) if p.requires_grad and id(p) not in own]
+    return {names.get(id(p), f"of shape {tuple(p.shape)} (number {i})"): p for i, p in enumerate(others)}
+
+
+def _check_others(surface: LossSurface, others: dict[str, Tensor], theta: Tensor, x: Any, y: Any) -> None:
+    """Refuse steps of parameters that the loss depends on and the flat vector does not hold."""
+    with torch.enable_grad(), surface.evaluation(x, y) as function:
+        value = function(theta)
+        if not value.requires_grad:
+            return
+        found = torch.autograd.grad(value, list(others.values()), allow_unused=True)
+    for name, slope in zip(others, found, strict=True):
+        if slope is not None:
+            raise ValueError(
+                f"The optimiser also trains parameter {name}, which is none of the model's: its steps move "
+                "the loss. Make it a parameter of the model, or leave it out of the optimiser."
+            )
 
 
 def _gradient(surface: LossSurface, theta: Tensor, x: Any, y: Any) -> tuple[Tensor, Tensor]:

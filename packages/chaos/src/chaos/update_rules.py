@@ -75,12 +75,12 @@ class SGDRule:
 
     def step(self, theta: Tensor, gradient: Tensor, state: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """As documented by PyTorch: the first velocity is not dampened."""
-        d = (-gradient if self.maximize else gradient) + self.weight_decay * theta
+        d = (-gradient if self.maximize else gradient) + _like(self.weight_decay, theta) * theta
         if self.momentum:
             first = torch.as_tensor(t + self.steps_before == 0, device=d.device)
             velocity = torch.where(first, d, self.momentum * state[0] + (1 - self.dampening) * d)
             d, state = d + self.momentum * velocity if self.nesterov else velocity, velocity[None]
-        return theta - _at(self.lr, t) * d, state
+        return theta - _at(self.lr, t, theta) * d, state
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,12 @@ class AdamRule:
 
     def step(self, theta: Tensor, gradient: Tensor, state: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """As documented by PyTorch."""
-        lr, (beta, beta2), count = _at(self.lr, t), self.betas, t + self.steps_before + 1
+        lr, (beta, beta2), count = _at(self.lr, t, theta), self.betas, t + self.steps_before + 1
         g = -gradient if self.maximize else gradient
         if self.decoupled:
-            theta = theta * (1 - lr * self.weight_decay)
+            theta = theta * (1 - lr * _like(self.weight_decay, theta))
         else:
-            g = g + self.weight_decay * theta
+            g = g + _like(self.weight_decay, theta) * theta
         m = beta * state[0] + (1 - beta) * g
         v = beta2 * state[1] + (1 - beta2) * g.square()
         moments = [m, v]
@@ -163,7 +163,7 @@ class RMSpropRule:
 
     def step(self, theta: Tensor, gradient: Tensor, state: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """As documented by PyTorch: there is no correction of the first steps."""
-        g = (-gradient if self.maximize else gradient) + self.weight_decay * theta
+        g = (-gradient if self.maximize else gradient) + _like(self.weight_decay, theta) * theta
         square = spread = self.alpha * state[0] + (1 - self.alpha) * g.square()
         mean = []
         if self.centered:
@@ -172,7 +172,7 @@ class RMSpropRule:
         d, velocity = g / (_root(spread) + self.eps), []
         if self.momentum > 0:
             velocity = [d := self.momentum * state[1] + d]
-        return theta - _at(self.lr, t) * d, torch.stack([square, *velocity, *mean])
+        return theta - _at(self.lr, t, theta) * d, torch.stack([square, *velocity, *mean])
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,9 @@ class AdagradRule:
 
     def step(self, theta: Tensor, gradient: Tensor, state: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """As documented by PyTorch."""
-        g = (-gradient if self.maximize else gradient) + self.weight_decay * theta
+        g = (-gradient if self.maximize else gradient) + _like(self.weight_decay, theta) * theta
         total = state[0] + g.square()
-        rate = _at(self.lr, t) / _like(1 + (t + self.steps_before) * self.lr_decay, theta)
+        rate = _at(self.lr, t, theta) / _like(1 + (t + self.steps_before) * self.lr_decay, theta)
         return theta - rate * g / (_root(total) + self.eps), total[None]
 
 
@@ -284,13 +284,13 @@ def rule_of(
             raise ValueError(f"The groups differ in {key}; only lr and weight_decay may differ.")
         return values[0]
 
-    def each(values: list[Any], dtype: torch.dtype | None = None) -> Any:
-        """One number for all entries, or one for each."""
+    def each(values: list[Any]) -> Any:
+        """One number for all entries, or one for each, in double precision like those of a single group."""
         if len(set(values)) == 1:
             return values[0]
         return torch.cat(
             [
-                torch.full((p.numel(),), v, dtype=dtype or p.dtype, device=p.device)
+                torch.full((p.numel(),), v, dtype=torch.float64, device=p.device)
                 for p, v in zip(parameters, values, strict=True)
             ]
         )
@@ -309,7 +309,7 @@ def rule_of(
     first = _STATES[kind][0]
     counts = [int(s.get("step", 1)) if s.get(first) is not None else 0 for s in known]
     if kind is not torch.optim.RMSprop:  # whose steps do not depend on their number
-        options["steps_before"] = each(counts, torch.float64)
+        options["steps_before"] = each(counts)
     names, rule = _STATES[kind], _rule(kind, common, options)
     if isinstance(rule, RMSpropRule):
         names = names[:1] + names[1:2] * (rule.momentum > 0) + names[2:] * rule.centered
@@ -359,5 +359,5 @@ def _like(number: Any, tensor: Tensor) -> Any:
     return number.to(tensor) if isinstance(number, Tensor) else number
 
 
-def _at(rate: Rate, t: int) -> Any:
-    return rate(t) if callable(rate) else rate
+def _at(rate: Rate, t: int, theta: Tensor) -> Any:
+    return _like(rate(t) if callable(rate) else rate, theta)

@@ -217,7 +217,7 @@ def test_eps_eigh_only_stabilises(tmp_path):
         ({"optim__prune_set": "negg"}, "optim.prune_set=negg is unknown. Allowed: chaotic, pos, neg."),
         ({"optim__prune_k": "top"}, "optim.prune_k=top is unknown. Allowed: top_abs, rand."),
         ({"model__name": "vit"}, "model.name=vit is unknown"),
-        ({"model__name": "cnn"}, "model.name=cnn needs 16 x 16 images"),
+        ({"model__name": "cnn", "model__inter_dim": 20}, "model.name=cnn needs 16 x 16 images"),
         ({"perturb_strat": "up"}, "perturb_strat=up is unknown"),
         ({"parallel": 2}, "name a perturb_strat"),
         ({"parallel": 2, "perturb_strat": "max_chaos"}, "only 'randn' works without"),
@@ -229,6 +229,28 @@ def test_eps_eigh_only_stabilises(tmp_path):
         ({"logging__signal_noise_window": 1}, "must be 0 or at least 2"),
         ({"logging__logger_type": "mlflow"}, "logger_type=mlflow is unknown"),
         ({"optim__name": "cgd", "optim__k": -1}, "k is -1"),
+        ({"optim__k": 3}, "optim.k=3 has no effect with optim.name=sgd; leave it out"),
+        (
+            {"optim__name": "cgd", "optim__prune_k": "rand"},
+            "optim.prune_k=rand has no effect without optim.k",
+        ),
+        (
+            {"optim__name": "cgd", "optim__prune_global_checkpoint": "a"},
+            "no effect without optim.prune_global",
+        ),
+        ({"optim__name": "cgd", "optim__noise_fac": 0.5}, "no effect without optim.noise"),
+        ({"perturb_eps": [0.3]}, "perturb_eps=.* has no effect without parallel models"),
+        ({"perturb_strat": "all"}, "perturb_strat=all has no effect without parallel models"),
+        ({"logging__lyapunov_perturb_eigs": "a"}, "lyapunov_perturb_eigs=a has no effect without parallel"),
+        (
+            {"logging__lyapunov_perturb_vecs": "a", "logging__lyapunov_perturb_vals": "a"},
+            "lyapunov_perturb_vecs=a has no effect without parallel",
+        ),
+        ({"eigenthings_path": "a", "debug": True}, "eigenthings_path=a has no effect here"),
+        ({"model__base_channels": 7}, "model.base_channels=7 has no effect with model.name=mlp"),
+        ({"model__name": "cnn"}, "model.inter_dim=3 has no effect with model.name=cnn"),
+        ({"logging__save_lyapunov_at": 99}, "save_lyapunov_at=99 is no epoch of this run, which has 0"),
+        ({"logging__save_lyapunov_at": -1}, "save_lyapunov_at=-1 is no epoch"),
     ],
 )
 def test_bad_options(tmp_path, changes, message):

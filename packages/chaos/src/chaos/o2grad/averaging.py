@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from chaos.o2grad.parameters import check_finite
 from chaos.o2grad.parts import is_plain
 
 Rule = Literal["sum", "divisor", "unknown", "mean"]
@@ -120,13 +121,17 @@ class Averaging:
             eps: Relative accuracy of the losses.
 
         Raises:
-            ValueError: If the loss of the union does not follow from those of the batches.
+            ValueError: If the loss of the union does not follow from those of the batches, or is not finite.
         """
         total = first.weight + second.weight
+        if not total:  # of ignored targets only, which say nothing
+            return
+        for observed in (first, second):
+            if observed.weight:
+                check_finite(observed.value)
         predictions: dict[Rule, float] = {"sum": first.value + second.value}
-        if total:
-            weighted = (o.weight * o.value for o in (first, second) if o.weight)
-            predictions["divisor" if self.rule == "divisor" else "mean"] = sum(weighted) / total
+        weighted = (o.weight * o.value for o in (first, second) if o.weight)
+        predictions["divisor" if self.rule == "divisor" else "mean"] = sum(weighted) / total
         scale = max(abs(joint), *(abs(o.value) for o in (first, second) if o.weight))
         fits: list[Rule] = [
             rule for rule, value in predictions.items() if abs(joint - value) <= 1e3 * eps * scale

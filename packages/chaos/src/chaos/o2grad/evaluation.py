@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from chaos.o2grad.batches import Inputs, call, cast, copied, num_samples, tensors
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
@@ -47,6 +50,25 @@ class DisagreementError(ValueError):
         self.is_random = is_random
 
 
+@dataclass
+class _Look:
+    """What a look at second derivatives saw.
+
+    Attributes:
+        graph: Which operations the loss is made of.
+        functions: Those with a backward pass of their own.
+        differs: Whether the gradient changes in another way than it should.
+        is_wrong: Whether it surely does.
+        hidden: A parameter that moves the loss but gets no gradient.
+    """
+
+    graph: int
+    functions: list[str]
+    differs: bool = False
+    is_wrong: bool = False
+    hidden: str = ""
+
+
 class LossEvaluation:
     """``L(theta; x, y) = loss(model_theta(x), y)``, its gradient, and the Jacobian of the model.
 
@@ -73,6 +95,7 @@ class LossEvaluation:
         self.layout = ParameterLayout.of(model, layers)
         self.dtype = _type_of_computation(model, dtype)
         self._checked: list[tuple[object, ...]] = []
+        self._graphs: set[int] = set()  # in which second derivatives are right
 
     @property
     def n(self) -> int:
@@ -142,72 +165,111 @@ class LossEvaluation:
     def check_second_derivative(self, params: Parameters, x: Inputs, y: Any) -> None:
         """Compare a product with differences of the gradient, once, unless nothing but PyTorch's layers runs.
 
-        A module or forward hook that is new since then makes it look again.
+        A module or forward hook that is new since then makes it look again, and so does, in a product, a
+        graph of other operations: a part may be cut off by a flag, or for some batches only. What is cut off
+        for some batches only by the same operations, as by ``torch.where``, is seen on none but the first.
 
         What is cut off from the graph, and what an operation's backward pass takes for a constant, moves with
         the parameters, but has no second derivative. In double precision where the first look says no.
 
         Raises:
-            ValueError: If the gradient changes in another way than its derivative says.
+            ValueError: If the gradient changes in another way than its derivative says, or a parameter moves
+                the loss but gets no gradient.
         """
         parts = self.parts
         now = [(module, *module._forward_hooks, *module._forward_pre_hooks) for module in parts.modules]
         if parts.runs_only_torch or (self._checked and self._checked == now):
             return
-        is_wrong, names = False, list[str]()
+        self._graphs.clear()
+        self._look(params, x, y)
+        self._checked = now
+
+    def _look(self, params: Parameters, x: Inputs, y: Any) -> None:
+        found: list[_Look] = []
         for dtype in dict.fromkeys((self.dtype, torch.float64)):
             part = LossEvaluation(self.model, self.loss, dtype, self.layout.names, self.memory_budget)
             try:
-                differs, is_wrong, names = part._compare_with_differences(params, x, y)
+                found.append(part._compare_with_differences(params, x, y))
             except (RuntimeError, TypeError):
                 if dtype == self.dtype:
                     raise
                 break  # the model makes tensors of another type, so only that type can be used
-            if not differs:
+            if not found[-1].differs:
                 break
-        if is_wrong:
-            functions = f" (here {', '.join(names)})" if names else ""
+        last = found[-1]
+        if last.hidden:
+            raise ValueError(
+                f"Parameter {last.hidden!r} moves the loss but gets no gradient (it is read through detach "
+                "or no_grad), so its curvature is unknown. Call requires_grad_(False) on it, or restrict "
+                "layers=."
+            )
+        if last.is_wrong and (layer := _moving_norm(self.parts)):
+            raise ValueError(
+                f"The spectral norm of {layer} follows the weights in training mode without a gradient, so "
+                "second derivatives are wrong. Call .eval() on the model."
+            )
+        if last.is_wrong:
+            functions = f" (here {', '.join(last.functions)})" if last.functions else ""
             raise ValueError(
                 "The gradient changes in another way than its derivative says, so its second derivatives are "
                 "wrong: the model or the loss uses values that are cut off from the graph (detach, no_grad), "
                 "hooks on tensors, or an autograd.Function whose backward pass cannot be differentiated"
                 f"{functions}. Write it with operations of PyTorch, or give what stays fixed with the batch."
             )
-        self._checked = now
+        self._graphs.add(found[0].graph)
 
     def check_loss(self, output: Tensor, x: Inputs, y: Any) -> None:
         """Check the second derivative of the loss alone, by the model's output."""
         if not Parts(loss=self.loss).runs_only_torch:
             LossEvaluation(_Output(output), self.loss, self.dtype).check_second_derivative(None, x, y)
 
-    def _compare_with_differences(
-        self, params: Parameters, x: Inputs, y: Any
-    ) -> tuple[bool, bool, list[str]]:
-        """Return whether they differ in a parameter, whether surely, and whose backward pass may be why.
+    def _compare_with_differences(self, params: Parameters, x: Inputs, y: Any) -> _Look:
+        """Compare a product with differences, and move what gets no gradient.
 
-        Differences over two lengths must agree: at a kink they do not, and tell nothing. Where a gradient is
-        exactly 0, as of the padding of an embedding, the point stays.
+        Differences over two lengths must agree: at a kink they do not, and tell nothing. The padding of an
+        embedding, whose gradient is set to 0, stays.
         """
         with self.evaluation(x, y) as function, torch.no_grad():
+            function.look = None
             point = self.point(params, function.parts)
             lines = Linearisation(function, point)
-            names, gradient, h = lines.functions, lines.gradient, lines.eps**0.5
+            value, gradient, h = lines.value, lines.gradient, lines.eps**0.5
+            look = _Look(lines.graph, lines.functions)
             v = random_normal(0, self.n).to(point)
-            v = torch.where(gradient == 0, 0.0, v) if gradient.any() else v
-            v *= max(1.0, float(point.norm())) / v.norm()
+            if lines.has_padding:
+                v = torch.where(gradient == 0, 0.0, v)
+            if v.any():
+                v *= max(1.0, float(point.norm())) / v.norm()
+            is_reached = lines.is_reached
             expected = lines.product(v, last=True)
-
-            def change(h: float) -> Tensor:
-                return (self.value_and_gradient(point + h * v, x, y)[1] - gradient) / h
 
             def sizes(vector: Tensor) -> Tensor:
                 return torch.stack([part.norm() for part in vector.split(self.layout.sizes)])
 
+            def change(h: float) -> Tensor:
+                return (self.value_and_gradient(point + h * v, x, y)[1] - gradient) / h
+
+            for name, is_seen in zip(self.layout.names, is_reached, strict=True):
+                if is_seen:
+                    continue
+                w = torch.zeros_like(v)
+                w[self.layout.slices[name]] = v[self.layout.slices[name]]
+                moved = self.value_and_gradient(point + lines.eps ** (1 / 3) * w, x, y)
+                noise = 100 * lines.eps
+                if not abs(moved[0] - value) <= noise * abs(value) or not (
+                    (moved[1] - gradient).norm() <= noise * gradient.norm()
+                ):
+                    look.differs, look.hidden = True, name
+                    return look
             near = change(h)
-            allowed = 0.01 * torch.maximum(sizes(near), sizes(expected)) + 10 * h * gradient.norm()
+            allowed = (
+                min(0.01, lines.eps**0.25) * torch.maximum(sizes(near), sizes(expected))
+                + 10 * h * gradient.norm()
+            )
             gap = sizes(near - expected) - allowed
-            differs = bool((gap > 0).any())
-            return differs, differs and bool((gap > 10 * sizes(near - change(10 * h))).any()), names
+            look.differs = bool((gap > 0).any())
+            look.is_wrong = look.differs and bool((gap > 10 * sizes(near - change(10 * h))).any())
+            return look
 
     def point(self, params: Parameters, parts: Parts | None = None) -> Float[Tensor, " n"]:
         """Return the point of evaluation as a flat vector of its own; `parts` saves a look at the model."""
@@ -231,8 +293,12 @@ class LossEvaluation:
         """Refuse directions that are not those of this model's parameters.
 
         Raises:
-            ValueError: If V has another number of rows than there are parameters.
+            TypeError: If V is no tensor of real numbers.
+            ValueError: If it has another number of rows than there are parameters.
         """
+        if not isinstance(V, Tensor) or V.is_complex():
+            kind = str(V.dtype) if isinstance(V, Tensor) else type(V).__name__
+            raise TypeError(f"V is a {kind}; pass a tensor of real numbers, (n,) or (n, k).")
         if V.ndim not in (1, 2) or V.shape[0] != self.n:
             raise ValueError(
                 f"V has {V.shape[0] if V.ndim else 0} rows; this model has {self.n} parameters "
@@ -261,7 +327,8 @@ class LossEvaluation:
             for module in () if hooks else parts.changing:
                 if module._backward_hooks or module._backward_pre_hooks:
                     vars(module).update(_backward_hooks={}, _backward_pre_hooks={})
-            new = {id(tensor): cast(tensor, self.dtype).clone() for tensor in parts.of_loss}
+            # Still functions of their own, so that it shows what the loss depends on.
+            new = {id(t): (t.to(self.dtype) if t.is_floating_point() else t).clone() for t in parts.of_loss}
             with swapped(parts, new) if new else nullcontext():
                 yield watch
 
@@ -275,6 +342,12 @@ class LossEvaluation:
         check_is_function(parts.names)
         _check_batch(x)
         function = self.function(*cast((x, y), self.dtype), parts=parts)  # a batch is copied before each run
+
+        def look(lines: Linearisation) -> None:
+            if lines.graph not in self._graphs:
+                self._look(lines.point, x, y)
+
+        function.look = look
         try:
             with self.computing(parts, hooks=hooks) as watch:
                 yield function
@@ -293,6 +366,15 @@ class LossEvaluation:
                 f"The loss is random ({where} uses the random state), so it has no fixed curvature. "
                 "Call .eval() on the model, or remove the randomness."
             )
+
+
+def _moving_norm(parts: Parts) -> str:
+    """The name of a layer whose spectral norm takes a step of the power method in each call."""
+    for module, name in parts.names.items():
+        own = [module, *module._forward_pre_hooks.values()]
+        if module.training and any(isinstance(part, (_SpectralNorm, SpectralNorm)) for part in own):
+            return repr(name)
+    return ""
 
 
 class _Output(nn.Module):

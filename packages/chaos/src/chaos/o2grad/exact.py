@@ -23,7 +23,7 @@ from chaos.o2grad.generic import Linearisation, Progress, dense_hessian, random_
 from chaos.o2grad.hessian import Hessian
 from chaos.o2grad.layers import UnsupportedError
 from chaos.o2grad.observation import untouched
-from chaos.o2grad.parameters import LossFunction, ParameterLayout
+from chaos.o2grad.parameters import LossFunction, ParameterLayout, check_finite
 from chaos.o2grad.parts import Parts
 from chaos.o2grad.sweep import Sweep
 from chaos.o2grad.tree import build_tree
@@ -139,6 +139,7 @@ class ExactHessian:
         v = random_normal(self.of.n, self.of.n).to(self.point)
         with untouched(Parts()) as watch:
             lines = Linearisation(self.function, self.point)
+            check_finite(lines.value)
             expected = lines.product(v, last=True)
         if watch.random_moved:
             raise DisagreementError(is_random=True)

@@ -94,6 +94,8 @@ class Linearisation:
             check_graph((value, *self.gradients), function)
         except OnceDifferentiableError as error:
             self._no_reverse = error
+        if isinstance(function, LossFunction) and function.look is not None:
+            function.look(self)
 
     @cached_property
     def chunk(self) -> int:
@@ -101,6 +103,25 @@ class Linearisation:
         entries = sum(math.prod(result.shape) for result in results_below(self._root))
         column = _COPIES * self._leaves[0].element_size() * max(entries, 1)
         return max(1, min(_LARGEST_CHUNK, self._budget // column))  # type: ignore[no-any-return]
+
+    @cached_property
+    def graph(self) -> int:
+        """A number for the operations that the value is made of, in their order."""
+        leaves = {id(leaf): i for i, leaf in enumerate(self._leaves)}
+        nodes = nodes_below([self._root])
+        return hash(tuple(leaves.get(id(_leaf(node)), type(node)) for node in nodes))
+
+    @property
+    def is_reached(self) -> list[bool]:
+        """Which of the leaves the value depends on, as autograd sees it."""
+        found = {id(_leaf(node)) for node in nodes_below([self._root])}
+        return [id(leaf) in found for leaf in self._leaves]
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether an embedding has padding, whose gradient PyTorch sets to 0."""
+        rows = (getattr(node, "_saved_padding_idx", -1) for node in nodes_below([self._root]))
+        return any(row in range(2**63) for row in rows)  # none is -1, read as unsigned
 
     @property
     def functions(self) -> list[str]:
@@ -199,14 +220,15 @@ class Linearisation:
         ]
 
     @cached_property
-    def _point(self) -> Tensor:
+    def point(self) -> Float[Tensor, " n"]:
+        """Where it is taken."""
         return torch.cat([leaf.detach().reshape(-1) for leaf in self._leaves])
 
     def _forward(self, V: Tensor) -> Tensor:
         gradient = torch.func.grad(self._function)
 
         def product(v: Tensor) -> Tensor:
-            found: Tensor = torch.func.jvp(gradient, (self._point,), (v,))[1]
+            found: Tensor = torch.func.jvp(gradient, (self.point,), (v,))[1]
             return found
 
         try:
@@ -224,8 +246,8 @@ class Linearisation:
             ) from error
 
     def _check_forward(self) -> None:
-        v = random_normal(len(self._point), len(self._point)).to(self._point)
-        slope, terms = torch.func.jvp(self._function, (self._point,), (v,))[1], self.gradient * v
+        v = random_normal(len(self.point), len(self.point)).to(self.point)
+        slope, terms = torch.func.jvp(self._function, (self.point,), (v,))[1], self.gradient * v
         if not bool((slope - terms.sum()).abs() <= 1e3 * torch.finfo(v.dtype).eps * terms.abs().sum()):
             raise RuntimeError(
                 "it does not reproduce the gradient, since it passes over hooks, no_grad and padding_idx."
@@ -318,6 +340,11 @@ def nodes_below(roots: Iterable[Tensor]) -> list[Any]:
                 seen[parent] = None
                 left.append(parent)
     return list(seen)
+
+
+def _leaf(node: Any) -> Tensor | None:
+    """What a gradient is accumulated for, if that is what an operation stands for."""
+    return node.variable if type(node).__name__ == "AccumulateGrad" else None
 
 
 def results_below(value: Tensor) -> list[Any]:

@@ -23,6 +23,7 @@ from chaos.o2grad.batches import Batch, Inputs, copied, is_batch, join, num_samp
 from chaos.o2grad.budget import check_budget
 from chaos.o2grad.generic import Linearisation, leaves_of, pull, random_normal, results_below, rounding_of
 from chaos.o2grad.observation import plain_autograd, untouched
+from chaos.o2grad.parameters import check_finite
 from chaos.o2grad.parts import Parts
 from gdyn_common.errors import unknown
 from gdyn_common.seeding import generator as named_generator
@@ -97,11 +98,14 @@ class CurvatureOperator:
                 f"data is a {type(data).__name__}, which can be read once; pass a list or loader."
             )
         self._data = data
-        self._kept: _Part | None = None
+        self._kept: _Part | None = None  # of a single batch, whose graph serves all products
         self._eps = torch.finfo(point.dtype).eps
         self._loss: float | None = None
         with untouched(Parts()):
             self._averaging = self._find_averaging()
+            if is_batch(data):  # now, since batch and model may change before the first product
+                (self._kept,) = self._parts()
+                check_finite(self._kept.value)
 
     @property
     def n(self) -> int:
@@ -142,6 +146,7 @@ class CurvatureOperator:
         return out.div_(total)
 
     def _check_same(self, loss: float) -> None:
+        check_finite(loss)
         first = self._loss = loss if self._loss is None else self._loss
         if abs(loss - first) > 1e3 * self._eps * abs(first):
             raise ValueError(
@@ -250,15 +255,12 @@ class CurvatureOperator:
         return start / np.linalg.norm(start) + (gradient / norm if 0 < norm < math.inf else 0.0)
 
     def _parts(self) -> Iterator[_Part]:
-        """Yield the batches; the graph of a single one is kept between calls."""
+        """Yield the batches."""
         for x, y in pairs(self._data):
             if self.kind == "hessian":
                 self.surface.check_second_derivative(self.point, x, y)
             with self.surface.evaluation(x, y) as function, torch.no_grad():
-                part = self._linearised(function)
-                if is_batch(self._data):
-                    self._kept = part
-                yield part
+                yield self._linearised(function)
 
     def _linearised(self, function: LossFunction) -> _Part:
         outputs: list[Any] = []
@@ -282,6 +284,7 @@ class CurvatureOperator:
     def _gauss_newton(self, x: Inputs, y: Any) -> Product:
         loss, targets = self.surface.loss, () if y is None else (copied(y),)
         function = self.surface.function(x, None)
+        function.is_kept = True
         leaves, at = leaves_of(function, self.point)
         sizes = [leaf.numel() for leaf in leaves]
 
@@ -387,7 +390,7 @@ class CurvatureOperator:
             ) from None
         observed = [self._observe(averaging, *batch) for batch in (first, second, both)]
         averaging.compare(observed[0], observed[1], observed[2].value, self._eps)
-        return not averaging.is_known
+        return not averaging.is_known or not observed[0].weight + observed[1].weight
 
     def _observe(self, averaging: Averaging, x: Inputs, y: Any) -> Observed:
         weights: list[float] = []

@@ -169,6 +169,7 @@ class LossFunction:
         dtype: Type of the computation.
         seen: Called with every output of the model.
         is_kept: Whether a graph of it outlives the call, so that it must not follow the caller's tensors.
+        look: Called with a linearisation of it, to look at its second derivatives.
         live: Names of the differentiated ones by identity; a graph of this function must not reach them.
     """
 
@@ -181,7 +182,9 @@ class LossFunction:
     dtype: torch.dtype
     seen: Callable[[Any], None]
     is_kept: bool = False
+    look: Callable[[Any], None] | None = None
     live: dict[int, str] = field(init=False)
+    _constants: dict[str, Tensor] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Note the model's own parameters before they are swapped."""
@@ -215,7 +218,16 @@ class LossFunction:
             return self.value()
 
     def constants(self) -> dict[str, Tensor]:
-        """What is held fixed: copies of buffers, and parameters outside the layout, cast to the type."""
+        """What is held fixed: copies of buffers, and parameters outside the layout, cast to the type.
+
+        Where a graph is kept they stay what they were: a checkpoint runs the model again in each product.
+        """
+        if not self.is_kept:
+            return self._constants_now()
+        self._constants = self._constants_now() if self._constants is None else self._constants
+        return copy.deepcopy(self._constants)
+
+    def _constants_now(self) -> dict[str, Tensor]:
         memories = {tensor.untyped_storage()._cdata for tensor in self.parts.buffers.values()}
         buffers = {name: tensor.detach() for name, tensor in self.parts.buffers.items()}
         if len(memories) < len(buffers):
@@ -268,6 +280,19 @@ def check_scalar(value: Tensor) -> Tensor:
             "use reduction='mean' or 'sum' instead of 'none'."
         )
     return value
+
+
+def check_finite(loss: Tensor | float) -> None:
+    """Refuse a loss whose curvature would be made of numbers that mean nothing.
+
+    Raises:
+        ValueError: If it is not finite.
+    """
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"The loss is {float(loss)}, so it has no curvature: targets are not finite or all of them "
+            "ignored, or the model overflows. Leave such batches out."
+        )
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -19,7 +19,7 @@ from chaos.o2grad.hessian import Hessian
 from chaos.o2grad.jacobian import Jacobian
 from chaos.o2grad.losses import Loss, output_hessian
 from chaos.o2grad.operators import CurvatureOperator, Kind
-from chaos.o2grad.parameters import ParameterLayout, Parameters
+from chaos.o2grad.parameters import ParameterLayout, Parameters, check_finite
 from chaos.o2grad.triangle import LowerTriangle
 from gdyn_common.spectral import Estimate, SpectralDensity
 
@@ -32,8 +32,9 @@ class LossSurface(LossEvaluation):
     product with a random vector, computed from the module itself; where the fast result disagrees, a
     warning is given and the generic backend takes over. Before the first product a surface compares one with
     differences of the gradient, unless nothing but layers of PyTorch runs, and refuses what autograd has
-    wrong. Hooks of the backward pass on modules and parameters are no part of the loss. Threads take turns;
-    none may train the model meanwhile.
+    wrong. Hooks of the backward pass on modules and parameters are no part of the loss. The rows of an
+    embedding that ``padding_idx`` names are constants, as in training: their rows and columns are 0. Threads
+    take turns; none may train the model meanwhile.
 
     Args:
         model: Any module with parameters that require a gradient.
@@ -159,6 +160,7 @@ class LossSurface(LossEvaluation):
             in_place = params is None and V.ndim == 1 and function.can_stay
             point = None if in_place else self.point(params, function.parts)
             lines = Linearisation(function, point, self.memory_budget)
+            check_finite(lines.value)
             V = V.to(lines.gradients[0])
             return lines.product(V, last=True) if V.ndim == 1 else lines.products(V.T).T
 
@@ -173,6 +175,8 @@ class LossSurface(LossEvaluation):
             jacobian = self.jacobian(point, function.x)
             with function.at(self.layout.unflatten(point)):
                 output = self.output(function.x)
+                targets = () if function.y is None else (copied(function.y),)
+                check_finite(self.loss(output, *targets))
             self.check_loss(output, function.x, function.y)
             curvature = output_hessian(self.loss, output, copied(function.y))
         batch, outputs, n = jacobian.shape

@@ -23,6 +23,7 @@ from chaos.paper.train.config import LoggingConfig, TrainConfig
 from chaos.paper.train.ensemble import Ensemble
 from chaos.paper.train.member import Member
 from chaos.paper.train.trajectories import Trajectories
+from chaos.paper.train.unread import check_read
 from chaos.paper.training import model_seed
 from chaos.perturbation import STRATEGIES, assignment, perturb
 from gdyn_common.logging import MultiTracker
@@ -49,9 +50,14 @@ def run_training(config: TrainConfig) -> Path:
     A finished run is not computed again; an unfinished one continues.
 
     Raises:
-        ValueError: For combinations that cannot run.
+        ValueError: For combinations that cannot run, or options that are given and not read.
         FileNotFoundError: For missing data or eigenpairs.
     """
+    check_read(config)
+    return _run(config)
+
+
+def _run(config: TrainConfig) -> Path:
     if config.seed is None:
         config = dataclasses.replace(config, seed=secrets.randbelow(2**31))
         print(f"seed={config.seed} was drawn; pass it to repeat this run")
@@ -156,6 +162,17 @@ class Engine:
             )
         times = [*(logging.t_lya_subsim or []), *(logging.t_hessian_subsim or [])]
         late = [t for t in times if t > self.num_steps]
+        if config.optim.name == "cgd" and config.optim.prune_start >= self.num_steps:
+            print(
+                f"note: optim.prune_start={config.optim.prune_start} lies beyond the run's "
+                f"{self.num_steps} steps, so nothing is pruned",
+                file=sys.stderr,
+            )
+        at, epochs = logging.save_lyapunov_at, self.num_steps // self.per_epoch
+        if at is not None and not 0 <= at < epochs:
+            raise ValueError(
+                f"logging.save_lyapunov_at={at} is no epoch of this run, which has {epochs}, counted from 0."
+            )
         if late:
             print(f"note: subspace times {late} lie beyond the run's {self.num_steps} steps", file=sys.stderr)
 
@@ -284,7 +301,7 @@ def _with_directions(config: TrainConfig) -> tuple[TrainConfig, Eigenthings | No
                     logger_type="jsonl",
                 ),
             )
-            path = str(run_training(first) / "eigenthings-final-0.npz")
+            path = str(_run(first) / "eigenthings-final-0.npz")
         return config, load_eigenthings(path)
     if config.perturb_strat is None:
         return config, None

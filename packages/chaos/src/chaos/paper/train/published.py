@@ -26,6 +26,12 @@ MISPLACED = {
     "data.normalize": "normalize",
     "data.root": "data_root",
 }
+#: Keys of CGD alone, and values that switch nothing on.
+PRUNING = {key for key in MISPLACED.values() if key.startswith("optim.")} | {
+    "optim.prune_global",
+    "optim.prune_global_checkpoint",
+}
+OFF = ("", "null", "None", "False", "false")
 
 
 def repair(overrides: list[str]) -> list[str]:
@@ -53,7 +59,9 @@ def repair(overrides: list[str]) -> list[str]:
             pruning += [key] if MISPLACED[key].startswith("optim.") else []
         else:
             out.append(override)
-    if pruning and "optim.name=cgd" not in out:
+            pruning += [key] if key in PRUNING and value not in OFF else []
+    names = [item.partition("=")[2] for item in out if item.startswith("optim.name=")]
+    if pruning and not any("cgd" in name for name in names):
         _announce(f"{pruning[0]}= belongs to CGD, so optim.name=cgd (the published row is labelled cgd)")
         out = [item for item in out if not item.startswith("optim.name=")] + ["optim.name=cgd"]
     return out
