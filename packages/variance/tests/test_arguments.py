@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ from variance import (
     stratified_variance,
 )  # fmt: skip
 from variance.errors import require_number
+from variance.randomness import generator_of
 from variance.sampling import (
     ExponentialSnooze,
     LinearRank,
@@ -128,7 +130,6 @@ NUMBERS: dict[str, Callable[[Any], object]] = {
     "shares": lambda v: LinearRank(9, shares=(0.1, v)),
     "delays": lambda v: LinearRank(9, delays=(1, v)),
     "value": lambda v: ExponentialSnooze(9, threshold="percentile", value=v),
-    "rate": lambda v: MinimumVariance(9, rate=v),
     "decay of scores": lambda v: ScoreMemory(9, decay=v),
     "decay": lambda v: OnlineClustering(3, decay=v),
     "min_size": lambda v: OnlineClustering(3, min_size=v),
@@ -173,7 +174,7 @@ def test_counts(name: str, value: Any) -> None:
 @pytest.mark.parametrize("value", [True, 2.5, -1, math.nan, "3"])
 @pytest.mark.parametrize("name", FROM_ZERO)
 def test_counts_that_may_be_zero(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"is {value!r}; pass a whole number of at least 0"):
+    with pytest.raises(ValueError, match=f"is {value!r}; pass a whole number (of at least|from) 0"):
         FROM_ZERO[name](value)
     FROM_ZERO[name](np.int64(0))
 
@@ -199,6 +200,90 @@ def test_infinity_is_a_number_only_where_it_is_a_bound() -> None:
         require_number("cap", math.inf, 1)
     with pytest.raises(ValueError, match="alpha is -inf; pass a number that is finite"):
         require_number("alpha", -math.inf)
+
+
+@pytest.mark.parametrize("value", [torch.tensor(0.5), np.array(0.5), np.float32(0.5), Decimal("0.5")])
+def test_whatever_holds_one_number_is_one(value: Any) -> None:
+    require_number("decay", value, 0, below=1)
+    with pytest.raises(ValueError, match="pass a number of at least 1"):
+        require_number("cap", value, 1)
+
+
+@pytest.mark.parametrize(
+    "value", ["0.5", b"0.5", True, np.True_, torch.tensor(True), torch.ones(1), 1j, 10**400]
+)
+def test_what_only_turns_into_a_number_is_none(value: Any) -> None:
+    with pytest.raises(ValueError, match="pass a number"):
+        require_number("decay", value, 0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: 3,
+        lambda: np.int64(3),
+        lambda: 2**70,
+        lambda: [1, 2],
+        lambda: (np.int64(1), 2),
+        lambda: np.array([1, 2]),
+        lambda: np.random.SeedSequence(3),
+        lambda: np.random.PCG64(3),
+        lambda: np.random.default_rng(3),
+    ],
+)
+def test_seeds_are_those_of_numpy(make: Callable[[], Any]) -> None:
+    assert generator_of(make()).integers(2**60) == np.random.default_rng(make()).integers(2**60)
+    assert torch.equal(UniformSampler(20, make()).draw(5).indices, UniformSampler(20, make()).draw(5).indices)
+    measure_model(MODEL, LOSS, X, Y, batch_size=4, num_draws=3, seed=make())
+
+
+def test_a_tensor_is_the_seed_that_it_holds_and_none_is_any() -> None:
+    assert generator_of(torch.tensor(3)).integers(2**60) == np.random.default_rng(3).integers(2**60)
+    assert generator_of(None).integers(2**60) != generator_of(None).integers(2**60)
+
+
+@pytest.mark.parametrize(
+    "seed", [True, (True,), 0.5, math.nan, "3", b"3", -1, [-1], [0.5], np.array([True]), {}]
+)
+def test_what_is_no_seed(seed: Any) -> None:
+    with pytest.raises(ValueError, match="several, a seed or generator of NumPy, or None"):
+        generator_of(seed)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda s: KFAC(Objective(MODEL, LOSS), seed=s), lambda s: statistics.RunningDraws(seed=s)]
+)
+def test_a_seed_of_torch_has_64_bits(make: Callable[[int], Any]) -> None:
+    make(2**64 - 1)
+    with pytest.raises(ValueError, match="pass a whole number from 0 to 18446744073709551615"):
+        make(2**70)
+
+
+def test_counts_may_be_tensors() -> None:
+    four = torch.tensor(4)
+    assert len(UniformSampler(torch.tensor(20), replacement=True).draw(four).indices) == 4  # type: ignore[arg-type]
+    assert len(UniformSampler(torch.tensor(20)).draw(four).indices) == 4  # type: ignore[arg-type]
+    assert measure_model(MODEL, LOSS, X, Y, batch_size=four, num_draws=four).num_draws == 4  # type: ignore[arg-type]
+
+
+def test_a_batch_size_may_be_left_to_the_loader() -> None:
+    GradientMonitor(MODEL, LOSS, X, Y, batch_size=None)
+    with pytest.raises(ValueError, match="batch_size is missing; give the examples per draw"):
+        measure_model(MODEL, LOSS, X, Y, batch_size=None)
+
+
+def test_factors_of_robust_may_be_an_array() -> None:
+    given = [StratifiedSampler(IDS, robust=robust) for robust in ((0.5, 1.5), np.array([0.5, 1.5]))]  # type: ignore[arg-type]
+    assert torch.equal(given[0].weights, given[1].weights)
+
+
+def test_an_infinite_rate_waits_longest() -> None:
+    scheduler = MinimumVariance(3, rate=math.inf, max_wait=7)
+    scheduler.next_round(torch.ones(3))
+    assert scheduler.wait.tolist() == [7, 7, 7]
+    for rate in (True, math.nan, -1.0, "0.1"):
+        with pytest.raises(ValueError, match=r"rate is .*; pass a number"):
+            MinimumVariance(3, rate=rate)  # type: ignore[arg-type]
 
 
 ONE_BAD = {

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, default_collate
 from variance.errors import ConfigError, require_count, require_number
 from variance.losses import require_equally_many, take
 from variance.objective import Batch
-from variance.randomness import generator_of
+from variance.randomness import Seed, generator_of
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 """`augment(inputs, generator)`; all randomness from the generator."""
@@ -151,7 +151,7 @@ class IndexedDataset:
         imbalance: tuple[int, float] | None = None,
         max_size: int | None = None,
         num_classes: int | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         generator = generator_of(seed)
         require_number("corrupt_percent", corrupt_percent, 0, 100)
@@ -173,7 +173,7 @@ class IndexedDataset:
         self.targets = base.targets[self.source].clone()
         self.corrupted = np.zeros(len(source), dtype=bool)
         chosen = generator.permutation(len(source)) if shuffle_ids else np.arange(len(source))
-        chosen = chosen[: round(len(source) * corrupt_percent / 100)]
+        chosen = chosen[: round(len(source) * float(corrupt_percent) / 100)]
         if len(chosen):
             classes = num_classes or int(targets.max()) + 1
             self.targets[torch.from_numpy(chosen)] = torch.from_numpy(

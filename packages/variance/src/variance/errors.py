@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Iterable
-from numbers import Real
+from typing import Any
 
 from gdyn_common.errors import require_count as _require_count
 
@@ -59,13 +59,23 @@ def require_number(
         Traceback (most recent call last):
         variance.errors.ConfigError: decay is nan; pass a number of at least 0, below 1.
     """
-    if not isinstance(value, bool) and isinstance(value, Real):
-        number = float(value)
-        if least <= number <= most and above < number and (number < below or below == math.inf):
-            return
+    number = _float(value)
+    if least <= number <= most and above < number and (number < below or below == math.inf):
+        return
     bounds = {"of at least": least, "above": above, "of at most": most, "below": below}
     told = [f"{word} {bound:g}" for word, bound in bounds.items() if abs(bound) < sys.float_info.max]
     raise ConfigError(f"{name} is {value!r}; pass a number {', '.join(told) or 'that is finite'}.")
+
+
+def _float(value: Any) -> float:
+    """Return a number, also one of NumPy, torch or `decimal`; NaN for all else."""
+    is_truth = str(getattr(value, "dtype", type(value).__name__)).endswith("bool")
+    if is_truth or isinstance(value, str | bytes) or getattr(value, "ndim", 0) > 0:
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):
+        return math.nan
 
 
 def require_word(name: str, value: object, allowed: Iterable[object]) -> None:

@@ -28,7 +28,7 @@ from variance.estimators.sg import population_moments
 from variance.losses import LossFunction
 from variance.objective import Objective, Point
 from variance.per_example.recording import refuse_coupled_examples
-from variance.randomness import RandomState, preserved_randomness
+from variance.randomness import RandomState, Seed, generator_of, preserved_randomness
 from variance.sampling.index_samplers import UniformSampler
 from variance.stream import DataStream
 
@@ -214,10 +214,10 @@ def measure_model(
     inputs: Any,
     targets: Any = None,
     *,
-    batch_size: int = 0,
+    batch_size: int | None = None,
     num_draws: int = 30,
     use: Literal["draws", "all"] = "draws",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> GradientNoise:
     """Measure mini-batch gradient variance and noise scale of any model, in the middle of any training loop.
 
@@ -234,7 +234,7 @@ def measure_model(
         inputs: Examples to draw from: a tensor, a tuple of arguments, a mapping of keywords, a data set,
             or a loader, whose data set is taken.
         targets: Their targets; None where a data set or the inputs hold them.
-        batch_size: Examples per draw; the loader's where 0.
+        batch_size: Examples per draw; the loader's where None or 0.
         num_draws: Draws.
         use: `draws`, or `all`: per-example gradients of all examples, without sampling error.
         seed: Seed of the draws.
@@ -258,11 +258,12 @@ def measure_model(
         >>> found["noise_scale_low"] < exact["noise_scale"] < found["noise_scale_high"]
         True
     """
-    require_count("batch_size", batch_size, 0)
-    require_count("seed", seed, 0)
+    if batch_size is not None:
+        require_count("batch_size", batch_size, 0)
+    draws = generator_of(seed)
     require_word("use", use, ("draws", "all"))
     population, own_size = _population_of(inputs, targets)
-    size = batch_size or own_size
+    size = int(batch_size or own_size)
     if size < 1:
         raise ConfigError("batch_size is missing; give the examples per draw.")
     objective, live = Objective(model, loss), Point.of(model)
@@ -279,7 +280,7 @@ def measure_model(
             ends = {f"noise_scale_{end}": found["noise_scale"] for end in ("low", "high")}
             return GradientNoise(found | ends, size, 0)
         statistics.noise_floor(num_draws)
-        sampler = UniformSampler(len(population), seed, replacement=True)
+        sampler = UniformSampler(len(population), draws, replacement=True)
         generator = torch.Generator().manual_seed(_seed("measure_model", seed))
         running = statistics.RunningDraws()
         for _ in range(num_draws):

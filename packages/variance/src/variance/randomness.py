@@ -1,16 +1,16 @@
 """The global random states of torch, NumPy and Python: a model or a data set may draw from any of them."""
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from variance.errors import require_count
+from variance.errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +60,32 @@ def preserved_randomness() -> Iterator[RandomState]:
             before.restore()
 
 
-def generator_of(seed: int | tuple[int, ...] | np.random.Generator) -> np.random.Generator:
-    """Return a generator as it is, or a new one of a seed.
+Seed: TypeAlias = (
+    int
+    | Sequence[int]
+    | np.ndarray
+    | Tensor
+    | np.random.SeedSequence
+    | np.random.BitGenerator
+    | np.random.RandomState
+    | np.random.Generator
+    | None
+)
+"""What NumPy makes a generator of."""
+
+
+def generator_of(seed: Seed) -> np.random.Generator:
+    """Return a generator as it is, or a new one of a seed, as `numpy.random.default_rng` does.
 
     Raises:
-        ConfigError: Neither, or a negative seed.
+        ConfigError: Anything else, as a negative number, a fraction, a truth value or text.
     """
-    if isinstance(seed, np.random.Generator):
-        return seed
-    for part in seed if isinstance(seed, tuple) else (seed,):
-        require_count("seed", part, 0)
-    return np.random.default_rng(seed)
+    given: Any = seed.tolist() if isinstance(seed, Tensor | np.ndarray) else seed
+    parts = given if isinstance(given, list | tuple) else (given,)
+    if not any(isinstance(part, bool | str | bytes) for part in parts):
+        with suppress(TypeError, ValueError):
+            return np.random.default_rng(given)
+    raise ConfigError(
+        f"seed is {seed!r}; pass a whole number of at least 0, several, a seed or generator of NumPy, or "
+        "None."
+    )

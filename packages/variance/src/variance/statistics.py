@@ -320,7 +320,7 @@ class RunningDraws:
     SKETCH = 2**16
 
     def __init__(self, *, standard_errors: bool = True, seed: int = 0) -> None:
-        require_count("seed", seed, 0)
+        require_count("seed", seed, 0, 2**64 - 1)
         self.count = 0
         self._standard_errors, self._seed = standard_errors, seed
         self._norms: list[float] = []
@@ -347,7 +347,7 @@ class RunningDraws:
         if len(draw) <= self.SKETCH:
             return draw.clone()
         if self._signs is None:
-            generator = torch.Generator().manual_seed(self._seed)
+            generator = torch.Generator().manual_seed(int(self._seed))
             self._signs = torch.randint(0, 2, (len(draw),), generator=generator, dtype=torch.int8)
             self._signs = self._signs.mul_(2).sub_(1).to(draw.device)
         result = draw.new_zeros(self.SKETCH)

@@ -95,7 +95,7 @@ class KFAC(GradientEstimator):
     ) -> None:
         super().__init__(objective)
         require_number("learning_rate", learning_rate, 0)
-        require_count("seed", seed, 0)
+        require_count("seed", seed, 0, 2**64 - 1)
         require_number("damping", damping, above=0)
         require_number("decay", decay, 0, below=1)
         if kl_clip is not None:

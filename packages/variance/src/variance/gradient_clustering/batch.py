@@ -23,7 +23,7 @@ from variance.gradient_clustering.centres import (
 from variance.gradient_clustering.initialisation import CaptureAt, Initialisation, initial_centres
 from variance.losses import LossFunction, require_equally_many, require_finite, take
 from variance.per_example.capturing import Capture, capture
-from variance.randomness import generator_of
+from variance.randomness import Seed, generator_of
 from variance.state import Stateful
 
 Weighting = Literal["none", "sequential", "frozen"]
@@ -71,7 +71,7 @@ def cluster(
     weighting: Weighting = "sequential",
     iterations: int = 3,
     options: ClusteringOptions | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Clustering:
     """Cluster the examples of a data set by their gradients.
 
@@ -129,7 +129,7 @@ class BatchClustering(Stateful):
         options: ClusteringOptions | None = None,
         *,
         weighting: Weighting = "sequential",
-        seed: int | np.random.Generator = 0,
+        seed: Seed = 0,
     ) -> None:
         require_count("num_clusters", num_clusters)
         require_word("weighting", weighting, get_args(Weighting))

@@ -6,7 +6,6 @@ by factor.
 
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,7 +14,7 @@ from variance.errors import ConfigError, NotReady, require_count, require_number
 from variance.gradient_clustering.centres import Centres, ClusteringOptions, RunningSums, squared_distances
 from variance.losses import require_finite
 from variance.per_example.capturing import Capture
-from variance.randomness import generator_of
+from variance.randomness import Seed, generator_of
 from variance.state import Stateful
 
 Reinitialise = Literal["largest", "data"]
@@ -49,7 +48,7 @@ class OnlineClustering(Stateful):
         initial_size: float = 2.0,
         reinit_every: int = 10,
         reinit: Reinitialise = "largest",
-        seed: int | np.random.Generator = 0,
+        seed: Seed = 0,
     ) -> None:
         require_count("num_clusters", num_clusters)
         require_number("decay", decay, 0, below=1)

@@ -17,7 +17,7 @@ from variance.gradient_clustering.initialisation import spread_out
 from variance.losses import LossFunction, require_equally_many, take
 from variance.per_example.capturing import Capture, capture
 from variance.per_example.quantities import weight_gram
-from variance.randomness import generator_of
+from variance.randomness import Seed, generator_of
 
 
 @torch.inference_mode(False)
@@ -32,7 +32,7 @@ def cluster_subset(
     sweeps: int = 5,
     chunk: int = 128,
     max_bytes: int = 2 * 2**30,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Int[Tensor, "n"]:
     """Cluster all examples by the weight gradients of a random subset.
 

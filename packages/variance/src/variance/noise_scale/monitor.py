@@ -25,7 +25,7 @@ class GradientMonitor(Shown):
         loss: `loss(outputs, targets)`.
         inputs: Examples to draw from, in any form that `measure_model` takes.
         targets: Their targets.
-        batch_size: Examples per draw.
+        batch_size: Examples per draw; the loader's where None or 0.
         every: Steps between two measurements; the first one is at step 0.
         num_draws: Draws per measurement.
         seed: Seed of the draws; every measurement has draws of its own.
@@ -54,13 +54,14 @@ class GradientMonitor(Shown):
         inputs: Any,
         targets: Any = None,
         *,
-        batch_size: int = 0,
+        batch_size: int | None = None,
         every: int = 100,
         num_draws: int = 30,
         seed: int = 0,
     ) -> None:
         require_count("every", every)
-        require_count("batch_size", batch_size, 0)
+        if batch_size is not None:
+            require_count("batch_size", batch_size, 0)
         require_count("num_draws", num_draws, 3)
         require_count("seed", seed, 0)
         self.model, self.loss, self.inputs, self.targets = model, loss, inputs, targets

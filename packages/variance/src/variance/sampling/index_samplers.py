@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from variance.errors import ConfigError, require_count
-from variance.randomness import generator_of
+from variance.randomness import Seed, generator_of
 from variance.state import Stateful
 
 
@@ -58,11 +58,9 @@ class UniformSampler(Stateful):
 
     STATE = ("_generator", "epoch", "_pending")
 
-    def __init__(
-        self, num_examples: int, seed: int | np.random.Generator = 0, *, replacement: bool = False
-    ) -> None:
+    def __init__(self, num_examples: int, seed: Seed = 0, *, replacement: bool = False) -> None:
         require_count("num_examples", num_examples)
-        self.num_examples = num_examples
+        self.num_examples = int(num_examples)
         self.epoch = 0
         self._generator = generator_of(seed)
         self._replacement = replacement
@@ -75,6 +73,7 @@ class UniformSampler(Stateful):
             ConfigError: Without replacement, more than the population holds.
         """
         require_count("count", count)
+        count = int(count)
         if not self._replacement and count > self.num_examples:
             raise ConfigError(
                 f"a batch of {count} exceeds the {self.num_examples} examples; draw with replacement or use "
@@ -110,7 +109,7 @@ class ImportanceSampler(Stateful):
 
     STATE = ("_generator", "probabilities")
 
-    def __init__(self, scores: Float[Tensor, "n"], seed: int | np.random.Generator = 0) -> None:
+    def __init__(self, scores: Float[Tensor, "n"], seed: Seed = 0) -> None:
         self._generator = generator_of(seed)
         self.set_scores(scores)
 
@@ -138,6 +137,7 @@ class ImportanceSampler(Stateful):
     def draw(self, count: int) -> Draw:
         """Draw `count` indices with weights 1/(N p)."""
         require_count("count", count)
+        count = int(count)
         indices = np.searchsorted(self._cumulative, self._generator.random(count), side="right").clip(
             max=self.num_examples - 1
         )

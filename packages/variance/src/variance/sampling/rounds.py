@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from variance.errors import require_count, require_number, require_word
-from variance.randomness import generator_of
+from variance.randomness import Seed, generator_of
 from variance.sampling.index_samplers import Draw
 from variance.sampling.schedulers import Scheduler
 from variance.sampling.scores import Normalisation, ScoreMemory
@@ -47,7 +47,7 @@ class RoundSampler(Stateful):
         self,
         scheduler: Scheduler,
         memory: ScoreMemory,
-        seed: int | np.random.Generator = 0,
+        seed: Seed = 0,
         *,
         weighting: Literal["scale", "repeat"] = "scale",
         cap: float = 10.0,
@@ -65,6 +65,7 @@ class RoundSampler(Stateful):
     def draw(self, count: int) -> Draw:
         """Draw `count` indices with their loss weights."""
         require_count("count", count)
+        count = int(count)
         while len(self._pending) < count:
             rows = self.scheduler.next_round(self.memory.read(self.normalisation, self.classes)).numpy()
             if self.weighting == "repeat":

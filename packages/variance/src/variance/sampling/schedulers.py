@@ -5,6 +5,7 @@ unless the weights of `MinimumVariance` are applied; `ImportanceSampler` is the 
 examples by score. A round is one pass over the examples that are awake.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, get_args
 
@@ -173,9 +174,9 @@ class MinimumVariance(Scheduler):
 
     def __init__(self, num_examples: int, *, rate: float, max_wait: int = 100, min_examples: int = 1) -> None:
         super().__init__(num_examples, min_examples=min_examples)
-        require_number("rate", rate, 0)
+        require_number("rate", rate, 0, math.inf)
         require_count("max_wait", max_wait, 0)
-        self.rate, self.max_wait = rate, max_wait
+        self.rate, self.max_wait = float(rate), int(max_wait)
 
     def _snoozes(self, scores: np.ndarray, awake: np.ndarray) -> np.ndarray:
         delay = np.clip(self.rate / (2 * np.maximum(scores, 1e-300)), 0, self.max_wait).astype(np.int64)

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from variance.errors import ConfigError, require_count, require_number, require_word
 from variance.losses import require_finite
-from variance.randomness import generator_of
+from variance.randomness import Seed, generator_of
 from variance.sampling.index_samplers import Draw
 from variance.state import Stateful
 
@@ -199,7 +199,7 @@ class StratifiedSampler(Stateful):
     def __init__(
         self,
         assignment: Int[Tensor, "n"],
-        seed: int | np.random.Generator = 0,
+        seed: Seed = 0,
         *,
         allocation: Allocation = "equal",
         spreads: Float[Tensor, "k"] | None = None,
@@ -212,7 +212,7 @@ class StratifiedSampler(Stateful):
         require_number("floor", floor, 0)
         if within_cluster is not None:
             require_count("within_cluster", within_cluster, 0)
-        for factor in robust or ():
+        for factor in robust if robust is not None else ():
             require_number("a factor of robust", factor, 0)
         self._generator = generator_of(seed)
         self._allocation, self._floor = allocation, floor
@@ -299,6 +299,7 @@ class StratifiedSampler(Stateful):
             ConfigError: `count` below 1.
         """
         require_count("count", count)
+        count = int(count)
         sizes = self._sizes[self._clusters].astype(float)
         m = len(sizes)
         if self._allocation == "equal":
@@ -327,6 +328,7 @@ class StratifiedSampler(Stateful):
     def draw(self, count: int) -> Draw:
         """Draw `count` indices with their weights."""
         require_count("count", count)
+        count = int(count)
         slots = self._slots(count)
         order = np.argsort(slots, kind="stable")
         ordered = slots[order]
