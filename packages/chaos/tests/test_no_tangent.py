@@ -60,7 +60,7 @@ from chaos import (
         (
             lambda s, m: TrainingMap(s, SGDRule(0.1), batches(1)).product(torch.ones(3)),
             ValueError,
-            "the model has 39 parameters",
+            "this model has 39 parameters",
         ),
     ],
     ids=range(10),

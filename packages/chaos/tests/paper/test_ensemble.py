@@ -28,7 +28,7 @@ def config(out, *, logging=None, optim=None, model=None, **changes):
         **top | changes,
         logging=LoggingConfig(**PLAIN | (logging or {})),
         optim=OptimConfig(**{"lr": 0.05} | (optim or {})),
-        model=ModelConfig(**{"inter_dim": 4} | (model or {})),
+        model=ModelConfig(**(model or {"inter_dim": 4})),
     )
 
 

@@ -93,7 +93,11 @@ def _confirmed(
     is_rounding = lowest.abs() < 1e-5 * torch.linalg.vector_norm(g, torch.inf)  # p - e_y is close to zero
     target = torch.where(is_rounding, p.argmax(axis, keepdim=True), target)
     of_target = p.gather(axis, target)
-    v = -lowest / (1 - of_target).clamp_min(1e-30)
+    squares = torch.linalg.vector_norm(p, dim=axis, keepdim=True).square() + 1 - 2 * of_target
+    of_rest = rest.gather(axis, target)
+    along = torch.einsum("...k,...k->...", p.movedim(axis, -1), rest.movedim(axis, -1)).unsqueeze(axis)
+    near = -lowest / (1 - of_target).clamp_min(1e-30)
+    v = torch.where(of_target < 0.99, (along - of_rest) / squares.clamp_min(1e-30), near)
     rest.addcmul_(p, v, value=-1).scatter_add_(axis, target, v)
     left = torch.linalg.vector_norm(rest, dim=axis).masked_fill(~counted, 0.0)
     if not float(left.norm()) <= tolerance * float(g.norm()):
