@@ -32,8 +32,8 @@ class ExampleMeter(Meter):
     or sum over examples: one that mixes them otherwise (a contrastive loss, the root of a mean) is *not*
     noticed. A loss that divides by what differs from batch to batch (class weights, masked positions) has
     noise in its divisor, which single examples do not show: a cross-entropy of this kind is refused,
-    with label smoothing, too (class weights and smoothing together in float32 and float64 only, from four
-    positions on).
+    with label smoothing, too (class weights and smoothing together in float32 and float64 only, and not
+    in batches of a few positions).
 
     A step is given up by clearing all gradients instead of calling `step`.
 
