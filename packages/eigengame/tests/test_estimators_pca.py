@@ -265,6 +265,13 @@ def test_what_has_not_converged_is_said(rng):
     assert model.angle_bounds_.max() > 0.5
 
 
+def test_without_a_tolerance_nothing_is_warned_of_and_the_default_is_met(data):
+    model = EigenGame(3, tol=None, random_state=0).fit(data)
+    assert model.converged_
+    assert model.angle_bounds_.max() < 0.02
+    assert not EigenGame(3, tol=None, n_epochs=1, random_state=0).fit(data[:300]).converged_
+
+
 def test_equal_variances_are_said():
     X = np.concatenate([np.eye(6), -np.eye(6)]) * [3, 3, 2, 1, 1, 1]
     with pytest.warns(ConvergenceWarning, match=r"Components \[0, 1\] share their value"):

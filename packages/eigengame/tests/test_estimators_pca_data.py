@@ -237,6 +237,30 @@ def test_bounds_of_the_variances_of_a_stream(name, algorithm):
     assert np.all(errors <= slack * model.variance_errors_ + 1e-4 * exact)
 
 
+@pytest.mark.parametrize("course", ["turns half way", "turns a little", "turns late", "turns to and fro"])
+def test_bounds_of_a_stream_whose_distribution_turns(course):
+    """The total variance stays, so that it tells nothing; estimates, which one in twenty may exceed."""
+    exceeded = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        first, second = (np.linalg.qr(rng.standard_normal((12, 12)))[0] for _ in range(2))
+        if course == "turns a little":
+            second = first @ np.linalg.qr(np.eye(12) + 0.05 * rng.standard_normal((12, 12)))[0]
+        A, B = (rng.standard_normal((4000, 12)) * np.geomspace(3, 0.3, 12) @ Q for Q in (first, second))
+        parts = {
+            "turns late": [A, B[:800]],
+            "turns to and fro": [A[:1000], B[:1000], A[1000:2000], B[1000:2000]],
+        }
+        X = np.concatenate(parts.get(course, [A, B]))
+        model = EigenGame(3, random_state=0)
+        for start in range(0, len(X), 256):
+            model.partial_fit(X[start : start + 256])
+        values, vectors = np.linalg.eigh(np.cov(X.T))
+        exceeded += list(angles(model.components_, vectors[:, ::-1].T[:3]) > model.angle_bounds_)
+        exceeded += list(np.abs(model.explained_variance_ - values[::-1][:3]) > model.variance_errors_)
+    assert np.mean(exceeded) <= 0.05
+
+
 @pytest.mark.parametrize("scale", [1e-150, 1e-30, 1e-22, 1e15, 1e30, 1e150])
 @pytest.mark.parametrize("options", [{}, {"algorithm": "auto"}, {"learning_rate": 0.02}], ids=str)
 def test_any_unit_of_the_data(rng, scale, options):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.linalg import eigh
 from scipy.sparse import csr_array
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
@@ -160,6 +161,33 @@ def test_sources_of_equal_kurtosis_are_said(rng, rows, unit):
     mixed = unit * rng.uniform(-1, 1, (rows, 2)) @ rng.standard_normal((2, 2))
     with pytest.warns(UserWarning, match="Components 0 and 1 differ in kurtosis by less than"):
         EigenGameICA(2, maximize=False, random_state=0).fit(mixed)
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+def test_what_gaussian_data_reach_as_well_is_no_source(rng, maximize):
+    noise = rng.standard_normal((1000, 4))
+    with pytest.warns(
+        UserWarning, match=r"Components \[0\] have an excess kurtosis of less than .* no sources"
+    ):
+        EigenGameICA(1, maximize=maximize, random_state=0).fit(noise)
+    source = rng.laplace(size=1000) if maximize else rng.uniform(-1, 1, 1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        EigenGameICA(1, maximize=maximize, random_state=0).fit(np.c_[source, noise[:, 1:]])
+
+
+@pytest.mark.parametrize("estimator", [EigenGameICA(random_state=0), EigenGameCCA(random_state=0)])
+def test_columns_of_categories_are_numbers_or_refused(rng, estimator):
+    pandas = pytest.importorskip("pandas")
+    x, y = rng.laplace(size=(2, 200, 2))
+    codes = rng.integers(0, 3, 200)
+    frame = pandas.DataFrame({"a": pandas.Categorical(codes), "b": x[:, 0]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        given = clone(estimator).fit(frame, y).eigenvalues_
+        np.testing.assert_array_equal(given, clone(estimator).fit(np.c_[codes, x[:, 0]], y).eigenvalues_)
+    with pytest.raises(ValueError, match="could not convert string to float"):
+        estimator.fit(frame.assign(a=pandas.Categorical(["low", "high"] * 100)), y)
 
 
 def test_minimising_works_for_two_views(rng):

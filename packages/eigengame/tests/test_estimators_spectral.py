@@ -108,3 +108,18 @@ def test_nodes_beyond_the_count_of_integers_are_refused():
 def test_a_sparse_matrix_is_no_list_of_edges():
     with pytest.raises(ValueError, match="pass affinity='precomputed'"):
         EigenGameSpectralEmbedding().fit(csr_array(np.ones((3, 3))))
+
+
+def test_a_loose_tolerance_takes_no_value_between_two_for_the_next():
+    """Of this graph a vector of Ritz value 0.12, between 0 and 0.78, passed for one within 0.78 rad."""
+    rng = np.random.default_rng(6)
+    n = int(rng.integers(30, 200))
+    share = rng.uniform(2, 8) / n
+    rng = np.random.default_rng(6)
+    edges = [(i, j) for i in range(n) for j in range(i) if rng.random() < share]
+    edges = np.array(edges + [(i, i + 1) for i in range(n - 1)])
+    values, vectors = eigh(laplacian(edges, np.ones(len(edges)), n))
+    model = EigenGameSpectralEmbedding(3, tol=1.0, n_iter=1, random_state=6).fit(edges)
+    np.testing.assert_allclose(model.eigenvalues_, values[:3], atol=0.02)
+    cosines = cosine_similarities(model.embedding_.T, vectors[:, :3].T)
+    assert np.all(np.arccos(np.minimum(cosines, 1)) <= model.angle_bounds_ + 1e-6)

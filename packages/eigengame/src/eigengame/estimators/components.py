@@ -13,7 +13,10 @@ from eigengame.estimators.streams import chunks, dense_rows, validated
 from eigengame.exact import orient
 from gdyn_common.display import Axes, Figure, axes_for
 
-__all__ = ["Components"]
+__all__ = ["TOLERANCE", "Components"]
+
+TOLERANCE = 0.02
+"""Angle in radians that `fit` aims at with `tol=None`, which never warns."""
 
 
 class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
@@ -67,7 +70,7 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
 
     @property
     def noise_variance_(self) -> float:
-        """Mean variance along the directions that are left out."""
+        """Mean variance along the directions left out, of all d (scikit-learn counts min(n, d))."""
         left = self.n_features_in_ - self.n_components_
         *values, total = self._values() * self._frame.unit**2
         return max(float(total - np.sum(values)), 0.0) / left if left else 0.0
@@ -91,7 +94,7 @@ class Components(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Game):
     def converged_(self) -> bool:
         """Whether every component with variance is within `tol`."""
         found = self._current()[1]
-        return not found.tied.size and not found.pending(self.tol or 0.0).size
+        return not found.tied.size and not found.pending(self.tol or TOLERANCE).size
 
     @property
     def unresolved_(self) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ from eigengame.sharding import gather
 __all__ = ["Game"]
 
 _DEVIATIONS = 3  # standard ones of what the weights of a stream do
+_DRIFT = 7  # times the asymmetry seen; by simulation, with streams that turn half way or later
 _COLLAPSED = 0.01  # directions in which the averaged players span less than this share are not their finding
 
 FIXED = ("n_components", "learning_rate", "momentum", "center", "optimizer", "mesh", "dtype")
@@ -193,6 +194,7 @@ class Game(BaseEstimator):
                 found = replace(found, angles=angles, unresolved=np.flatnonzero(np.zeros(0)))
                 block = block._replace(values=block.values * min(total / (values.sum() or 1), 1))
             found = self._with_weights(self._with_trace(found, values, left), values, total)
+            found = self._with_drift(found, block)
             _SOLUTIONS[self] = held = (self._state, self._wanted, block, found)
         return held[2], held[3]
 
@@ -236,6 +238,25 @@ class Game(BaseEstimator):
             found,
             angles=np.minimum(found.angles + deviations * spread, np.pi / 2),
             value_errors=found.value_errors + deviations * np.sqrt(2) * values[:k],
+        )
+
+    def _with_drift(self, found: Quality, block: Block) -> Quality:
+        """Add to the bounds what a change of the distribution in the course of a stream does.
+
+        With one covariance V C V' is symmetric, whatever the players; averages of vectors and of products
+        over a time in which it changed are not those of one covariance, and V (C V)' is symmetric no longer.
+        """
+        if not self._streamed_rows:
+            return found
+        table, k = block.AV @ block.V.T, found.angles.size
+        drift = _DRIFT * np.linalg.norm(table - table.T, axis=1)[:k] / 2
+        gaps = np.abs(block.values[:k, None] - block.values)
+        gaps[np.arange(k), np.arange(k)] = np.inf
+        angles = drift / np.maximum(gaps.min(axis=1, initial=np.inf), np.finfo(float).tiny)
+        return replace(
+            found,
+            angles=np.minimum(np.hypot(found.angles, angles), np.pi / 2),
+            value_errors=np.hypot(found.value_errors, drift),
         )
 
     def _adopt(self, block: Block, mean: NDArray, total: float) -> None:

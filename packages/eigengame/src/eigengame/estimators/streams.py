@@ -77,6 +77,10 @@ def real_numbers(X: Any, name: str = "X") -> Any:
         raise ValueError(f"{name} holds entries of type {dtype}; pass numbers.")
     if kind == "V":
         return np.asarray(X).astype(np.float32)
+    if kind == "O" and isinstance(
+        X, np.ndarray
+    ):  # columns of a data frame that share no type, such as categories
+        return X.astype(np.float64)
     if kind in "iu" and not isinstance(X, np.memmap):  # a file is read, and looked at, in blocks
         refuse_rounded(X.tocoo().data if hasattr(X, "tocsr") else np.asarray(X), name)
     return X.astype(np.float64) if kind == "f" and dtype.itemsize > 8 else X
@@ -102,7 +106,7 @@ def dense_rows(X: Any, rows: Any = None) -> NDArray:
     part = X if rows is None else X[rows]  # not every sparse format can be indexed
     part = part.toarray() if hasattr(part, "toarray") else real_numbers(part)
     dense: NDArray = real_numbers(np.asarray(part))
-    return dense if dense.dtype.kind in "fiub" else dense.astype(np.float64)
+    return dense
 
 
 def pad_rows(rows: NDArray, size: int) -> NDArray:
