@@ -194,6 +194,28 @@ def test_entries_that_are_no_numbers_are_refused(data, bad, message):
             call()
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [(2**60 + 1, "double precision rounds"), (np.datetime64("2020-01-01"), "holds dates")],
+)
+def test_objects_that_turn_into_other_numbers_are_refused(entry, message):
+    with pytest.raises(ValueError, match=message):
+        EigenGame(1).fit(np.array([[entry, 0], [entry, 1], [entry, 2]], object))
+    plain = EigenGame(1, random_state=0).fit(np.array([[2**60, 0], [0.5, 1], [3, True]], object))
+    assert plain.explained_variance_[0] == pytest.approx(np.var([2.0**60, 0.5, 3], ddof=1))
+
+
+@pytest.mark.parametrize("algorithm", ["mu", "auto"])
+@pytest.mark.parametrize("settings", [{}, {"n_components": 5}, {"n_components": -1}])
+def test_a_refused_fit_leaves_the_one_before(data, algorithm, settings):
+    model = EigenGame(2, algorithm=algorithm, random_state=0).fit(data)
+    scores = model.transform(data)
+    bad = data[:, :4] * np.nan if not settings else data[:, :4]
+    with pytest.raises(ValueError, match=r"NaN|n_components"):
+        model.set_params(**settings).fit(bad)
+    np.testing.assert_array_equal(model.transform(data), scores)
+
+
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_bounds_of_a_stream_hold_the_weights_of_its_rows(share):
     """With as many players as columns no residual shows that the last rows count more than the first."""

@@ -172,9 +172,23 @@ class EigenGame(Components, Saved):
             y: Ignored.
 
         Raises:
-            ValueError: For bad settings, or data that are non-finite (names the batch; the state before
-                it is kept), too narrow, empty, or not the same when they are read again.
+            ValueError: For bad settings, or data that are non-finite (names the batch; the state before it is
+                kept, or the fit before where it is the first), too narrow, empty, or not the same when
+                they are read again.
         """
+        before = dict(self.__dict__)
+        try:
+            return self._learn(X)
+        except BaseException:
+            if self.__dict__.get("_state", before.get("_state")) is before.get(
+                "_state"
+            ):  # nothing of X was taken
+                self.__dict__.clear()
+                self.__dict__.update(before)
+            raise
+
+    def _learn(self, X: Data) -> Self:
+        """Fit, as `fit` says."""
         self._check_settings()
         former = self.components_ if self.warm_start and hasattr(self, "_state") else None
         share = self._share()

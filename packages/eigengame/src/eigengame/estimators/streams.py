@@ -5,6 +5,7 @@ precision of the data until `frames.Frame` has subtracted a mean.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Integral
 from typing import Any
 
 import jax.numpy as jnp
@@ -80,6 +81,11 @@ def real_numbers(X: Any, name: str = "X") -> Any:
     if kind == "O" and isinstance(
         X, np.ndarray
     ):  # columns of a data frame that share no type, such as categories
+        for entry in X.flat:
+            if isinstance(entry, Integral) and int(float(entry)) != entry:
+                refuse_rounded(np.array(2**53 + 1), name)
+            if isinstance(entry, np.datetime64 | np.timedelta64):
+                raise ValueError(f"{name} holds dates: pass numbers, for example seconds since one of them.")
         return X.astype(np.float64)
     if kind in "iu" and not isinstance(X, np.memmap):  # a file is read, and looked at, in blocks
         refuse_rounded(X.tocoo().data if hasattr(X, "tocsr") else np.asarray(X), name)
