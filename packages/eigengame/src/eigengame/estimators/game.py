@@ -252,7 +252,7 @@ class Game(BaseEstimator):
         drift = _DRIFT * np.linalg.norm(table - table.T, axis=1)[:k] / 2
         gaps = np.abs(block.values[:k, None] - block.values)
         gaps[np.arange(k), np.arange(k)] = np.inf
-        angles = drift / np.maximum(gaps.min(axis=1, initial=np.inf), np.finfo(float).tiny)
+        angles = drift / np.maximum(gaps.min(axis=1, initial=np.inf), found.floor)
         return replace(
             found,
             angles=np.minimum(np.hypot(found.angles, angles), np.pi / 2),
