@@ -78,9 +78,8 @@ def real_numbers(X: Any, name: str = "X") -> Any:
         raise ValueError(f"{name} holds entries of type {dtype}; pass numbers.")
     if kind == "V":
         return np.asarray(X).astype(np.float32)
-    if kind == "O" and isinstance(
-        X, np.ndarray
-    ):  # columns of a data frame that share no type, such as categories
+    # numbers as objects: columns of a data frame that share no type, such as categories
+    if kind == "O" and isinstance(X, np.ndarray):
         for entry in X.flat:
             if isinstance(entry, Integral) and int(float(entry)) != entry:
                 refuse_rounded(np.array(2**53 + 1), name)
