@@ -94,6 +94,7 @@ def test_it_changes_with_everything_the_experiment_reaches(package, name, old, n
         ("paper/experiment.py", "return None", "return 'a better picture'"),
         ("paper/experiment.py", "def plot(result)", "def _plot_panel(axis):\n    pass\ndef plot(result)"),
         ("science.py", "class Found:", "class Found:\n    def plot(self):\n        return 1"),
+        ("science.py", "class Found:", "class Found:\n    def __repr__(self):\n        return 'found'"),
         ("paper/experiment.py", "import Result", "import Result as Record"),
         ("science.py", "def solve", "if TYPE_CHECKING:\n    from numpy import ndarray\ndef solve"),
     ],

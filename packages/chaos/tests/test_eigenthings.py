@@ -25,10 +25,15 @@ def test_round_trip(things, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_it_prints_one_line(things):
+    assert repr(things) == "3 stored lyapunov pairs of 3 parameters, from step 10, seed 42"
+
+
 def test_pair_of_the_original(tmp_path):
     path = tmp_path / "eigenthings.pt"
     torch.save((torch.tensor([0.9, 1.2]), torch.eye(2)), path)
     things = load_eigenthings(path)
+    assert repr(things).endswith("from an unknown step")
     assert things.step == -1
     assert things.exponents.sign().tolist() == [-1, 1]
 

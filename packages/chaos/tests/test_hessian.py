@@ -23,6 +23,16 @@ def case():
     return model, x, y, LossSurface(model, nn.CrossEntropyLoss()).hessian(None, x, y)
 
 
+def test_what_is_held_by_fewer_coordinates_prints_their_number(case):
+    model, x, y, H = case
+    surface = LossSurface(model, nn.CrossEntropyLoss(), backend="compression")
+    compressed = surface.hessian(None, x[:2], y[:2])
+    held = f"held by {len(compressed.core)} coordinates"
+    assert len(compressed.core) < 53
+    assert repr(compressed) == f"Hessian of 53 parameters, {held}, torch.float64 (backend compression+sweep)"
+    assert repr(H).startswith("Hessian of 53 parameters")
+
+
 def test_forms(case):
     *_, H = case
     dense = H.dense()

@@ -410,6 +410,44 @@ def test_a_scheduler_that_counts_the_steps_of_all_copies_is_refused():
         SensitivityProbe(model, optimizer).advance(scheduled)
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_averages_that_move_on_with_every_copy_are_refused(in_place):
+    model = net()
+    optimizer = sgd(model.parameters())
+    average = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def averaged(one, its):
+        update(one, its)
+        for name, p in one.named_parameters():
+            if in_place:
+                average[name].lerp_(p.detach(), 0.1)
+            else:
+                average[name] = 0.9 * average[name] + 0.1 * p.detach()
+
+    with pytest.raises(RuntimeError, match="changed a tensor of your own, which moves on with every copy"):
+        SensitivityProbe(model, optimizer).advance(averaged)
+
+
+def test_averages_by_model_and_logs_are_no_hindrance():
+    model = net()
+    probe = SensitivityProbe(model, sgd(model.parameters()))
+    averages, log, losses = {}, {"loss": torch.tensor(0.0)}, []
+
+    def averaged(one, its):
+        loss = functional.cross_entropy(one(X), Y)
+        its.zero_grad()
+        loss.backward()
+        its.step()
+        for name, p in one.named_parameters():
+            averages[one, name] = averages.get((one, name), 0.0) * 0.9 + 0.1 * p.detach()
+        log["loss"] = loss.detach()
+        losses.append(loss.detach())
+
+    for _ in range(3):
+        probe.advance(averaged)
+    assert len(losses) == 3 * len(probe.copies.models)
+
+
 def scaled_by(scaler):
     def step(one, its):
         its.zero_grad()

@@ -2,7 +2,8 @@
 
 The digest covers every module that the experiment reaches by imports inside its package, the thin core
 and this distribution, read as syntax trees: comments, docstrings and layout do not count. Left out is
-what only registers, judges, stores or shows numbers, functions named ``plot`` or ``plot_...`` among it.
+what only registers, judges, stores or shows numbers: functions named ``plot`` or ``plot_...`` and the
+methods by which an object prints itself are among it.
 Nothing is imported to find it.
 """
 
@@ -30,6 +31,7 @@ _NO_NUMBERS = frozenset(
         *(f"gdyn_reproduce.{name}" for name in _MACHINERY.split()),
     }
 )
+_PRINTING = frozenset({"__repr__", "_repr_html_"})
 _DECLARATIONS = re.compile(r"\.paper(\.(\w*claims|figures|deviations))?$")
 _DIGITS = 16
 
@@ -58,9 +60,9 @@ def _computing(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def _only_shows(node: ast.stmt) -> bool:
-    """Tell whether a statement of a module or a class draws, or imports what cannot change a number."""
+    """Tell whether a statement of a module or a class draws or prints, or imports what does."""
     if isinstance(node, ast.FunctionDef):
-        return node.name.lstrip("_").partition("_")[0] == "plot"
+        return node.name in _PRINTING or node.name.lstrip("_").partition("_")[0] == "plot"
     if isinstance(node, ast.ImportFrom):
         return node.module in _NO_NUMBERS
     return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"

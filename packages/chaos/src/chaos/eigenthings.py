@@ -42,6 +42,10 @@ class Eigenthings:
     seed: int
     kind: str
 
+    def __repr__(self) -> str:
+        run = f"step {self.step}, seed {self.seed}" if self.step >= 0 else "an unknown step"
+        return f"{len(self.values)} stored {self.kind} pairs of {self.n} parameters, from {run}"
+
     @property
     def exponents(self) -> Float[Tensor, " r"]:
         """Finite-time exponents per step, ``log eig(Y'Y) / 2T``."""

@@ -76,6 +76,11 @@ class Spectrum:
     num_steps: int
     method: str
 
+    def __repr__(self) -> str:
+        largest = f" (largest {float(self.exponents[-1]):.4g} per step)" if len(self.exponents) else ""
+        counts = f"{self.chaotic()} expanding, {self.edge()} neutral, {self.contracting()} contracting"
+        return f"exponents of {self.num_steps} steps ({self.method}): {counts}{largest}"
+
     def chaotic(self) -> int:
         """Number of expanding directions."""
         return int((self.exponents > 0).sum())
@@ -96,6 +101,8 @@ class Spectrum:
 
         Example:
             >>> spectrum = Spectrum(torch.tensor([-0.2, 0.0, 0.1]), 0, 10, "svd")
+            >>> spectrum
+            exponents of 10 steps (svd): 1 expanding, 1 neutral, 1 contracting (largest 0.1 per step)
             >>> spectrum.plot().axes[0].get_title()
             '1 expanding, 1 neutral, 1 contracting'
         """

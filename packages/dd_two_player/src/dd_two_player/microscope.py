@@ -221,6 +221,11 @@ class DriftMicroscope:
     options: dict[str, Any] = field(default_factory=dict)
     reports: dict[int, DriftReport] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        steps = sorted(self.reports)
+        seen = f", of steps {steps[0]} to {steps[-1]}" if steps else ""
+        return f"{len(steps)} measurements of the drift{seen}, one every {self.every} steps"
+
     def __post_init__(self) -> None:
         """Refuse a period that is no number of steps."""
         require_count("every", self.every)

@@ -19,7 +19,15 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-__all__ = ["check_copyable", "check_function", "check_number", "check_reached", "held", "left_alone"]
+__all__ = [
+    "check_copyable",
+    "check_function",
+    "check_number",
+    "check_reached",
+    "held",
+    "left_alone",
+    "watch_tensors",
+]
 
 
 def check_reached(gradients: Iterable[Tensor | None], steps: str = "") -> None:
@@ -169,6 +177,39 @@ def _entries(value: Any) -> list[Any]:
         return []
     call = getattr(type(value), "__call__", None)  # noqa: B004 - the function itself is what is meant
     return [*getattr(value, "__dict__", {}).values(), *([call] if isinstance(call, FunctionType) else [])]
+
+
+def watch_tensors(reached: Iterable[Any], modules: Iterable[nn.Module]) -> Callable[[], bool]:
+    """Return a function that tells whether a tensor among ``reached`` has changed, those of modules apart.
+
+    Of a dictionary that is reached, a tensor in the place of one of its shape counts, too, such as a new
+    average; a single number in the place of another is taken for a log.
+
+    >>> average = {"w": Tensor([0.0, 0.0])}
+    >>> changed = watch_tensors([average], [])
+    >>> average["w"] = average["w"] + 1
+    >>> changed()
+    True
+    """
+    reached = list(reached)
+    known = {id(t) for module in modules for t in (*module.parameters(False), *module.buffers(False))}
+    loose = [x for x in reached if isinstance(x, Tensor) and id(x) not in known and not x.is_inference()]
+    versions = [(x, x._version) for x in loose]
+    places = [
+        (dictionary, name, x)
+        for dictionary in reached
+        if isinstance(dictionary, dict)
+        for name, x in dictionary.items()
+        if isinstance(name, str) and isinstance(x, Tensor) and x.numel() > 1
+    ]
+
+    def is_replaced(new: Any, old: Tensor) -> bool:
+        return new is not old and isinstance(new, Tensor) and new.shape == old.shape
+
+    return lambda: (
+        any(x._version != version for x, version in versions)
+        or any(is_replaced(dictionary.get(name), x) for dictionary, name, x in places)
+    )
 
 
 @contextlib.contextmanager

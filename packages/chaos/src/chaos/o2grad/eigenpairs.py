@@ -50,6 +50,8 @@ class Eigenpairs:
 
     Example:
         >>> pairs = Eigenpairs.of(torch.diag(torch.tensor([0.0, -1.0, 3.0], dtype=torch.float64)))
+        >>> pairs
+        eigenpairs of 3: 1 positive (largest 3), 1 negative (least -1), 1 zero
         >>> pairs.values.tolist(), pairs.num_zero
         ([-1.0, 3.0], 1)
         >>> pairs.project(torch.ones(3, dtype=torch.float64), keep=pairs.positive()).abs().tolist()
@@ -61,6 +63,13 @@ class Eigenpairs:
     frame: Frame
     tol: float
     layout: ParameterLayout | None = None
+
+    def __repr__(self) -> str:
+        positive, negative = int(self.positive().sum()), int(self.negative().sum())
+        largest = f" (largest {float(self.values[-1]):.4g})" if positive else ""
+        least = f" (least {float(self.values[0]):.4g})" if negative else ""
+        counts = f"{positive} positive{largest}, {negative} negative{least}, {self.num_zero} zero"
+        return f"eigenpairs of {self.n}: {counts}"
 
     def plot(self, axes: Axes | None = None) -> Figure:
         """Draw the eigenvalues in ascending order, symmetric-logarithmic, and return the figure.

@@ -59,6 +59,8 @@ class Hessian:
         >>> surface = LossSurface(model, torch.nn.MSELoss())
         >>> x = torch.tensor([[1.0, 0.0], [1.0, 2.0]], dtype=torch.float64)
         >>> H = surface.hessian(None, x, torch.zeros(2, 1, dtype=torch.float64))
+        >>> H
+        Hessian of 2 parameters, torch.float64 (backend sweep)
         >>> H.dense().round(decimals=12).tolist()  # 2 x'x / B
         [[2.0, 2.0], [2.0, 4.0]]
     """
@@ -68,6 +70,10 @@ class Hessian:
     layout: ParameterLayout
     backend: str
     memory_budget: int = DEFAULT_BUDGET
+
+    def __repr__(self) -> str:
+        held = f", held by {len(self.core)} coordinates" if len(self.core) < self.n else ""
+        return f"Hessian of {self.n} parameters{held}, {self.core.dtype} (backend {self.backend})"
 
     @property
     def n(self) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +26,7 @@ from dd_two_player.gans.steps import (
 from dd_two_player.paper.config import GradRegularizesConfig, OptimizersConfig, TrainConfig
 from dd_two_player.regularization import Regularization, active_terms
 
-__all__ = ["Trainer", "build", "computing", "devices_of", "run", "seconds_per_step"]
+__all__ = ["Trainer", "build", "run", "seconds_per_step"]
 
 
 class Trainer(NamedTuple):
@@ -152,33 +151,6 @@ def seconds_per_step(
     started = time.perf_counter()
     run(advance, state, hyper, lambda _: draw(), range(steps), lambda _: False, lambda *_: None)
     return (time.perf_counter() - started) / steps
-
-
-def devices_of(device: str | None) -> list[jax.Device]:
-    """Return the devices that a key ``device`` means, the one that computes first.
-
-    >>> [d.platform for d in devices_of("cpu:0")]
-    ['cpu']
-
-    Raises:
-        ValueError: If JAX does not see it.
-    """
-    platform, _, number = (device or "").partition(":")
-    try:
-        found = jax.devices(platform or None)[int(number or 0) :]
-    except RuntimeError:
-        found = []
-    if not found:
-        seen = ", ".join(map(str, jax.devices()))
-        raise ValueError(f"device is {device!r}; JAX sees {seen} here. Leave out device= to use them.")
-    return found
-
-
-@contextlib.contextmanager
-def computing(device: str | None, dtype: str) -> Iterator[None]:
-    """Compute on a device and in a floating type, ``float32`` or ``float64``, while the context lasts."""
-    with jax.default_device(devices_of(device)[0]), jax.enable_x64(dtype == "float64"):
-        yield
 
 
 def _schedules(shared: dict[int, float], optimizers: OptimizersConfig) -> Any:

@@ -16,6 +16,7 @@ from dd_two_player.paper import engine
 from dd_two_player.paper.classifiers import INCEPTION, accuracy, load_classifier
 from dd_two_player.paper.config import EvalConfig, TrainConfig, load_config
 from dd_two_player.paper.data import MIXTURES, Samples, load_samples
+from dd_two_player.paper.device import computing
 from dd_two_player.paper.monitoring import draw_samples
 from gdyn_common.storage import atomic_write, open_regular, read_arrays, reading, write_arrays
 from gdyn_reproduce.records import dump_json
@@ -32,7 +33,7 @@ def evaluate(config: EvalConfig) -> int:
     """
     checkpoint = find_checkpoint(config)
     trained = load_config(checkpoint.parent.parent / "config.json")
-    with engine.computing(config.device, trained.dtype):
+    with computing(config.device, trained.dtype):
         report = _report(config, checkpoint, trained)
     print(json.dumps(report))
     atomic_write(checkpoint.parent.parent / f"eval_{checkpoint.stem}.json", dump_json(report))

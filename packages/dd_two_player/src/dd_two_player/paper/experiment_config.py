@@ -163,6 +163,8 @@ class DalStudyConfig(RunOptions):
         width: Hidden units.
         num_examples: Training examples, full batch.
         seeds: Of the weights.
+        device: Where to compute; by default where JAX does.
+        dtype: float32 or float64.
     """
 
     sharpness: float = 10.0
@@ -174,8 +176,11 @@ class DalStudyConfig(RunOptions):
     width: int = 32
     num_examples: int = 256
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    device: str | None = None
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        choice("dtype", self.dtype, DTYPES)
         _require_positive(self, "sharpness", "learning_rate", "network_rate", "cap")
         _require_counts(self, "quadratic_steps", "network_steps", "width", "num_examples")
 

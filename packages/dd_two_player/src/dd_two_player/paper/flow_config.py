@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dd_two_player.paper.config import require
+from dd_two_player.paper.config import DTYPES, choice, require
 from gdyn_reproduce.runs import RunOptions
 
 __all__ = ["ContinuousModelsConfig", "DalSweepConfig"]
@@ -21,6 +21,8 @@ class DalSweepConfig(RunOptions):
         width: Hidden units.
         num_examples: Training examples; the other digits are the test set.
         seeds: Of the weights.
+        device: Where to compute; by default where JAX does.
+        dtype: float32 or float64.
     """
 
     learning_rates: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2])
@@ -30,8 +32,11 @@ class DalSweepConfig(RunOptions):
     width: int = 32
     num_examples: int = 1000
     seeds: list[int] = field(default_factory=lambda: list(range(8)))
+    device: str | None = None
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        choice("dtype", self.dtype, DTYPES)
         for name in ("learning_rates", "powers"):
             values = getattr(self, name)
             require(
@@ -54,6 +59,7 @@ class ContinuousModelsConfig(RunOptions):
         width: Hidden units.
         num_features: Principal components of the digits that the network sees.
         seeds: Of the weights.
+        device: Where to compute, in float64; by default where JAX does.
     """
 
     learning_rates: list[float] = field(default_factory=lambda: [0.05, 0.65])
@@ -62,6 +68,7 @@ class ContinuousModelsConfig(RunOptions):
     width: int = 4
     num_features: int = 6
     seeds: list[int] = field(default_factory=lambda: list(range(5)))
+    device: str | None = None
 
     def __post_init__(self) -> None:
         good = len(self.learning_rates) == 2 and all(0 < v < float("inf") for v in self.learning_rates)

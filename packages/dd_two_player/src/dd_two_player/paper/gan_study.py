@@ -19,6 +19,7 @@ from dd_two_player.paper import engine
 from dd_two_player.paper.classifiers import Classifier, accuracy, train_classifier
 from dd_two_player.paper.config import TrainConfig, choice
 from dd_two_player.paper.data import Samples, load_samples
+from dd_two_player.paper.device import computing
 from dd_two_player.paper.experiment_config import GanStudyConfig
 from gdyn_common.seeding import generator
 from gdyn_reproduce import keys
@@ -72,7 +73,7 @@ def measure(config: GanStudyConfig, run: Run) -> tuple[dict[str, Any], dict[str,
     """
     for arm in config.arms:
         choice("arm", arm, tuple(arms_of(config)))
-    with engine.computing(config.device, config.dtype):
+    with computing(config.device, config.dtype):
         return _measure(config, run)
 
 
@@ -193,7 +194,7 @@ def seconds_of(config: GanStudyConfig) -> float:
     samples = load_samples(config.dataset, "train", config.data_root, download=config.download)
     seeds = list(config.seeds) if config.vmapped else config.seeds[:1]
     runs, total = len(config.disc_rates) * (1 if config.vmapped else len(config.seeds)), 0.0
-    with engine.computing(config.device, config.dtype):
+    with computing(config.device, config.dtype):
         for name in config.arms:
             program = build_program(config, samples, name)
             hyper = program.hyper((config.disc_rates[0], config.gen_rates[0]))

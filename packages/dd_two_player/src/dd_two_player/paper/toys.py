@@ -16,6 +16,7 @@ from dd_two_player.drift import Coefficients, PlayerTerms, drift_coefficients
 from dd_two_player.flows import discrete_path, integrate, modified_field, runge_kutta_map, step_map
 from dd_two_player.paper import engine
 from dd_two_player.paper.config import TrainConfig
+from dd_two_player.paper.device import computing
 from dd_two_player.paper.digits_network import descend, digits_network
 from dd_two_player.paper.toy_config import DalConfig, PrincipalFlowConfig, ToyConfig
 from dd_two_player.principal_flow import dal as dal_transformation
@@ -40,7 +41,7 @@ def toy(config: ToyConfig) -> int:
         print(json.dumps(dataclasses.asdict(config)))
         return 0
     folder = _folder(config, "toy")
-    with engine.computing(config.device, "float64"):
+    with computing(config.device, "float64"):
         game = dirac_gan() if config.game == "dirac" else linear_game((config.damping, config.damping))
         rates = (config.learning_rate, config.gen_learning_rate or config.learning_rate)
         start = (jnp.asarray(config.start[0]), jnp.asarray(config.start[1]))
@@ -120,7 +121,7 @@ def dal(config: DalConfig) -> int:
         return 0
     folder = _folder(config, "dal")
     runs = {}
-    with engine.computing(config.device, config.dtype):
+    with computing(config.device, config.dtype):
         network = digits_network(config.num_examples, config.width)
         start = network.start(config.seed)
         for name, power in (("fixed", 0.0), ("DAL", config.power)):
@@ -159,7 +160,7 @@ def _mixture(config: ToyConfig) -> int:
     with house_style():
         figure, panels = new_figure(1, len(runs), figsize=(4.5 * len(runs), 4.5), squeeze=False)
         for axes, (scheme, run) in zip(panels[0], runs.items(), strict=True):
-            with engine.computing(run.device, run.dtype):
+            with computing(run.device, run.dtype):
                 trainer = engine.build(run, samples.shape)
                 state = restore_checkpoint(run_folder(run) / LAST, trainer.start(run.seed))
                 drawn = draw_samples(trainer.gan, state, 1000, 2)

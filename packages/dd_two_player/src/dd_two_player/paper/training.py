@@ -24,6 +24,7 @@ from dd_two_player.paper import engine
 from dd_two_player.paper.classifiers import Classifier, load_classifier
 from dd_two_player.paper.config import TrainConfig, choice
 from dd_two_player.paper.data import MIXTURES, BatchStream, Samples, load_samples
+from dd_two_player.paper.device import computing, devices_of
 from dd_two_player.regularization import active_terms
 from gdyn_common.logging import JsonLines
 from gdyn_common.storage import RECOMPUTE, FolderLock, atomic_write
@@ -52,7 +53,7 @@ def train(config: TrainConfig) -> int:
         FloatingPointError: If a loss is not finite, with the step; the last good checkpoint is kept.
         KeyboardInterrupt: After SIGINT or SIGTERM, once the state is saved.
     """
-    with engine.computing(config.device, config.dtype):
+    with computing(config.device, config.dtype):
         _warn_about_momentum(config)
         samples = load_samples(config.dataset, "train", config.data_root, download=config.download)
         classifier = _own_classifier(config, samples)
@@ -91,7 +92,7 @@ def _placed(
     config: TrainConfig, trainer: engine.Trainer, stream: BatchStream
 ) -> tuple[Callable[[int], TrainState], Step, Callable[[int], Any]]:
     """Return start, compiled step and data of a run on its devices; every batch is shared by all of them."""
-    devices = engine.devices_of(config.device)
+    devices = devices_of(config.device)
     if config.device_count > len(devices):
         raise ValueError(
             f"device_count is {config.device_count}; this machine shows JAX {len(devices)} device(s)."

@@ -36,6 +36,13 @@ class StabilityCoefficients:
     coefficients: Float[np.ndarray, " k"]
     contributions: Float[np.ndarray, " k"]
 
+    def __repr__(self) -> str:
+        unstable = int((self.scaled > 2).sum())
+        return (
+            f"{len(self.scaled)} directions, {unstable} of them unstable (largest h l = {self.scaled[0]:.4g}); "
+            f"dE/dt = {self.loss_derivative:.4g}"
+        )
+
     @property
     def loss_derivative(self) -> float:
         """Return the part of ``dE/dt`` that these directions explain (the real case)."""
@@ -62,6 +69,8 @@ def stability_coefficients(
     Example:
         >>> table = stability_coefficients(np.ones(3), lambda v: np.array([3.0, 1.0, 0.1]) * v, 1.0,
         ...                                num_directions=2, generator=np.random.default_rng(0))
+        >>> table
+        2 directions, 1 of them unstable (largest h l = 3); dE/dt = -34.71
         >>> table.scaled.round(6).tolist(), [bool(c > 0) for c in table.coefficients]
         ([3.0, 1.0], [True, False])
     """

@@ -33,6 +33,9 @@ class LyapunovExponents:
     exact: bool
     state: dict[str, Tensor] = field(repr=False)
 
+    def __repr__(self) -> str:
+        return self.summary()
+
     @property
     def amplifies(self) -> bool | None:
         """Whether the largest exponent is positive; ``None`` if two standard errors do not tell."""

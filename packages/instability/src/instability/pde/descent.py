@@ -116,6 +116,12 @@ class Simulation:
     stopped_at: Int[np.ndarray, "run"]
     replicas: Replicas
 
+    def __repr__(self) -> str:
+        runs, steps = self.losses.shape
+        ends = [f"{last:.4g}" if np.isfinite(last) else "not finite" for last in self.losses[:8, -1:].ravel()]
+        more = ", ..." if runs > 8 else ""
+        return f"{runs} runs of {steps} steps; last losses {', '.join(ends)}{more}"
+
 
 def replicas(
     learning_rates: float | Sequence[float],

@@ -62,6 +62,8 @@ def simulate(
     >>> from instability.pde.convolution import checkerboard
     >>> settings = {"learning_rates": [0.5, 1.0], "weight_decays": 0.3, "num_steps": 50}
     >>> result = simulate(checkerboard(16), initial_kernel(4), **settings)
+    >>> result
+    2 runs of 50 steps; last losses 0.2841, 0.2841
     >>> result.losses.shape, bool((result.losses[:, -1] < result.losses[:, 0]).all())
     ((2, 50), True)
     """

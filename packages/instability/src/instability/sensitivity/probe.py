@@ -19,7 +19,7 @@ from gdyn_common.errors import require_count
 from instability.copies import Copies, LossOf, OptimizerFn, StepFn, equal_bits
 from instability.determinism import numerical_settings
 from instability.metrics import first_step_above, growth_rate, relative_l2
-from instability.reach import check_number, held, left_alone
+from instability.reach import check_number, held, left_alone, watch_tensors
 from instability.rounding import Rooms
 from instability.sensitivity.distance import layer_divergence
 from instability.sensitivity.report import CopyOutcome, SensitivityReport
@@ -116,8 +116,8 @@ class SensitivityProbe:
                 gradient scaler as your own step is about to.
 
         Raises:
-            RuntimeError: the step changed your own model, scheduler or another network, or uses a gradient
-                scaler that your own step does not, or an earlier one ended in an exception.
+            RuntimeError: the step changed your own model, scheduler, a tensor or another network, or uses a
+                gradient scaler that your own step does not, or an earlier one ended in an exception.
         """
         with unchanged():
             self._advance(self.copies.advance, step)
@@ -153,6 +153,7 @@ class SensitivityProbe:
         others = [x for x in reached if isinstance(x, nn.Module) and x not in own]
         schedulers = [(x, x.state_dict()) for x in reached if isinstance(x, LRScheduler)]
         before = self._versions()
+        tensors_changed = watch_tensors(reached, {*own, *(inner for x in others for inner in x.modules())})
         weights = [
             (x, n, p, _sum_of_bits(p)) for x in others for n, p in x.named_parameters() if not is_lazy(p)
         ]
@@ -181,6 +182,11 @@ class SensitivityProbe:
                     f"the step changed your own {type(other).__name__} ({name}), which moves on with every "
                     "copy: change it after the step, outside of what the probe is given."
                 )
+        if tensors_changed():
+            raise RuntimeError(
+                "the step changed a tensor of your own, which moves on with every copy: keep one for each "
+                "model in a dictionary by model, or change it after the step."
+            )
         for scheduler, count in schedulers:
             if scheduler.state_dict() != count:
                 raise RuntimeError(

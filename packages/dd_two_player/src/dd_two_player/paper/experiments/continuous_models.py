@@ -16,6 +16,7 @@ import numpy as np
 
 from dd_two_player.flows import integrate
 from dd_two_player.paper.data import load_samples
+from dd_two_player.paper.device import computing
 from dd_two_player.paper.flow_config import ContinuousModelsConfig
 from dd_two_player.principal_flow import (
     gradient_descent,
@@ -61,7 +62,7 @@ def compute(config: ContinuousModelsConfig, run: Run) -> Result:
 
 
 def _descend(config: ContinuousModelsConfig, rate: float, seed: int) -> dict[str, np.ndarray]:
-    with jax.enable_x64(True):
+    with computing(config.device, "float64"):
         loss, start = _network(config, seed)
         path = gradient_descent(loss, rate, start, config.num_steps)
         if not np.isfinite(path).all():

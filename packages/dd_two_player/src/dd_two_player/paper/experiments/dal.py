@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from dd_two_player.paper.device import computing
 from dd_two_player.paper.digits_network import descend, digits_network
 from dd_two_player.paper.experiment_config import DalStudyConfig
 from dd_two_player.principal_flow import dal, exact_hvp
@@ -21,6 +22,11 @@ ARMS = {"fixed": 0.0, "dal_1": 1.0, "dal_0.5": 0.5}
 
 def compute(config: DalStudyConfig, run: Run) -> Result:
     """Run the arms on a quadratic and, over seeds, on a small network."""
+    with computing(config.device, config.dtype):
+        return _compute(config, run)
+
+
+def _compute(config: DalStudyConfig, run: Run) -> Result:
     measured: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     values = jnp.asarray([config.sharpness, 1.0])

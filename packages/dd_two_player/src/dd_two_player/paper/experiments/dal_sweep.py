@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dd_two_player.paper.device import computing
 from dd_two_player.paper.digits_network import DigitsNetwork, descend, digits_network
 from dd_two_player.paper.flow_config import DalSweepConfig
 from dd_two_player.principal_flow import dal, exact_hvp
@@ -20,6 +21,11 @@ TAIL = 10
 
 def compute(config: DalSweepConfig, run: Run) -> Result:
     """Train every seed with every rate, fixed and drift adjusted."""
+    with computing(config.device, config.dtype):
+        return _compute(config, run)
+
+
+def _compute(config: DalSweepConfig, run: Run) -> Result:
     network = digits_network(config.num_examples, config.width)
     arms = {f"rate={rate:g}": (rate, 0.0) for rate in config.learning_rates}
     arms |= {f"dal={power:g}": (config.learning_rates[0], power) for power in config.powers}

@@ -8,7 +8,6 @@ from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,6 +17,7 @@ from dd_two_player.game import Game
 from dd_two_player.gans import losses
 from dd_two_player.paper.config import require
 from dd_two_player.paper.data import load_samples
+from dd_two_player.paper.device import computing
 from gdyn_common.seeding import generator
 from gdyn_reproduce.plotting import label_curves, new_figure
 from gdyn_reproduce.records import Result
@@ -60,6 +60,7 @@ class NetworkTheoremConfig(RunOptions):
         width: Hidden units of both networks.
         num_examples: Images, and latents.
         seeds: Of weights and latents.
+        device: Where to compute, in float64; by default where JAX does.
     """
 
     games: list[str] = field(default_factory=lambda: list(GAMES))
@@ -69,6 +70,7 @@ class NetworkTheoremConfig(RunOptions):
     width: int = 16
     num_examples: int = 64
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    device: str | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -158,7 +160,7 @@ def network_start(config: NetworkTheoremConfig, seed: int) -> tuple[Any, Any]:
 
 def _errors(config: NetworkTheoremConfig, name: str, seed: int) -> dict[str, np.ndarray]:
     """Return distances at the end ``(kinds, rates)``."""
-    with jax.enable_x64(True):
+    with computing(config.device, "float64"):
         game = network_game(name)
         start, batch = network_start(config, seed)
 

@@ -90,7 +90,7 @@ def compute(config: ReducedMapConfig, run: Run) -> Result:
             "exponents": exponents,
             "grid": grid,
             "curve": curve,
-            "attractor": attractor,
+            "attractor": attractor.astype(np.float32),  # only drawn, and most of the file
             "edge": np.array(edge),
         },
     )
