@@ -38,10 +38,8 @@ class StabilityCoefficients:
 
     def __repr__(self) -> str:
         unstable = int((self.scaled > 2).sum())
-        return (
-            f"{len(self.scaled)} directions, {unstable} of them unstable (largest h l = {self.scaled[0]:.4g}); "
-            f"dE/dt = {self.loss_derivative:.4g}"
-        )
+        counts = f"{len(self.scaled)} directions, {unstable} of them unstable"
+        return f"{counts} (largest h l = {self.scaled[0]:.4g}); dE/dt = {self.loss_derivative:.4g}"
 
     @property
     def loss_derivative(self) -> float:
