@@ -180,9 +180,8 @@ class EigenGame(Components, Saved):
         try:
             return self._learn(X)
         except BaseException:
-            if self.__dict__.get("_state", before.get("_state")) is before.get(
-                "_state"
-            ):  # nothing of X was taken
+            former = before.get("_state")
+            if vars(self).get("_state", former) is former:  # nothing of X was taken
                 self.__dict__.clear()
                 self.__dict__.update(before)
             raise
