@@ -55,8 +55,7 @@ class EigenGameICA(PencilEstimator):
     def fit(self, X: ArrayLike, y: None = None) -> Self:
         """Learn unmixing directions from samples on the rows of X."""
         self._fit((self._validated(X, reset=True),))
-        if self.refine:
-            self._warn_of_equal_kurtosis(X)
+        if self.refine and not self._warned_of_equal_kurtosis(X):
             self._warn_of_gaussian()
         return self
 
@@ -75,14 +74,13 @@ class EigenGameICA(PencilEstimator):
             warn_user(
                 f"Components {weak.tolist()} have an excess kurtosis of less than {size:.2g}, which {n} "
                 "Gaussian rows reach as well: they may be no sources. Take more samples, or ask for fewer "
-                "components.",
-                UserWarning,
+                "components."
             )
 
-    def _warn_of_equal_kurtosis(self, X: ArrayLike) -> None:
+    def _warned_of_equal_kurtosis(self, X: ArrayLike) -> bool:
         """Warn of neighbours closer than four times their sampling error, which blocks of the rows give."""
         if self.n_components < 2:
-            return
+            return False
         scores = unit_rows(self.transform(X).T).T  # fourth powers neither overflow nor vanish
         blocks = np.array_split(scores, np.clip(len(scores) // 20, 2, 10))
         kurtosis = np.array(
@@ -98,6 +96,7 @@ class EigenGameICA(PencilEstimator):
                 "of the same sources; take more samples, or another method (sklearn.decomposition.FastICA).",
                 UserWarning,
             )
+        return bool(mixed.size)
 
     @available_if(has_batch_size)  # type: ignore[untyped-decorator]  # scikit-learn has no types
     @unchanged_on_error
