@@ -204,7 +204,23 @@ class Objective:
         freeze_norms: bool = False,
         additive: bool = False,
     ) -> tuple[Float[Tensor, "p"], float]:
-        """Return the flat gradient and value of mean(weight * loss).
+        """Return what `gradients` does, in one vector."""
+        parts, value = self.gradients(
+            point, batch, generator, training=training, freeze_norms=freeze_norms, additive=additive
+        )
+        return torch.cat([part.flatten() for part in parts.values()]), value
+
+    def gradients(
+        self,
+        point: Point,
+        batch: Batch,
+        generator: torch.Generator | None = None,
+        *,
+        training: bool | None = None,
+        freeze_norms: bool = False,
+        additive: bool = False,
+    ) -> tuple[dict[str, Tensor], float]:
+        """Return the gradient, by parameter, and value of mean(weight * loss).
 
         A loss that is no mean over examples (class weights, masked positions) is taken as it is, unweighted;
         where gradients must be `additive` (those of parts of the data average to that of all), it is refused.
@@ -242,7 +258,7 @@ class Objective:
                     "it cannot be evaluated at other parameters; leave a penalty out of the loss."
                 )
             gradients[name] = gradients[name] + gradient
-        return torch.cat([gradient.flatten() for gradient in gradients.values()]), value
+        return gradients, value
 
     def capture(
         self,
