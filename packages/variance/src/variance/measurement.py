@@ -28,7 +28,7 @@ from variance.estimators.sg import population_moments
 from variance.losses import LossFunction
 from variance.objective import Objective, Point
 from variance.per_example.recording import refuse_coupled_examples
-from variance.randomness import RandomState, Seed, generator_of, preserved_randomness
+from variance.randomness import RandomState, Seed, generator_of, number_of, preserved_randomness
 from variance.sampling.index_samplers import UniformSampler
 from variance.stream import DataStream
 
@@ -198,11 +198,9 @@ class GradientNoise(Mapping[str, float]):
             >>> GradientNoise(dict(zip(names, (287.0, 210.0, 450.0))), 32, 30).summary()
             'noise scale 287 examples (95 %: 210 to 450), from 30 batches of 32'
         """
-        low, high = self["noise_scale_low"], self["noise_scale_high"]
         source = f"{self.num_draws} batches of {self.batch_size}" if self.num_draws else "all examples"
-        return (
-            f"noise scale {self['noise_scale']:.3g} examples (95 %: {low:.3g} to {high:.3g}), from {source}"
-        )
+        low, high = self["noise_scale_low"], self["noise_scale_high"]
+        return statistics.told(self["noise_scale"], low, high, source)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.summary()}>"
@@ -281,7 +279,7 @@ def measure_model(
             return GradientNoise(found | ends, size, 0)
         statistics.noise_floor(num_draws)
         sampler = UniformSampler(len(population), draws, replacement=True)
-        generator = torch.Generator().manual_seed(_seed("measure_model", seed))
+        generator = torch.Generator().manual_seed(_seed("measure_model", number_of(seed)))
         running = statistics.RunningDraws()
         for _ in range(num_draws):
             batch = population.fetch(sampler.draw(size).indices)

@@ -25,7 +25,7 @@ from variance.per_example.recording import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Batch:
     """Examples with their population indices and loss weights.
 
@@ -44,8 +44,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def __repr__(self) -> str:
+        return f"Batch({len(self)} examples)"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Point:
     """Parameters and buffers at one moment of training.
 
@@ -56,6 +59,10 @@ class Point:
 
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
+
+    def __repr__(self) -> str:
+        size = sum(value.numel() for value in self.parameters.values())
+        return f"Point({len(self.parameters)} parameters of {size} numbers, {len(self.buffers)} buffers)"
 
     @classmethod
     def of(cls, model: nn.Module) -> "Point":

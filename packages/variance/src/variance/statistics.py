@@ -23,6 +23,7 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from variance.errors import ConfigError, NonFiniteGradient, require_count, require_word
+from variance.randomness import Seed, number_of
 
 Dead = Literal["skip", "zero"]
 """What a coordinate whose second moment is zero contributes: nothing at all, or a ratio of 0."""
@@ -30,7 +31,7 @@ PIECE = 2**16
 """Coordinates that are taken at once, so that what lies between costs no memory."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ReferenceStatistics:
     """Statistics over two independent sets of m draws, as the original defines them.
 
@@ -49,6 +50,9 @@ class ReferenceStatistics:
     snr: float
     grad_sq: float
     bias: float | None = None
+
+    def __repr__(self) -> str:
+        return _shown(self)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Design:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class UnbiasedStatistics:
     """Statistics over one pooled set of n draws.
 
@@ -140,8 +144,11 @@ class UnbiasedStatistics:
     noise_scale_high: float = math.nan
     standard_errors: dict[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return _shown(self)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class ExactStatistics:
     """Statistics of a mini-batch mean over a finite population, without sampling error.
 
@@ -167,6 +174,15 @@ class ExactStatistics:
     grad_norm_sq: float
     noise_scale: float
     dead_fraction: float
+
+    def __repr__(self) -> str:
+        return _shown(self)
+
+
+def _shown(found: ReferenceStatistics | UnbiasedStatistics | ExactStatistics) -> str:
+    """Return its numbers as text; the mean has one for each parameter of a model."""
+    numbers = [f"{k}={v:.4g}" for k, v in vars(found).items() if isinstance(v, float | int)]
+    return f"{type(found).__name__}({len(found.mean)} coordinates, {', '.join(numbers)})"
 
 
 def _require_draws(draws: Tensor, name: str) -> None:
@@ -322,10 +338,10 @@ class RunningDraws:
 
     SKETCH = 2**16
 
-    def __init__(self, *, standard_errors: bool = True, seed: int = 0) -> None:
-        require_count("seed", seed, 0, 2**64 - 1)
+    def __init__(self, *, standard_errors: bool = True, seed: Seed = 0) -> None:
         self.count = 0
-        self._standard_errors, self._seed = standard_errors, seed
+        self._standard_errors, self._seed = standard_errors, number_of(seed)
+        require_count("seed", self._seed, 0, 2**64 - 1)
         self._norms: list[float] = []
         self._sketches: list[Tensor] = []
         self._columns: list[Tensor] = []
@@ -362,7 +378,7 @@ class RunningDraws:
         self.mean, self.spread = (parts[0].new_zeros(size, dtype=kind) for _ in range(2))
         self._stride = max(1, size // self.SKETCH)
         if self._standard_errors and size > self.SKETCH:
-            generator = torch.Generator().manual_seed(int(self._seed))
+            generator = torch.Generator().manual_seed(self._seed)
             self._signs = torch.randint(0, 2, (size,), generator=generator, dtype=torch.int8)
             self._signs = self._signs.mul_(2).sub_(1).to(self.mean.device)
 
@@ -493,6 +509,22 @@ def _pieces(parts: Iterable[Tensor], size: int) -> Iterator[Float[Tensor, "s"]]:
 def _sum(values: Tensor) -> float:
     """Sum in float64, for which PyTorch copies what it sums."""
     return sum((float(piece.sum(dtype=torch.float64)) for piece in values.split(PIECE)), 0.0)
+
+
+def told(noise_scale: float, low: float, high: float, source: str) -> str:
+    """Return a sentence about a noise scale and its 95 % interval.
+
+    Example:
+        >>> told(math.nan, 120.0, math.inf, "30 steps")
+        'noise scale above 120 examples (lower end of 95 %; the mean gradient is not seen), from 30 steps'
+    """
+    if not math.isnan(noise_scale):
+        return f"noise scale {noise_scale:.3g} examples (95 %: {low:.3g} to {high:.3g}), from {source}"
+    if 0 < low < math.inf:
+        known = f"above {low:.3g} examples (lower end of 95 %; the mean gradient is not seen)"
+    else:
+        known = "unknown, as the mean gradient is not seen in the noise"
+    return f"noise scale {known}, from {source}"
 
 
 def squared_norm(values: Tensor) -> float:

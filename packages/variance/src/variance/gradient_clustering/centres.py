@@ -122,7 +122,7 @@ class ClusteringOptions:
         return self.form == "mean" or (self.form == "conv-mean" and isinstance(layer, ConvLayer))
 
 
-@dataclass
+@dataclass(repr=False)
 class Centres:
     """K centres.
 
@@ -138,6 +138,10 @@ class Centres:
 
     def __len__(self) -> int:
         return len(next(iter([*self.inputs.values(), *self.dense.values()])))
+
+    def __repr__(self) -> str:
+        layers = ", ".join(name or "(the model itself)" for name in [*self.inputs, *self.dense])
+        return f"Centres({len(self)} clusters; layers {layers})"
 
     def factors(self, name: str) -> tuple[Float[Tensor, "k r i"], Float[Tensor, "k r o"]]:
         """Return the factors of one layer with an explicit rank axis."""
