@@ -259,6 +259,40 @@ def test_a_seed_of_torch_has_64_bits(make: Callable[[int], Any]) -> None:
         make(2**70)
 
 
+SEEDED: dict[str, Callable[[Any], Any]] = {
+    "SVRG": lambda s: SVRG(OBJECTIVE, snapshot_fraction=0.5, seed=s).seed,
+    "KFAC": lambda s: KFAC(OBJECTIVE, seed=s)._labels.initial_seed(),
+    "RunningDraws": lambda s: statistics.RunningDraws(seed=s)._seed,
+    "GradientMonitor": lambda s: GradientMonitor(MODEL, LOSS, X, Y, seed=s).seed,
+    "DataStream": lambda s: DataStream(POPULATION, 4, seed=s).seed,
+    "UniformSampler": lambda s: UniformSampler(20, seed=s).draw(5).indices.tolist(),
+    "measure_model": lambda s: measure_model(MODEL, LOSS, X, Y, batch_size=4, num_draws=3, seed=s)["avg_var"],
+}
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_whatever_takes_a_seed_takes_the_same_ones(name: str) -> None:
+    """Several numbers and a tensor give the same twice, and a number what it always gave."""
+    make = SEEDED[name]
+    assert make([1, 2]) == make((1, 2)) == make(torch.tensor([1, 2])) != make([1, 3])
+    assert make(7) == make(np.int64(7)) == make(torch.tensor(7))
+    assert make(np.random.default_rng(3)) == make(np.random.default_rng(3))
+    if name not in ("UniformSampler", "measure_model"):
+        assert make(7) == 7
+    for wrong in (True, -1, 0.5, "3"):
+        with pytest.raises(ValueError, match="pass a whole number of at least 0, several"):
+            make(wrong)
+
+
+def test_dropout_follows_a_generator_that_is_given_as_seed() -> None:
+    model = nn.Sequential(MODEL, nn.Dropout(0.5))
+    found = [
+        measure_model(model, LOSS, X, Y, batch_size=4, num_draws=3, seed=np.random.default_rng(3))
+        for _ in range(2)
+    ]
+    assert found[0]["avg_var"] == found[1]["avg_var"]
+
+
 def test_counts_may_be_tensors() -> None:
     four = torch.tensor(4)
     assert len(UniformSampler(torch.tensor(20), replacement=True).draw(four).indices) == 4  # type: ignore[arg-type]

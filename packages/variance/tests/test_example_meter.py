@@ -190,6 +190,26 @@ def test_a_divisor_that_differs_from_batch_to_batch_is_refused(name: str) -> Non
             train(meter)
 
 
+@pytest.mark.parametrize("count", [3, 4])
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_two_classes_in_batches_of_a_few(count: int, is_weighted: bool) -> None:
+    torch.manual_seed(0)
+    model, weights = nn.Linear(6, 2), torch.tensor([1.0, 9.0]) if is_weighted else None
+
+    def train() -> None:
+        with ExampleMeter(model) as meter:
+            for _ in range(256):
+                model.zero_grad()
+                F.cross_entropy(model(torch.randn(count, 6)), torch.randint(2, (count,)), weights).backward()
+                meter.step()
+
+    if is_weighted:
+        with pytest.raises(CoupledExamples, match="divides by a sum of class weights"):
+            train()
+    else:
+        train()
+
+
 @pytest.mark.parametrize("is_full", [False, True])
 def test_weights_of_the_same_batch_divide_by_a_constant(is_full: bool) -> None:
     """A full batch, and batches of which a share is masked whole, have a divisor that does not change."""

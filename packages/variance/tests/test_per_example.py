@@ -156,7 +156,8 @@ def test_shortcuts_equal_the_materialised_value(case: tuple[nn.Module, Tensor, T
     torch.testing.assert_close(quantities.squared_norms(found), g.square().sum(1), **EXACT)
     torch.testing.assert_close(quantities.gram(found), g @ g.T, **EXACT)
     torch.testing.assert_close(quantities.inner_products(found, directions), g @ directions.T, **EXACT)
-    first, second = quantities.first_and_second_moments(found)
+    sums = {name: (first.flatten(), second.flatten()) for name, first, second in quantities.moments(found)}
+    first, second = (torch.cat(part) for part in zip(*(sums[name] for name in found.shapes), strict=True))
     torch.testing.assert_close(first, g.sum(0), **EXACT)
     torch.testing.assert_close(second, g.square().sum(0), **EXACT)
     trace = (g - g.mean(0)).square().sum(1).mean()

@@ -25,7 +25,7 @@ from variance.per_example.recording import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Batch:
     """Examples with their population indices and loss weights.
 
@@ -44,8 +44,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def __repr__(self) -> str:
+        return f"Batch({len(self)} examples)"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Point:
     """Parameters and buffers at one moment of training.
 
@@ -56,6 +59,10 @@ class Point:
 
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
+
+    def __repr__(self) -> str:
+        size = sum(value.numel() for value in self.parameters.values())
+        return f"Point({len(self.parameters)} parameters of {size} numbers, {len(self.buffers)} buffers)"
 
     @classmethod
     def of(cls, model: nn.Module) -> "Point":
@@ -204,7 +211,23 @@ class Objective:
         freeze_norms: bool = False,
         additive: bool = False,
     ) -> tuple[Float[Tensor, "p"], float]:
-        """Return the flat gradient and value of mean(weight * loss).
+        """Return what `gradients` does, in one vector."""
+        parts, value = self.gradients(
+            point, batch, generator, training=training, freeze_norms=freeze_norms, additive=additive
+        )
+        return torch.cat([part.flatten() for part in parts.values()]), value
+
+    def gradients(
+        self,
+        point: Point,
+        batch: Batch,
+        generator: torch.Generator | None = None,
+        *,
+        training: bool | None = None,
+        freeze_norms: bool = False,
+        additive: bool = False,
+    ) -> tuple[dict[str, Tensor], float]:
+        """Return the gradient, by parameter, and value of mean(weight * loss).
 
         A loss that is no mean over examples (class weights, masked positions) is taken as it is, unweighted;
         where gradients must be `additive` (those of parts of the data average to that of all), it is refused.
@@ -242,7 +265,7 @@ class Objective:
                     "it cannot be evaluated at other parameters; leave a penalty out of the loss."
                 )
             gradients[name] = gradients[name] + gradient
-        return torch.cat([gradient.flatten() for gradient in gradients.values()]), value
+        return gradients, value
 
     def capture(
         self,

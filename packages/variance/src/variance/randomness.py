@@ -1,10 +1,11 @@
 """The global random states of torch, NumPy and Python: a model or a data set may draw from any of them."""
 
+import operator
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -89,3 +90,20 @@ def generator_of(seed: Seed) -> np.random.Generator:
         f"seed is {seed!r}; pass a whole number of at least 0, several, a seed or generator of NumPy, or "
         "None."
     )
+
+
+def number_of(seed: Seed) -> int:
+    """Return a whole number as it is, and one drawn from any other seed: for what makes several seeds of it.
+
+    Raises:
+        ConfigError: As `generator_of`.
+
+    Example:
+        >>> number_of(7), number_of([1, 2]) == number_of((1, 2))
+        (7, True)
+    """
+    generator, given = generator_of(seed), cast("Any", seed)
+    try:
+        return operator.index(given)
+    except TypeError:
+        return int(generator.integers(2**63))

@@ -12,8 +12,9 @@ draws as independent would subtract noise that is not there.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,12 +23,15 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from variance.errors import ConfigError, NonFiniteGradient, require_count, require_word
+from variance.randomness import Seed, number_of
 
 Dead = Literal["skip", "zero"]
 """What a coordinate whose second moment is zero contributes: nothing at all, or a ratio of 0."""
+PIECE = 2**16
+"""Coordinates that are taken at once, so that what lies between costs no memory."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ReferenceStatistics:
     """Statistics over two independent sets of m draws, as the original defines them.
 
@@ -46,6 +50,9 @@ class ReferenceStatistics:
     snr: float
     grad_sq: float
     bias: float | None = None
+
+    def __repr__(self) -> str:
+        return _shown(self)
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class Design:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class UnbiasedStatistics:
     """Statistics over one pooled set of n draws.
 
@@ -137,8 +144,11 @@ class UnbiasedStatistics:
     noise_scale_high: float = math.nan
     standard_errors: dict[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return _shown(self)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class ExactStatistics:
     """Statistics of a mini-batch mean over a finite population, without sampling error.
 
@@ -164,6 +174,15 @@ class ExactStatistics:
     grad_norm_sq: float
     noise_scale: float
     dead_fraction: float
+
+    def __repr__(self) -> str:
+        return _shown(self)
+
+
+def _shown(found: ReferenceStatistics | UnbiasedStatistics | ExactStatistics) -> str:
+    """Return its numbers as text; the mean has one for each parameter of a model."""
+    numbers = [f"{k}={v:.4g}" for k, v in vars(found).items() if isinstance(v, float | int)]
+    return f"{type(found).__name__}({len(found.mean)} coordinates, {', '.join(numbers)})"
 
 
 def _require_draws(draws: Tensor, name: str) -> None:
@@ -300,7 +319,7 @@ def unbiased(
     draws = draws if draws.is_floating_point() else draws.double()
     running = RunningDraws(standard_errors=standard_errors)
     for draw in draws:
-        running.add(draw.clone())
+        running.add(draw)
     return running.result(batch_size, design=design, dead=dead)
 
 
@@ -319,41 +338,49 @@ class RunningDraws:
 
     SKETCH = 2**16
 
-    def __init__(self, *, standard_errors: bool = True, seed: int = 0) -> None:
-        require_count("seed", seed, 0, 2**64 - 1)
+    def __init__(self, *, standard_errors: bool = True, seed: Seed = 0) -> None:
         self.count = 0
-        self._standard_errors, self._seed = standard_errors, seed
+        self._standard_errors, self._seed = standard_errors, number_of(seed)
+        require_count("seed", self._seed, 0, 2**64 - 1)
         self._norms: list[float] = []
         self._sketches: list[Tensor] = []
         self._columns: list[Tensor] = []
         self._signs: Tensor | None = None
 
-    def add(self, draw: Float[Tensor, "p"]) -> None:
-        """Take in one draw; it is overwritten."""
-        draw = draw.float() if draw.dtype in (torch.bfloat16, torch.float16) else draw
+    def add(self, *parts: Float[Tensor, "..."]) -> None:
+        """Take in one draw: a vector, or its parts in order, such as the gradient of each parameter."""
         if self.count == 0:
-            self.mean, self.spread = torch.zeros_like(draw), torch.zeros_like(draw)
-            self._stride = max(1, len(draw) // self.SKETCH)
-        if self._standard_errors:
-            self._norms.append(_square(draw))
-            self._sketches.append(self._sketch(draw))
-            self._columns.append(draw[:: self._stride].clone())
+            self._begin(parts)
         self.count += 1
-        draw.sub_(self.mean)
-        self.mean.add_(draw, alpha=1 / self.count)
-        self.spread.addcmul_(draw, draw, value=1 - 1 / self.count)
+        size, norm, stride = self.SKETCH, 0.0, self._stride
+        sketch = self.mean.new_zeros(min(size, len(self.mean)))
+        columns = self.mean.new_empty(-(-len(self.mean) // stride))
+        for start, piece in zip(range(0, len(self.mean), size), _pieces(parts, size), strict=True):
+            here, draw = slice(start, start + size), piece.to(self.mean)
+            if self._standard_errors:
+                norm += squared_norm(draw)
+                signs = 1.0 if self._signs is None else self._signs[here].to(draw)
+                sketch[: len(draw)] += draw * signs
+                of_piece = draw[-start % stride :: stride]
+                columns[-(-start // stride) :][: len(of_piece)] = of_piece
+            mean = self.mean[here]
+            deviation = draw - mean
+            mean.add_(deviation, alpha=1 / self.count)
+            self.spread[here].addcmul_(deviation, deviation, value=1 - 1 / self.count)
+        if self._standard_errors:
+            self._norms.append(norm)
+            self._sketches.append(sketch)
+            self._columns.append(columns)
 
-    def _sketch(self, draw: Tensor) -> Tensor:
-        if len(draw) <= self.SKETCH:
-            return draw.clone()
-        if self._signs is None:
-            generator = torch.Generator().manual_seed(int(self._seed))
-            self._signs = torch.randint(0, 2, (len(draw),), generator=generator, dtype=torch.int8)
-            self._signs = self._signs.mul_(2).sub_(1).to(draw.device)
-        result = draw.new_zeros(self.SKETCH)
-        for part, signs in zip(draw.split(self.SKETCH), self._signs.split(self.SKETCH), strict=True):
-            result[: len(part)].addcmul_(part, signs.to(part.dtype))
-        return result
+    def _begin(self, parts: tuple[Tensor, ...]) -> None:
+        kind = reduce(torch.promote_types, [part.dtype for part in parts], torch.float32)
+        size = sum(part.numel() for part in parts)
+        self.mean, self.spread = (parts[0].new_zeros(size, dtype=kind) for _ in range(2))
+        self._stride = max(1, size // self.SKETCH)
+        if self._standard_errors and size > self.SKETCH:
+            generator = torch.Generator().manual_seed(self._seed)
+            self._signs = torch.randint(0, 2, (size,), generator=generator, dtype=torch.int8)
+            self._signs = self._signs.mul_(2).sub_(1).to(self.mean.device)
 
     def result(
         self, batch_size: int = 1, *, design: Design | None = None, dead: Dead = "skip"
@@ -370,10 +397,9 @@ class RunningDraws:
         n, mean, spread = self.count, self.mean, self.spread
         own, of_mean = (design or Design()).factors(n, batch_size)
         scale = 1 / (n - n * of_mean / own) if own > of_mean else 0.0  # from centred squares to a variance
-        pieces = zip(mean.split(self.SKETCH), spread.split(self.SKETCH), strict=True)  # memory of a piece
-        parts = [_coordinate_ratios(s * scale, s / n + m.square()) for m, s in pieces]
-        ratios, live = math.fsum(ratio for ratio, _ in parts), sum(count for _, count in parts)
-        totals = _Totals(float(spread.sum(dtype=torch.float64)), _square(mean), n)
+        pieces = zip(mean.split(PIECE), spread.split(PIECE), strict=True)
+        ratios, live = _all_ratios((s * scale, s / n + m.square()) for m, s in pieces)
+        totals = _Totals(_sum(spread), squared_norm(mean), n)
         values: dict[str, Any] = totals.values(len(mean), scale, own, of_mean)
         values["norm_var_coord"] = ratios / max(live if dead == "skip" else len(mean), 1)
         values["dead_fraction"] = 1 - live / len(mean)
@@ -464,13 +490,58 @@ def inverse_interval(inverse: float, standard_error: float, count: int) -> tuple
     return low, high
 
 
-def _square(values: Tensor) -> float:
-    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
+def _pieces(parts: Iterable[Tensor], size: int) -> Iterator[Float[Tensor, "s"]]:
+    """Yield the coordinates of some tensors in pieces of one size, the last of which may be shorter."""
+    held: list[Tensor] = []
+    room = size
+    for part in parts:
+        flat = part.reshape(-1)
+        while len(flat):
+            held.append(flat[:room])
+            flat, room = flat[room:], room - len(held[-1])
+            if room == 0:
+                yield held[0] if len(held) == 1 else torch.cat(held)
+                held, room = [], size
+    if held:
+        yield torch.cat(held)
+
+
+def _sum(values: Tensor) -> float:
+    """Sum in float64, for which PyTorch copies what it sums."""
+    return sum((float(piece.sum(dtype=torch.float64)) for piece in values.split(PIECE)), 0.0)
+
+
+def told(noise_scale: float, low: float, high: float, source: str) -> str:
+    """Return a sentence about a noise scale and its 95 % interval.
+
+    Example:
+        >>> told(math.nan, 120.0, math.inf, "30 steps")
+        'noise scale above 120 examples (lower end of 95 %; the mean gradient is not seen), from 30 steps'
+    """
+    if not math.isnan(noise_scale):
+        return f"noise scale {noise_scale:.3g} examples (95 %: {low:.3g} to {high:.3g}), from {source}"
+    if 0 < low < math.inf:
+        known = f"above {low:.3g} examples (lower end of 95 %; the mean gradient is not seen)"
+    else:
+        known = "unknown, as the mean gradient is not seen in the noise"
+    return f"noise scale {known}, from {source}"
+
+
+def squared_norm(values: Tensor) -> float:
+    """Return the sum of squares in float64, without a copy of all values in it.
+
+    Example:
+        >>> squared_norm(torch.tensor([3.0, 4.0]))
+        25.0
+    """
+    pieces = values.reshape(-1).split(PIECE)
+    norms = (float(torch.linalg.vector_norm(piece, dtype=torch.float64)) for piece in pieces)
+    return sum((norm * norm for norm in norms), 0.0)
 
 
 def _require_finite(what: str, *sums: Tensor) -> None:
     """Refuse sums that are not finite: what they are sums of is not, or its squares leave the range."""
-    if not all(math.isfinite(float(values.sum(dtype=torch.float64))) for values in sums):
+    if not all(math.isfinite(_sum(values)) for values in sums):
         kind = str(sums[0].dtype).removeprefix("torch.")
         raise NonFiniteGradient(
             f"the {what} hold NaN or infinite values, or some whose squares are beyond {kind}; remove them."
@@ -481,6 +552,11 @@ def _coordinate_ratios(variance: Tensor, power: Tensor) -> tuple[float, int]:
     """Return the sum of variance / second moment over live coordinates, and their number."""
     live = power > 0
     return float((variance[live] / power[live]).sum(dtype=torch.float64)), int(live.sum())
+
+
+def _all_ratios(pieces: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, int]:
+    ratios, live = zip(*(_coordinate_ratios(*piece) for piece in pieces), strict=True)
+    return math.fsum(ratios), sum(live)
 
 
 def exact(
@@ -544,9 +620,9 @@ def from_moments(
     if float(covariance_diagonal.min()) < 0:
         raise ConfigError("covariance_diagonal holds negative numbers; pass variances.")
     shrink = batch_mean_factor(num_examples, batch_size, replacement=replacement)
-    variance = covariance_diagonal * shrink
-    trace_cov, norm_sq = float(covariance_diagonal.sum(dtype=torch.float64)), _square(mean)
-    ratios, live = _coordinate_ratios(variance, variance + mean.square())
+    trace_cov, norm_sq = _sum(covariance_diagonal), squared_norm(mean)
+    pieces = zip(mean.split(PIECE), covariance_diagonal.split(PIECE), strict=True)
+    ratios, live = _all_ratios((c * shrink, c * shrink + m.square()) for m, c in pieces)
     total, power = trace_cov * shrink, trace_cov * shrink + norm_sq
     return ExactStatistics(
         mean=mean,

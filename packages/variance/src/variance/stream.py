@@ -14,6 +14,7 @@ from variance.data import Population, examples_of
 from variance.errors import ConfigError, require_count
 from variance.losses import require_equally_many
 from variance.objective import Batch
+from variance.randomness import Seed, number_of
 from variance.sampling.index_samplers import (
     Draw,
     IndexSampler,
@@ -54,7 +55,7 @@ class DataStream(Stateful):
         population: Population,
         batch_size: int,
         *,
-        seed: int = 0,
+        seed: Seed = 0,
         name: tuple[str | int, ...] = ("train",),
         make_sampler: MakeSampler = UniformSampler,
         num_workers: int = 0,
@@ -67,10 +68,10 @@ class DataStream(Stateful):
         require_count("batch_size", batch_size)
         require_count("num_workers", num_workers, 0)
         self.population, self.batch_size = population, batch_size
-        self.seed, self.name, self.num_workers = seed, name, num_workers
+        self.seed, self.name, self.num_workers = number_of(seed), name, num_workers
         self._make_sampler = make_sampler
-        self.sampler = make_sampler(len(population), named_generator(seed, *name, "order"))
-        self._augmentation = named_generator(seed, *name, "augmentation")
+        self.sampler = make_sampler(len(population), named_generator(self.seed, *name, "order"))
+        self._augmentation = named_generator(self.seed, *name, "augmentation")
         self._ahead: Iterator[Batch] | None = None
 
     def fork(self, *name: str | int, make_sampler: MakeSampler | None = None) -> "DataStream":

@@ -17,7 +17,7 @@ from variance.state import Stateful
 from variance.statistics import ExactStatistics
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Direction:
     """One value of an estimator.
 
@@ -30,6 +30,10 @@ class Direction:
     values: Float[Tensor, "p"]
     loss: float
     info: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        norm = float(self.values.norm())
+        return f"Direction({len(self.values)} coordinates of norm {norm:.4g}, loss {self.loss:.4g})"
 
 
 class GradientEstimator(Stateful, ABC):

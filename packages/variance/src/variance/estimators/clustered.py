@@ -14,7 +14,7 @@ from variance.errors import ConfigError, NotReady, require_count, require_number
 from variance.estimators.base import Direction, GradientEstimator
 from variance.estimators.sg import passes
 from variance.gradient_clustering import BatchClustering, OnlineClustering
-from variance.gradient_clustering.centres import dense_sums
+from variance.gradient_clustering.centres import dense_sums, sums_by_cluster
 from variance.gradient_clustering.initialisation import Initialisation
 from variance.objective import Batch, Objective, Point, mean_point
 from variance.per_example import quantities
@@ -124,13 +124,13 @@ def stratified_statistics(
 
 def _sums_by_cluster(found: Capture, ids: Int[Tensor, "n"], num_clusters: int) -> dict[str, Tensor]:
     """Return gradient sums by cluster, (K, *shape) by parameter in model order."""
-    member = found.losses.new_zeros(num_clusters, len(ids))
-    member[ids, torch.arange(len(ids))] = 1
-    parts = {name: (member @ value) for name, value in quantities.small_gradients(found)}
-    parts |= {name: dense_sums(layer, member).flatten(1) for name, layer in quantities.weight_layers(found)}
-    zeros = {n: member.new_zeros(num_clusters, s.numel()) for n, s in found.shapes.items() if n not in parts}
-    parts |= zeros
-    return {name: parts[name] for name in found.shapes}
+    parts = {
+        name: sums_by_cluster(value, ids, num_clusters) for name, value in quantities.small_gradients(found)
+    }
+    for name, layer in quantities.weight_layers(found):
+        parts[name] = dense_sums(layer, ids, num_clusters).flatten(1)
+    zero = found.losses.new_zeros(())
+    return {name: parts.get(name, zero.expand(num_clusters, s.numel())) for name, s in found.shapes.items()}
 
 
 class GC(Stratified):

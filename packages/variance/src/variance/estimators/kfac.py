@@ -22,6 +22,7 @@ from variance.estimators.base import Direction, GradientEstimator
 from variance.objective import Batch, Objective, Point
 from variance.per_example.capturing import Capture
 from variance.per_example.layers import ConvLayer, WeightLayer
+from variance.randomness import Seed, number_of
 
 ConvolutionFactors = Literal["mean", "expand", "reduce"]
 """mean: sums of (a/T)(a/T)^T and T b b^T, summed over positions; expand, reduce: Eschenhagen et al. 2023."""
@@ -91,11 +92,11 @@ class KFAC(GradientEstimator):
         covariance_every: int = 10,
         convolution: ConvolutionFactors = "mean",
         targets: Targets = "sampled",
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(objective)
         require_number("learning_rate", learning_rate, 0)
-        require_count("seed", seed, 0, 2**64 - 1)
+        require_count("seed", number := number_of(seed), 0, 2**64 - 1)
         require_number("damping", damping, above=0)
         require_number("decay", decay, 0, below=1)
         if kl_clip is not None:
@@ -112,7 +113,7 @@ class KFAC(GradientEstimator):
         self._bases: dict[str, tuple[Tensor, Tensor]] = {}
         self._spectra: dict[str, Tensor] = {}
         self._biased: dict[str, bool] = {}
-        self._labels = torch.Generator().manual_seed(int(seed))
+        self._labels = torch.Generator().manual_seed(number)
         self._step = 0
 
     def update_factors(self, found: Capture) -> None:

@@ -9,7 +9,7 @@ from variance.errors import require_count
 from variance.estimators.base import Direction, GradientEstimator
 from variance.objective import Batch, Objective, Point
 from variance.per_example import quantities
-from variance.statistics import ExactStatistics, from_moments
+from variance.statistics import PIECE, ExactStatistics, from_moments
 
 EXACT_CHUNK = 512
 """Examples per pass when a whole population is summed."""
@@ -56,18 +56,32 @@ def population_moments(
 
     `training` is that of `Objective.capture`.
     """
+    sizes = [value.numel() for value in point.parameters.values()]
+    place = next(iter(point.parameters.values())).device
 
     def moments(*, in_double: bool) -> tuple[torch.Tensor, torch.Tensor, torch.dtype]:
-        first = second = torch.zeros((), dtype=torch.float64)
+        first, second = (torch.zeros(sum(sizes), dtype=torch.float64, device=place) for _ in range(2))
+        pairs = zip(first.split(sizes), second.split(sizes), strict=True)
+        parts = dict(zip(point.parameters, pairs, strict=True))
         for indices in passes(len(population)):
             found = objective.capture(point, population.fetch(indices), training=training)
             kind = found.losses.dtype
             found = quantities.in_double(found) if in_double else found
-            sums, squares = quantities.first_and_second_moments(found)
-            first, second = first + sums.double(), second + squares.double()
-        return first / len(population), second / len(population), kind
+            for name, *sums in quantities.moments(found):  # one parameter at a time, which saves memory
+                for total, part in zip(parts[name], sums, strict=True):
+                    total += part.flatten()
+        return first.div_(len(population)), second.div_(len(population)), kind
 
     mean, power, dtype = moments(in_double=False)
-    if quantities.cancels(float((power - mean.square()).sum()), float(power.sum()), dtype):
+    total = float(power.sum())
+    if quantities.cancels(float(_variance(mean, power).sum()), total, dtype):
         mean, power, _ = moments(in_double=True)
-    return mean, (power - mean.square()).clamp_min(0)
+        _variance(mean, power)
+    return mean, power.clamp_min_(0)
+
+
+def _variance(mean: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+    """Take the squared mean from the mean square, in place and without a copy."""
+    for one, other in zip(mean.split(PIECE), power.split(PIECE), strict=True):
+        other -= one.square()
+    return power

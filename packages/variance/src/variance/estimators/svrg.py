@@ -19,6 +19,7 @@ from variance.estimators.base import Direction, GradientEstimator
 from variance.estimators.sg import EXACT_CHUNK, passes
 from variance.objective import Batch, Objective, Point
 from variance.per_example import quantities
+from variance.randomness import Seed, number_of
 from variance.statistics import ExactStatistics, from_moments
 
 ClipTest = Literal["mean", "norm_var", "snr"]
@@ -57,7 +58,7 @@ class SVRG(GradientEstimator):
         alpha_decay_steps: int | None = None,
         clip: ClipTest | None = None,
         clip_threshold: float = 0.0,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(objective)
         require_number("snapshot_fraction", snapshot_fraction, most=1, above=0)
@@ -66,13 +67,12 @@ class SVRG(GradientEstimator):
             require_count("alpha_decay_steps", alpha_decay_steps)
         require_word("clip", clip, (*get_args(ClipTest), None))
         require_number("clip_threshold", clip_threshold)
-        require_count("seed", seed, 0)
         self.snapshot_fraction, self.alpha, self.alpha_decay_steps = (
             snapshot_fraction,
             alpha,
             alpha_decay_steps,
         )
-        self.clip, self.clip_threshold, self.seed = clip, clip_threshold, seed
+        self.clip, self.clip_threshold, self.seed = clip, clip_threshold, number_of(seed)
         self.snapshot: Point | None = None
         self.snapshot_mean: Tensor | None = None
         self.snapshot_step = self._step = 0

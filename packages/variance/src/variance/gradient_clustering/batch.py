@@ -33,7 +33,7 @@ WIDE_PASS_EXAMPLES = 2048
 """The same where all layers have one position, so that nothing grows but activations."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Clustering:
     """Result of `cluster`.
 
@@ -58,6 +58,15 @@ class Clustering:
     def sizes(self) -> Int[Tensor, "k"]:
         """Cluster sizes of the last iteration."""
         return torch.bincount(self.assignment, minlength=len(self.centres))
+
+    def __repr__(self) -> str:
+        few, many = self.sizes.aminmax()
+        first, last = self.distortions[[0, -1]].tolist()
+        return (
+            f"Clustering({len(self.assignment)} examples in {len(self.centres)} clusters of {few} to {many}, "
+            f"distortion {first:.4g} to {last:.4g}, iterations {len(self.assignments)}, "
+            f"splits {self.num_splits})"
+        )
 
 
 def cluster(

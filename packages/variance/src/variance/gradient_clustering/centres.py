@@ -7,6 +7,7 @@ approximation of the mean gradient (which `svd` gives). Squared distances add ov
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Literal, get_args
 
 import torch
@@ -121,7 +122,7 @@ class ClusteringOptions:
         return self.form == "mean" or (self.form == "conv-mean" and isinstance(layer, ConvLayer))
 
 
-@dataclass
+@dataclass(repr=False)
 class Centres:
     """K centres.
 
@@ -137,6 +138,10 @@ class Centres:
 
     def __len__(self) -> int:
         return len(next(iter([*self.inputs.values(), *self.dense.values()])))
+
+    def __repr__(self) -> str:
+        layers = ", ".join(name or "(the model itself)" for name in [*self.inputs, *self.dense])
+        return f"Centres({len(self)} clusters; layers {layers})"
 
     def factors(self, name: str) -> tuple[Float[Tensor, "k r i"], Float[Tensor, "k r o"]]:
         """Return the factors of one layer with an explicit rank axis."""
@@ -272,17 +277,15 @@ class RunningSums:
 
     def add(self, capture: Capture, ids: Int[Tensor, "n"], sign: float = 1.0) -> None:
         """Add the examples of a pass to their clusters (or take them away with sign -1)."""
-        member = torch.zeros(self.num_clusters, len(ids), dtype=capture.losses.dtype, device=ids.device)
-        member[ids, torch.arange(len(ids), device=ids.device)] = sign
         for name, layer in self.options.select(capture).items():
             if self.options.form == "svd" or self.options.is_dense(layer):
-                self._add(name, "dense", dense_sums(layer, member))
+                self._add(name, "dense", sign * dense_sums(layer, ids, self.num_clusters))
                 continue
             a = layer.input_means()
             if self.options.include_bias and layer.parameter("bias"):
                 a = torch.cat([a, a.new_ones(len(a), 1)], 1)
-            self._add(name, "inputs", member @ a)
-            self._add(name, "outputs", member @ layer.bias_gradients())
+            for part, values in (("inputs", a), ("outputs", layer.bias_gradients())):
+                self._add(name, part, sums_by_cluster(values, ids, self.num_clusters, sign))
 
     def _add(self, name: str, part: str, value: Tensor) -> None:
         key = (name, part)
@@ -325,16 +328,26 @@ def truncated_svd(
     return vh[:, :r], (u[..., :r] * s[:, None, :r]).transpose(1, 2)
 
 
-def dense_sums(layer: WeightLayer, member: Float[Tensor, "k n"]) -> Float[Tensor, "k o i"]:
-    """Return sum_n member[k, n] G_n of one layer; linear layers are never materialised."""
+def sums_by_cluster(
+    values: Float[Tensor, "n *shape"], ids: Int[Tensor, "n"], num_clusters: int, sign: float = 1.0
+) -> Float[Tensor, "k *shape"]:
+    """Return the sums over the members of each cluster.
+
+    Example:
+        >>> sums_by_cluster(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1, 0, 1]), 3)
+        tensor([2., 5., 0.])
+    """
+    return values.new_zeros(num_clusters, *values.shape[1:]).index_add_(0, ids, values, alpha=sign)
+
+
+def dense_sums(layer: WeightLayer, ids: Int[Tensor, "n"], num_clusters: int) -> Float[Tensor, "k o i"]:
+    """Return the sums of G_n of one layer over clusters; linear layers are never materialised."""
     if shape_of(layer).t == 1 and layer.groups == 1:
         a, b = (part[:, 0] for part in layer.positions())
-        total = a.new_zeros(len(member), b.shape[1], a.shape[1])
-        for k in member.any(1).nonzero().flatten().tolist():
-            rows = member[k].nonzero().flatten()
-            total[k] = (b[rows] * member[k, rows].unsqueeze(1)).T @ a[rows]
+        total = a.new_zeros(num_clusters, b.shape[1], a.shape[1])
+        for k in ids.unique().tolist():
+            rows = (ids == k).nonzero().flatten()
+            total[k] = b[rows].T @ a[rows]
         return total
-    total = member.new_zeros(len(member), *layer.weight_shape)
-    for chunk, kernels in kernel_chunks(layer):
-        total += (member[:, chunk] @ kernels.flatten(1)).reshape(total.shape)
-    return total
+    pieces = (sums_by_cluster(g, ids[rows], num_clusters) for rows, g in kernel_chunks(layer))
+    return reduce(torch.add, pieces)

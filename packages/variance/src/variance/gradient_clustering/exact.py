@@ -22,12 +22,17 @@ RELATIVE_GAIN = 1e-12
 """A move must gain more than this share of sum_k N_k Q_k, so that rounding never moves anything."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExactMoves:
     """Assignments and objectives, the start first and then after each sweep."""
 
     assignments: Int[Tensor, "sweeps_plus_1 n"]
     objectives: Float[Tensor, "sweeps_plus_1"]
+
+    def __repr__(self) -> str:
+        first, last = self.objectives[[0, -1]].tolist()
+        examples, sweeps = self.assignments.shape[1], len(self.assignments) - 1
+        return f"ExactMoves({examples} examples, objective {first:.4g} to {last:.4g}, sweeps {sweeps})"
 
 
 class _Clusters:

@@ -1,5 +1,6 @@
 """The noise scale, read off the single examples of a training loop's own backward passes."""
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -32,8 +33,8 @@ class ExampleMeter(Meter):
     or sum over examples: one that mixes them otherwise (a contrastive loss, the root of a mean) is *not*
     noticed. A loss that divides by what differs from batch to batch (class weights, masked positions) has
     noise in its divisor, which single examples do not show: a cross-entropy of this kind is refused,
-    with label smoothing, too (class weights and smoothing together in float32 and float64 only, and not
-    in batches of a few positions).
+    with label smoothing, too (class weights in batches of at least three positions; together with
+    smoothing in float32 and float64 only, and of at least six).
 
     A step is given up by clearing all gradients instead of calling `step`.
 
@@ -71,7 +72,8 @@ class ExampleMeter(Meter):
 
     def __init__(self, model: nn.Module, *, population: int = 0, every: int = 1) -> None:
         refuse_coupled_examples(model)
-        self._checks, self._shared = 0, torch.full((2,), torch.nan, dtype=torch.float64)
+        self._checks = 0
+        self._shared: list[Tensor] = []
         self._modules = recordable(model)
         super().__init__(model, population, every)
         covered = {name for key, module in self._modules.items() for name in _names(key, module)}
@@ -209,7 +211,7 @@ class ExampleMeter(Meter):
             captured = capture(self._model, loss, found.inputs, [outputs[i] for i in places])
         produced = pytree.tree_leaves(captured.outputs)
         read = (shares(produced[i].detach(), gradient / loss_scale) for i, gradient in outputs.items())
-        self._require_one_divisor(next((one for one in read if one is not None), None))
+        self._require_one_divisor(next((some for some in read if some), []))
         expected = materialised(captured)
         squares = {name: float(squared_norm(value)) for name, value in expected.items()}
         floor = 1e-6 * sum(squares.values())
@@ -231,13 +233,14 @@ class ExampleMeter(Meter):
         }
         self._leave_out(beyond, "have a gradient that does not come through the outputs (a weight penalty?)")
 
-    def _require_one_divisor(self, weights: Tensor | None) -> None:
+    def _require_one_divisor(self, readings: list[Tensor]) -> None:
         """Refuse weights that differ among examples and from check to check, where their sum does not."""
-        if weights is None or float(weights.max() - weights.min()) < 0.01 * float(weights.max()):
+        if not readings or any(float(v.max() - v.min()) < 0.01 * float(v.max()) for v in readings):
             return
-        sums = torch.stack([weights.sum(), weights.square().sum()]).cpu()
+        sums = [torch.stack([v.sum(), v.square().sum()]).cpu() for v in readings]
         before, self._shared = self._shared, sums
-        if torch.isclose(before, sums, rtol=1e-4, atol=0).tolist() == [True, False]:
+        pairs = itertools.product(before, sums)
+        if any(torch.isclose(*pair, rtol=1e-4, atol=0).tolist() == [True, False] for pair in pairs):
             raise CoupledExamples(
                 "the loss divides by a sum of class weights or by a number of unmasked positions, which "
                 "differs from batch to batch, so examples have no gradients of their own. Use NoiseMeter or "

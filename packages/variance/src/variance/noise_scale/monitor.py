@@ -12,6 +12,7 @@ from variance.errors import ConfigError, require_count
 from variance.losses import LossFunction
 from variance.measurement import GradientNoise, measure_model
 from variance.noise_scale.result import plot_noise_scales
+from variance.randomness import Seed, number_of
 
 
 class GradientMonitor(Shown):
@@ -57,15 +58,15 @@ class GradientMonitor(Shown):
         batch_size: int | None = None,
         every: int = 100,
         num_draws: int = 30,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         require_count("every", every)
         if batch_size is not None:
             require_count("batch_size", batch_size, 0)
         require_count("num_draws", num_draws, 3)
-        require_count("seed", seed, 0)
         self.model, self.loss, self.inputs, self.targets = model, loss, inputs, targets
-        self.batch_size, self.every, self.num_draws, self.seed = batch_size, every, num_draws, seed
+        self.batch_size, self.every, self.num_draws = batch_size, every, num_draws
+        self.seed = number_of(seed)
         self.steps: list[int] = []
         self.history: list[GradientNoise] = []
         self._count = 0

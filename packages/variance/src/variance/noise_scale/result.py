@@ -7,6 +7,7 @@ import numpy as np
 
 from gdyn_common.display import Axes, Figure, Shown, axes_for
 from variance.noise_scale.norms import NormNoise
+from variance.statistics import told
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,8 +39,7 @@ class NoiseScale(Shown):
 
     def summary(self) -> str:
         """Return one sentence."""
-        interval = f"{self.low:.3g} to {self.high:.3g}"
-        return f"noise scale {self.noise_scale:.3g} examples (95 %: {interval}), from {self.num_steps} steps"
+        return told(self.noise_scale, self.low, self.high, f"{self.num_steps} steps")
 
     def to_dict(self) -> dict[str, float]:
         """Return the numbers by name: `noise_scale/<parameter>`, and those of a norm behind `l1/`."""

@@ -46,6 +46,7 @@ from variance.per_example.recording import (
     standing,
 )
 from variance.randomness import RandomState, preserved_randomness
+from variance.statistics import squared_norm
 
 __all__ = ["COUPLING", "Capture", "capture"]
 
@@ -104,8 +105,8 @@ class _Pass:
         return standing(self.model, state, lambda: torch.autograd.grad(losses, **options))
 
     def leaves(self, names: tuple[str, ...] | list[str]) -> dict[str, Tensor]:
-        """Return copies of parameters that autograd may differentiate by."""
-        return {name: self.state[name].detach().clone().requires_grad_() for name in names}
+        """Return parameters that autograd may differentiate by."""
+        return {name: self.state[name].detach().requires_grad_() for name in names}
 
 
 def capture(
@@ -371,24 +372,28 @@ def _require_independent(
 
 def _wrong(found: Capture, expected: Mapping[str, Tensor], weights: Tensor, tolerance: float) -> set[str]:
     """Return the parameters whose weighted sum of per-example gradients is not autograd's."""
-    sums = {name: torch.tensordot(weights.to(value), value, 1) for name, value in found.rest.items()}
+    least = FLOOR * sum(map(squared_norm, expected.values())) ** 0.5
+    return {
+        name
+        for name, value in _weighted_sums(found, weights)
+        if not _same(value, expected[name], tolerance, least)
+    }
+
+
+def _weighted_sums(found: Capture, weights: Tensor) -> Iterator[tuple[str, Tensor]]:
+    for name, value in found.rest.items():
+        yield name, torch.tensordot(weights.to(value), value, 1)
     for layer in found.layers.values():
         scaled = type(layer)(
             layer.name, layer.module, [_scaled(c, weights) for c in layer.calls], layer.buffers
         )
         if isinstance(scaled, WeightLayer):
-            if name := scaled.parameter("weight"):
-                sums[name] = quantities.weight_sum(scaled)
-            if name := scaled.parameter("bias"):
-                sums[name] = scaled.bias_gradients().sum(0)
+            if weight := scaled.parameter("weight"):
+                yield weight, quantities.weight_sum(scaled)
+            if bias := scaled.parameter("bias"):
+                yield bias, scaled.bias_gradients().sum(0)
         else:
-            sums |= {name: value.sum(0) for name, value in scaled.gradients().items()}
-    whole = sum(float(value.double().norm()) ** 2 for value in expected.values()) ** 0.5
-    return {
-        name
-        for name, value in sums.items()
-        if not _same(value, expected[name], tolerance, floor=FLOOR * whole)
-    }
+            yield from ((name, value.sum(0)) for name, value in scaled.gradients().items())
 
 
 def _scaled(call: Call, weights: Tensor) -> Call:
@@ -397,9 +402,9 @@ def _scaled(call: Call, weights: Tensor) -> Call:
     return scaled
 
 
-def _same(one: Tensor, other: Tensor, tolerance: float, *, floor: float) -> bool:
-    difference = float((one.reshape(-1).double() - other.reshape(-1).double()).norm())
-    return not difference > tolerance * max(float(other.double().norm()), floor)
+def _same(one: Tensor, other: Tensor, tolerance: float, least: float) -> bool:
+    difference = squared_norm(one.reshape(-1) - other.reshape(-1)) ** 0.5
+    return not difference > tolerance * max(squared_norm(other) ** 0.5, least)
 
 
 def _by_vmap(job: _Pass, names: list[str]) -> dict[str, Tensor]:

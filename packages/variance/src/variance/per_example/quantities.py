@@ -170,19 +170,16 @@ def gram(capture: Capture) -> Float[Tensor, "n n"]:
     return total
 
 
-def first_and_second_moments(capture: Capture) -> tuple[Float[Tensor, "p"], Float[Tensor, "p"]]:
-    """Return the sums over examples of g and of g squared, flat, sharing materialised pieces."""
-    first: dict[str, Tensor] = {}
-    second: dict[str, Tensor] = {}
+def moments(capture: Capture) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield the sums over examples of g and of g squared by parameter, sharing materialised pieces."""
     for name, value in small_gradients(capture):
-        first[name], second[name] = value.sum(0), value.square().sum(0)
+        yield name, value.sum(0), value.square().sum(0)
     for name, layer in weight_layers(capture):
         if choice_for(layer, "second_moments").formulation == "outer":
-            first[name], second[name] = weight_sum(layer), weight_second_moments(layer)
+            yield name, weight_sum(layer), weight_second_moments(layer)
         else:
-            pieces = [(kernels.sum(0), kernels.square().sum(0)) for _, kernels in kernel_chunks(layer)]
-            first[name], second[name] = (reduce(torch.add, part) for part in zip(*pieces, strict=True))
-    return _flat(capture, first), _flat(capture, second)
+            pieces = ((kernels.sum(0), kernels.square().sum(0)) for _, kernels in kernel_chunks(layer))
+            yield name, *reduce(lambda one, other: (one[0] + other[0], one[1] + other[1]), pieces)
 
 
 def difference_moments(

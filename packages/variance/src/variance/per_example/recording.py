@@ -42,7 +42,7 @@ class _Tap(torch.autograd.Function):
         return (gradient if ctx.needs_input_grad[0] else None), None, None
 
 
-@dataclass
+@dataclass(repr=False)
 class Capture:
     """What one pass over a batch leaves behind.
 
@@ -67,6 +67,10 @@ class Capture:
     def num_parameters(self) -> int:
         """Number of trainable coordinates."""
         return sum(shape.numel() for shape in self.shapes.values())
+
+    def __repr__(self) -> str:
+        layers = f"{len(self.layers)} layers recorded"
+        return f"Capture({len(self)} examples, {self.num_parameters} coordinates, {layers})"
 
 
 @dataclass

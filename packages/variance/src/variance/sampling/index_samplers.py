@@ -15,12 +15,16 @@ from variance.randomness import Seed, generator_of
 from variance.state import Stateful
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Draw:
     """Chosen examples and the weights of their losses; the estimate is mean(weight * gradient)."""
 
     indices: Int[Tensor, "batch"]
     weights: Float[Tensor, "batch"]
+
+    def __repr__(self) -> str:
+        low, high = (float(end) for end in self.weights.aminmax())
+        return f"Draw({len(self.indices)} examples, weights {low:.4g} to {high:.4g})"
 
 
 class IndexSampler(Protocol):
