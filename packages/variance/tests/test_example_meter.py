@@ -210,6 +210,29 @@ def test_two_classes_in_batches_of_a_few(count: int, is_weighted: bool) -> None:
         train()
 
 
+@pytest.mark.parametrize(("kind", "refused"), [(torch.bfloat16, True), (torch.float16, False)])
+def test_class_weights_in_half_precision(kind: torch.dtype, refused: bool) -> None:
+    """With a constant divisor batches of the same classes have the same sums, up to rounding."""
+    torch.manual_seed(0)
+    model, weights = nn.Linear(6, 2).to(kind), torch.tensor([1.0, 9.0])
+
+    def train() -> None:
+        with ExampleMeter(model) as meter:
+            for _ in range(256):
+                model.zero_grad()
+                outputs, targets = model(torch.randn(4, 6).to(kind)).float(), torch.randint(2, (4,))
+                divided = F.cross_entropy(outputs, targets, weights)
+                losses = F.cross_entropy(outputs, targets, weights, reduction="none")
+                (divided if refused else losses.mean()).backward()
+                meter.step()
+
+    if refused:
+        with pytest.raises(CoupledExamples, match="divides by a sum of class weights"):
+            train()
+    else:
+        train()
+
+
 @pytest.mark.parametrize("is_full", [False, True])
 def test_weights_of_the_same_batch_divide_by_a_constant(is_full: bool) -> None:
     """A full batch, and batches of which a share is masked whole, have a divisor that does not change."""

@@ -73,7 +73,7 @@ class ExampleMeter(Meter):
     def __init__(self, model: nn.Module, *, population: int = 0, every: int = 1) -> None:
         refuse_coupled_examples(model)
         self._checks = 0
-        self._shared: list[Tensor] = []
+        self._shared: list[list[Tensor]] = []
         self._modules = recordable(model)
         super().__init__(model, population, every)
         covered = {name for key, module in self._modules.items() for name in _names(key, module)}
@@ -211,7 +211,8 @@ class ExampleMeter(Meter):
             captured = capture(self._model, loss, found.inputs, [outputs[i] for i in places])
         produced = pytree.tree_leaves(captured.outputs)
         read = (shares(produced[i].detach(), gradient / loss_scale) for i, gradient in outputs.items())
-        self._require_one_divisor(next((some for some in read if some), []))
+        rounding = max(torch.finfo(gradient.dtype).eps for gradient in outputs.values())
+        self._require_one_divisor(next((some for some in read if some), []), rounding)
         expected = materialised(captured)
         squares = {name: float(squared_norm(value)) for name, value in expected.items()}
         floor = 1e-6 * sum(squares.values())
@@ -233,14 +234,21 @@ class ExampleMeter(Meter):
         }
         self._leave_out(beyond, "have a gradient that does not come through the outputs (a weight penalty?)")
 
-    def _require_one_divisor(self, readings: list[Tensor]) -> None:
-        """Refuse weights that differ among examples and from check to check, where their sum does not."""
+    def _require_one_divisor(self, readings: list[Tensor], rounding: float) -> None:
+        """Refuse weights that differ among examples and from check to check, where their sum does not.
+
+        In half precision sums may agree by accident, so three checks must agree.
+        """
         if not readings or any(float(v.max() - v.min()) < 0.01 * float(v.max()) for v in readings):
             return
+        tolerance, checks = (1e-4, 2) if rounding < 1e-4 else (rounding, 3)
         sums = [torch.stack([v.sum(), v.square().sum()]).cpu() for v in readings]
-        before, self._shared = self._shared, sums
-        pairs = itertools.product(before, sums)
-        if any(torch.isclose(*pair, rtol=1e-4, atol=0).tolist() == [True, False] for pair in pairs):
+        self._shared = [*self._shared, sums][-checks:]
+        for chosen in itertools.product(*self._shared) if len(self._shared) == checks else ():
+            ends = torch.stack(chosen).aminmax(dim=0)
+            total, squares = ((ends.max - ends.min) / ends.max).tolist()
+            if not (total < tolerance and squares > 3 * tolerance):
+                continue
             raise CoupledExamples(
                 "the loss divides by a sum of class weights or by a number of unmasked positions, which "
                 "differs from batch to batch, so examples have no gradients of their own. Use NoiseMeter or "
