@@ -416,6 +416,36 @@ def test_true_coupling_and_random_masks_are_no_rounding(middle):
     assert not [label for label in found.batch_dependent if label.startswith("layer 1")]
 
 
+class Scaled(nn.Module):
+    """Examples scale with the mean of those beside them, by less than half of the digits of bfloat16."""
+
+    def forward(self, x):
+        return x * (1 + 0.05 * torch.tanh(9 * x.detach().mean()))
+
+
+class Ordered(nn.Module):
+    """The sum over the columns starts at another end in large batches, which is rounding."""
+
+    def forward(self, x):
+        columns = x.unbind(1) if len(x) > 4 else x.unbind(1)[::-1]
+        total = columns[0]
+        for column in columns[1:]:
+            total = total + column
+        return x + total[:, None]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(("middle", "rounds"), [(Scaled, False), (Ordered, True)])
+def test_a_coupling_of_a_few_per_cent_is_no_rounding_in_any_type(dtype, middle, rounds):
+    found = run(
+        lambda: mlp(middle()).to(dtype),
+        lambda model, batch: F.cross_entropy(model(batch[0]).float(), batch[1]),
+        batches=[(x.to(dtype), y) for x, y in BATCHES],
+        evaluate=lambda model: float(F.cross_entropy(model.eval()(X.to(dtype)).float(), Y)),
+    )
+    assert (f"layer 1 ({middle.__name__})" in found.batch_dependent) == rounds
+
+
 @pytest.mark.slow  # the compiler takes a minute
 def test_compiled_it_is_the_same_to_rounding():
     found = run(conditions=("compile",))

@@ -64,6 +64,18 @@ BAD = [
     (("thresholds", "label=3"), "label=3 must be 0 or 1"),
     (("sensitivity", "perturbations=[1,0]"), "hold ints >= 1"),
     (("train", "device=cuda"), "torch sees no GPU"),
+    (("train", "depth=8"), "depth=8 has no effect with model=tiny; leave it out"),
+    (("train", "model=resnet", "tiny_blocks=2"), "tiny_blocks=2 has no effect with model=resnet"),
+    (("sensitivity", "seeds=[1,2]"), "seeds=[1, 2]: this command trains from one seed"),
+    (("sensitivity", "model=vgg16", "tiny_width=4"), "tiny_width=4 has no effect with model=vgg16"),
+    (("thresholds", "image=board.npy", "image_size=64"), "image_size=64 has no effect with image=board.npy"),
+    (("run", "fig2-left", "preset=smoke", "dtype=float23"), "float23"),
+    (("run", "fig2-left", "preset=smoke", "device=gpu9"), "gpu9"),
+    (
+        ("run", "fig3", "preset=smoke", "dtype=bfloat16"),
+        "dtype=bfloat16 is unknown. Allowed: float64, float32",
+    ),
+    (("run", "fig1", "dtype=float32"), "dtype"),
     (("accuracy-spread", "nothing.npz"), "nothing.npz does not exist"),
     (("accuracy-spread",), "files is empty"),
     (("fly",), "Unknown command 'fly'"),
@@ -80,6 +92,24 @@ def test_bad_input_exits_2_with_one_line(capsys, tmp_path, monkeypatch, argument
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize(
+    ("figure", "array", "more"),
+    [("fig3", "losses", []), ("fig2-left", "divergence", ["device=cpu"])],
+)
+def test_the_floating_type_reaches_the_numbers(capsys, tmp_path, figure, array, more):
+    found = {}
+    for dtype in ("float32", "float64"):
+        out = tmp_path / dtype
+        command = ["run", figure, "preset=smoke", f"dtype={dtype}", *more, f"out={out}"]
+        assert call(capsys, *command)[0] == 0
+        (arrays,) = out.rglob("arrays.npz")
+        found[dtype] = np.load(arrays)[array]
+    assert not np.array_equal(found["float32"], found["float64"])
+    if figure == "fig2-left":  # the first step is apart by rounding, nine decades less of it in float64
+        first = [found[dtype].reshape(-1, found[dtype].shape[-1])[:, 0].max() for dtype in found]
+        assert first[0] > 1e6 * first[1] > 0
 
 
 def test_out_that_is_a_file(capsys, tmp_path):

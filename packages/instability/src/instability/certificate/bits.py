@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["digest", "map_tensors", "tensors"]
+__all__ = ["digest", "in_float64", "map_tensors", "tensors"]
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -31,6 +31,19 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
         entries = [map_tensors(function, entry) for entry in value]
         return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
     return value
+
+
+def in_float64(value: Any) -> Any:
+    """Return a value of the same kind with every real or complex tensor in it in double precision.
+
+    >>> in_float64([torch.ones(1, dtype=torch.bfloat16), torch.tensor([2])])
+    [tensor([1.], dtype=torch.float64), tensor([2])]
+    """
+
+    def widened(t: Tensor) -> Tensor:
+        return t.to(torch.cdouble) if t.is_complex() else t.double() if t.is_floating_point() else t
+
+    return map_tensors(widened, value)
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

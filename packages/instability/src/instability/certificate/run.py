@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from instability.certificate.bits import digest, map_tensors, tensors
+from instability.certificate.bits import digest, in_float64, map_tensors, tensors
 from instability.copies import OptimizerFn, closed_step, trained_parameters
 from instability.reach import check_number, check_reached
 from instability.streams import RandomStreams, check_loss, check_model, unchanged
 
 __all__ = [
+    "THROUGH_FLOAT32",
     "Condition",
     "Training",
     "TrainingRun",
@@ -30,7 +31,11 @@ __all__ = [
     "length",
     "streams_digest",
     "take",
+    "widen",
 ]
+
+THROUGH_FLOAT32 = torch.finfo(torch.float32).eps ** 0.5
+"""Relative difference taken for rounding in double precision: what is computed may go through float32."""
 
 Condition = Literal["repeat", "order", "split", "threads", "float64", "autocast", "tf32", "compile"]
 
@@ -67,8 +72,7 @@ class TrainingRun:
         self.model = model = training.start()
         dtypes = {name: value.dtype for name, value in _named(model)}
         if condition == "float64":
-            for _, value in _named(model):
-                value.data = _widened(value.data)
+            widen(model)
         self._note("the initialisation", (), [value for _, value in _named(model)])
         optimizer = training.optimizer_fn(model.parameters())
         if not trained_parameters(model, optimizer):
@@ -188,17 +192,22 @@ def half_the_digits(model: nn.Module) -> float:
     return float(max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5)
 
 
+def widen(model: nn.Module) -> nn.Module:
+    """Return the module itself, its parameters and buffers now in double precision."""
+    for _, value in _named(model):
+        value.data = in_float64(value.data)
+    return model
+
+
 def _in_float64(
     loss_of: Callable[[nn.Module, Any], Tensor], model: nn.Module, whole: Any, parts: list[Any]
 ) -> tuple[float, float, float] | None:
     """Compare in float64 what half precision cannot tell from rounding, if the loss can be taken there."""
-    level = torch.finfo(torch.float32).eps ** 0.5  # a loss may go through float32
+    level = THROUGH_FLOAT32
     if half_the_digits(model) <= level:
         return None
     try:
-        wide = copy.deepcopy(model)
-        for _, value in _named(wide):
-            value.data = _widened(value.data)
+        wide = widen(copy.deepcopy(model))
         losses = [loss_of(wide, _changed(batch, "float64")) for batch in (whole, *parts)]
     except (RuntimeError, TypeError, ValueError):
         return None
@@ -229,11 +238,7 @@ def _changed(batch: Any, condition: Condition) -> Any:
     if condition == "order":
         return map_tensors(lambda t: t.flip(0) if t.ndim else t, batch)
     # A copy in any case: a loss may take the labels out of a dict.
-    return map_tensors(_widened if condition == "float64" else lambda t: t, batch)
-
-
-def _widened(t: Tensor) -> Tensor:
-    return t.to(torch.cdouble) if t.is_complex() else t.double() if t.is_floating_point() else t
+    return map_tensors(lambda t: t, in_float64(batch) if condition == "float64" else batch)
 
 
 def _named(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -56,11 +56,13 @@ class ThresholdsConfig(RunOptions):
         if self.label not in (0, 1):
             raise ValueError(f"label={self.label} must be 0 or 1.")
         check_rates("weight_decay", [self.weight_decay], zero=True)
+        if self.image not in ("checkerboard", "noise"):
+            _check_unset(self, "image_size", f"image={self.image}, which has its own")
 
 
 @dataclass
 class DigitsConfig(NetworkConfig):
-    """A small network on digits, trained with momentum."""
+    """A small network on digits, trained once, with momentum."""
 
     dataset: str = "digits"
     train_size: int = 1200
@@ -68,6 +70,14 @@ class DigitsConfig(NetworkConfig):
     batch_size: int = 32
     momentum: float = 0.9
     nesterov: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.seeds) > 1:
+            raise ValueError(f"seeds={self.seeds}: this command trains from one seed; give one.")
+        for key, model in (("depth", "resnet"), ("tiny_blocks", "tiny"), ("tiny_width", "tiny")):
+            if self.model != model:
+                _check_unset(self, key, f"model={self.model}")
 
 
 @dataclass
@@ -124,6 +134,13 @@ class AccuracySpreadConfig(RunOptions):
 
     def __post_init__(self) -> None:
         check_not_empty("files", self.files)
+
+
+def _check_unset(config: RunOptions, key: str, beside: str) -> None:
+    """Raise ValueError if an option that nothing reads beside another was given."""
+    value = getattr(config, key)
+    if value != getattr(type(config), key):
+        raise ValueError(f"{key}={value} has no effect with {beside}; leave it out.")
 
 
 def thresholds(config: ThresholdsConfig) -> None:
