@@ -203,11 +203,61 @@ def test_parameters_that_an_optimiser_has_reached_never_or_less_often(kind, opti
     assert (run.dense() - oracle).abs().max() < 1e-7 * oracle.abs().max()
 
 
+def warm_up(t):
+    return min(1.0, (t + 1) / 10)
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_schedule_is_that_of_the_scheduler_attached(before):
+    """The factor multiplies the rate before the scheduler first moved it, and is asked for from now on."""
+    model, data = network(), batches(before + 6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.5)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up)
+
+    def train(some):
+        for x, y in some:
+            optimizer.zero_grad()
+            CE(model(x), y).backward()
+            optimizer.step()
+            scheduler.step()
+
+    train(data[:before])
+    maps = [
+        TrainingMap(LossSurface(model, CE), optimizer, data[before:], schedule=schedule)
+        for schedule in (
+            lambda t: warm_up(before + t),
+            lambda t: warm_up(before + t) / warm_up(before),
+        )
+    ]
+    train(data[before:])
+    for run in maps:
+        assert (run.end - flat(model)).abs().max() < 1e-12
+
+
+def test_a_scheduler_whose_steps_are_not_said_is_refused():
+    model = network()
+    surface = LossSurface(model, CE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up)
+    with pytest.raises(ValueError, match="A scheduler moves the learning rate of the optimiser"):
+        TrainingMap(surface, optimizer, batches(2))
+    with pytest.raises(ValueError, match=r"schedule\(0\) is 0.5: let it be 0.1 at the present step"):
+        TrainingMap(surface, optimizer, batches(2), schedule=lambda t: 0.5)
+    held = TrainingMap(surface, optimizer, batches(2), schedule=lambda t: 1.0)
+    plain = TrainingMap(surface, torch.optim.SGD(model.parameters(), lr=0.3 * warm_up(0)), batches(2))
+    assert (held.end - plain.end).abs().max() < 1e-14
+    cycled = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+    torch.optim.lr_scheduler.OneCycleLR(cycled, 1.0, total_steps=9)
+    with pytest.raises(ValueError, match="A scheduler moves the momentum of the optimiser"):
+        TrainingMap(surface, cycled, batches(2), schedule=lambda t: 1.0)
+
+
 def test_what_is_no_schedule_and_no_optimiser():
     model = network()
     surface, sgd = LossSurface(model, CE), torch.optim.SGD(model.parameters(), lr=0.3)
+    other = torch.optim.SGD(model.parameters(), lr=0.3)
     with pytest.raises(TypeError, match="schedule is a StepLR; pass a function of the step"):
-        TrainingMap(surface, sgd, batches(1), schedule=torch.optim.lr_scheduler.StepLR(sgd, 2))
+        TrainingMap(surface, sgd, batches(1), schedule=torch.optim.lr_scheduler.StepLR(other, 2))
     with pytest.raises(TypeError, match="optimizer is a NoneType; pass an optimiser of PyTorch"):
         TrainingMap(surface, None, batches(1))
     with pytest.raises(ValueError, match="warm_up is -1; pass a whole number of at least 0"):

@@ -8,6 +8,7 @@ velocities, moments, averages. Any object with ``slots``, ``start`` and ``step``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -248,15 +249,16 @@ def rule_of(
         optimizer: ``torch.optim.SGD``, ``Adam``, ``AdamW``, ``RMSprop`` or ``Adagrad``, of any number of
             groups.
         parameters: The parameters in the order of the flat vector.
-        schedule: Factor on every learning rate at step t, counted from 0, as of ``LambdaLR``.
+        schedule: Factor on every learning rate at step t, counted from 0, as of ``LambdaLR``. Where a
+            scheduler is attached, its factor at 0 gives the present rate, or is 1.
 
     Returns:
         The rule, and its state (slots, n).
 
     Raises:
         TypeError: For another optimiser: write its rule, three lines, and pass that.
-        ValueError: If the optimiser lacks a parameter, its groups differ in more than rate and decay, or
-            hooks act on its steps.
+        ValueError: If the optimiser lacks a parameter, its groups differ in more than rate and decay, hooks
+            act on its steps, or a scheduler moves its rate and ``schedule`` does not say how.
     """
     kind, groups = type(optimizer), optimizer.param_groups
     if kind not in _STATES:
@@ -299,7 +301,8 @@ def rule_of(
         values = [owner[id(p)][key] for p in parameters]
         return each([float(v.detach() if isinstance(v, Tensor) else v) for v in values])
 
-    rate = option("lr")
+    bases = {id(group): _base_rate(group, schedule) for group in groups}
+    rate = each([bases[id(owner[id(p)])] for p in parameters])
     options: dict[str, Any] = {
         "lr": rate if schedule is None else lambda t: schedule(t) * rate,
         "weight_decay": option("weight_decay"),
@@ -319,6 +322,30 @@ def rule_of(
             if s.get(name) is not None:
                 place.copy_(s[name].detach().reshape(-1))
     return rule, state
+
+
+def _base_rate(group: dict[str, Any], schedule: Callable[[int], float] | None) -> float:
+    """The learning rate that a schedule multiplies: that of a group before a scheduler first moved it."""
+    now, initial = (float(group[key]) for key in ("lr", "initial_lr" if "initial_lr" in group else "lr"))
+    if "max_momentum" in group:
+        raise ValueError(
+            "A scheduler moves the momentum of the optimiser with its learning rate. Pass a rule whose step "
+            "does both, see chaos.update_rules."
+        )
+    if "initial_lr" not in group or (schedule is not None and schedule(0) == 1):
+        return now
+    if schedule is None:
+        raise ValueError(
+            f"A scheduler moves the learning rate of the optimiser (from {initial:g}, now {now:g}), and its "
+            "steps are not seen. Pass its function as schedule=, or schedule=lambda t: 1.0 to hold the rate."
+        )
+    if not math.isclose(initial * schedule(0), now, rel_tol=1e-9):
+        raise ValueError(
+            f"A scheduler moved the learning rate of the optimiser from {initial:g} to {now:g}, and "
+            f"schedule(0) is {schedule(0):g}: let it be {now / initial:g} at the present step, step 0, or 1 "
+            "as a factor on the present rate."
+        )
+    return initial
 
 
 #: What the optimisers of PyTorch keep for each parameter, in the order of the rows of a state.
