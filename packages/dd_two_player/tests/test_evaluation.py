@@ -163,3 +163,8 @@ def test_scores_are_of_as_many_samples_as_were_asked_for(change, error, message)
     }
     with pytest.raises(error, match=message):
         evaluate_samples(**given | change)
+
+
+def test_moments_print_as_a_line():
+    found = Moments(np.array([3.0, 4.0]), np.diag([1.0, 2.5]))
+    assert repr(found) == "moments of 2 features: |mean| = 5, total variance = 3.5"

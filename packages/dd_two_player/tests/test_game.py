@@ -80,3 +80,19 @@ def test_parameters_may_be_any_pytree_in_single_precision():
         )
         assert float(disc["a"][0]) == 3.0 + 0.0 + 2.0 - 2.0
         assert float(gen) == -2.0 + 0.0 + 3.0 - 3.0
+
+
+def test_values_print_as_a_line_whatever_they_hold():
+    game = Game(lambda a, b, x: x * (a["w"] * b).sum(), lambda a, b, x: -x * (a["w"] * b).sum())
+    params, seen = ({"w": jnp.full(400, 3.0)}, jnp.full(400, 2.0)), []
+    values = game.value_and_gradients(params, 0.5)
+    assert repr(values) == "losses 1200, -1200; gradients of size 20, 30"  # 0.5 * 20 * (2 and 3)
+    whole = "losses and gradients of both players in 4 leaves"
+    jax.jit(lambda p: seen.append(repr(game.value_and_gradients(p, 0.5))))(params)
+    assert seen == [whole]
+    assert repr(jax.vmap(lambda x: game.value_and_gradients(params, x))(jnp.ones(3))) == whole
+    assert repr(jax.tree.map(jnp.shape, values)).startswith("losses and gradients of both players")
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), values)
+    assert repr(half).endswith("gradients of size 20, 30")
+    values.gradients[1].delete()
+    assert repr(values) == whole

@@ -39,6 +39,10 @@ class Moments(NamedTuple):
     covariance: Float[np.ndarray, "features features"]
     factor: Float[np.ndarray, "rows features"] | None = None
 
+    def __repr__(self) -> str:
+        size, spread = np.linalg.norm(np.ravel(self.mean)), np.trace(np.atleast_2d(self.covariance))
+        return f"moments of {np.size(self.mean)} features: |mean| = {size:.4g}, total variance = {spread:.4g}"
+
 
 def classifier_score(logits: Float[np.ndarray, "n classes"]) -> float:
     """Return ``exp(mean KL(p(y|x) || p(y)))``, the formula of the Inception Score.

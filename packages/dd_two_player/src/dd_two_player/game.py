@@ -44,6 +44,19 @@ class GameValues(NamedTuple):
     gradients: Pair
     aux: Pair
 
+    def __repr__(self) -> str:
+        leaves = jax.tree.leaves(self[:2])  # after a transformation they may be anything
+        is_known = all(
+            isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and not x.is_deleted()
+            for x in leaves
+        )
+        if not is_known or any(getattr(loss, "shape", None) != () for loss in self.losses):
+            return f"losses and gradients of both players in {len(leaves)} leaves"
+        losses = ", ".join(f"{float(loss):.4g}" for loss in self.losses)
+        sides = ([jnp.abs(g).astype("float32").ravel() for g in jax.tree.leaves(s)] for s in self.gradients)
+        sizes = ", ".join(f"{float(jnp.linalg.norm(jnp.concatenate([jnp.zeros(1), *s]))):.4g}" for s in sides)
+        return f"losses {losses}; gradients of size {sizes}"
+
 
 @dataclass(frozen=True)
 class Game:

@@ -5,8 +5,11 @@ import pytest
 
 from dd_two_player.paper import PAPER
 from dd_two_player.paper.cli import COMMANDS
-from dd_two_player.paper.config import DTYPES
+from dd_two_player.paper.config import DTYPES, TrainConfig
+from dd_two_player.paper.published import EXPERIMENTS
 from dd_two_player.paper.toy_config import ToyConfig
+from dd_two_player.paper.unread import check_read
+from gdyn_reproduce import keys
 from gdyn_reproduce.cli import dispatch
 
 
@@ -53,7 +56,7 @@ def test_commands_compute_where_and_as_they_are_told(tmp_path, capsys):
     ("arguments", "told"),
     [
         (["classifier=foo"], "'foo' is not a SavedModel folder; classifier is auto, PATH or"),
-        (["classifier=foo", "eval_every=0"], "eval_every=0 makes no scores; leave one of them out"),
+        (["classifier=foo", "eval_every=0"], "classifier=foo has no effect with eval_every=0"),
         (["dataset=ring8", "nets.gen=PointMLP", "classifier=foo"], "Allowed: auto, modes, none"),
     ],
 )
@@ -61,6 +64,44 @@ def test_train_looks_at_its_classifier_before_the_first_step(arguments, told, tm
     assert dispatch(PAPER, COMMANDS, ["train", "num_steps=1", *arguments, f"out={tmp_path}"]) != 0
     assert told in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.json"))
+
+
+UNREAD = [
+    ("train eval_every=0 eval_samples=50", "eval_samples=50 has no effect with eval_every=0"),
+    (
+        "train classifier=none eval_samples=50",
+        "eval_samples=50 has no effect with eval_every=0 or classifier",
+    ),
+    ("train experiment=mog16 eval_every=0 eval_samples=50", "eval_samples=50 has no effect"),
+    ("train optimizers.gen.name=adam optimizers.gen.momentum=0.9", "unless optimizers.gen.name=sgd"),
+    ("train optimizers.disc.name=rmsprop optimizers.disc.b1=0.9", "unless optimizers.disc.name=adam"),
+    ("train optimizers.disc.num_updates=2", "num_updates"),
+    ("train nets.convolution=lax", "on networks without the convolutions of this package"),
+    ("train experiment=config nets.hidden=[8]", "nets.hidden=[8] has no effect on networks that are no MLP"),
+    ("train updates.first=gen", "updates.first=gen has no effect unless updates.scheme=alternating"),
+    ("train updates.rk_order=2", "updates.rk_order=2 has no effect unless updates.scheme=runge_kutta"),
+    ("train updates.scheme=runge_kutta updates.rk_order=1 updates.rk_shared_rate=true", "several stages"),
+    ("train updates.scheme=alternating updates.shared_batch=true", "with updates.scheme=alternating"),
+    ("train updates.convention=joint", "without grad_regularizes.dd_coeffs_multiplier"),
+    ("eval experiment=mog16 restore_path=here", "experiment=mog16 has no effect with restore_path"),
+    ("eval which=best restore_path=last.npz", "which=best has no effect with restore_path=FILE"),
+    ("toy dirac first=gen", "first=gen has no effect unless scheme=alt"),
+    ("toy dirac damping=0.3", "damping=0.3 has no effect unless game=linear"),
+    ("toy ring8 start=[1.0,2.0]", "on mixtures, whose networks start at random"),
+]
+
+
+@pytest.mark.parametrize(("command", "told"), UNREAD, ids=[command for command, _ in UNREAD])
+def test_an_option_that_another_one_switches_off_is_refused(command, told, tmp_path, capsys):
+    assert dispatch(PAPER, COMMANDS, [*command.split(), f"out={tmp_path}"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert told in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_published_options_are_read_or_left_alone(name):
+    check_read(keys.build(TrainConfig, EXPERIMENTS[name] | {"eval_every": 0}))
 
 
 def test_a_direction_that_one_step_removes_is_zero_and_not_nan(tmp_path, capsys):

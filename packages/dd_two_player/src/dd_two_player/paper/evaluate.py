@@ -18,6 +18,7 @@ from dd_two_player.paper.config import EvalConfig, TrainConfig, load_config
 from dd_two_player.paper.data import MIXTURES, Samples, load_samples
 from dd_two_player.paper.device import computing
 from dd_two_player.paper.monitoring import draw_samples
+from dd_two_player.paper.unread import check_read
 from gdyn_common.storage import atomic_write, open_regular, read_arrays, reading, write_arrays
 from gdyn_reproduce.records import dump_json
 
@@ -29,8 +30,9 @@ def evaluate(config: EvalConfig) -> int:
 
     Raises:
         FileNotFoundError: If there is no checkpoint, or no such classifier or reference.
-        ValueError: If the checkpoint belongs to another configuration.
+        ValueError: If the checkpoint belongs to another configuration, or an option has no effect.
     """
+    check_read(config)
     checkpoint = find_checkpoint(config)
     trained = load_config(checkpoint.parent.parent / "config.json")
     with computing(config.device, trained.dtype):

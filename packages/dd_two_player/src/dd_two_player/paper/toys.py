@@ -19,6 +19,7 @@ from dd_two_player.paper.config import TrainConfig
 from dd_two_player.paper.device import computing
 from dd_two_player.paper.digits_network import descend, digits_network
 from dd_two_player.paper.toy_config import DalConfig, PrincipalFlowConfig, ToyConfig
+from dd_two_player.paper.unread import check_read
 from dd_two_player.principal_flow import dal as dal_transformation
 from dd_two_player.principal_flow import exact_hvp, quadratic_principal_flow
 from dd_two_player.regularization import Regularization
@@ -35,6 +36,7 @@ CANCEL_ALL = PlayerTerms(self_norm=-1.0, other_dot_prod=-1.0)
 
 def toy(config: ToyConfig) -> int:
     """Play a small game and write ``path.csv`` and ``figure.png``."""
+    check_read(config)
     if config.game in ("mog16", "ring8"):
         return _mixture(config)
     if config.dry_run:
@@ -177,6 +179,9 @@ def _mixture_run(config: ToyConfig, scheme: str) -> TrainConfig:
     """Return the training with the options of the ``toy`` command and a scheme."""
     schemes = {"sim": "simultaneous", "alt": "alternating", "rk4": "runge_kutta"}
     terms = CANCEL_ALL._asdict() if config.correct != "none" and scheme == config.scheme else {}
+    updates = {"scheme": schemes[scheme]}
+    updates |= {"first": config.first} if scheme == "alt" else {}
+    updates |= {"convention": config.correct} if terms else {}
     values = {
         "experiment": f"toy-{config.game}",
         "dataset": config.game,
@@ -187,11 +192,7 @@ def _mixture_run(config: ToyConfig, scheme: str) -> TrainConfig:
             "gen": {"lr": config.gen_learning_rate or config.learning_rate},
         },
         "nets": {"gen": "PointMLP"},
-        "updates": {
-            "scheme": schemes[scheme],
-            "first": config.first,
-            "convention": "joint" if config.correct == "joint" else "paper",
-        },
+        "updates": updates,
         "grad_regularizes": {"dd_coeffs_multiplier": {"disc": terms, "gen": terms}},
     }
     same = ("out", "overwrite", "dry_run", "num_steps", "device")

@@ -25,6 +25,7 @@ from dd_two_player.paper.classifiers import Classifier, load_classifier
 from dd_two_player.paper.config import TrainConfig, choice
 from dd_two_player.paper.data import MIXTURES, BatchStream, Samples, load_samples
 from dd_two_player.paper.device import computing, devices_of
+from dd_two_player.paper.unread import check_read
 from dd_two_player.regularization import active_terms
 from gdyn_common.logging import JsonLines
 from gdyn_common.storage import RECOMPUTE, FolderLock, atomic_write
@@ -50,9 +51,11 @@ def train(config: TrainConfig) -> int:
     """Train as configured, resuming an unfinished run of the same configuration; the ``train`` command.
 
     Raises:
+        ValueError: If an option has no effect beside the others.
         FloatingPointError: If a loss is not finite, with the step; the last good checkpoint is kept.
         KeyboardInterrupt: After SIGINT or SIGTERM, once the state is saved.
     """
+    check_read(config)
     with computing(config.device, config.dtype):
         _warn_about_momentum(config)
         samples = load_samples(config.dataset, "train", config.data_root, download=config.download)
@@ -81,10 +84,6 @@ def _own_classifier(config: TrainConfig, samples: Samples) -> Classifier | None:
         return None
     if config.classifier in ("auto", "none"):
         return None
-    if not config.eval_every:
-        raise ValueError(
-            f"classifier is {config.classifier!r}, and eval_every=0 makes no scores; leave one of them out."
-        )
     return load_classifier(config.classifier, samples)
 
 
