@@ -34,7 +34,7 @@ Products = Callable[[NDArray], tuple[NDArray, NDArray]]
 
 NOT_POSITIVE = "B is not positive definite: {}. Pass epsilon > 0, which adds epsilon I to B."
 
-_LOOSEST = 0.2  # radians: vectors that are further off tell nothing about the gaps
+_LOOSEST = 0.5  # radians: vectors that are further off tell nothing about the gaps
 
 _DEPENDENT = 1e-3  # of the largest: directions below it in a normalised basis are rounding error
 
@@ -202,7 +202,7 @@ def locally_optimal(
         start: From `rayleigh_ritz` or `starting_block`; the result has its size, rows beyond k guard
             the gap.
         judge: `quality` with all but its first argument given.
-        tol: Largest estimated angle in radians that is good enough; above 0.2 it counts as 0.2.
+        tol: Largest estimated angle in radians that is good enough; above 0.5 it counts as 0.5.
         max_passes: Limit of the calls.
         precondition: Maps residuals to moves, an approximate inverse of A or B.
 

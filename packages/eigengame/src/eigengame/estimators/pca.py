@@ -76,7 +76,7 @@ class EigenGame(Components, Saved):
         mesh: Device layout from `eigengame.sharding.make_mesh`.
         random_state: Seed of the initial vectors and of the order of the rows.
         tol: Largest estimated angle in radians between a component and the true one (of the data, not of the
-            distribution behind them) that counts as converged; above 0.2 `fit` aims at 0.2, and with None
+            distribution behind them) that counts as converged; above 0.5 `fit` aims at 0.5, and with None
             at 0.02 without ever warning.
         dtype: `"float32"` or `"float64"` (needs `jax.enable_x64`).
         warm_start: Let `fit` start from the components of the fit before it instead of random ones. With
