@@ -72,6 +72,41 @@ def test_deterministic_values_need_no_interval(accept, values, expected):
     assert outcome(claim(accept, deterministic=True), values) == expected
 
 
+@pytest.mark.parametrize(
+    ("accept", "values", "rejected"),
+    [
+        (Between(1, 2), [3.0, 4.0], True),
+        (Between(1, 2), [1.5, 1.5, 3.0], False),  # two of three are what the claim accepts
+        (Between(1, 2), [3.0, math.nan], False),
+        (Holds(), [False, False], True),
+        (Holds(), [True, True, False], False),
+    ],
+)
+def test_a_control_without_chance_is_rejected_where_all_of_it_lies_outside(accept, values, rejected):
+    control = Control("null", removes="the effect", deterministic=True)
+    good = [True] * 5 if isinstance(accept, Holds) else [1.5, 1.51, 1.52]
+    verdict = judge(
+        claim(accept, control=control), {"m": good, "null": values}, scale="scaled", preset="quick"
+    )
+    assert verdict.control.rejected is rejected
+    assert verdict.outcome == ("holds" if rejected else "undecided")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Between(0, 1, by="boostrap"), "Unknown method 'boostrap'.*Did you mean 'bootstrap'"),
+        (lambda: Within(absolute=1, by="mean"), "Unknown method 'mean'"),
+        (lambda: Within(absolute=math.nan), "and a finite one"),
+        (lambda: Within(relative=math.inf), "and a finite one"),
+        (lambda: Within(absolute=-1, relative=1), "positive absolute or relative distance"),
+    ],
+)
+def test_a_criterion_that_decides_nothing_or_is_misspelt_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 def test_a_value_may_bring_its_own_standard_error():
     assert outcome(claim(Between(1, 2)), Measured(1.5, 0.1)) == "holds"
     assert outcome(claim(Between(1, 2)), Measured(1.5, 0.4)) == "undecided"

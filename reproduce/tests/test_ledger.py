@@ -102,6 +102,11 @@ def test_a_debt_that_is_not_owed_is_refused(checkout, capsys):
     path.write_text(json.dumps({"stail": {}}))
     with pytest.raises(ValueError, match=r"debts\.json is no list of debts"):
         debts(results(checkout))
+    for damaged in (b"[]", b"\xff", b"[" * 10_000):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"debts\.json is damaged") as caught:
+            debts(results(checkout))
+        assert "\n" not in str(caught.value)
 
 
 def test_a_value_that_holds_outside_its_printed_band_is_refused(checkout, capsys, monkeypatch):
@@ -212,3 +217,20 @@ def test_a_claim_that_no_record_measures_is_in_the_key(checkout):
     report_command(dataclasses.replace(PAPER, claims=(*PAPER.claims, extra)), [], checkout)
     key = json.loads((results(checkout) / "answers.json").read_text())
     assert key["not_run"] == {"fig2.x": {"question": "s", "kind": "statement", "verdict": "not run"}}
+
+
+def test_numbers_of_another_run_are_not_added(checkout):
+    before = {path: path.read_bytes() for path in results(checkout).iterdir()}
+    quick, paper = (
+        execute(PAPER, FIG1, configure(FIG1, preset, out=str(checkout / "runs")), preset).folder
+        for preset in ("quick", "paper")
+    )
+    (quick / "arrays.npz").write_bytes((paper / "arrays.npz").read_bytes())
+    with pytest.raises(ValueError, match=r"arrays\.npz is not that of its record; delete it"):
+        add(PAPER, quick, results(checkout))
+    assert {path: path.read_bytes() for path in results(checkout).iterdir()} == before
+
+
+def test_nothing_to_add_is_no_order_to_rewrite(checkout):
+    with pytest.raises(ValueError, match=r"report takes nothing, --check, or --add RUN_FOLDER"):
+        report_command(PAPER, ["--add"], checkout)

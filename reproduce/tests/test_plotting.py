@@ -1,3 +1,4 @@
+import builtins
 import itertools
 
 import matplotlib as mpl
@@ -156,3 +157,32 @@ def test_numbers_in_pictures_are_plain_and_not_rounded_to_another_tick(tmp_path)
     assert {"100", "0.001"} <= {
         tick.get_text() for tick in [*axes.get_xticklabels(), *axes.get_yticklabels()]
     }
+
+
+def test_a_picture_does_not_follow_the_settings_of_a_user(tmp_path):
+    save_figure(drawn()[0], tmp_path / "plain")
+    dark = {
+        "figure.facecolor": "black",
+        "axes.labelcolor": "white",
+        "savefig.bbox": "tight",
+        "savefig.dpi": 30,
+    }
+    with mpl.rc_context(dark):
+        with house_style():
+            save_figure(drawn()[0], tmp_path / "dark")
+        assert mpl.rcParams["savefig.dpi"] == 30
+    with house_style():
+        save_figure(drawn()[0], tmp_path / "plain")
+    assert (tmp_path / "dark.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
+
+
+def test_a_misspelt_backend_is_told_in_one_line(monkeypatch):
+    def refuse(name, *arguments, **options):
+        if name == "matplotlib":
+            raise ValueError("Key backend: 'nonsense' is not a valid value for backend")
+        return real(name, *arguments, **options)
+
+    real = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ValueError, match=r"^matplotlib does not start: Key backend"), house_style():
+        pass

@@ -1,5 +1,8 @@
 import html.parser
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from toy_paper.paper import PAPER
@@ -102,3 +105,17 @@ def test_build_fails_on_a_surprise_and_on_nothing(runs, tmp_path, capsys):
         assert main(["build", str(surprising), "--out", str(page)]) == code
         assert ("Not as registered" in (page / "index.html").read_text()) is bool(code)
     assert main(["build", "--unmodified", str(surprising), "--out", str(tmp_path / "d")]) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a pipe")
+def test_a_reader_that_has_seen_enough_of_a_table_leaves_no_traceback(runs):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", "import sys; from gdyn_reproduce.report import main; sys.exit(main())"]
+    folder = str(runs)
+    done = subprocess.run(
+        [*command, "compare", folder, folder], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert "Traceback" not in done.stderr
+    assert "Errno" not in done.stderr

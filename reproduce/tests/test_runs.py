@@ -327,3 +327,26 @@ def test_a_block_that_fails_later_keeps_its_folder(tmp_path):
     with pytest.raises(ValueError, match="failed"):
         work()
     assert (tmp_path / "run" / "state").exists()
+
+
+def test_what_repeats_the_preset_is_no_setting_of_ones_own(tmp_path):
+    overrides = ["num_steps=5", "rates=[0.5,1]", "num_steps=100", "seeds=[0,1,2]"]
+    record = execute(PAPER, FIG1, configure(FIG1, "quick", out=str(tmp_path)), "quick", overrides)
+    assert record.header.overrides == ()
+    assert record.own_settings == []
+    path = record.folder / "result.json"
+    body = json.loads(path.read_text())
+    body["header"]["overrides"] = ["num_steps=100"]  # as earlier versions kept it
+    path.write_text(json.dumps(body))
+    assert run(tmp_path).own_settings == []
+    changed = configure(FIG1, "quick", out=str(tmp_path), num_steps=7)
+    record = execute(PAPER, FIG1, changed, "quick", ["num_steps=5", "num_steps=7"])
+    assert record.header.command == "gdyn-toy-paper run fig1 preset=quick num_steps=7"
+    assert record.own_settings == ["num_steps=7"]
+
+
+def test_a_setting_that_is_a_mapping_is_told_with_its_value(tmp_path):
+    record = run(tmp_path)
+    header = dataclasses.replace(record.header, overrides=("+model.depth=2", "model={width:3}"))
+    nested = dataclasses.replace(record, header=header, config={"model": {"width": 3, "depth": 2}})
+    assert nested.own_settings == ["model.depth=2", "model={'width': 3, 'depth': 2}"]

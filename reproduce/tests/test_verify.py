@@ -136,3 +136,11 @@ def test_stale_records_are_counted_and_not_computed_again(in_checkout, capsys, m
     said = capsys.readouterr().out
     assert "1 of them are stale" in said
     assert "computing again" not in said
+
+
+def test_another_line_end_in_the_key_is_a_changed_byte(package):
+    key = package / "results" / "answers.json"
+    key.write_bytes(key.read_bytes().replace(b"\n", b"\r", 1))
+    (problem,) = differences(package)
+    assert "does not say what the records and the claims of today give" in problem
+    assert report_command(PAPER, ["--check"], package) == 1

@@ -83,6 +83,8 @@ def prepare(overrides: Sequence[str], config_class: type, groups: Mapping[str, A
             if arguments[where + 1 : where + 2] != ["job"]:
                 raise ValueError(f"{flag} takes job: it prints the configuration.")
             del arguments[where : where + 2]
+            if sweeps:
+                raise ValueError(f"{flag} job prints one configuration; leave -m out.")
             ready += ["--cfg", "job"]
     return ready + [_prepare_one(argument, sweeps, config_class, groups) for argument in arguments]
 
@@ -162,6 +164,9 @@ def _type_of(key: str, config_class: type, groups: Mapping[str, Any]) -> type | 
     """
     current: Any = config_class
     for depth, part in enumerate(key.split(".")):
+        if current is list:
+            name = ".".join(key.split(".")[:depth])
+            raise ValueError(f"{key} is one entry of a list; write all of it, {name}=[...].")
         if not dataclasses.is_dataclass(current):
             return dict  # inside a free-form mapping
         items = {item.name: item for item in dataclasses.fields(current)}

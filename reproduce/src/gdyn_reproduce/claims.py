@@ -9,6 +9,7 @@ too, so bands have two ends.
 from __future__ import annotations
 
 import math
+import typing
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class Between(Criterion):
             raise ValueError(f"Between needs low <= high, got {self.low} and {self.high}")
         if math.isinf(self.low) and math.isinf(self.high):
             raise ValueError("Between needs a finite end; a band that nothing can leave is no criterion")
+        _check_method(self.by)
 
     def bounds(self, paper: float | str | None) -> tuple[float, float]:
         """Return both ends."""
@@ -107,8 +109,10 @@ class Within(Criterion):
     by: Method = "t"
 
     def __post_init__(self) -> None:
-        if min(self.absolute, self.relative) < 0 or self.absolute == self.relative == 0:
-            raise ValueError("Within needs a positive absolute or relative distance")
+        distances = self.absolute, self.relative
+        if not all(0 <= distance < math.inf for distance in distances) or not any(distances):
+            raise ValueError("Within needs a positive absolute or relative distance, and a finite one")
+        _check_method(self.by)
 
     def bounds(self, paper: float | str | None) -> tuple[float, float]:
         """Return the ends of the band around the paper's value."""
@@ -120,6 +124,11 @@ class Within(Criterion):
     def interval(self, values: Sequence[float]) -> Interval:
         """Return the interval as `Between` does."""
         return Between(0, 0, self.by).interval(values)
+
+
+def _check_method(name: str) -> None:
+    if name not in (known := typing.get_args(Method)):
+        raise ValueError(unknown("method", name, known))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from gdyn_common.errors import unknown
 from gdyn_reproduce import _help
 from gdyn_reproduce._arguments import name_positionals
-from gdyn_reproduce.exits import DONE, INTERRUPTED, UNEXPECTED, guard, worst
+from gdyn_reproduce.exits import DONE, INTERRUPTED, UNEXPECTED, flushed, guard, worst
 from gdyn_reproduce.registry import Command, Figure, Paper, Preset, resolve
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -40,13 +40,7 @@ def main(paper: str, commands: Sequence[Command] = (), argv: Sequence[str] | Non
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["run"] and "OMP_NUM_THREADS" not in os.environ:
         os.environ |= dict.fromkeys(_THREADS, "1")  # read when NumPy and PyTorch are imported, later
-    code = dispatch(resolve(paper), commands, arguments)
-    try:
-        if sys.stdout:  # a process may be started without
-            sys.stdout.flush()
-    except BrokenPipeError:  # the reader is gone; Python would complain about it once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
+    sys.exit(flushed(dispatch(resolve(paper), commands, arguments)))
 
 
 def dispatch(paper: Paper, commands: Sequence[Command], argv: list[str]) -> int:

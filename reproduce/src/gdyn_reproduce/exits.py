@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import io
+import os
 import re
 import signal
 import sys
@@ -80,6 +81,16 @@ def guard(package: str, task: Callable[[], int]) -> int:
         return BAD_INPUT
 
 
+def flushed(code: int) -> int:
+    """Return an exit code once standard output is written, or its reader is gone."""
+    try:
+        if sys.stdout:  # a process may be started without
+            sys.stdout.flush()
+    except BrokenPipeError:  # Python would complain about it once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
 @contextmanager
 def _termination_interrupts() -> Iterator[None]:
     """Treat SIGTERM and a lost terminal like Ctrl-C meanwhile, in the main thread, where nobody else does."""
@@ -99,7 +110,9 @@ def _termination_interrupts() -> Iterator[None]:
 def _spelling_any_character() -> Iterator[None]:
     """Spell out meanwhile what standard output has no character for."""
     stream = sys.stdout
-    if not isinstance(stream, io.TextIOWrapper) or stream.errors != "strict":
+    before = getattr(stream, "errors", "")
+    # The second is that of a C locale, where it takes no more characters than the first.
+    if not isinstance(stream, io.TextIOWrapper) or before not in ("strict", "surrogateescape"):
         yield
         return
     stream.reconfigure(errors="backslashreplace")
@@ -108,7 +121,7 @@ def _spelling_any_character() -> Iterator[None]:
     finally:
         if not stream.closed:
             with suppress(BrokenPipeError):  # it writes what is left; all else is done
-                stream.reconfigure(errors="strict")
+                stream.reconfigure(errors=before)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

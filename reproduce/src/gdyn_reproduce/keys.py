@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -151,18 +152,29 @@ def check(config: Any) -> None:
     """
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and math.isnan(number):
+                raise ValueError(f"{item.name} is nan; pass a number.")
+            if isinstance(number, int) and not -(2**63) <= number < 2**63:
+                raise ValueError(f"{item.name}={number} has more than 64 bits; pass a smaller number.")
+            if number is not value and isinstance(number, list | dict) and _is_flat(type(config), item.name):
+                raise ValueError(f"{item.name}={value} is nested; write its values in one pair of brackets.")
         if value is not None and value != item.default:  # a default may mean "all"
             KEYS.get(item.name, ("", _not_negative if _COUNT.fullmatch(item.name) else _anything))[1](
                 item.name, value
             )
-        for number in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(number, float) and math.isnan(number):
-                raise ValueError(f"{item.name} is nan; pass a number.")
         has_entries = item.default_factory is not dataclasses.MISSING and bool(item.default_factory())
         if value == [] and has_entries and item.name not in _MAY_BE_EMPTY:
             raise ValueError(f"{item.name} is empty; pass at least one value.")
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             check(value)
+
+
+def _is_flat(config_class: type, name: str) -> bool:
+    """Whether a field is a list of numbers or texts, which OmegaConf does not see to."""
+    hint = typing.get_type_hints(config_class)[name]
+    lists = [kind for kind in (hint, *typing.get_args(hint)) if typing.get_origin(kind) in (list, tuple)]
+    return bool(lists) and set(typing.get_args(lists[0])) <= {bool, int, float, str}
 
 
 def build(config_class: type, values: Mapping[str, Any]) -> Any:

@@ -13,7 +13,6 @@ A debt that is no longer owed is refused as well.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,10 +39,10 @@ def debts(results: Path) -> dict[str, str]:
     """
     path = results / DEBTS
     try:
-        found = json.loads(path.read_text()) if path.exists() else {"stale": {}}
+        found = read_json(path) if path.exists() else {"stale": {}}
         if found.keys() != {"stale"} or not all(isinstance(why, str) for why in found["stale"].values()):
             raise TypeError(f"keys {sorted(found)}")
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no list of debts ({error}); it holds 'stale' alone.") from None
     return dict(found["stale"])
 

@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gdyn_common.storage import read_arrays
 from gdyn_reproduce.claims import KINDS, Outcome
-from gdyn_reproduce.records import Record, csv_table, flat
+from gdyn_reproduce.records import Record, csv_table, flat, read_numbers
 from gdyn_reproduce.strips import band_strip
 
 OUTCOMES: tuple[Outcome, ...] = ("holds", "fails", "undecided", "stale", "not judged here")
@@ -93,7 +92,7 @@ def _figure(record: Record, rows: Sequence[Any], names: Counter[str]) -> dict[st
         ],
         "picture": _picture(record.folder / "figure"),
         "caption": caption(header.shows, [row.verdict for row in rows]),
-        "numbers": _download(record.folder / "arrays.npz"),
+        "numbers": _download(record),
         "config": _flat_text(record.config),
         "provenance": _flat_text(record.provenance),
         "cost": _cost(record.provenance),
@@ -168,11 +167,11 @@ def _picture(stem: Path) -> str:
     return f"data:{kinds[picture.suffix]};base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
-def _download(path: Path) -> str:
+def _download(record: Record) -> str:
     """Return the plotted numbers as a compressed table, base64; empty if there are none or too many."""
-    if not path.is_file():
+    if not (record.folder / "arrays.npz").is_file():
         return ""
-    arrays = read_arrays(path)
+    arrays = read_numbers(record)
     if (
         sum(array.size for array in arrays.values()) > 10 * _LARGEST_DOWNLOAD
     ):  # it would take minutes to spell

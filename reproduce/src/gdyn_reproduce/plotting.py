@@ -49,12 +49,23 @@ _one_at_a_time = threading.RLock()
 
 @contextlib.contextmanager
 def house_style() -> Iterator[None]:
-    """Draw in the house style, without a display, and leave matplotlib's settings as they were."""
-    import matplotlib as mpl
+    """Draw in the house style, without a display, and leave matplotlib's settings as they were.
+
+    What a user has set, in a ``matplotlibrc`` or a notebook, has no part in the picture.
+
+    Raises:
+        ValueError: If matplotlib refuses the environment, for example a misspelt ``MPLBACKEND``.
+    """
+    try:
+        import matplotlib as mpl
+    except ValueError as error:
+        raise ValueError(f"matplotlib does not start: {str(error)[:200]}") from None
     from matplotlib.rcsetup import cycler
 
     style: Any = _STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}
-    with _one_at_a_time, mpl.rc_context(style):
+    with _one_at_a_time, mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(style)
         yield
 
 

@@ -43,11 +43,23 @@ def collect(wall_time_s: float) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Return the commit of the checkout this code runs from, marked when files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """Return the commit of the checkout this code runs from, marked when files differ from it.
+
+    There is none for code that is installed, even where that lies inside another project's repository.
+    """
+    here = Path(__file__)
+    # Git sets these for its hooks; they name the repository of whoever commits.
+    names = ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=here.parent, env=environment, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     try:
-        here = Path(__file__).parent
-        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        git("ls-files", "--error-unmatch", here.name)
+        return git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
 

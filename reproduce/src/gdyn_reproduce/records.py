@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gdyn_common.errors import printable
-from gdyn_common.storage import read_json
+from gdyn_common.storage import RECOMPUTE, Arrays, read_arrays, read_json
 from gdyn_reproduce.claims import scale_of
 from gdyn_reproduce.intervals import Measured
 from gdyn_reproduce.registry import program
@@ -141,8 +141,8 @@ class Record:
     @property
     def own_settings(self) -> list[str]:
         """What was changed on top of the preset, as ``key=value``, without what is free."""
-        given = [change.lstrip("+").partition("=")[0] for change in self.header.overrides]
-        return [f"{key}={flat(self.config).get(key)}" for key in given if not self.is_free(key)]
+        given = dict.fromkeys(map(key_of, self.header.overrides))
+        return [f"{key}={value_at(self.config, key)}" for key in given if not self.is_free(key)]
 
     @property
     def as_expected(self) -> bool:
@@ -299,6 +299,20 @@ def _measurement(value: Any) -> Measurement:
     return Measured(**known) if isinstance(known, dict) else known
 
 
+def read_numbers(record: Record) -> Arrays:
+    """Read the plotted numbers of a run.
+
+    Raises:
+        OSError: If they cannot be opened.
+        ValueError: If they are damaged, or not those of the record.
+    """
+    path = record.folder / "arrays.npz"
+    arrays = read_arrays(path, advice=RECOMPUTE)
+    if record.arrays_sha256 not in ("", hash_arrays(arrays)):
+        raise ValueError(f"{path} is not that of its record; {RECOMPUTE}.")
+    return arrays
+
+
 def load_records(root: Path) -> list[Record]:
     """Read every finished run below a folder, ordered by path.
 
@@ -414,4 +428,25 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             found |= flat(value, f"{prefix}{key}.")
         else:
             found[prefix + key] = value
+    return found
+
+
+def key_of(override: str) -> str:
+    """Return the key of an override.
+
+    >>> key_of("+model.width=2")
+    'model.width'
+    """
+    return override.lstrip("+").partition("=")[0]
+
+
+def value_at(values: Mapping[str, Any], path: str) -> Any:
+    """Return the value, or the mapping, at a full path; ``None`` if there is none.
+
+    >>> value_at({"model": {"width": 2}}, "model.width"), value_at({"model": {"width": 2}}, "model")
+    (2, {'width': 2})
+    """
+    found: Any = values
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
     return found

@@ -6,18 +6,17 @@ the project but this one, since a record carries its claims in full.
 
 from __future__ import annotations
 
+import argparse
 import math
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gdyn_common.errors import printable
 from gdyn_common.storage import atomic_write
 from gdyn_reproduce.claims import Kind
-from gdyn_reproduce.exits import Parser
+from gdyn_reproduce.exits import DONE, UNEXPECTED, Parser, flushed, guard
 from gdyn_reproduce.page import OUTCOMES as OUTCOMES
 from gdyn_reproduce.page import page_context, sentence
 from gdyn_reproduce.records import Record, load_records
@@ -242,20 +241,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuted = commands.add_parser("controls", help="what the criteria say of the controls")
     refuted.add_argument("runs", nargs="+", type=Path, help="folders that hold runs")
     arguments = parser.parse_args(argv)
-    try:
-        if arguments.command == "compare":
-            print(compare(_records([arguments.first]), _records([arguments.second])))
-            return 0
-        records = _records(arguments.runs, unmodified=arguments.command == "build" and arguments.unmodified)
-        if arguments.command == "controls":
-            verdicts = [verdict for record in records for verdict in record.verdicts]
-            rejected = [verdict.control.rejected for verdict in verdicts if verdict.control]
-            if not rejected:
-                raise ValueError("No control was measured in these runs; a smoke run measures none.")
-            print(control_table(records))
-            return 0 if all(rejected) else 1
-        print(write_report(records, arguments.out))
-    except (OSError, ValueError) as error:
-        print(f"gdyn-report: {printable(str(error))}", file=sys.stderr)
-        return 2
-    return 0 if all(record.as_expected for record in records) else 1
+    return flushed(guard("report", lambda: _main(arguments)))
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    if arguments.command == "compare":
+        print(compare(_records([arguments.first]), _records([arguments.second])))
+        return DONE
+    records = _records(arguments.runs, unmodified=arguments.command == "build" and arguments.unmodified)
+    if arguments.command == "controls":
+        verdicts = [verdict for record in records for verdict in record.verdicts]
+        rejected = [verdict.control.rejected for verdict in verdicts if verdict.control]
+        if not rejected:
+            raise ValueError("No control was measured in these runs; a smoke run measures none.")
+        print(control_table(records))
+        return DONE if all(rejected) else UNEXPECTED
+    print(write_report(records, arguments.out))
+    return DONE if all(record.as_expected for record in records) else UNEXPECTED

@@ -7,14 +7,13 @@ tallies (every README), and where a README has their markers the deviations. All
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from gdyn_common.storage import atomic_write, read_arrays
+from gdyn_common.storage import atomic_write, read_arrays, read_json, read_text
 from gdyn_reproduce import benchmark
 from gdyn_reproduce.claims import KINDS, SCALES, Claim, Kind, Scale
 from gdyn_reproduce.exits import guard
@@ -29,7 +28,7 @@ from gdyn_reproduce.ledger import (
     refusals,
 )
 from gdyn_reproduce.page import caption
-from gdyn_reproduce.records import Record, Result, dump_json, parse_record, read_record
+from gdyn_reproduce.records import Record, Result, dump_json, parse_record, read_numbers, read_record
 from gdyn_reproduce.registry import Paper, program, resolve
 from gdyn_reproduce.report import PAPER_KINDS, Row, rows
 from gdyn_reproduce.runs import rejudge
@@ -67,6 +66,7 @@ def add(paper: Paper, run: Path, results: Path) -> Path:
     if changed := changed_settings(paper, record):
         raise ValueError(f"{run} has other settings than its preset ({changed}); it is not quoted.")
     stem = results / f"{header.figure}-{header.preset}"
+    read_numbers(record)  # refuses those of another run
     body = rejudge(paper, record).to_json() | {"provenance": dict(record.provenance)}
     for source, suffix in (("arrays.npz", ".npz"), ("figure.png", ".png"), ("figure.svg", ".svg")):
         if source == "arrays.npz" and (run / source).stat().st_size > _LARGEST_ARRAYS:
@@ -217,7 +217,7 @@ def report_command(paper: Paper, arguments: Sequence[str], start: Path) -> int:
     Raises:
         ValueError: For other arguments.
     """
-    adding = list(arguments[:1]) == ["--add"]
+    adding = list(arguments[:1]) == ["--add"] and len(arguments) > 1
     if not adding and list(arguments) not in ([], ["--check"]):
         given = " ".join(arguments)
         raise ValueError(f"report takes nothing, --check, or --add RUN_FOLDER ..., not {given!r}.")
@@ -238,7 +238,7 @@ def report_command(paper: Paper, arguments: Sequence[str], start: Path) -> int:
 
 def _package_files(folder: Path, paper: Paper, records: Sequence[Record]) -> dict[Path, str]:
     readme = folder / "README.md"
-    text = _fill_readme(readme.read_text(), paper, records, readme)
+    text = _fill_readme(read_text(readme), paper, records, readme)
     return {readme: text, folder / "results" / KEY: answer_key(paper, records, folder / "results")}
 
 
@@ -246,7 +246,7 @@ def _differing(files: Mapping[Path, str], root: Path) -> list[str]:
     return [
         f"{path.relative_to(root)} disagrees with the committed records; run `report` and commit it."
         for path, text in files.items()
-        if not path.exists() or path.read_text() != text
+        if not path.exists() or path.read_bytes() != text.encode()
     ]
 
 
@@ -286,7 +286,7 @@ def generated(root: Path) -> dict[Path, str]:
         results = {folder.name: folder / "results" for folder in found}
         files[root / "docs" / "benchmarks.md"] = benchmark.page(results)
     readme = root / "README.md"
-    files[readme] = fill(readme.read_text(), _papers_table(found), readme)
+    files[readme] = fill(read_text(readme), _papers_table(found), readme)
     return files
 
 
@@ -424,7 +424,7 @@ def draw(results: Path, names: Iterable[str]) -> None:
     from gdyn_reproduce.plotting import house_style, save_figure
 
     for name in names:
-        body = json.loads((results / f"{name}.json").read_text())
+        body = read_json(results / f"{name}.json")
         record = parse_record(body, body.get("provenance", {}), results)
         arrays = read_arrays(results / f"{name}.npz")
         with house_style():

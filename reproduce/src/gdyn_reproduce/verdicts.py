@@ -260,12 +260,14 @@ def _refute(claim: Claim, measurements: Mapping[str, Measurement]) -> Refutation
         deterministic=control.deterministic or claim.deterministic,
     )
     values, interval = _measure(claim, control.metric, measurements)
+    low, high = claim.accept.bounds(claim.paper)
     return Refutation(
         metric=control.metric,
         removes=control.removes,
         values=values,
         interval=(interval.low, interval.high),
-        rejected=_outcome(claim, values, interval) == "fails" and not interval.problem,
+        # Where no chance is at work one value outside fails a claim; all must be outside to reject a control.
+        rejected=_outcome(claim, values, interval) == decide(interval, low, high) == "fails",
     )
 
 

@@ -7,7 +7,6 @@ records that are recomputed need their packages installed. ``--no-rerun`` leaves
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gdyn_common.storage import read_arrays
+from gdyn_common.storage import read_arrays, read_json
 from gdyn_reproduce.exits import guard
 from gdyn_reproduce.ledger import DEBTS, KEY, SUFFIXES, answer_key, is_stale, name_of
 from gdyn_reproduce.records import Record, hash_arrays, load_records, plain
@@ -44,7 +43,7 @@ def differences(folder: Path, paper: Paper, records: Sequence[Record]) -> Iterat
         yield f"{path} is missing; write it with `report`."
         return
     try:
-        files = dict(json.loads(path.read_text())["files"])
+        files = dict(read_json(path)["files"])
     except (ValueError, TypeError, KeyError):
         yield f"{path} is damaged; write it anew with `report`."
         return
@@ -65,7 +64,7 @@ def differences(folder: Path, paper: Paper, records: Sequence[Record]) -> Iterat
             continue
         if hash_arrays(read_arrays(arrays)) != record.arrays_sha256:
             yield f"{arrays} does not hold the numbers that its record was judged by."
-    if path.read_text() != answer_key(paper, records, results):
+    if path.read_bytes() != answer_key(paper, records, results).encode():
         yield f"{path} does not say what the records and the claims of today give."
 
 
