@@ -1,4 +1,4 @@
 """The thin core of the gdyn packages: logging, seeding, errors, safe files and spectral tools.
 
-It imports neither torch nor jax, and at import nothing at all.
+Importing it is cheap: a submodule loads on first use, and neither torch nor JAX is needed.
 """

@@ -14,7 +14,9 @@ _EQUAL = {
 def _controls(figure: str) -> Claim:
     return Claim(
         id=f"{figure}.controls",
-        statement=_EQUAL.get(figure, "A second k = 1 and k = 2 equal the baseline bit for bit."),
+        statement=_EQUAL.get(
+            figure, "Repeating the run (k = 1) or scaling by a power of two (k = 2) changes no bit."
+        ),
         source=f"null control of {figure}, ours",
         metric="controls",
         accept=Holds(),
