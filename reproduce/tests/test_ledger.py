@@ -79,6 +79,14 @@ def test_a_control_that_is_not_rejected_is_refused_even_where_the_claim_fails(ch
         assert "does not reject (nothing:" in said
 
 
+def test_a_control_says_nothing_where_the_gate_is_closed(checkout, capsys):
+    unlike = changed("fig1.rate", control=Control("decay", removes="nothing"), no_control="")
+    assert "does not reject (nothing:" in check(checkout, capsys, unlike)[1]
+    behind = dataclasses.replace(unlike.claims[0], requires=("fig1.rises",))  # which fails
+    code, said = check(checkout, capsys, dataclasses.replace(unlike, claims=(behind, *unlike.claims[1:])))
+    assert (code, "does not reject" in said) == (0, False), said
+
+
 def test_a_record_of_other_code_is_refused_unless_it_may_be_stale(checkout, capsys, monkeypatch):
     monkeypatch.setattr("gdyn_reproduce.sources.digest", lambda *_: "newer")
     code, said = check(checkout, capsys)

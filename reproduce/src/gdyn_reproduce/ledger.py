@@ -127,7 +127,8 @@ def refusals(paper: Paper, records: Sequence[Record], owed: Mapping[str, str]) -
 def _of_verdict(name: str, verdict: Verdict) -> Iterator[str]:
     where = f"{name}: {verdict.claim}"
     control = verdict.control
-    if control and not control.rejected and verdict.outcome not in ("stale", "not judged here"):
+    judged = verdict.outcome not in ("stale", "not judged here") and not verdict.gated
+    if judged and control and not control.rejected:  # behind a closed gate neither run says anything
         what = f"{control.removes}: {control.metric}"
         yield f"{where} has a control that its criterion does not reject ({what})."
     if prints_outside_its_band(verdict):
