@@ -380,7 +380,20 @@ def test_a_loader_that_shuffles_is_the_same_data_or_is_refused():
     fixed = surface.operator(None, Loader(x, y, None, drop=True))  # of the global stream, which is put back
     assert torch.equal(fixed.matvec(v), fixed.matvec(v))
     assert torch.equal(torch.random.get_rng_state(), before)
-    operator = surface.operator(None, Loader(x, y, torch.Generator().manual_seed(1), drop=True))
+    own = surface.operator(None, Loader(x, y, torch.Generator().manual_seed(1), drop=True))
+    assert torch.equal(own.matvec(v), own.matvec(v))
+
+
+def test_a_loader_that_yields_other_data_each_time_is_refused():
+    x, y, v = draw(18, 5), torch.randint(3, (18,)), torch.ones(39, dtype=torch.float64)
+    passes = []
+
+    class Growing:
+        def __iter__(self):
+            passes.append(len(passes))
+            return iter([(x[:9] * len(passes), y[:9]), (x[9:], y[9:])])
+
+    operator = LossSurface(mlp(), nn.CrossEntropyLoss()).operator(None, Growing())
     operator.matvec(v)
     with pytest.raises(ValueError, match="the loader yields other data each time"):
         operator.matvec(v)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from chaos.o2grad import Eigenpairs, Hessian
+from chaos.o2grad.memory import check_memory
 from chaos.o2grad.observation import full_precision
 from chaos.o2grad.parameters import ParameterLayout
 
@@ -182,11 +183,12 @@ class CGD(torch.optim.SGD):
         """Take the one group that there is.
 
         Raises:
-            ValueError: For a second one.
+            ValueError: For a second one, or parameters that share memory.
         """
         if self.param_groups:
             raise ValueError("CGD needs one parameter group: the curvature covers all parameters together.")
         super().add_param_group(param_group)
+        check_memory({str(i): p for i, p in enumerate(self.param_groups[0]["params"])}, {})
 
     @property
     def needs_curvature(self) -> bool:

@@ -27,6 +27,7 @@ from chaos.o2grad import Eigenpairs, Hessian
 from chaos.o2grad.budget import DEFAULT_BUDGET, check_budget
 from chaos.o2grad.frames import InputFrame
 from chaos.o2grad.observation import full_precision
+from chaos.o2grad.singular import thin_svd
 from gdyn_common.errors import require_count
 
 METHODS = ("svd", "qr", "vectors")
@@ -371,7 +372,7 @@ class LyapunovTracker:
         """
         _check("side", side, ("right", "left"))
         if self.method == "svd":
-            U, sigma, Vt = torch.linalg.svd(self._matrix(), full_matrices=False)
+            U, sigma, Vt = thin_svd(self._matrix())
             V = (Vt.T if side == "right" else U).flip(1)
             logs = self._log_singular_values(sigma.flip(0))
             V = V if self.support is None else self.support.expand(V)

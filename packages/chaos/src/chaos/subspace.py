@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from chaos.o2grad.singular import thin_svd
+
 #: Deviation from orthonormality above which a basis is orthonormalised, with a warning.
 ORTHONORMAL_TOLERANCE = 1e-6
 
@@ -135,6 +137,6 @@ def _orthonormal(basis: Tensor) -> Tensor:
         "using an orthonormal basis of their span.",
         stacklevel=3,
     )
-    U, sigma, _ = torch.linalg.svd(basis, full_matrices=False)  # columns may depend on each other
+    U, sigma, _ = thin_svd(basis)  # columns may depend on each other
     spanned: Tensor = U[:, sigma > max(basis.shape) * torch.finfo(basis.dtype).eps * sigma[0]]
     return spanned

@@ -36,8 +36,10 @@ def test_pruned_steps_cost_more_and_a_tangent_matrix_more_memory(tmp_path):
 
 
 def test_decompositions_grow_with_the_cube():
-    ratio = decomposition_seconds(1600, torch.float64) / decomposition_seconds(160, torch.float64)
-    assert 1000 / 4 < ratio < 1000 * 4  # two clocks on a busy machine
+    def ratio():
+        return decomposition_seconds(1600, torch.float64) / decomposition_seconds(160, torch.float64)
+
+    assert any(1000 / 4 < ratio() < 1000 * 4 for _ in range(5))  # two clocks on a busy machine
 
 
 def test_announced_before_the_first_step_and_not_for_short_runs(tmp_path, capsys):

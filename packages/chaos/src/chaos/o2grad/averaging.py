@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -51,13 +52,13 @@ class Observed:
 
     Attributes:
         value: The loss.
+        gradient: Its gradient.
         weight: What it was divided by, as far as that is known.
-        samples: Number of samples.
     """
 
     value: float
+    gradient: Float[Tensor, " n"]
     weight: float
-    samples: int
 
 
 class Averaging:
@@ -111,8 +112,11 @@ class Averaging:
         weight = self._loss.weight
         return float(len(counted) if weight is None else weight[counted].sum())
 
-    def compare(self, first: Observed, second: Observed, joint: float, eps: float) -> None:
+    def compare(self, first: Observed, second: Observed, joint: Observed, eps: float) -> None:
         """Check the rule on two batches and their union, and find it where it is not known.
+
+        Gradients are compared as well as losses: while a network still says the same of all samples, every
+        weighting of its batches gives the same loss.
 
         Args:
             first: Loss of a batch.
@@ -123,18 +127,17 @@ class Averaging:
         Raises:
             ValueError: If the loss of the union does not follow from those of the batches, or is not finite.
         """
-        total = first.weight + second.weight
-        if not total:  # of ignored targets only, which say nothing
+        counted = [observed for observed in (first, second) if observed.weight]
+        if not counted:  # of ignored targets only, which say nothing
             return
-        for observed in (first, second):
-            if observed.weight:
-                check_finite(observed.value)
-        predictions: dict[Rule, float] = {"sum": first.value + second.value}
-        weighted = (o.weight * o.value for o in (first, second) if o.weight)
-        predictions["divisor" if self.rule == "divisor" else "mean"] = sum(weighted) / total
-        scale = max(abs(joint), *(abs(o.value) for o in (first, second) if o.weight))
+        for observed in counted:
+            check_finite(observed.value)
+        total = sum(observed.weight for observed in counted)
+        mean: Rule = "divisor" if self.rule == "divisor" else "mean"
         fits: list[Rule] = [
-            rule for rule, value in predictions.items() if abs(joint - value) <= 1e3 * eps * scale
+            rule
+            for rule, divisor in (("sum", 0.0), (mean, total))
+            if _adds_up([o.weight / divisor if divisor else 1.0 for o in counted], counted, joint, eps)
         ]
         if self.rule in fits:
             return
@@ -144,10 +147,22 @@ class Averaging:
         if self.rule in ("unknown", "mean"):
             raise ValueError(
                 "The loss of two batches together is neither the mean over samples nor the sum of their "
-                "losses, so a loader has no curvature that follows from that of its batches. Pass all data "
+                "losses, so the curvature of the whole does not follow from that of its parts. Pass all data "
                 "as one batch, or a loss that sums."
             )
         raise ValueError(
             "The loss of two batches together does not follow from their own: the model couples the samples "
             "of a batch, as batch norm in training mode does. Call .eval() on it, or pass one batch."
         )
+
+
+def _adds_up(shares: list[float], batches: list[Observed], joint: Observed, eps: float) -> bool:
+    """Whether the loss and the gradient of the union are these shares of those of the batches."""
+    value, gradient = 0.0, torch.zeros_like(joint.gradient)
+    for share, batch in zip(shares, batches, strict=True):
+        value += share * batch.value
+        gradient += share * batch.gradient
+    scale = max(abs(observed.value) for observed in (joint, *batches))
+    length = max(float(observed.gradient.norm()) for observed in (joint, *batches))
+    gap = float((joint.gradient - gradient).norm())
+    return abs(joint.value - value) <= 1e3 * eps * scale and gap <= 1e4 * eps * length

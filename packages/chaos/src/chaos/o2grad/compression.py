@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from chaos.o2grad.frames import InputFrame
 from chaos.o2grad.parameters import ParameterLayout
 from chaos.o2grad.parts import is_plain
+from chaos.o2grad.singular import thin_svd
 
 
 def first_linear(model: nn.Module) -> tuple[str, nn.Linear, list[nn.Module]] | None:
@@ -78,7 +79,7 @@ def input_frame(model: nn.Module, layout: ParameterLayout, x: Tensor) -> InputFr
         rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
     if len(rows) >= rows.shape[1]:
         return None
-    _, sigma, directions = torch.linalg.svd(rows, full_matrices=False)
+    _, sigma, directions = thin_svd(rows)
     floor = torch.finfo(rows.dtype).eps * max(rows.shape) * sigma[0]
     basis = directions[sigma > floor].T.contiguous()
     slices = layout.slices

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from chaos.o2grad.budget import new_matrix
+from chaos.o2grad.singular import thin_svd
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class InputFrame:
     def union(self, other: InputFrame) -> InputFrame:
         """The frame of both batches together; both must belong to the same layer."""
         joint = torch.cat([self.basis, other.basis], 1)
-        U, sigma, _ = torch.linalg.svd(joint, full_matrices=False)
+        U, sigma, _ = thin_svd(joint)
         kept = sigma > torch.finfo(joint.dtype).eps * max(joint.shape) * sigma[0]
         return replace(self, basis=U[:, kept].contiguous())
 

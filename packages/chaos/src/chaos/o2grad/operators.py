@@ -21,6 +21,7 @@ from torch import Tensor
 from chaos.o2grad.averaging import Averaging, Observed
 from chaos.o2grad.batches import Batch, Inputs, copied, is_batch, join, num_samples, pairs, select
 from chaos.o2grad.budget import check_budget
+from chaos.o2grad.generators import kept_generators
 from chaos.o2grad.generic import Linearisation, leaves_of, pull, random_normal, results_below, rounding_of
 from chaos.o2grad.observation import plain_autograd, untouched
 from chaos.o2grad.parameters import check_finite
@@ -68,8 +69,8 @@ class CurvatureOperator:
     Args:
         surface: The loss surface.
         point: Flat parameters.
-        data: A batch, or a re-iterable loader of batches. Each pass starts from the same random state, so
-            that a loader which shuffles yields the same.
+        data: A batch, or a re-iterable loader of batches. Each pass starts from the same random state, its
+            own generators' included, so that a loader which shuffles yields the same.
         kind: ``"hessian"``; ``"gauss_newton"``, ``J' A J`` with A the Hessian of the loss in output space; or
             ``"fisher"``, the sum over samples of the outer product of a sample's gradient with itself,
             divided as the loss is (for a mean over samples, their mean).
@@ -101,7 +102,7 @@ class CurvatureOperator:
         self._kept: _Part | None = None  # of a single batch, whose graph serves all products
         self._eps = torch.finfo(point.dtype).eps
         self._loss: float | None = None
-        with untouched(Parts()):
+        with untouched(Parts()), kept_generators(self._data):
             self._averaging = self._find_averaging()
             if is_batch(data):  # now, since batch and model may change before the first product
                 (self._kept,) = self._parts()
@@ -135,7 +136,7 @@ class CurvatureOperator:
             with self.surface.computing() if self._kept.runs_model else plain_autograd(), torch.no_grad():
                 return of(self._kept)
         total, loss, out = 0.0, 0.0, self.point.new_zeros(())
-        with untouched(Parts()):
+        with untouched(Parts()), kept_generators(self._data):
             for part in self._parts():
                 if part.weight:  # a batch of ignored targets has a loss of 0 / 0, and no part in the whole
                     out = of(part).mul_(part.weight).add_(out)
@@ -346,8 +347,8 @@ class CurvatureOperator:
         gap, scale = (shares @ G - whole.gradient).abs().max(), (shares @ G.abs()).max()
         if gap > 1e3 * max(torch.finfo(G.dtype).eps, whole.eps) * scale:
             raise ValueError(
-                "The gradients of single samples do not add up to that of the batch, so they make no Fisher "
-                "matrix: the first axis of x does not count samples, or the model couples them."
+                "The gradients of single samples do not add up to that of the batch, so single samples have "
+                "no curvature: the first axis of x does not count samples, or the model couples them."
             )
 
         def multiply(rows: Tensor) -> Tensor:
@@ -388,16 +389,28 @@ class CurvatureOperator:
                 "told whether this loss is a mean or a sum over samples. Pass one batch, or a loss of "
                 "PyTorch's own."
             ) from None
-        observed = [self._observe(averaging, *batch) for batch in (first, second, both)]
-        averaging.compare(observed[0], observed[1], observed[2].value, self._eps)
-        return not averaging.is_known or not observed[0].weight + observed[1].weight
+        for point in (self._nearby(), self.point):
+            one, other, joint = (self._observe(averaging, point, *batch) for batch in (first, second, both))
+            if all(math.isfinite(observed.value) for observed in (one, other, joint) if observed.weight):
+                break
+        averaging.compare(one, other, joint, self._eps)
+        return not averaging.is_known or not one.weight + other.weight
 
-    def _observe(self, averaging: Averaging, x: Inputs, y: Any) -> Observed:
+    def _nearby(self) -> Float[Tensor, " n"]:
+        """A point where batches differ: at a perfect fit, for one, all their losses and gradients are 0."""
+        size = float(self.point.norm()) / math.sqrt(self.n) or 1.0
+        return self.point + 0.01 * size * random_normal(0, self.n).to(self.point)
+
+    def _observe(self, averaging: Averaging, point: Float[Tensor, " n"], x: Inputs, y: Any) -> Observed:
         weights: list[float] = []
         samples = num_samples(x)
         with self.surface.evaluation(x, y) as function, torch.enable_grad():
             function.seen = lambda output: weights.append(averaging.weight(output, function.y, samples))
-            value = function(self.point.detach().requires_grad_())
-        # a model of float64 may compute in float32 inside
-        self._eps = max(self._eps, rounding_of(results_below(value)))
-        return Observed(float(value.detach()), weights[0], samples)
+            leaf = point.detach().clone().requires_grad_()
+            value = function(leaf)
+            # a model of float64 may compute in float32 inside
+            self._eps = max(self._eps, rounding_of(results_below(value)))
+            gradient = torch.zeros_like(point)
+            if value.requires_grad:
+                (gradient,) = torch.autograd.grad(value, leaf, materialize_grads=True)
+        return Observed(float(value.detach()), gradient, weights[0])

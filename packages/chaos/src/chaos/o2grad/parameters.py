@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from chaos.o2grad.batches import Inputs, call, copied, tensors
+from chaos.o2grad.memory import check_memory
 from chaos.o2grad.observation import same, swapped
 from chaos.o2grad.parts import Parts
 
@@ -47,7 +48,8 @@ class ParameterLayout:
                 require a gradient.
 
         Raises:
-            ValueError: If a name matches nothing, nothing is trainable, or parameters are on several devices.
+            ValueError: If a name matches nothing, nothing is trainable, parameters are on several devices
+                or share memory.
         """
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         for name, p in trainable.items():
@@ -80,6 +82,9 @@ class ParameterLayout:
                 f"The parameters are on {', '.join(sorted(devices))}; curvature needs them on one device "
                 "that holds values: move the model, or restrict layers=."
             )
+        own = {id(p) for p in trainable.values()}
+        everything = [*model.named_parameters(), *model.named_buffers()]
+        check_memory(trainable, {name: tensor for name, tensor in everything if id(tensor) not in own})
         return cls(tuple(trainable), tuple(p.shape for p in trainable.values()))
 
     @cached_property

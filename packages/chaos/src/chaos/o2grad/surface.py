@@ -106,10 +106,12 @@ class LossSurface(LossEvaluation):
     def hessian_per_sample(self, params: Parameters, x: Inputs, y: Any) -> Iterator[Hessian]:
         """The Hessian of each sample's own loss, one at a time (a batch of one).
 
-        With a mean over samples their mean is the batch Hessian.
+        With a mean over samples their mean is the batch Hessian, with a sum their sum. Their gradients are
+        compared with the batch's first, which takes the memory of one gradient for each sample.
 
         Raises:
-            ValueError: If batch norm in training mode couples the samples.
+            ValueError: If the samples do not make up the batch: batch norm in training mode couples them,
+                the first axis of x does not count samples, or the loss is neither a mean nor a sum over them.
         """
         for name, module in self.model.named_modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
@@ -117,6 +119,7 @@ class LossSurface(LossEvaluation):
                     f"Batch norm {name!r} is in training mode: the loss of one sample depends on the whole "
                     "batch, so it has no Hessian of its own. Call .eval() on it, or use hessian()."
                 )
+        self.operator(params, (x, y), "fisher")  # compares the samples with the batch
         batch = num_samples(x)
         parts = (slice(i, i + 1) for i in range(batch))
         return (self.hessian(params, select(x, part, batch), select(y, part, batch)) for part in parts)
