@@ -103,3 +103,22 @@ def test_power_is_there_where_the_truth_lies_well_inside():
 @pytest.mark.parametrize("values", [[1e308, 1.7e308], [1e308] * 3, [-1.7e308, 1.7e308]])
 def test_values_whose_spread_overflows_decide_nothing(values):
     assert of_mean(values).problem
+
+
+@pytest.mark.parametrize("method", ["t", "bootstrap"])
+@pytest.mark.parametrize("exponent", [-1000, -600, 600, 1010])
+def test_intervals_do_not_depend_on_the_unit(exponent, method):
+    values = np.random.default_rng(0).normal(3, 1, 12)
+    usual, moved = of_mean(values, method), of_mean(np.ldexp(values, exponent), method)
+    assert not moved.problem
+    for end in ("estimate", "low", "high"):
+        assert getattr(moved, end) == math.ldexp(getattr(usual, end), exponent)
+    if method == "t":
+        low, high = stats.t.interval(0.9, 11, values.mean(), stats.sem(values))
+        assert (usual.low, usual.high) == pytest.approx((low, high), rel=1e-12)
+
+
+def test_the_mean_of_the_largest_numbers_is_their_mean():
+    largest = np.finfo(float).max
+    assert of_mean([largest] * 3).estimate == largest
+    assert of_mean([largest, -largest, largest / 2]).estimate == pytest.approx(largest / 6)

@@ -113,11 +113,14 @@ def of_mean(values: Sequence[float], method: Method = "t") -> Interval:
         problem = f"the bootstrap needs {_FEWEST_FOR_BOOTSTRAP} seeds"
     if problem:
         return Interval(mean, -math.inf, math.inf, words, problem)
+    scaled, exponent = _near_one(numbers)  # squares of numbers below 1e-162 vanish, beyond 1e154 overflow
     if method == "bootstrap" and count <= _MOST_FOR_BOOTSTRAP:
-        low, high = _studentised_bootstrap(numbers, mean)
+        ends = _studentised_bootstrap(scaled, _mean(scaled))
     else:
-        error = _deviation(numbers) / math.sqrt(count)
-        low, high = (mean + sign * _quantile(count - 1) * error for sign in (-1, 1))
+        error = _deviation(scaled) / math.sqrt(count)
+        ends = tuple(_mean(scaled) + sign * _quantile(count - 1) * error for sign in (-1, 1))
+    with np.errstate(over="ignore"):
+        low, high = (float(np.ldexp(end, exponent)) for end in ends)
     if not (math.isfinite(low) and math.isfinite(high)):
         return Interval(mean, -math.inf, math.inf, words, "the spread overflows")
     return Interval(mean, low, high, words)
@@ -191,18 +194,25 @@ def _quantile(degrees: float) -> float:
     return float(ndtri(1 - _TAIL) if math.isinf(degrees) else stdtrit(degrees, 1 - _TAIL))
 
 
+def _near_one(numbers: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """Divide by the power of two beyond the largest size; return its exponent as well."""
+    import numpy as np
+
+    exponent = math.frexp(float(np.abs(numbers).max()))[1]
+    return np.ldexp(numbers, -exponent), exponent
+
+
 def _mean(numbers: NDArray[np.float64]) -> float:
     import numpy as np
 
+    scaled, exponent = _near_one(numbers)
     with np.errstate(over="ignore"):
-        return float(np.clip(numbers.mean(), numbers.min(), numbers.max()))  # equal values have that mean
+        mean = np.ldexp(scaled.mean(), exponent)
+    return float(np.clip(mean, numbers.min(), numbers.max()))  # equal values have that mean
 
 
 def _deviation(numbers: NDArray[np.float64]) -> float:
-    import numpy as np
-
-    with np.errstate(over="ignore"):
-        return float(numbers.std(ddof=1))
+    return float(numbers.std(ddof=1))
 
 
 def _not_finite(numbers: NDArray[np.float64]) -> str:
