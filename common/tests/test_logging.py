@@ -294,3 +294,13 @@ def test_reading_takes_the_memory_of_a_line(path):
     assert sum(1 for _ in read_jsonl(path)) == 2000
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("step", [1.5, math.nan, "4", None])
+def test_a_step_that_is_no_whole_number_is_refused(tmp_path, step):
+    tracker = JsonLines(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match="whole number"):
+        tracker.log(step, {"loss": 1.0})
+    tracker.log(2.0, {"loss": 1.0})
+    tracker.close()
+    assert list(read_jsonl(tracker.path)) == [{"step": 2, "loss": 1.0}]

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 from gdyn_common.errors import UnknownNameError, printable, unknown
 from gdyn_common.storage import atomic_file, naming, open_regular
@@ -78,11 +78,13 @@ class JsonLines:
         """Append one line.
 
         Raises:
-            ValueError: If a metric is no single number, or called ``step``.
+            ValueError: If a metric is no single number, or called ``step``, or the step is no whole number.
             OSError: If the line cannot be written, or the file was removed meanwhile.
         """
         if "step" in metrics:
             raise ValueError("'step' is the name of the counter; call the metric otherwise.")
+        if not isinstance(step, SupportsIndex) and not (isinstance(step, float) and step.is_integer()):
+            raise ValueError(f"step is {step!r}; it counts steps, so it must be a whole number.")
         record = {
             key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in _plain(metrics).items()
