@@ -83,7 +83,8 @@ class JsonLines:
         """
         if "step" in metrics:
             raise ValueError("'step' is the name of the counter; call the metric otherwise.")
-        if not isinstance(step, SupportsIndex) and not (isinstance(step, float) and step.is_integer()):
+        given: Any = step
+        if not isinstance(given, SupportsIndex) and not (isinstance(given, float) and given.is_integer()):
             raise ValueError(f"step is {step!r}; it counts steps, so it must be a whole number.")
         record = {
             key: str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -103,7 +103,7 @@ def of_mean(values: Sequence[float], method: Method = "t") -> Interval:
         return Interval(math.nan, -math.inf, math.inf, words, _not_finite(numbers))
     if method == "median":
         return _median(numbers, words)
-    mean = _mean(numbers)
+    estimate = _mean(numbers)
     problem = ""
     if count < 2:
         problem = "one seed has no spread"
@@ -112,18 +112,18 @@ def of_mean(values: Sequence[float], method: Method = "t") -> Interval:
     elif method == "bootstrap" and count < _FEWEST_FOR_BOOTSTRAP:
         problem = f"the bootstrap needs {_FEWEST_FOR_BOOTSTRAP} seeds"
     if problem:
-        return Interval(mean, -math.inf, math.inf, words, problem)
+        return Interval(estimate, -math.inf, math.inf, words, problem)
     scaled, exponent = _near_one(numbers)  # squares of numbers below 1e-162 vanish, beyond 1e154 overflow
     if method == "bootstrap" and count <= _MOST_FOR_BOOTSTRAP:
         ends = _studentised_bootstrap(scaled, _mean(scaled))
     else:
-        error = _deviation(scaled) / math.sqrt(count)
-        ends = tuple(_mean(scaled) + sign * _quantile(count - 1) * error for sign in (-1, 1))
+        mean, width = _mean(scaled), _quantile(count - 1) * _deviation(scaled) / math.sqrt(count)
+        ends = mean - width, mean + width
     with np.errstate(over="ignore"):
         low, high = (float(np.ldexp(end, exponent)) for end in ends)
     if not (math.isfinite(low) and math.isfinite(high)):
-        return Interval(mean, -math.inf, math.inf, words, "the spread overflows")
-    return Interval(mean, low, high, words)
+        return Interval(estimate, -math.inf, math.inf, words, "the spread overflows")
+    return Interval(estimate, low, high, words)
 
 
 def of_measured(value: float, standard_error: float, degrees: float) -> Interval:
