@@ -208,7 +208,9 @@ def _run_figure(paper: Paper, figure: Figure, overrides: list[str]) -> int:
 def _compute(paper: Paper, figure: Figure, config: Any, preset: str, given: list[str]) -> int:
     from gdyn_reproduce import runs
     from gdyn_reproduce.report import summary
+    from gdyn_reproduce.unread import check_read
 
+    check_read(config, runs.configure(figure, preset), figure.unread)
     folder = runs.folder_of(paper.package, config, figure.id, preset)
     if config.dry_run:
         print(f"{figure.id} preset={preset} would write {folder}\n{runs.dump_yaml(runs.settings(config))}")

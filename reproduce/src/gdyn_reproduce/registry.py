@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from gdyn_common.errors import UnknownNameError, unknown
 from gdyn_reproduce.claims import Claim, scale_of
+from gdyn_reproduce.unread import Unread
 
 _HOURS = {
     "s": 1 / 3600,
@@ -80,6 +81,7 @@ class Figure:
         presets: By name; ``quick``, ``paper`` and ``smoke`` are the usual ones.
         in_default: Whether ``run all`` includes it.
         not_run: Why the paper preset has no record, if that is known in advance.
+        unread: Options that its computation does not read; they are refused.
     """
 
     id: str
@@ -90,6 +92,7 @@ class Figure:
     presets: Mapping[str, Preset]
     in_default: bool = True
     not_run: str = ""
+    unread: tuple[Unread, ...] = ()
 
     @property
     def default_preset(self) -> str:
@@ -114,6 +117,7 @@ def figure(
     *,
     in_default: bool = True,
     not_run: str = "",
+    unread: Iterable[Unread] = (),
     scales: Mapping[str, str] = MappingProxyType({}),
     **presets: tuple[str, Mapping[str, Any]],
 ) -> Figure:
@@ -128,6 +132,7 @@ def figure(
         config: Class of that module, or ``"module:DataclassName"`` of another one.
         in_default: As in `Figure`.
         not_run: As in `Figure`.
+        unread: As in `Figure`.
         scales: Scale of the presets for which it is not the usual one: ``quick`` and ``long`` are scaled,
             ``smoke`` is a smoke run, and others have the paper's size.
         presets: Cost and overrides by name, an underscore for a dash.
@@ -147,6 +152,7 @@ def figure(
         {name: Preset(cost, usual.get(name, "paper size"), values) for name, (cost, values) in named.items()},
         in_default,
         not_run,
+        tuple(unread),
     )
 
 

@@ -67,6 +67,7 @@ from gdyn_reproduce.records import (
 )
 from gdyn_reproduce.records import config_hash as config_hash
 from gdyn_reproduce.registry import Figure, Paper, resolve
+from gdyn_reproduce.unread import check_read
 from gdyn_reproduce.verdicts import MissingMetricError, Verdict, judge, judge_all, make_verdict
 
 Item = TypeVar("Item")
@@ -262,11 +263,13 @@ def execute(
         The record of the finished run.
 
     Raises:
+        ValueError: If an option was changed that the experiment does not read.
         MissingMetricError: If a claim is judged by a measurement that the experiment does not make.
     """
     from gdyn_reproduce.plotting import house_style, save_figure
 
     preset = figure.presets[preset_name]
+    check_read(config, configure(figure, preset_name), figure.unread)
     experiment = resolve(figure.module)
     folder = folder_of(paper.package, config, figure.id, preset_name)
     if config.overwrite:

@@ -20,7 +20,7 @@ from pathlib import Path
 _SHARED = ("gdyn_common", "gdyn_reproduce")
 _MACHINERY = (
     "_arguments _help _hydra benchmark claims cli data.command data.download exits intervals keys ledger "
-    "plotting provenance records registry report results runs sources spelling testing verdicts verify"
+    "plotting provenance records registry report results runs sources spelling testing unread verdicts verify"
 )
 _NO_NUMBERS = frozenset(
     {

@@ -8,7 +8,7 @@ from gdyn_common.storage import read_arrays
 from gdyn_reproduce.cli import dispatch
 from gdyn_reproduce.registry import resolve
 from gdyn_reproduce.runs import execute
-from gdyn_reproduce.testing import check_killed_runs_resume
+from gdyn_reproduce.testing import check_killed_runs_resume, check_unread, every_option_counts
 
 FIGURES = [figure for figure in PAPER.figures if figure.id != "images-fashion-mnist"]  # the same module
 
@@ -22,7 +22,8 @@ def smoke(tmp_path_factory):
         figure = PAPER.figure(figure_id)
         options = figure.presets["smoke"].overrides | {"device": "cpu:0", "dtype": dtype}
         out = str(tmp_path_factory.mktemp("smoke"))
-        return execute(PAPER, figure, resolve(figure.config)(**options, out=out), "smoke")
+        with every_option_counts(figure):
+            return execute(PAPER, figure, resolve(figure.config)(**options, out=out), "smoke")
 
     return record
 
@@ -35,6 +36,23 @@ def test_smoke_run_measures_every_claim_and_draws(figure, dtype, smoke):
     assert (record.folder / "figure.png").stat().st_size > 1000
     for value in record.measurements.values():
         assert np.all(np.isfinite(np.asarray(value, float)))
+
+
+def test_options_that_are_declared_unread_change_no_number(smoke, tmp_path):
+    check_unread(PAPER.figure("passes"), smoke("passes", "float32"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("images", "dataset=digits", "download=true"), "download=True has no effect on a dataset that is"),
+        (("passes", "data_root=/data"), "data_root=/data has no effect on datasets that are always there"),
+        (("passes", "datasets=[digits]", "num_samples=99"), "num_samples=99 has no effect without gap5 or"),
+    ],
+)
+def test_an_option_without_effect_is_refused(arguments, told, tmp_path, capsys):
+    assert dispatch(PAPER, (), ["run", *arguments, f"out={tmp_path}"]) == 2
+    assert told in capsys.readouterr().err
 
 
 COUNTS = ("synthetic", "clustering", "passes")  # streaks, accuracies and passes may agree in both types

@@ -5,6 +5,7 @@ import pytest
 
 from gdyn_reproduce.registry import resolve
 from gdyn_reproduce.runs import execute
+from gdyn_reproduce.testing import check_unread, every_option_counts
 from gdyn_reproduce.verdicts import judge
 from instability.paper import PAPER
 
@@ -12,7 +13,9 @@ from instability.paper import PAPER
 @pytest.mark.parametrize("figure", PAPER.figures, ids=lambda f: f.id)
 def test_smoke_run_measures_every_claim_and_its_controls_hold(figure, tmp_path):
     config = resolve(figure.config)(**figure.presets["smoke"].overrides, out=str(tmp_path))
-    record = execute(PAPER, figure, config, "smoke")
+    with every_option_counts(figure):
+        record = execute(PAPER, figure, config, "smoke")
+    check_unread(figure, record, tmp_path / "unread")
     assert record.measurements["controls"] is True
     for claim in PAPER.claims_of(figure.id):
         if not claim.presets:

@@ -1,5 +1,6 @@
 """Every registered run at its smoke size, killed runs, and bad configurations."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,8 +14,8 @@ from gdyn_common.logging import read_jsonl
 from gdyn_reproduce.cli import dispatch
 from gdyn_reproduce.records import Header, read_record
 from gdyn_reproduce.registry import resolve
-from gdyn_reproduce.runs import Run, configure
-from gdyn_reproduce.testing import check_registry
+from gdyn_reproduce.runs import Run, configure, execute
+from gdyn_reproduce.testing import check_registry, check_unread, every_option_counts
 from variance.paper import PAPER, trajectory
 from variance.paper.cli import COMMANDS
 
@@ -28,13 +29,26 @@ def test_the_registry() -> None:
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_smoke_run_measures_every_claim(figure: str, tmp_path: Path) -> None:
-    assert dispatch(PAPER, COMMANDS, ["run", figure, "preset=smoke", f"out={tmp_path}"]) == 0
+    with every_option_counts(PAPER.figure(figure)):
+        assert dispatch(PAPER, COMMANDS, ["run", figure, "preset=smoke", f"out={tmp_path}"]) == 0
     (result,) = tmp_path.rglob("result.json")
     record = read_record(result.parent)
+    check_unread(PAPER.figure(figure), record, tmp_path / "unread")
     for claim in PAPER.claims_of(figure):
         assert claim.metric in record.measurements, claim.id
         assert claim.control is None or claim.control.metric in record.measurements, claim.id
     assert (result.parent / "figure.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("estimator", ["SG-2B", "SVRG", "GC-3", "GC-online"])
+def test_options_of_other_estimators_change_no_number(estimator: str, tmp_path: Path) -> None:
+    figure = PAPER.figure("F10")
+    smoke = figure.presets["smoke"]
+    values = {**smoke.overrides, "estimators": ["SG-B", estimator]}
+    changed = dataclasses.replace(figure, presets={"smoke": dataclasses.replace(smoke, overrides=values)})
+    with every_option_counts(changed):
+        record = execute(PAPER, changed, configure(changed, "smoke", out=str(tmp_path)), "smoke")
+    check_unread(changed, record, tmp_path / "unread")
 
 
 def run_in_a_child(arguments: list[str], kill_after: int = 0) -> int:
@@ -99,6 +113,11 @@ def test_train_and_collect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["run", "F1", "first_snapshot=50"], "first_measure=10 lies before first_snapshot=50"),
         (["run", "F1", "model=lenet", "num_steps=1", "seeds=[0]"], "Unknown model 'lenet'"),
         (["run", "F1", "estimators=[SGD]", "num_steps=1", "seeds=[0]"], "Unknown estimator 'SGD'"),
+        (["run", "F1", "num_draws=20"], "num_draws=20 has no effect with mode=exact; leave it out."),
+        (["run", "F1", "data_root=/data"], "data_root=/data has no effect on a dataset that is always there"),
+        (["run", "F2", "clusters=8"], "clusters=8 has no effect without GC or GC-online among estimators"),
+        (["run", "F6", "duplicate_points=3"], "duplicate_points=3 has no effect without duplicate_fractions"),
+        (["run", "F8", "clusters=8"], "clusters=8 has no effect beside counts, the numbers of clusters"),
         (["run", "F6", "clusters=200"], "exceed the 100 examples"),
         (["run", "F9", "switch_at=0"], "must lie inside num_steps"),
         (["grid"], "grid needs a file"),

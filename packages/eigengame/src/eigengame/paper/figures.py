@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from gdyn_reproduce.registry import figure
+from gdyn_reproduce.unread import OF_FILES, Unread, on_disk
 
 THREE = {"seeds": [0, 1, 2]}
 FIVE = {"seeds": [0, 1, 2, 3, 4]}  # the fewest that give a median an interval
@@ -16,6 +17,17 @@ QUICK_IMAGES = FIVE | {
     "num_points": 30,
 }
 SMOKE_IMAGES = QUICK_IMAGES | {"seeds": [0], "num_components": 4, "num_steps": 20, "num_points": 2}
+SIMULATED = {"gap5", "geometric"}
+PASSES = (
+    Unread(
+        OF_FILES.keys,
+        "on datasets that are always there",
+        lambda config: on_disk(*set(config.datasets) - SIMULATED),
+    ),
+    Unread(
+        ("num_samples",), "without gap5 or geometric among datasets", lambda c: SIMULATED & set(c.datasets)
+    ),
+)
 
 _figure = partial(figure, "eigengame.paper.experiments")
 
@@ -36,6 +48,7 @@ FIGURES = (
         shows="The smaller the batch, the further alpha and GHA stay from the truth; mu and Oja stay close.",
         experiment="image_minibatches",
         config="ImagesConfig",
+        unread=(OF_FILES,),
         quick=("40 s, 1 core", QUICK_IMAGES),
         paper=("13 min, 1 core, needs MNIST", {}),
         smoke=("5 s", SMOKE_IMAGES),
@@ -46,6 +59,7 @@ FIGURES = (
         shows="On clothes, as on digits, small batches leave alpha and GHA further from the truth than mu.",
         experiment="image_minibatches",
         config="ImagesConfig",
+        unread=(OF_FILES,),
         in_default=False,
         scales={"paper": "scaled"},
         paper=("13 min, 1 core, needs Fashion-MNIST", {"dataset": "fashion_mnist"}),
@@ -119,6 +133,7 @@ FIGURES = (
         shows="Full batches find the exact vectors; two independent minibatches capture the correlation.",
         experiment="cca",
         config="CCAConfig",
+        unread=(OF_FILES,),
         not_run="one of its three data sets is MNIST halves; the other two are not",
         scales={"paper": "scaled"},
         quick=("30 s, 1 core", THREE),
@@ -148,6 +163,7 @@ FIGURES = (
         shows="EigenGame reaches cosines of .99 in as few passes over the data as the best of five others.",
         experiment="passes",
         config="PassesConfig",
+        unread=PASSES,
         scales={"paper": "scaled"},
         quick=("40 s, 1 core", {}),
         paper=(

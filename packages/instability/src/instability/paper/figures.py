@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from gdyn_reproduce.registry import figure
+from gdyn_reproduce.unread import OF_FILES, Unread
 
 # A quarter of the paper's size in both directions. Learning rates of the non-linear PDE times 16 and weight
 # decay over 16 keep lr * K and alpha / K, so the same regimes; the linear PDE's constants scale with N K (12
@@ -48,6 +49,12 @@ FIG2_LEFT = DIGITS | {
     "seeds": list(range(5)),
 }
 FIVE_SEEDS = {"seeds": [7, 8, 9, 10, 11]}  # fewer than five agreeing seeds decide no truth value
+NETWORK = (
+    OF_FILES,
+    Unread(("depth",), "unless model=resnet", lambda config: config.model == "resnet"),
+    Unread(("tiny_blocks", "tiny_width"), "unless model=tiny", lambda config: config.model == "tiny"),
+)
+TABLE1 = (*NETWORK, Unread(("activation",), "beside activations, all of which are trained"))
 
 _figure = partial(figure, "instability.paper.experiments")
 
@@ -69,6 +76,7 @@ FIGURES = (
         shows="Final accuracies differ over rounding perturbations about as much as over seeds.",
         experiment="table1_accuracy_spread",
         config="Table1Config",
+        unread=TABLE1,
         not_run="72 trainings of ResNet56 for 200 epochs on CIFAR-10; runnable, resumable",
         in_default=False,
         quick=("2 min, 1 core", TABLE1_DIGITS),
@@ -91,6 +99,7 @@ FIGURES = (
         shows="On the real Fashion-MNIST accuracies differ over perturbations about as much as over seeds.",
         experiment="table1_accuracy_spread",
         config="Table1Config",
+        unread=TABLE1,
         not_run="no record yet; run it with GDYN_DATA_DIR set",
         in_default=False,
         quick=(
@@ -125,6 +134,7 @@ FIGURES = (
         shows="Copies that differ by rounding separate in 100 scaled iterations at large rates only.",
         experiment="fig2_divergence",
         config="Fig2Config",
+        unread=NETWORK,
         in_default=False,
         not_run="3.56 million updates of two ResNet56 on CIFAR-10; runnable and resumable with preset=paper",
         quick=("3 min, 1 core", FIG2_LEFT),
@@ -138,6 +148,7 @@ FIGURES = (
         shows="In a single layer in the middle of the network copies separate, too.",
         experiment="fig2_divergence",
         config="Fig2Config",
+        unread=NETWORK,
         not_run="3.56 million updates of two ResNet56 on CIFAR-10; runnable and resumable with preset=paper",
         quick=(
             "15 s, 1 core",
@@ -224,6 +235,7 @@ FIGURES = (
         shows="The same copies in float64, float32 and bfloat16 start at different levels and grow alike.",
         experiment="precision",
         config="PrecisionConfig",
+        unread=(*NETWORK, Unread(("dtype",), "beside dtypes, all of which are trained")),
         in_default=False,
         quick=("12 min, 1 core", DIGITS | {"seeds": list(range(5)), "momentum": 0.9, "nesterov": True}),
         smoke=("3 s", SMOKE_DIGITS | {"num_steps": 10}),
@@ -234,6 +246,7 @@ FIGURES = (
         shows="Training sharpness rises to 2 / learning rate and hovers there.",
         experiment="sharpness_in_training",
         config="SharpnessConfig",
+        unread=(*NETWORK, Unread(("learning_rate",), "beside learning_rates, all of which are trained")),
         in_default=False,
         quick=("90 min, 1 core", DIGITS | {"dtype": "float64", "train_size": 256, "seeds": list(range(8))}),
         smoke=("3 s", SMOKE_DIGITS | {"num_steps": 4, "measure_every": 2}),

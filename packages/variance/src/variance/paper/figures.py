@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
 from gdyn_reproduce.registry import figure
+from gdyn_reproduce.unread import OF_FILES, Unread
 
 DIGITS_MLP: dict[str, Any] = {"dataset": "digits", "model": "digits-mlp"}
 DIGITS: dict[str, Any] = DIGITS_MLP | {
@@ -95,6 +97,30 @@ HOURS = "not run here: {}; the command is resumable"
 RESNET = HOURS.format("80 000 ResNet-8 iterations take days on one core")
 
 
+def _needs(estimators: str, *keys: str) -> Unread:
+    """Return options that only some estimators read; the pattern of their names, alternatives with a bar."""
+    return Unread(
+        keys,
+        f"without {' or '.join(estimators.split('|'))} among estimators",
+        lambda config: any(re.fullmatch(estimators, name) for name in config.estimators),
+    )
+
+
+SAMPLED = (
+    OF_FILES,
+    Unread(("num_draws",), "with mode=exact", lambda config: config.mode != "exact"),
+    _needs("GC|GC-online", "clusters"),
+    _needs("GC-online|heavy-ball|Nesterov|Adam|IGT|K-FAC|EK-FAC", "frequent_every"),
+)
+IMAGES = (
+    *SAMPLED,
+    _needs("GC|GC-[0-9]+", "cluster_iterations", "kahan"),
+    _needs("GC.*|SVRG|K-FAC|EK-FAC|snapshot-average", "snapshot_every", "first_snapshot"),
+)
+DUPLICATES = Unread(
+    ("duplicate_points",), "without duplicate_fractions", lambda config: any(config.duplicate_fractions)
+)
+
 _figure = partial(figure, "variance.paper.experiments", config="variance.paper.trajectory:TrainingConfig")
 
 FIGURES = (
@@ -103,6 +129,7 @@ FIGURES = (
         "MNIST experiments",
         "Average variance over training: SVRG and gradient clustering lie below the doubled batch.",
         "fig1_mnist",
+        unread=IMAGES,
         quick=("80 s, 1 core", DIGITS | {"seeds": FIVE}),
         paper=("about 100 min per seed, 1 core, 1 GB", {}),
         smoke=("2 s", SMOKE),
@@ -112,6 +139,7 @@ FIGURES = (
         "CIFAR-10 experiments",
         "Variance rises in training; normalised variance jumps when the learning rate drops.",
         "fig2_drops",
+        unread=IMAGES,
         quick=("30 s, 1 core", CORRUPT | DROPPED | {"estimators": ["SG-B"]}),
         paper=("days, 1 core", CIFAR),
         smoke=("2 s", SMOKE | {"num_steps": 60, "measure_every": 2, "drop_at": [30]}),
@@ -122,6 +150,7 @@ FIGURES = (
         "CIFAR-10 with corrupted labels",
         "With corrupted labels gradient clustering is stable and below plain batches.",
         "fig3_corruption",
+        unread=IMAGES,
         quick=("40 s, 1 core", CORRUPT | {"measure_every": 300}),
         paper=("days, 1 core", CIFAR | {"corrupt_percent": 20.0}),
         smoke=("2 s", SMOKE | {"corrupt_percent": 20.0}),
@@ -132,6 +161,7 @@ FIGURES = (
         "CIFAR-10 and CIFAR-100 with duplicates",
         "With many duplicated examples gradient clustering lies below the doubled batch.",
         "fig4_duplicates",
+        unread=IMAGES,
         quick=(
             "30 s, 1 core",
             DIGITS | {"duplicates": [10, 300], "estimators": ["SG-B", "SG-2B", "GC"], "num_steps": 1500},
@@ -146,6 +176,7 @@ FIGURES = (
         "Far fewer clusters than classes gain little; SVRG is worse than SG-B before the drops, far better "
         "after.",
         "fig5_imagenet",
+        unread=SAMPLED,
         quick=(
             "100 s, 1 core",
             CORRUPT
@@ -163,6 +194,7 @@ FIGURES = (
         "Variance falls with over-parametrisation; a lower learning rate leaves more of it.",
         "fig6_random_features",
         config="RandomFeaturesConfig",
+        unread=(DUPLICATES,),
         quick=("4 min, 1 core", RF_QUICK),
         paper=("about 45 min, 1 core", {}),
         paper_wide=("about 3 h, 1 core, 2 GB", {"input_dim": 10_000, "teacher_width": 10_000}),
@@ -175,6 +207,7 @@ FIGURES = (
         "With nine tenths of the data duplicated, gradient clustering beats SG-2B and SVRG.",
         "fig6_random_features",
         config="RandomFeaturesConfig",
+        unread=(DUPLICATES,),
         quick=(
             "4 min, 1 core",
             RF_QUICK
@@ -190,6 +223,7 @@ FIGURES = (
         "Clustering lowers the variance below D0/K, where random assignment stays.",
         "fig8_cluster_count",
         config="ClusterCountConfig",
+        unread=(OF_FILES, Unread(("clusters",), "beside counts, the numbers of clusters")),
         quick=(
             "15 s, 1 core",
             DIGITS_MLP | {"batch_size": 64, "cluster_iterations": 5, "counts": [1, 4, 16, 64]},
@@ -215,6 +249,7 @@ FIGURES = (
         "abstract",
         "Smaller learning rates go with higher variance; normalised variance tends to 1 on digits.",
         "fig10_learning_rates",
+        unread=IMAGES,
         quick=("40 s, 1 core", DIGITS | RATES | {"seeds": FIVE}),
         paper=("about 1 h per rate and seed, 1 core", RATES),
         smoke=("2 s", SMOKE | RATES | {"learning_rates": [0.1, 0.02]}),
@@ -235,6 +270,7 @@ FIGURES = (
         "Gradient clusters of digits group labels, and gather examples whose label is random.",
         "gallery",
         config="GalleryConfig",
+        unread=(OF_FILES,),
         quick=("2 min, 1 core", {}),
         smoke=("5 s", {"max_size": 120, "num_steps": 20, "clusters": 4, "seeds": [0]}),
         in_default=False,
@@ -245,6 +281,7 @@ FIGURES = (
         "At equal budget ad-hoc sampling beats plain batches, and clusters leave the least variance.",
         "ad_hoc",
         config="AdHocConfig",
+        unread=(OF_FILES,),
         quick=("80 s, 1 core", {}),
         smoke=("5 s", {"max_size": 150, "num_steps": 12, "snapshot_every": 6, "seeds": [0, 1]}),
         in_default=False,
