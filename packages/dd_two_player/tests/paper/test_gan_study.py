@@ -1,10 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from dd_two_player.paper import PAPER
 from dd_two_player.paper.data import load_samples
+from dd_two_player.paper.experiment_config import GanStudyConfig
 from dd_two_player.paper.experiments.gan_study import estimate, plot
-from dd_two_player.paper.gan_study import _mean_ratio, build_program, measure, train_setting
+from dd_two_player.paper.gan_study import _mean_ratio, arms_of, build_program, measure, train_setting
 from dd_two_player.regularization import Regularization
 from gdyn_reproduce.records import Result
 from gdyn_reproduce.runs import configure
@@ -33,6 +36,22 @@ def ends(config, samples, rates, seeds):
         leaves = jax.tree.leaves(state.params[0])
         found.append(np.concatenate([np.asarray(leaf).reshape(len(seeds), -1) for leaf in leaves], 1))
     return program, found
+
+
+@pytest.mark.parametrize("arm", arms_of(GanStudyConfig()))
+def test_an_option_is_declared_unread_exactly_where_a_method_does_without_it(arm, samples):
+    figure = PAPER.figure("gan-simultaneous")
+    config = configure(figure, "smoke", arms=[arm])
+    unread = {key for rule in figure.unread if not rule.read(config) for key in rule.keys}
+    method, hyper = arms_of(config)[arm], build_program(config, samples, arm).hyper
+    counts = {
+        name: arms_of(dataclasses.replace(config, **{name: 0.7}))[arm] != method
+        for name in ("strength", "adam_rate")
+    }
+    counts["convention"] = "dd_coeffs_multiplier" in method.get("grad_regularizes", {})
+    for name, rates in (("disc_rates", (0.3, 0.2)), ("gen_rates", (0.1, 0.4))):
+        counts[name] = hyper(rates).learning_rates != hyper((0.1, 0.2)).learning_rates
+    assert counts == {name: name not in unread for name in counts}
 
 
 RECIPES = {

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from gdyn_reproduce.registry import figure
+from gdyn_reproduce.unread import OF_FILES, Unread
 
 GAMES = "Rosca et al. 2021"
 FLOW = "Rosca et al. 2023"
@@ -52,6 +53,36 @@ _RATIO_LONG = {
     "seeds": list(range(20)),
     "num_steps": 2000,
 }
+
+
+def _for_arms(key: str, *arms: str) -> Unread:
+    return Unread((key,), f"without {' or '.join(arms)} among arms", lambda config: {*arms} & {*config.arms})
+
+
+def _for_networks(key: str, otherwise: str, *names: str) -> Unread:
+    return Unread((key,), otherwise, lambda config: {*names} & {config.nets.disc, config.nets.gen})
+
+
+NETS = (
+    _for_networks("nets.hidden", "on networks that are no MLP", "MLP", "PointMLP"),
+    _for_networks(
+        "nets.convolution",
+        "on networks without the convolutions of this package",
+        *("CifarDiscriminator", "CifarGenerator", "MnistDiscriminator", "MnistGenerator"),
+    ),
+)
+STUDY = (
+    *NETS,
+    OF_FILES,
+    _for_arms("adam_rate", "adam"),
+    _for_arms("strength", "sga", "consensus"),
+    _for_arms("convention", "cancel", "strengthen", "double", "alternating_cancel", "alternating_double"),
+    Unread(
+        ("disc_rates", "gen_rates"),
+        "on arms=[adam], which learns at adam_rate",
+        lambda config: {*config.arms} != {"adam"},
+    ),
+)
 
 
 def _theory(cost: str, **smoke: object) -> dict[str, Any]:
@@ -124,6 +155,7 @@ FIGURES = (
         shows="Cancelling the interaction drift brings samples closer to the data; doubling drives them off.",
         experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
+        unread=STUDY,
         **_study(
             "40 s",
             {"arms": ["plain", "cancel", "double", "sga"], "seeds": list(range(5))},
@@ -141,6 +173,7 @@ FIGURES = (
         shows="Alternating updates come closer to the data than simultaneous ones, at four ratios of rates.",
         experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
+        unread=STUDY,
         **_study(
             "50 s",
             {
@@ -162,6 +195,7 @@ FIGURES = (
         shows="At equal numbers of gradients Adam ends nearer to the data than descent, and RK4 farther.",
         experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
+        unread=STUDY,
         in_default=False,
         **_study(
             "40 s",
@@ -175,6 +209,7 @@ FIGURES = (
         shows="Cancelling the interaction helps alternating updates at low ratios of rates, harms at high.",
         experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
+        unread=STUDY,
         in_default=False,
         quick=("60 s", _RATIO | _RATIO_QUICK),
         long=("18 min, 1 core", _RATIO | _RATIO_LONG),
@@ -186,6 +221,7 @@ FIGURES = (
         shows="At three ratios of rates cancelling the interaction brings samples closer to the data.",
         experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
+        unread=STUDY,
         in_default=False,
         quick=(
             "25 min, 1 core",
@@ -213,6 +249,7 @@ FIGURES = (
         shows="After 2 000 steps on MNIST samples are worse than before training, cancelled or not.",
         experiment="gan_study",
         config=f"{CONFIG}:GanStudyConfig",
+        unread=STUDY,
         in_default=False,
         quick=(
             "about 75 min, 1 core; needs MNIST in GDYN_DATA_DIR",
