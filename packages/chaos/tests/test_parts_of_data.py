@@ -114,6 +114,18 @@ def test_hessians_of_samples_have_the_batch_as_their_mean():
     torch.testing.assert_close(mean, product_by_autograd(model, loss, x, y, v), rtol=1e-10, atol=1e-12)
 
 
+def test_the_hessian_of_a_weighted_sample_is_that_of_a_batch_of_one():
+    model, (x, y) = blank_head(), batch(6)
+    loss = nn.CrossEntropyLoss(weight=WEIGHTS)
+    v = torch.randn(51, dtype=torch.float64)
+    each = torch.stack([H.matvec(v) for H in LossSurface(model, loss).hessian_per_sample(None, x, y)])
+    for i, product in enumerate(each):
+        alone = product_by_autograd(model, loss, x[i : i + 1], y[i : i + 1], v)
+        torch.testing.assert_close(product, alone, rtol=1e-10, atol=1e-12)
+    whole = product_by_autograd(model, loss, x, y, v)
+    torch.testing.assert_close((WEIGHTS[y] @ each) / WEIGHTS[y].sum(), whole, rtol=1e-10, atol=1e-12)
+
+
 def overlapping(kind):
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     if kind == "the same data":

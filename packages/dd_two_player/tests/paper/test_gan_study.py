@@ -3,10 +3,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from dd_two_player.gans.networks import DISCRIMINATORS, GENERATORS
 from dd_two_player.paper import PAPER
+from dd_two_player.paper.config import NetsConfig
 from dd_two_player.paper.data import load_samples
 from dd_two_player.paper.experiment_config import GanStudyConfig
 from dd_two_player.paper.experiments.gan_study import estimate, plot
+from dd_two_player.paper.figures import NETS
 from dd_two_player.paper.gan_study import _mean_ratio, arms_of, build_program, measure, train_setting
 from dd_two_player.regularization import Regularization
 from gdyn_reproduce.records import Result
@@ -186,3 +189,12 @@ def test_a_resumed_study_is_the_uninterrupted_one_bit_for_bit(config, samples):
     resumed.stops = False
     for name, array in trained(resumed).items():
         np.testing.assert_array_equal(array, expected[name])
+
+
+def test_every_network_of_the_package_reads_one_of_its_two_options():
+    read_by = {rule.keys[0]: rule.read for rule in NETS}
+    for kind, networks in (("disc", DISCRIMINATORS), ("gen", GENERATORS)):
+        for name in networks:
+            config = GanStudyConfig(nets=NetsConfig(**{"disc": "own:Net", "gen": "own:Net", kind: name}))
+            assert bool(read_by["nets.hidden"](config)) == name.endswith("MLP"), name
+            assert bool(read_by["nets.convolution"](config)) != name.endswith("MLP"), name

@@ -106,8 +106,10 @@ class LossSurface(LossEvaluation):
     def hessian_per_sample(self, params: Parameters, x: Inputs, y: Any) -> Iterator[Hessian]:
         """The Hessian of each sample's own loss, one at a time (a batch of one).
 
-        With a mean over samples their mean is the batch Hessian, with a sum their sum. Their gradients are
-        compared with the batch's first, which takes the memory of one gradient for each sample.
+        With a mean over samples that counts them alike their mean is the batch Hessian, with a sum their sum.
+        With class weights or ignored targets the batch counts each by what it divides by, and a batch of
+        one divides that out again. The samples' gradients are compared with the batch's first, which takes
+        the memory of one gradient for each sample.
 
         Raises:
             ValueError: If the samples do not make up the batch: batch norm in training mode couples them,
